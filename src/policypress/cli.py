@@ -1,0 +1,234 @@
+"""The command line: one subcommand a verb, each a single call into the API."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from policypress.errors import ConfigError, PolicypressError
+
+app = typer.Typer(
+    help="Press a reinforcement-learning policy until it fits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+SeedOption = Annotated[int, typer.Option(help="Random seed.")]
+
+
+def main() -> None:
+    """Entry point: errors on purpose become one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except PolicypressError as error:
+        _err.print(f"policypress: {error}", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _err.print("policypress: interrupted; a training run goes on with --resume.")
+        sys.exit(130)
+
+
+@app.callback()
+def _verbs() -> None:
+    """Press a reinforcement-learning policy until it fits."""
+
+
+@app.command()
+def train(
+    algo: Annotated[str, typer.Option(help="Algorithm: sac or dqn.")],
+    env: Annotated[str, typer.Option(help="Gymnasium environment id, for example HalfCheetah-v5.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
+    steps: Annotated[int | None, typer.Option(help="Nominal environment steps.")] = None,
+    preset: Annotated[str, typer.Option(help="policypress, or ivanov2025: the paper's protocol.")] = "policypress",
+    sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that end as zero.")] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="2 to 8; 32: none. Default: 8 if --sparsity is given.")
+    ] = None,
+    activation_bits: Annotated[int | None, typer.Option(help="2 to 8; 0: float activations. Default: 8.")] = None,
+    input_bits: Annotated[int | None, typer.Option(help="2 to 16. Default: 8.")] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Widths of the deployed network's hidden layers, for example 24,24.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="mlp; for images nature or resnet.")] = None,
+    allocation: Annotated[str | None, typer.Option(help="erk, uniform, ivanov2025 or global. Default: erk.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="cubic, linear, one-shot or constant. Default: cubic.")
+    ] = None,
+    granularity: Annotated[
+        str | None, typer.Option(help="Weight scales: auto, tensor or channel. Default: auto.")
+    ] = None,
+    prune_start: Annotated[float | None, typer.Option(help="Fraction of steps. Default: 0.2.")] = None,
+    prune_end: Annotated[float | None, typer.Option(help="Fraction of steps. Default: 0.8.")] = None,
+    quantize_start: Annotated[float | None, typer.Option(help="Fraction of steps. Default: 0.85.")] = None,
+    n_envs: Annotated[int | None, typer.Option(help="Environments stepped together. Default: 1.")] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. Default: 20 in all.")] = None,
+    eval_episodes: Annotated[int | None, typer.Option(help="Episodes an evaluation. Default: 10.")] = None,
+    final_episodes: Annotated[int | None, typer.Option(help="Episodes of the last evaluation. Default: 50.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting of the algorithm, NAME=VALUE, for example learning_rate=1e-3; repeat."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: SeedOption = 1,
+    compare: Annotated[str | None, typer.Option(help="dense: train the uncompressed baseline beside it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an agent whose policy comes out small; without compression options, a dense baseline."""
+    from policypress.rl.compare import train_all
+    from policypress.rl.plan import dense_baseline, plan
+
+    if compare not in (None, "dense"):
+        raise ConfigError(f"compare={compare!r} is not known: use --compare dense.")
+    config = plan(
+        algo,
+        env,
+        steps,
+        preset=preset,
+        compression=_given(
+            sparsity=sparsity,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            input_bits=input_bits,
+            allocation=allocation,
+            schedule=schedule,
+            granularity=granularity,
+            prune_start=prune_start,
+            prune_end=prune_end,
+            quantize_start=quantize_start,
+        ),
+        training=_given(
+            hidden=None if hidden is None else _widths(hidden),
+            network=network,
+            n_envs=n_envs,
+            eval_every=eval_every,
+            eval_episodes=eval_episodes,
+            final_episodes=final_episodes,
+            device=device,
+            seed=seed,
+        ),
+        algo_kwargs=dict(_setting(text) for text in set_ or []),
+    )
+    runs = {"pressed" if compare else "agent": (config, out)}
+    if compare:
+        runs = {"dense": (dense_baseline(config), out / "dense"), **runs}
+    with _bars("return") as advance:
+        results = train_all(runs, resume=resume, progress=advance)
+    if as_json:
+        _out.print_json(json.dumps(results))
+        return
+    _print_results(results, out)
+
+
+@app.command()
+def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_json: JsonOption = False) -> None:
+    """Show what a policy takes and gives, and where its bytes are."""
+    import policypress
+
+    loaded = policypress.load(policy)
+    report = policypress.size(loaded)
+    if as_json:
+        from policypress.policy.artifact import contract
+
+        _out.print_json(
+            json.dumps(
+                {
+                    "numerics": loaded.numerics,
+                    "contract": contract(loaded),
+                    "size": report.as_dict(),
+                    "provenance": loaded.provenance,
+                    "results": loaded.results,
+                }
+            )
+        )
+        return
+    from policypress.tables import contract_table, layer_table
+
+    _out.print(contract_table(loaded))
+    _out.print(layer_table(report))
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    env: Annotated[str | None, typer.Option(help="Environment id. Default: the one of the training.")] = None,
+    episodes: Annotated[int, typer.Option(help="Number of episodes.", min=2)] = 20,
+    seed: Annotated[int, typer.Option(help="Episode i starts from reset(seed=seed+i).")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a policy in its environment: mean return, 95 % interval, return of every episode."""
+    import policypress
+    from policypress.rl.evaluate import evaluate as run
+    from policypress.tables import evaluation_table
+
+    loaded = policypress.load(policy)
+    with _bars("episodes") as advance:
+        result = run(
+            loaded, env, episodes=episodes, seed=seed, progress=lambda done, of: advance("episodes", done, of, None)
+        )
+    if as_json:
+        _out.print_json(json.dumps(result.as_dict()))
+    else:
+        _out.print(evaluation_table(result))
+
+
+def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
+    from policypress.tables import result_table
+
+    _out.print(result_table(results))
+    _out.print(f"policy  {out / 'policy.policy'}\ncurve   {out / 'curve.png'}", soft_wrap=True)
+
+
+@contextmanager
+def _bars(unit: str) -> Iterator[Callable[[str, int, int, float | None], None]]:
+    """Progress bars on standard error, one for each name, with time left and the latest value."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[latest]}"),
+    )
+    with Progress(*columns, console=_err) as progress:
+        tasks: dict[str, Any] = {}
+
+        def advance(name: str, done: int, total: int, latest: float | None) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total, latest="")
+            shown = "" if latest is None else f"{unit} {latest:.1f}"
+            progress.update(tasks[name], completed=done, total=total, latest=shown)
+
+        yield advance
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise ConfigError(f"hidden={text!r} must be widths with commas between, for example 24,24.") from None
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise ConfigError(f"--set {text} has no value: write it as NAME=VALUE, for example learning_rate=1e-3.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,241 @@
+"""The object a training loop drives: ``Compressor(network, optimizer, config, steps)``, then ``step(n)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import nn
+
+from policypress.compression.allocation import allocate
+from policypress.compression.criterion import score
+from policypress.compression.fake_quant import (
+    ActivationQuantizer,
+    FakeQuantAdd,
+    LayerQuantizer,
+    plain_layer,
+    quantized_layer,
+    weight_channels,
+)
+from policypress.compression.graph import (
+    Add,
+    Graph,
+    LayerNode,
+    Node,
+    ResidualNode,
+    check_convolution,
+    trace,
+)
+from policypress.compression.masks import Masks, top_k_mask
+from policypress.compression.schedule import PruningSchedule
+from policypress.config import CompressionConfig
+from policypress.errors import UnsupportedError
+
+
+class Phase(Enum):
+    """What quantization is doing: nothing, measuring ranges, or computing in integers."""
+
+    FLOAT = 0
+    OBSERVE = 1
+    QUANTIZE = 2
+
+
+@dataclass(frozen=True)
+class LayerStatus:
+    name: str
+    sparsity: float
+    target_sparsity: float
+
+
+class Compressor:
+    """Prunes and quantizes ``network`` while any PyTorch loop trains it.
+
+    ``network``: an nn.Sequential, or the Graph of another network. ``optimizer`` holds its parameters. ``steps`` are
+    the nominal training steps that the config's fractions refer to; call ``step(n)`` with the number of steps done,
+    as often as you like, before the gradient steps that follow. ``targets`` are Graphs of target networks (same
+    layers), ``auxiliary`` further weights of ``optimizer`` to prune if the config says so. ``image`` inputs are in
+    [0, 1] with one scale; others get one scale a feature.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Graph,
+        optimizer: torch.optim.Optimizer,
+        config: CompressionConfig,
+        steps: int,
+        *,
+        targets: Sequence[Graph] = (),
+        auxiliary: Sequence[tuple[str, nn.Parameter]] = (),
+        image: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.config, self.steps = config, steps
+        self.graph = network if isinstance(network, Graph) else trace(network)
+        self.phase, self.iteration, self.sparsity = Phase.FLOAT, 0, 0.0
+        self._targets, self._image = tuple(targets), image
+        self._schedule = PruningSchedule.from_config(config, steps)
+        self._generator = torch.Generator().manual_seed(seed)
+        for node in self.graph.layers:
+            if isinstance(node.module, nn.Conv2d):
+                check_convolution(node.module, node.name)
+
+        extra = list(auxiliary) if config.prune_auxiliary else []
+        self._names = [node.name for node in self.graph.layers] + [name for name, _ in extra]
+        weights = [node.module.weight for node in self.graph.layers] + [weight for _, weight in extra]
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if any(id(weight) not in owned for weight in weights):
+            raise UnsupportedError("the optimizer does not train this network's weights: pass the one that does.")
+        shapes = [tuple(weight.shape) for weight in weights]
+        self.target_zeros = allocate(config.allocation, shapes, config.sparsity, self._names)
+        self._masks = Masks(weights, optimizer) if config.prunes else None
+
+    def step(self, step: int) -> None:
+        """Brings masks and quantization to where the schedule wants them after ``step`` training steps."""
+        if self._masks is not None:
+            iteration, due = self._schedule.iteration(step), self._schedule.due(step)
+            if iteration > self.iteration or (due > 0.0 and self.sparsity == 0.0):
+                self._prune(due)
+                self.iteration = iteration
+        if self.config.quantizes:
+            start = self.config.quantize_start * self.steps
+            if self.phase is Phase.FLOAT and step >= start - self.config.observe * self.steps:
+                self._set_phase(Phase.OBSERVE)
+            if self.phase is Phase.OBSERVE and step >= start:
+                self._set_phase(Phase.QUANTIZE)
+
+    def layer_status(self) -> list[LayerStatus]:
+        """Present and final sparsity of every pruned layer."""
+        weights = self._masks.weights if self._masks is not None else [n.module.weight for n in self.graph.layers]
+        return [
+            LayerStatus(name, 1.0 - int(torch.count_nonzero(weight)) / weight.numel(), zeros / weight.numel())
+            for name, weight, zeros in zip(self._names, weights, self.target_zeros, strict=False)
+        ]
+
+    def ranges(self) -> dict[str, float]:
+        """Largest magnitude with a code, for the output of each quantized layer."""
+        found = {}
+        for node in self.graph.layers:
+            quantizer = getattr(node.module, "policypress_quantizer", None)
+            if quantizer is not None and quantizer.output is not None:
+                found[node.name] = float(quantizer.output.limit)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where compression stands, in JSON values. Masks are where weights are zero; ranges are the network's own."""
+        return {"iteration": self.iteration, "phase": self.phase.name, "sparsity": self.sparsity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to ``state``; the network's weights must be loaded already, its ranges afterwards."""
+        self.iteration = int(state["iteration"])
+        if self._masks is not None and state["sparsity"] > 0.0:
+            self._prune(state["sparsity"] / self.config.sparsity)
+        self._set_phase(Phase[state["phase"]])
+
+    def remove(self) -> None:
+        """Gives the network its plain layers back and stops enforcing masks; present weights stay."""
+        self._set_phase(Phase.FLOAT)
+        if self._masks is not None:
+            self._masks.remove()
+
+    def _prune(self, due: float) -> None:
+        assert self._masks is not None
+        self.sparsity = self.config.sparsity * due
+        scores = [
+            # What is pruned already is worth less than any live weight, also less than a live zero.
+            torch.where(mask, score(self.config.criterion, weight, self._generator), -1.0)
+            for weight, mask in zip(self._masks.weights, self._masks.masks, strict=True)
+        ]
+        if self.config.allocation == "global":
+            zeros = _global_zeros(scores, self.sparsity)
+        else:
+            zeros = [round(count * due) for count in self.target_zeros]
+        masks = [top_k_mask(value, count) for value, count in zip(scores, zeros, strict=True)]
+        if self.config.allocation == "global":
+            self.target_zeros = zeros
+        self._masks.update(masks)
+        for target in self._targets:
+            with torch.no_grad():
+                for node, mask in zip(target.layers, masks, strict=False):
+                    node.module.weight.mul_(mask)
+
+    def _set_phase(self, phase: Phase) -> None:
+        was, self.phase = self.phase, phase
+        active = phase is Phase.QUANTIZE
+        for graph in (self.graph, *self._targets):
+            if was is Phase.FLOAT and phase is not Phase.FLOAT:
+                self._insert_quantizers(graph)
+            for node in graph.layers:
+                if phase is Phase.FLOAT and was is not Phase.FLOAT:
+                    node.replace(plain_layer(node.module))
+                elif phase is not Phase.FLOAT:
+                    node.module.active = active  # type: ignore[union-attr, assignment]
+            for residual in _residuals(graph.nodes):
+                if phase is Phase.FLOAT:
+                    residual.block.add = Add()
+                else:
+                    residual.block.add.active = active  # type: ignore[assignment]
+        if active:
+            for node in self.graph.layers:
+                node.module.update_step()  # type: ignore[operator, union-attr]
+
+    def _insert_quantizers(self, graph: Graph) -> None:
+        """Swaps layers for fake-quantized ones; target networks share the quantizers of the deployed one."""
+        if graph is not self.graph:
+            for node, deployed in zip(graph.layers, self.graph.layers, strict=True):
+                shared = deployed.module.policypress_quantizer
+                node.replace(quantized_layer(node.module, shared, active=False))  # type: ignore[arg-type]
+            for block, deployed_block in zip(_residuals(graph.nodes), _residuals(self.graph.nodes), strict=True):
+                block.block.add = deployed_block.block.add
+            return
+        config = self.config
+        source: ActivationQuantizer | None = None
+        if config.activation_bits:
+            if self._image:
+                source = ActivationQuantizer(config.input_bits, signed=False, fixed_limit=1.0)
+            else:
+                features = graph.layers[0].module.weight.shape[1]
+                source = ActivationQuantizer(config.input_bits, signed=True, features=features)
+        self._quantize_chain(graph.nodes, source, graph.layers)
+
+    def _quantize_chain(
+        self, nodes: Sequence[Node], source: ActivationQuantizer | None, layers: Sequence[LayerNode]
+    ) -> ActivationQuantizer | None:
+        config = self.config
+        for node in nodes:
+            if isinstance(node, LayerNode):
+                output = None
+                if source is not None and node is not layers[-1]:
+                    output = ActivationQuantizer(config.activation_bits, signed=not node.relu)
+                channels = weight_channels(node.module, config.granularity)
+                first = node is layers[0]
+                quantizer = LayerQuantizer(
+                    config.weight_bits, channels, config.weight_range, source, first and source is not None, output
+                )
+                node.replace(quantized_layer(node.module, quantizer, active=False))
+                source = output
+            elif isinstance(node, ResidualNode):
+                branch = self._quantize_chain(node.body, source, layers)
+                if source is not None and branch is not None:
+                    output = ActivationQuantizer(config.activation_bits, signed=True)
+                    node.block.add = FakeQuantAdd(source, branch, output)
+                    source = output
+        return source
+
+
+def _global_zeros(scores: Sequence[torch.Tensor], sparsity: float) -> list[int]:
+    """Zeros per layer when the lowest scores of all layers go first; every layer keeps its best weight."""
+    protected = []
+    for value in scores:
+        flat = value.flatten().clone()
+        flat[flat.argmax()] = torch.inf
+        protected.append(flat)
+    everything = torch.cat(protected)
+    mask = top_k_mask(everything, round(sparsity * everything.numel()))
+    return [int((~part).sum()) for part in mask.split([flat.numel() for flat in protected])]
+
+
+def _residuals(nodes: Sequence[Node]) -> list[ResidualNode]:
+    return [node for node in nodes if isinstance(node, ResidualNode)]

@@ -1,0 +1,164 @@
+"""What runs in which order: a network's deployed path as a chain of nodes, found from its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from policypress.errors import UnsupportedError
+
+
+class Add(nn.Module):
+    """``x + y``; a module so that a quantizing one can take its place."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+
+class Residual(nn.Module):
+    """``x + body(x)``, shape unchanged."""
+
+    def __init__(self, body: nn.Sequential) -> None:
+        super().__init__()
+        self.body = body
+        self.add = Add()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.add(x, self.body(x))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNode:
+    """A Linear or Conv2d: attribute ``attribute`` of ``owner``; ``relu`` if a ReLU follows at once."""
+
+    owner: nn.Module
+    attribute: str
+    name: str
+    relu: bool
+
+    @property
+    def module(self) -> nn.Linear | nn.Conv2d:
+        module = self.owner._modules[self.attribute]
+        assert isinstance(module, nn.Linear | nn.Conv2d)
+        return module
+
+    def replace(self, module: nn.Module) -> None:
+        self.owner._modules[self.attribute] = module.train(self.module.training)
+
+
+@dataclass(frozen=True)
+class ReluNode:
+    """A ReLU that does not follow a layer."""
+
+
+@dataclass(frozen=True)
+class FlattenNode:
+    pass
+
+
+@dataclass(frozen=True)
+class PoolNode:
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualNode:
+    block: Residual
+    body: tuple[Node, ...]
+
+
+Node = LayerNode | ReluNode | FlattenNode | PoolNode | ResidualNode
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The deployed path of a network, first to last."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def layers(self) -> tuple[LayerNode, ...]:
+        return tuple(_layers(self.nodes))
+
+
+def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
+    """The chain of Linear, Conv2d, ReLU, MaxPool2d, Flatten and Residual modules under ``root``.
+
+    ``paths`` names the submodules that run one after another ("" is ``root`` itself); containers must be
+    nn.Sequential. Raises UnsupportedError for any other module, and when there is no layer.
+    """
+    nodes: list[Node] = []
+    for path in paths:
+        owner_path, _, attribute = path.rpartition(".")
+        owner = root.get_submodule(owner_path)
+        nodes += _trace_module(owner if attribute else None, attribute, root.get_submodule(path), path)
+    graph = Graph(tuple(_fuse_relu(nodes)))
+    if not graph.layers:
+        raise UnsupportedError("the network has no Linear or Conv2d layer to press.")
+    return graph
+
+
+def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, name: str) -> list[Node]:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        if owner is None:
+            raise UnsupportedError("a bare layer cannot be pressed: wrap it in nn.Sequential.")
+        return [LayerNode(owner, attribute, name, relu=False)]
+    if isinstance(module, nn.Sequential):
+        prefix = f"{name}." if name else ""
+        return [
+            node
+            for key, child in module.named_children()
+            for node in _trace_module(module, key, child, prefix + key)
+        ]
+    if isinstance(module, Residual):
+        return [ResidualNode(module, tuple(_fuse_relu(_trace_module(module, "body", module.body, f"{name}.body"))))]
+    if isinstance(module, nn.ReLU):
+        return [ReluNode()]
+    if isinstance(module, nn.Flatten):
+        return [FlattenNode()]
+    if isinstance(module, nn.MaxPool2d):
+        return [PoolNode(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))]
+    if isinstance(module, nn.Identity):
+        return []
+    raise UnsupportedError(
+        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU, layers "
+        "Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers nn.Sequential."
+    )
+
+
+def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:
+    previous: Node | None = None
+    for node in nodes:
+        if isinstance(node, ReluNode) and isinstance(previous, LayerNode):
+            previous = LayerNode(previous.owner, previous.attribute, previous.name, relu=True)
+            continue
+        if previous is not None:
+            yield previous
+        previous = node
+    if previous is not None:
+        yield previous
+
+
+def _layers(nodes: Sequence[Node]) -> Iterator[LayerNode]:
+    for node in nodes:
+        if isinstance(node, LayerNode):
+            yield node
+        elif isinstance(node, ResidualNode):
+            yield from _layers(node.body)
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def check_convolution(module: nn.Conv2d, name: str) -> None:
+    """Raises UnsupportedError for what the integer engine has no kernel for."""
+    if module.groups != 1 or _pair(module.dilation) != (1, 1) or module.padding_mode != "zeros":
+        raise UnsupportedError(f"convolution {name} must have groups=1, dilation=1 and zero padding.")
+    if isinstance(module.padding, str):
+        raise UnsupportedError(f"convolution {name} must state its padding in numbers.")

@@ -1,0 +1,59 @@
+"""Masks beside the optimizer: pruned weights and their moments are exactly zero after every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def top_k_mask(scores: torch.Tensor, zeros: int) -> torch.Tensor:
+    """Boolean mask of ``scores``' shape with exactly ``zeros`` entries False: the lowest scores, earlier ones first."""
+    flat = scores.flatten()
+    if zeros <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if zeros >= flat.numel():
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = torch.kthvalue(flat, zeros).values
+    mask = flat > threshold
+    ties = (flat == threshold).nonzero().flatten()
+    surplus = flat.numel() - zeros - int(mask.sum())
+    if surplus > 0:
+        mask[ties[len(ties) - surplus :]] = True
+    return mask.view_as(scores)
+
+
+class Masks:
+    """One boolean mask for each pruned weight, enforced after every optimizer step.
+
+    Pruned weights and their moments (any optimizer state of the weight's shape) stay exactly zero under Adam, SGD and
+    weight decay. Modules are left as they are, so that save, load and deepcopy of the network keep working.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        self.weights = list(weights)
+        self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
+        self._optimizer = optimizer
+        self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    def update(self, masks: Sequence[torch.Tensor]) -> None:
+        """Sets new masks, one for each weight, and applies them at once."""
+        self.masks = list(masks)
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            weight.mul_(mask)
+            for value in self._optimizer.state.get(weight, {}).values():
+                if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                    value.mul_(mask)
+
+    def remove(self) -> None:
+        """Stops enforcing; zeros stay until the next optimizer step."""
+        self._handle.remove()
+
+    def _after_step(self, *_: Any) -> None:
+        self.apply()

@@ -1,0 +1,190 @@
+"""Settings: frozen, validated dataclasses that travel as JSON with a version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+from policypress.errors import ConfigError
+
+CONFIG_VERSION = 1
+FLOAT_BITS = 32
+
+Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
+Schedule = Literal["cubic", "linear", "one-shot", "constant"]
+Criterion = Literal["magnitude", "random"]
+Granularity = Literal["auto", "tensor", "channel"]
+WeightRange = Literal["mse", "minmax"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "allocation": ("erk", "uniform", "ivanov2025", "global"),
+    "schedule": ("cubic", "linear", "one-shot", "constant"),
+    "criterion": ("magnitude", "random"),
+    "granularity": ("auto", "tensor", "channel"),
+    "weight_range": ("mse", "minmax"),
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CompressionConfig:
+    """How a network is pruned and quantized while it learns. The default changes nothing.
+
+    ``prune_start``, ``prune_end``, ``quantize_start`` and ``observe`` are fractions of the nominal training steps.
+    """
+
+    sparsity: float = 0.0
+    """Fraction of the deployed network's weights that end as zero; biases are never pruned."""
+    allocation: Allocation = "erk"
+    schedule: Schedule = "cubic"
+    criterion: Criterion = "magnitude"
+    prune_start: float = 0.2
+    prune_end: float = 0.8
+    prune_iterations: int = 600
+    prune_auxiliary: bool = False
+    """Also prune heads that training needs and nobody deploys (SAC's ``log_std``), as the paper does."""
+    weight_bits: int = FLOAT_BITS
+    """2 to 8, or 32 for no quantization."""
+    activation_bits: int = 8
+    """2 to 8, or 0 for float32 activations (weight-only numerics)."""
+    input_bits: int = 8
+    """2 to 16; one scale per input feature."""
+    granularity: Granularity = "auto"
+    """Weight scales: "tensor", "channel", or "auto": per channel for convolutions, per tensor for Linear."""
+    weight_range: WeightRange = "mse"
+    """"mse" tracks the scale of least squared error (Lloyd-Max); "minmax" the largest magnitude."""
+    quantize_start: float = 0.85
+    observe: float = 0.05
+    """How long before ``quantize_start`` ranges are measured; 0 starts cold, as the paper does."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}.")
+        if not 0.0 <= self.sparsity < 1.0:
+            raise ConfigError(f"sparsity={self.sparsity} must be at least 0 and below 1, for example sparsity=0.95.")
+        if not 0.0 <= self.prune_start <= self.prune_end:
+            raise ConfigError(
+                f"prune_start={self.prune_start} and prune_end={self.prune_end} must satisfy "
+                "0 <= prune_start <= prune_end, for example 0.2 and 0.8."
+            )
+        if self.prune_iterations < 1:
+            raise ConfigError(f"prune_iterations={self.prune_iterations} must be at least 1.")
+        if self.weight_bits != FLOAT_BITS and not 2 <= self.weight_bits <= 8:
+            raise ConfigError(f"weight_bits={self.weight_bits} must be 2 to 8, or 32 for no quantization.")
+        if self.activation_bits != 0 and not 2 <= self.activation_bits <= 8:
+            raise ConfigError(f"activation_bits={self.activation_bits} must be 2 to 8, or 0 for float activations.")
+        if not 2 <= self.input_bits <= 16:
+            raise ConfigError(f"input_bits={self.input_bits} must be 2 to 16.")
+        if self.quantize_start < 0.0 or self.observe < 0.0:
+            raise ConfigError("quantize_start and observe must not be negative, for example 0.85 and 0.05.")
+
+    @property
+    def prunes(self) -> bool:
+        return self.sparsity > 0.0
+
+    @property
+    def quantizes(self) -> bool:
+        return self.weight_bits != FLOAT_BITS
+
+    def check_reachable(self, steps: int, total_steps: int, learning_starts: int = 0) -> None:
+        """Raises ConfigError when a window of this config cannot be reached in ``total_steps`` training steps."""
+        if self.prunes and self.prune_end * steps > total_steps:
+            raise ConfigError(
+                f"pruning would end at step {self.prune_end * steps:.0f}, after the last step {total_steps}: "
+                "lower prune_end or train longer."
+            )
+        if self.prunes and self.prune_end * steps <= learning_starts:
+            raise ConfigError(
+                f"pruning would end at step {self.prune_end * steps:.0f}, before learning starts at step "
+                f"{learning_starts}: train longer or lower learning_starts."
+            )
+        if self.quantizes and self.quantize_start * steps >= total_steps:
+            raise ConfigError(
+                f"quantization would start at step {self.quantize_start * steps:.0f}, not before the last step "
+                f"{total_steps}: lower quantize_start or train longer."
+            )
+        if self.quantizes and self.quantize_start * steps <= learning_starts:
+            raise ConfigError(
+                f"quantization would start at step {self.quantize_start * steps:.0f}, before learning starts at "
+                f"step {learning_starts}: train longer or lower learning_starts."
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of ``policypress train``; everything that decides the resulting policy."""
+
+    algo: str
+    env: str
+    steps: int
+    """Nominal environment steps; the schedule's fractions refer to them."""
+    extension: float = 0.0
+    """Training goes on for this fraction of ``steps`` beyond them (0.3 in the paper)."""
+    seed: int = 1
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    network: Literal["mlp", "nature", "resnet"] = "mlp"
+    hidden: tuple[int, ...] = ()
+    """Widths of the deployed network's hidden layers; empty: the algorithm's default."""
+    n_envs: int = 1
+    algo_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the Stable-Baselines3 algorithm."""
+    optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of Adam, for example weight_decay."""
+    eval_every: int = 0
+    """Steps between evaluations; 0: twenty over the run."""
+    eval_episodes: int = 10
+    final_episodes: int = 50
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps} must be at least 1.")
+        if self.extension < 0.0:
+            raise ConfigError(f"extension={self.extension} must not be negative.")
+        if self.n_envs < 1:
+            raise ConfigError(f"n_envs={self.n_envs} must be at least 1.")
+        if self.network not in ("mlp", "nature", "resnet"):
+            raise ConfigError(f"network={self.network!r} is not one of mlp, nature, resnet.")
+        if any(width < 1 for width in self.hidden):
+            raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
+        if self.eval_every < 0 or self.eval_episodes < 1 or self.final_episodes < 2:
+            raise ConfigError("eval_every must be >= 0, eval_episodes >= 1 and final_episodes >= 2.")
+
+    @property
+    def total_steps(self) -> int:
+        return round(self.steps * (1.0 + self.extension))
+
+    @property
+    def evaluation_interval(self) -> int:
+        return self.eval_every or max(1, self.total_steps // 20)
+
+
+def to_json(config: CompressionConfig | TrainConfig) -> dict[str, Any]:
+    """The config as JSON values, with its version."""
+    return {"version": CONFIG_VERSION, **asdict(config)}
+
+
+def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
+    """The inverse of ``to_json``; unknown or missing fields and other versions raise ConfigError."""
+    values = dict(data)
+    if values.pop("version", None) != CONFIG_VERSION:
+        raise ConfigError(f"this {cls.__name__} is of another version than {CONFIG_VERSION}; write it anew.")
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known ones are {', '.join(sorted(known))}.")
+    if isinstance(values.get("compression"), Mapping):
+        values["compression"] = CompressionConfig(**values["compression"])
+    if "hidden" in values:
+        values["hidden"] = tuple(values["hidden"])
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{cls.__name__} cannot be read: {error}.") from error
+
+
+def dumps(config: CompressionConfig | TrainConfig) -> str:
+    return json.dumps(to_json(config), indent=2, sort_keys=True)

@@ -1,0 +1,25 @@
+"""Every error a user can meet; each message is one plain sentence that says what to do."""
+
+
+class PolicypressError(Exception):
+    """Base class: catch this to catch everything policypress raises on purpose."""
+
+
+class ConfigError(PolicypressError, ValueError):
+    """A setting is out of range, or two settings contradict each other."""
+
+
+class UnsupportedError(PolicypressError, ValueError):
+    """The network, algorithm or space is one that policypress cannot press."""
+
+
+class ObservationError(PolicypressError, ValueError):
+    """An observation has the wrong shape or dtype, or is not finite."""
+
+
+class ArtifactError(PolicypressError, ValueError):
+    """A file is not a valid ``.policy``: truncated, altered, or of another version."""
+
+
+class RunError(PolicypressError, RuntimeError):
+    """A training run cannot start or go on: its folder or checkpoint is in the way or missing."""

@@ -1,0 +1,5 @@
+"""The frozen policy: its data, its arithmetic and its file."""
+
+from policypress.policy.policy import Policy
+
+__all__ = ["Policy"]

@@ -1,0 +1,169 @@
+"""Policy files (``*.policy``): strict, versioned, checksummed, little-endian, without pickle.
+
+A file holds the payload (what runs), the card (what describes it) and the test vectors.
+``docs/file-format.md`` describes it byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.errors import ArtifactError, PolicypressError
+from policypress.policy.card import Card, decode_card, encode_card
+from policypress.policy.codec import Reader
+from policypress.policy.payload import decode_payload, encode_payload, payload_size
+from policypress.policy.policy import Policy, TestVectors
+
+__all__ = ["decode", "decode_payload", "encode", "encode_payload", "load", "payload_size", "save"]
+
+MAGIC = b"\x89POLICY\n"  # not text, and damaged by a transfer that converts line ends
+FORMAT_VERSION = 1
+MAX_FILE_BYTES = 2**27
+
+_HEADER = struct.Struct("<8sHIII")  # magic, version, lengths of payload, card and test vectors
+_COUNTS = struct.Struct("<II")  # test vectors, and outputs of each
+_DIGEST_BYTES = 8
+
+
+def save(policy: Policy, path: str | Path) -> None:
+    """Write ``policy`` to ``path``, at once or not at all.
+
+    Raises PolicypressError if the file cannot be written, or as ``encode`` does.
+    """
+    data = encode(policy)
+    target = Path(path)
+    # In the same folder, because only a rename within a file system is atomic.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PolicypressError(f"Cannot write {target}: {error.strerror}.") from error
+
+
+def load(path: str | Path) -> Policy:
+    """Policy in the file ``path``; raises ArtifactError if it cannot be read or is not a valid policy."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"Cannot read {path}: {error.strerror}.") from error
+    try:
+        return _decode(data)
+    except PolicypressError as error:
+        raise ArtifactError(f"Cannot load {path}: {error}") from error
+
+
+def encode(policy: Policy) -> bytes:
+    """Bytes of a policy file; equal policies give equal bytes.
+
+    Raises PolicypressError if provenance or results hold something else than JSON values, or if the policy is
+    larger than a reader would accept.
+    """
+    payload, card, vectors = encode_payload(policy), encode_card(policy), _encode_vectors(policy.test_vectors)
+    body = (
+        _HEADER.pack(MAGIC, FORMAT_VERSION, len(payload), len(card), len(vectors)) + payload + card + vectors
+    )
+    data = body + _digest(body)
+    if len(data) > MAX_FILE_BYTES:
+        raise PolicypressError(
+            f"The policy takes {len(data):,} bytes, but a file at most {MAX_FILE_BYTES:,}."
+        )
+    return data
+
+
+def decode(data: bytes) -> Policy:
+    """Policy in the bytes that ``encode`` returned; raises ArtifactError for anything else."""
+    try:
+        return _decode(data)
+    except PolicypressError as error:
+        raise ArtifactError(f"Cannot decode the policy: {error}") from error
+
+
+def _decode(data: bytes) -> Policy:
+    payload, card_bytes, vectors = _sections(data)
+    card = decode_card(card_bytes)
+    annotations = iter(card.annotations)
+    ops, quantization = decode_payload(payload, annotations)
+    if next(annotations, None) is not None:
+        raise ArtifactError("its card describes more layers than it has.")
+    return Policy(
+        ops=ops,
+        observation=card.observation,
+        action=card.action,
+        input=quantization,
+        baseline_bytes=card.baseline_bytes,
+        provenance=card.provenance,
+        results=card.results,
+        test_vectors=_decode_vectors(vectors, card),
+    )
+
+
+def _sections(data: bytes) -> list[bytes]:
+    """Payload, card and test vectors of a file whose frame is sound."""
+    if not data.startswith(MAGIC):
+        raise ArtifactError("it is not a policy file.")
+    if len(data) < _HEADER.size:
+        raise ArtifactError("it is truncated.")
+    _, version, *lengths = _HEADER.unpack_from(data)
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"it has format version {version}, but this policypress reads version {FORMAT_VERSION}."
+        )
+    expected = _HEADER.size + sum(lengths) + _DIGEST_BYTES
+    if len(data) < expected:
+        raise ArtifactError("it is truncated.")
+    if len(data) > expected or _digest(data[:-_DIGEST_BYTES]) != data[-_DIGEST_BYTES:]:
+        raise ArtifactError("it is altered: its checksum does not match.")
+    reader = Reader(data[_HEADER.size : -_DIGEST_BYTES])
+    return [reader.take(length) for length in lengths]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:_DIGEST_BYTES]
+
+
+def _encode_vectors(vectors: TestVectors | None) -> bytes:
+    if vectors is None:
+        return b""
+    parts = [_COUNTS.pack(*vectors.outputs.shape)]
+    for array in (vectors.observations, vectors.outputs, vectors.actions):
+        parts.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return b"".join(parts)
+
+
+def _decode_vectors(data: bytes, card: Card) -> TestVectors | None:
+    if not data:
+        return None
+    reader = Reader(data)
+    count, outputs = _COUNTS.unpack(reader.take(_COUNTS.size))
+
+    def array(dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        stored = np.dtype(dtype).newbyteorder("<")
+        size = math.prod(shape) * stored.itemsize
+        reader.allocate(size)
+        return np.frombuffer(reader.take(size), stored).astype(dtype).reshape(shape)
+
+    observation, action = card.observation, card.action
+    vectors = TestVectors(
+        observations=array(observation.dtype, (count, *observation.shape)),
+        outputs=array("float32", (count, outputs)),
+        actions=array(action.dtype, (count, *action.shape)),
+    )
+    reader.finish()
+    return vectors

@@ -1,0 +1,194 @@
+"""Trained network to ``Policy``: the last place that knows torch."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from policypress.compression.fake_quant import INT32, FakeQuantAdd, multiplier_and_shift
+from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode
+from policypress.errors import PolicypressError
+from policypress.policy.checks import check_accumulators
+from policypress.policy.policy import (
+    FLOAT_BITS,
+    ActionTransform,
+    Flatten,
+    InputQuantization,
+    Layer,
+    MaxPool2d,
+    ObservationTransform,
+    Op,
+    Policy,
+    Relu,
+    Requantization,
+    Residual,
+    TestVectors,
+)
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+
+_TEST_VECTOR_BYTES = 65_536
+
+
+def freeze(
+    model: BaseAlgorithm, *, baseline_bytes: int | None = None, provenance: dict[str, Any] | None = None
+) -> Policy:
+    """The policy that ``model`` would be deployed as: integer once quantization has started, float32 before.
+
+    ``baseline_bytes``: size of the dense float32 network that this one stands in for, if not its own architecture.
+    ``provenance`` is added to what the model itself tells. Raises UnsupportedError for agents that cannot be pressed,
+    PolicypressError for weights that are not finite or could overflow an int32 accumulator.
+    """
+    from policypress.rl.adapters import adapter_for, observation_transform
+    from policypress.rl.callback import STATE_ATTRIBUTE
+
+    adapter = adapter_for(model)
+    origin = {
+        "algo": adapter.name,
+        "steps": int(model.num_timesteps),
+        "seed": model.seed,
+        "compression": getattr(model, STATE_ATTRIBUTE, None),
+        "versions": _versions(),
+        **(provenance or {}),
+    }
+    recorded = _recorded_observations(model)
+    return freeze_graph(
+        adapter.graph(model),
+        observation_transform(model),
+        adapter.action_transform(model),
+        baseline_bytes=baseline_bytes,
+        provenance=origin,
+        observations=recorded,
+    )
+
+
+def freeze_graph(
+    graph: Graph,
+    observation: ObservationTransform,
+    action: ActionTransform,
+    *,
+    baseline_bytes: int | None = None,
+    provenance: dict[str, Any] | None = None,
+    observations: NDArray[Any] | None = None,
+) -> Policy:
+    """``freeze`` for a network that is not Stable-Baselines3's; ``observations`` (n, *shape) become test vectors."""
+    first = graph.layers[0].module
+    nodes = graph.nodes
+    if len(observation.shape) == 1 and isinstance(nodes[0], FlattenNode):
+        nodes = nodes[1:]
+    with torch.no_grad():
+        ops = _ops(nodes)
+        quantizer = _input_quantizer(first)
+        inputs = None
+        if quantizer is not None:
+            inputs = InputQuantization(
+                _array(quantizer.inverse_scale()), quantizer.low, quantizer.high, int(quantizer.bits)
+            )
+    dense = sum(n.module.weight.numel() + n.module.weight.shape[0] for n in graph.layers) * 4
+    if inputs is not None:
+        check_accumulators(ops, inputs)
+    policy = Policy(ops, observation, action, inputs, baseline_bytes or dense, dict(provenance or {}))
+    if any(layer.nonzeros == 0 for layer in policy.layers):
+        warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
+    if observations is None:
+        return policy
+    vectors = TestVectors(observations, policy.outputs(observations), policy.predict(observations)[0])
+    return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
+
+
+def _ops(nodes: Sequence[Node]) -> tuple[Op, ...]:
+    return tuple(_op(node) for node in nodes)
+
+
+def _op(node: Node) -> Op:
+    if isinstance(node, LayerNode):
+        return _layer(node)
+    if isinstance(node, FlattenNode):
+        return Flatten()
+    if isinstance(node, PoolNode):
+        return MaxPool2d(node.kernel, node.stride, node.padding)
+    if isinstance(node, ResidualNode):
+        add = node.block.add
+        if not (isinstance(add, FakeQuantAdd) and add.active):
+            return Residual(_ops(node.body))
+        skip, branch = (_requantization(ratio, *INT32) for ratio in add.exact_ratios())
+        return Residual(_ops(node.body), skip, branch, add.output.low, add.output.high)
+    return Relu()
+
+
+def _layer(node: LayerNode) -> Layer:
+    module: Any = node.module
+    geometry: dict[str, Any] = {"relu": node.relu, "name": node.name}
+    if isinstance(module, torch.nn.Conv2d):
+        geometry |= {"stride": tuple(module.stride), "padding": tuple(module.padding)}
+    bias = torch.zeros(module.weight.shape[0]) if module.bias is None else module.bias
+    for name, values in (("weight", module.weight), ("bias", bias)):
+        if not torch.isfinite(values).all():
+            raise PolicypressError(f"{name} of layer {node.name} is not finite: the training diverged.")
+    quantizer = getattr(module, "policypress_quantizer", None)
+    if quantizer is None or not module.active:
+        return Layer(_array(module.weight), _array(bias), FLOAT_BITS, np.ones(1, np.float32), **geometry)
+    codes = _array(module.weight_codes()).astype(np.int8)
+    if quantizer.input_quantizer is None:
+        return Layer(codes, _array(bias), quantizer.bits, _array(quantizer.step), **geometry)
+    requantize = None
+    if quantizer.output is not None:
+        requantize = _requantization(module.exact_ratio(), quantizer.output.low, quantizer.output.high)
+    return Layer(
+        codes,
+        _array(module.bias_codes()).astype(np.int32),
+        quantizer.bits,
+        _array(module.accumulator_scale()),
+        requantize=requantize,
+        **geometry,
+    )
+
+
+def _requantization(ratio: torch.Tensor, low: int, high: int) -> Requantization:
+    multiplier, shift = multiplier_and_shift(ratio)
+    return Requantization(_array(multiplier), _array(shift), low, high)
+
+
+def _input_quantizer(module: Any) -> Any:
+    quantizer = getattr(module, "policypress_quantizer", None)
+    return quantizer.input_quantizer if quantizer is not None and module.active else None
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    values: NDArray[Any] = tensor.detach().cpu().numpy().copy()
+    return values
+
+
+def _recorded_observations(model: Any) -> NDArray[Any] | None:
+    """Up to 32 observations that the agent met, evenly spread over its replay buffer."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None or buffer.size() == 0:
+        return None
+    shape, dtype = model.observation_space.shape, model.observation_space.dtype
+    count = max(1, min(32, buffer.size(), _TEST_VECTOR_BYTES // (int(np.prod(shape)) * dtype.itemsize)))
+    picks = np.linspace(0, buffer.size() - 1, count).astype(int)
+    return np.asarray(buffer.observations[picks, 0]).reshape(count, *shape).astype(dtype)
+
+
+def _versions() -> dict[str, str]:
+    import gymnasium
+    import stable_baselines3
+
+    import policypress
+
+    return {
+        "policypress": policypress.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "stable-baselines3": stable_baselines3.__version__,
+        "gymnasium": gymnasium.__version__,
+    }

@@ -1,0 +1,294 @@
+"""Inference in NumPy: the specification of the arithmetic that every other engine must reproduce.
+
+``docs/arithmetic.md`` says the same in prose. Integers are exact everywhere; float32 results are exact to the
+bit wherever this module rounds in a fixed order, which is all of it but layers of float weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from policypress.errors import ObservationError
+from policypress.policy.policy import (
+    FLOAT_BITS,
+    ActionTransform,
+    Flatten,
+    InputQuantization,
+    Layer,
+    MaxPool2d,
+    ObservationTransform,
+    Op,
+    Policy,
+    Relu,
+    Requantization,
+    Residual,
+)
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Record = list[NDArray[Any]]
+Arrange = Callable[[NDArray[Any]], NDArray[Any]]
+T = TypeVar("T")
+
+
+# Observation -> float32
+
+
+def observe(transform: ObservationTransform, observation: NDArray[Any]) -> Float32:
+    """Raw observation(s) as the network's float32 input of shape (batch, *transform.shape).
+
+    ``observation`` is one observation or a batch of them; images may also come channels last. Float contracts
+    take float32 and float64; integer contracts take their own dtype only.
+    Raises ObservationError for another shape or dtype, and for NaN or infinite values.
+    """
+    array = np.asarray(observation)
+    shape = transform.shape
+    expected = np.dtype(transform.dtype)
+    accepted = ("float32", "float64") if expected.kind == "f" else (transform.dtype,)
+    if array.dtype not in accepted:
+        raise ObservationError(f"The policy expects {transform.dtype} observations, but got {array.dtype}.")
+    if transform.image and array.shape[-3:] != shape and array.shape[-3:] == (shape[1], shape[2], shape[0]):
+        array = np.moveaxis(array, -1, -3)
+    if array.shape != shape and array.shape[1:] != shape:
+        raise ObservationError(
+            f"The policy expects an observation of shape {shape} or a batch of them, but got {array.shape}."
+        )
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        x = array.reshape(-1, *shape).astype(expected)
+        if transform.normalization is not None:
+            n = transform.normalization
+            wide = (x.astype(np.float64) - n.mean) / np.sqrt(n.var + n.epsilon)
+            finite = np.isfinite(x)
+            x = np.clip(wide, -n.clip, n.clip).astype(np.float32)
+            finite &= np.isfinite(x)
+        else:
+            x = x.astype(np.float32)
+            finite = np.isfinite(x)
+    if not finite.all():
+        raise ObservationError("The observation holds NaN, infinite or too large values.")
+    return np.asarray(x / np.float32(255) if transform.image else x, dtype=np.float32)
+
+
+def quantize_input(quantization: InputQuantization, x: Float32) -> Int64:
+    """Input codes ``clip(rint(x * inverse_scale), low, high)``, shaped like ``x``.
+
+    The product is rounded to float32; rint takes halves to even.
+    """
+    inverse_scale = quantization.inverse_scale
+    if inverse_scale.size > 1:
+        inverse_scale = inverse_scale.reshape(x.shape[1:])
+    with np.errstate(over="ignore"):  # an infinite product is clipped
+        codes: Float32 = np.rint(x * inverse_scale)
+    return codes.clip(quantization.low, quantization.high).astype(np.int64)
+
+
+# Network
+
+
+def run(policy: Policy, x: Float32, record: Record | None = None) -> Float32:
+    """Outputs of the last layer, float32 of shape (batch, outputs), for ``observe``'s ``x``.
+
+    ``record`` receives what every operation computes, in the order of execution, those inside a residual
+    block before the block itself: int64 arrays in integer numerics (codes; accumulators where a layer is not
+    requantized), float32 arrays otherwise.
+    Raises ObservationError if an observation is so large that float32 overflows.
+    """
+    trace: Record = record if record is not None else []
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        if policy.input is not None:
+            accumulators = _integer(policy.ops, quantize_input(policy.input, x), trace)
+            outputs = accumulators.astype(np.float32) * policy.layers[-1].scale
+        else:
+            outputs = _float(policy.ops, x, trace)
+    if not np.isfinite(outputs).all():
+        raise ObservationError("The observation is so large that the network's float32 values overflow.")
+    return outputs
+
+
+def _integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
+    for op in ops:
+        match op:
+            case Layer():
+                q = _accumulate(op, q)
+                if op.requantize is not None:
+                    q = requantize(op.requantize, q)
+                elif op.relu:
+                    q = np.maximum(q, 0)
+            case Relu():
+                q = np.maximum(q, 0)
+            case Flatten():
+                q = q.reshape(len(q), -1)
+            case MaxPool2d():
+                q = _max_pool(op, q, np.iinfo(np.int64).min)
+            case Residual():
+                branch = requantize(_present(op.branch), _integer(op.body, q, record))
+                q = np.clip(requantize(_present(op.skip), q) + branch, op.low, op.high)
+        record.append(q)
+    return q
+
+
+def _accumulate(layer: Layer, q: Int64) -> Int64:
+    # Every partial sum is an integer below 2**31 (check_accumulators), and float64 holds integers up to 2**53
+    # exactly: BLAS gives the exact result in whatever order it adds.
+    columns, spread = _columns(layer, q)
+    weight = layer.weight.reshape(len(layer.weight), -1)
+    sums = weight.astype(np.float64) @ columns.astype(np.float64)
+    return spread(sums.astype(np.int64) + layer.bias[:, None])
+
+
+def requantize(requantization: Requantization, accumulator: Int64) -> Int64:
+    """Codes ``clip((acc * multiplier + 2**(shift - 1)) >> shift, low, high)`` in int64, arithmetic shift.
+
+    ``accumulator``: (batch, channels) or (batch, channels, height, width).
+    """
+    per_channel = (-1,) + (1,) * (accumulator.ndim - 2)
+    multiplier = requantization.multiplier.astype(np.int64).reshape(per_channel)
+    shift = requantization.shift.astype(np.int64).reshape(per_channel)
+    half = np.int64(1) << (shift - 1)
+    codes: Int64 = np.clip(
+        (accumulator * multiplier + half) >> shift, requantization.low, requantization.high
+    )
+    return codes
+
+
+def _present(value: T | None) -> T:
+    assert value is not None  # proven when the policy was made
+    return value
+
+
+def _float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
+    for op in ops:
+        match op:
+            case Layer():
+                x = _float_layer(op, x)
+            case Relu():
+                x = _relu(x)
+            case Flatten():
+                x = x.reshape(len(x), -1)
+            case MaxPool2d():
+                x = _max_pool(op, x, -np.inf)
+            case Residual():
+                x = x + _float(op.body, x, record)
+        record.append(x)
+    return x
+
+
+def _float_layer(layer: Layer, x: Float32) -> Float32:
+    columns, spread = _columns(layer, x)
+    weight = layer.weight.reshape(len(layer.weight), -1).astype(np.float32)
+    if layer.weight_bits == FLOAT_BITS:
+        y = weight @ columns + layer.bias[:, None]  # the one place without a promised order of summation
+    else:
+        y = _ordered_sums(weight, columns) * layer.scale[:, None] + layer.bias[:, None]
+    return spread(_relu(y) if layer.relu else y)
+
+
+def _ordered_sums(weight: Float32, columns: Float32) -> Float32:
+    """Sums over k ascending of ``weight[:, k] * columns[k]``: product rounded, then sum; zeros skipped.
+
+    ``weight``: (out, inputs); ``columns``: (inputs, n); returns (out, n).
+    """
+    sums = np.zeros((len(weight), columns.shape[1]), np.float32)
+    for k in np.flatnonzero(weight.any(axis=0)):
+        out = np.flatnonzero(weight[:, k])
+        sums[out] += weight[out, k, None] * columns[k]
+    return sums
+
+
+def _relu(x: Float32) -> Float32:
+    return np.where(x > 0, x, np.float32(0))  # unlike maximum, the same zero for -0.0 on every machine
+
+
+def _columns(layer: Layer, x: NDArray[Any]) -> tuple[NDArray[Any], Arrange]:
+    """Inputs of every output as columns (inputs, n), and the function that gives (out, n) its place again.
+
+    Inputs are in the C order of (in channel, kernel row, kernel column); a convolution is a cross-correlation
+    of the image with zeros around it.
+    """
+    batch = len(x)
+    if not layer.is_conv:
+        return x.T, lambda y: np.ascontiguousarray(y.T)
+    windows = _windows(x, layer.weight.shape[2:], layer.stride, layer.padding, 0)
+    height, width = windows.shape[2:4]
+    columns = windows.transpose(1, 4, 5, 0, 2, 3).reshape(-1, batch * height * width)
+    return columns, lambda y: np.ascontiguousarray(y.reshape(-1, batch, height, width).swapaxes(0, 1))
+
+
+def _max_pool(pool: MaxPool2d, x: NDArray[Any], never: float) -> NDArray[Any]:
+    maximum: NDArray[Any] = _windows(x, pool.kernel, pool.stride, pool.padding, never).max(axis=(4, 5))
+    return maximum
+
+
+def _windows(
+    x: NDArray[Any], kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int], fill: float
+) -> NDArray[Any]:
+    """Windows of an image batch: (batch, channels, out height, out width, kernel height, kernel width)."""
+    around = [(0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])]
+    padded = np.pad(x, around, constant_values=fill)
+    return sliding_window_view(padded, kernel, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+
+
+# Outputs -> action
+
+
+def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
+    """Environment actions (batch, *shape) for the network's outputs (batch, outputs)."""
+    if transform.kind == "discrete":
+        choice: NDArray[np.int64] = np.argmax(outputs, axis=1).astype(np.int64)
+        return choice + np.int64(transform.start)
+    low, high = _present(transform.low), _present(transform.high)
+    outputs = outputs.reshape(-1, *transform.shape)
+    if transform.squash:
+        half = np.float32(0.5) * (tanh(outputs) + np.float32(1))
+        action = low + half * (high - low)
+    else:
+        action = np.clip(outputs, low, high)
+    return action.astype(transform.dtype)
+
+
+# Minimax fits made for this project: Lawson's iteration in float64, rounded to float32.
+_TANH_LIMIT = np.float32(10.0)  # tanh rounds to 1 from 9.02 on
+_TANH_SPLIT = np.float32(0.625)
+_TANH_SMALL = [np.float32(float.fromhex(c)) for c in (
+    "-0x1.76abf6p-8", "0x1.5256cep-6", "-0x1.b84448p-5", "0x1.110768p-3", "-0x1.555534p-2",
+)]  # fmt: skip
+_EXP_TAIL = [np.float32(float.fromhex(c)) for c in (
+    "0x1.6db4e4p-10", "0x1.123be0p-7", "0x1.55545ep-5", "0x1.55548ep-3", "0x1p-1",
+)]  # fmt: skip
+_LOG2_E = np.float32(float.fromhex("0x1.715476p+0"))
+_LN2_HIGH = np.float32(float.fromhex("0x1.62ep-1"))  # 12 bits: its product with a small integer is exact
+_LN2_LOW = np.float32(float.fromhex("0x1.0bfbe8p-15"))
+
+
+def tanh(x: Float32) -> Float32:
+    """Hyperbolic tangent by float32 +, -, *, / and floor alone, so that every machine gives the same bits.
+
+    Odd in every bit; within 2e-7 of the true value and within 4 units in the last place of it.
+    """
+    a = np.minimum(np.abs(x), _TANH_LIMIT)
+
+    # |x| < 0.625: x + x * z * P(z) with z = x * x.
+    z = a * a
+    small = a + a * (z * _horner(_TANH_SMALL, z))
+
+    # Otherwise 1 - 2 e / (1 + e) with e = exp(-2 |x|) = 2**-n * exp(s), where s = n ln 2 - 2 |x|.
+    y = a + a
+    n = np.floor(y * _LOG2_E + np.float32(0.5))
+    s = (n * _LN2_HIGH - y) + n * _LN2_LOW
+    e = np.ldexp((s + (s * s) * _horner(_EXP_TAIL, s)) + np.float32(1), -n.astype(np.int32))
+    large = np.float32(1) - (e + e) / (np.float32(1) + e)
+
+    return np.copysign(np.where(a < _TANH_SPLIT, small, large), x).astype(np.float32)
+
+
+def _horner(coefficients: list[np.float32], x: Float32) -> Float32:
+    """Polynomial, highest power first: one rounded product and one rounded sum a step."""
+    value = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value

@@ -1,0 +1,178 @@
+"""Save and load of agents and runs: whole or not at all, and compression survives."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import random
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from policypress.config import CompressionConfig, from_json
+from policypress.errors import RunError
+from policypress.rl.adapters import adapter_named
+from policypress.rl.callback import STATE_ATTRIBUTE, attach
+
+QUANTIZER_KEY = ".policypress_quantizer."
+ADD_KEY = ".add."
+_BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> BaseAlgorithm:
+    """An agent saved by Stable-Baselines3's ``save``, with pruning and quantization where they stood.
+
+    Plain ``SAC.load`` refuses an agent that was saved while quantizing (unexpected keys ``policypress_quantizer``); this
+    is the door for it. Like Stable-Baselines3's own, it unpickles: open only files you trust. Raises RunError if the
+    file is missing or not an agent.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        weights = torch.load(io.BytesIO(contents["policy.pth"]), map_location=device, weights_only=True)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise RunError(f"{path} is not an agent saved by Stable-Baselines3: give the zip that model.save wrote.") from error
+    ranges = {key: value for key, value in weights.items() if QUANTIZER_KEY in key or ADD_KEY in key}
+    plain = {key: value for key, value in weights.items() if key not in ranges}
+    contents["policy.pth"] = _torch_bytes(plain)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    buffer.seek(0)
+    model = adapter_named(algo).model_class.load(buffer, env=env, device=device)
+    state = getattr(model, STATE_ATTRIBUTE, None)
+    if state is not None:
+        compressor = attach(model, from_json(CompressionConfig, state["config"]), state["steps"])
+        compressor.load_state_dict(state["compressor"])
+        setattr(model, STATE_ATTRIBUTE, state)
+        model.policy.load_state_dict({**model.policy.state_dict(), **ranges})
+    return model
+
+
+def map_replay_buffer(model: OffPolicyAlgorithm, folder: Path, resume: bool) -> None:
+    """Puts the replay buffer's arrays into files under ``folder``, so that a checkpoint need not copy them.
+
+    After a crash, transitions newer than the checkpoint are overwritten as training goes on; no older one is lost
+    except those that they had already replaced in a full buffer.
+    """
+    buffer = model.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _BUFFER_ARRAYS:
+        array = getattr(buffer, name, None)
+        if array is None:
+            continue
+        file = folder / f"{name}.npy"
+        if resume:
+            mapped = np.lib.format.open_memmap(file, mode="r+")
+            if mapped.shape != array.shape or mapped.dtype != array.dtype:
+                raise RunError(f"the replay buffer in {folder} is of another shape: start the run anew in another folder.")
+        else:
+            mapped = np.lib.format.open_memmap(file, mode="w+", dtype=array.dtype, shape=array.shape)
+        setattr(buffer, name, mapped)
+
+
+def save_checkpoint(model: OffPolicyAlgorithm, folder: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint named after ``num_timesteps`` under ``folder``, then removes the older ones.
+
+    ``state`` (JSON values) travels with it. The replay buffer must be mapped by ``map_replay_buffer``.
+    """
+    final = folder / f"step-{model.num_timesteps:012d}"
+    if final.exists():
+        return
+    buffer = model.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    for name in _BUFFER_ARRAYS:
+        array = getattr(buffer, name, None)
+        if isinstance(array, np.memmap):
+            array.flush()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    model.save(partial / "agent.zip")
+    everything = {**state, "buffer": {"pos": buffer.pos, "full": buffer.full}, "random": _random_state()}
+    (partial / "state.json").write_text(json.dumps(everything))
+    partial.rename(final)
+    for old in folder.iterdir():
+        if old != final and (old.name.startswith("step-") or old.name.startswith(".partial-")):
+            shutil.rmtree(old)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint under ``folder``, if any."""
+    found = sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return found[-1] if found else None
+
+
+def restore_checkpoint(model: OffPolicyAlgorithm, checkpoint: Path) -> dict[str, Any]:
+    """Buffer position and random states of ``checkpoint``; returns the ``state`` it was saved with."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    buffer = model.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    buffer.pos, buffer.full = int(state["buffer"]["pos"]), bool(state["buffer"]["full"])
+    saved = state["random"]
+    torch.set_rng_state(torch.tensor(saved["torch"], dtype=torch.uint8))
+    name, keys, *rest = saved["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    version, internal, gauss = saved["python"]
+    random.setstate((version, tuple(internal), gauss))
+    return state
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds ``folder`` for this process; RunError if another one trains there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"another process is training in {folder}: wait for it or choose another --out.") from error
+        yield
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and is removed otherwise."""
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes ``text`` to ``path`` at once: readers see the old file or the new one."""
+    with replace_file(path) as partial:
+        partial.write_text(text)
+
+
+def _torch_bytes(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _random_state() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": [name, keys.tolist(), *rest],  # type: ignore[union-attr]
+        "python": random.getstate(),
+    }

@@ -1,0 +1,47 @@
+"""Learning curves as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from policypress.rl.checkpoint import replace_file
+
+
+def plot_curves(curves: Mapping[str, Sequence[Mapping[str, str]]], path: Path) -> None:
+    """Return against steps, with 95 % intervals, one line a run (rows of ``evaluations.csv``), as PNG.
+
+    Where a run is pruned, its sparsity is drawn below; where it starts to quantize, a dotted line stands.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (returns, sparsity) = plt.subplots(
+        2, 1, figsize=(8, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    for index, (name, rows) in enumerate(curves.items()):
+        color = f"C{index}"
+        steps = [int(row["step"]) for row in rows]
+        returns.plot(steps, [float(row["mean"]) for row in rows], color=color, label=name, marker=".")
+        returns.fill_between(
+            steps, [float(row["low"]) for row in rows], [float(row["high"]) for row in rows], color=color, alpha=0.2
+        )
+        sparsity.plot(steps, [100.0 * float(row["sparsity"]) for row in rows], color=color)
+        quantized = [step for step, row in zip(steps, rows, strict=True) if row["phase"] == "quantize"]
+        if quantized:
+            before = max([step for step in steps if step < quantized[0]], default=quantized[0])
+            for axis in (returns, sparsity):
+                axis.axvline((before + quantized[0]) / 2, color=color, linestyle=":")
+            returns.plot([], [], color=color, linestyle=":", label=f"{name}: quantization starts")
+    returns.set_ylabel("return of the deployed policy")
+    returns.legend(loc="best")
+    returns.grid(alpha=0.3)
+    sparsity.set_ylabel("sparsity, %")
+    sparsity.set_xlabel("environment steps")
+    sparsity.set_ylim(-5, 105)
+    sparsity.grid(alpha=0.3)
+    with replace_file(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+    plt.close(figure)

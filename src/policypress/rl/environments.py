@@ -1,0 +1,57 @@
+"""Gymnasium environments as agents see them in training and evaluation."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import gymnasium as gym
+
+from policypress.errors import ConfigError
+
+FRAME_STACK = 4
+_ATARI_FRAMES = 108_000
+
+
+def make_env(env_id: str, *, training: bool) -> gym.Env[Any, Any]:
+    """The environment ``env_id``; ALE games get the standard preprocessing (Mnih et al. 2015).
+
+    ALE: 84x84 grey, frame skip 4, the last 4 frames as (4, 84, 84) uint8; in ``training`` also an episode for each
+    life and rewards clipped to their sign. Raises ConfigError with the nearest id if there is no such environment.
+    """
+    spec = _spec(env_id)
+    if is_atari(env_id):
+        from gymnasium.wrappers import FrameStackObservation, ReshapeObservation
+        from stable_baselines3.common.atari_wrappers import AtariWrapper
+
+        # The wrapper skips frames itself; ALE/*-v5 would skip a second time.
+        env: gym.Env[Any, Any] = gym.make(spec, frameskip=1, max_episode_steps=_ATARI_FRAMES)
+        env = AtariWrapper(env, terminal_on_life_loss=training, clip_reward=training)
+        env = FrameStackObservation(env, FRAME_STACK, padding_type="zero")
+        return ReshapeObservation(env, (FRAME_STACK, 84, 84))
+    try:
+        return gym.make(spec)
+    except gym.error.DependencyNotInstalled as error:
+        raise ConfigError(
+            f"environment {env_id} needs a package that is missing ({error}): pip install 'policypress[train]'."
+        ) from error
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether ``env_id`` is a game of the Arcade Learning Environment."""
+    return "ale_py" in str(_spec(env_id).entry_point)
+
+
+def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    try:
+        import ale_py
+
+        gym.register_envs(ale_py)
+    except ImportError:
+        pass  # without ale-py its ids are simply unknown
+    try:
+        return gym.spec(env_id)
+    except gym.error.Error as error:
+        nearest = difflib.get_close_matches(env_id, list(gym.registry), n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "see gymnasium.pprint_registry()."
+        raise ConfigError(f"there is no environment {env_id!r}; {hint}") from error

@@ -1,0 +1,128 @@
+"""What a frozen policy is worth: returns of whole episodes, with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from policypress.errors import ConfigError
+from policypress.policy.policy import Policy
+from policypress.rl.environments import make_env
+
+_PARALLEL = 25
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns of deterministic episodes; episode i starts from ``reset(seed=seed + i)``."""
+
+    env: str
+    seed: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(self.returns))
+
+    @property
+    def iqm(self) -> float:
+        """Mean of the middle half (Agarwal et al. 2021)."""
+        ordered = np.sort(self.returns)
+        quarter = len(ordered) // 4
+        return float(ordered[quarter : len(ordered) - quarter].mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile-bootstrap interval of the mean."""
+        return bootstrap_interval(self.returns)
+
+    def as_dict(self) -> dict[str, Any]:
+        low, high = self.interval
+        return {
+            "env": self.env,
+            "seed": self.seed,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "episodes": len(self.returns),
+            "mean": self.mean,
+            "std": self.std,
+            "iqm": self.iqm,
+            "low": low,
+            "high": high,
+        }
+
+
+def bootstrap_interval(returns: Sequence[float], resamples: int = _RESAMPLES) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of the mean; the same numbers give the same interval."""
+    values = np.asarray(returns, np.float64)
+    picks = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def evaluate(
+    policy: Policy,
+    env_id: str | None = None,
+    *,
+    episodes: int = 20,
+    seed: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Runs ``episodes`` episodes of ``env_id`` (default: the one the policy was trained in) to their ends.
+
+    ``progress(done, episodes)`` is called as episodes end. Raises ConfigError without an environment, or when its
+    spaces are not those of the policy.
+    """
+    env_id = env_id or policy.provenance.get("env")
+    if not env_id:
+        raise ConfigError("the policy does not say where it was trained: name an environment, for example env='Hopper-v5'.")
+    returns = np.zeros(episodes)
+    lengths = np.zeros(episodes, np.int64)
+    finished = 0
+    for start in range(0, episodes, _PARALLEL):
+        batch = range(start, min(start + _PARALLEL, episodes))
+        envs = {index: make_env(env_id, training=False) for index in batch}
+        try:
+            _check_spaces(policy, envs[start], env_id)
+            observations = {index: env.reset(seed=seed + index)[0] for index, env in envs.items()}
+            for index, env in envs.items():
+                env.action_space.seed(seed + index)
+            while observations:
+                actions, _ = policy.predict(np.stack(list(observations.values())))
+                for index, action in zip(list(observations), actions, strict=True):
+                    observation, reward, terminated, truncated, _ = envs[index].step(action)
+                    returns[index] += float(reward)
+                    lengths[index] += 1
+                    observations[index] = observation
+                    if terminated or truncated:
+                        del observations[index]
+                        finished += 1
+                        if progress is not None:
+                            progress(finished, episodes)
+        finally:
+            for env in envs.values():
+                env.close()
+    return Evaluation(env_id, seed, tuple(returns.tolist()), tuple(lengths.tolist()))
+
+
+def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
+    shape = env.observation_space.shape
+    if shape != policy.observation.shape:
+        raise ConfigError(
+            f"{env_id} gives observations of shape {shape}, but the policy expects {policy.observation.shape}: "
+            "evaluate it where it was trained."
+        )
+    discrete = hasattr(env.action_space, "n")
+    if discrete != (policy.action.kind == "discrete") or (
+        not discrete and env.action_space.shape != policy.action.shape
+    ):
+        raise ConfigError(f"{env_id} takes actions of {env.action_space}, which this policy does not give.")

@@ -1,0 +1,70 @@
+"""From what a user asks for to a complete TrainConfig: preset, family of the environment, overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gymnasium import spaces
+
+from policypress import presets
+from policypress.config import CompressionConfig, TrainConfig
+from policypress.errors import ConfigError
+from policypress.rl.environments import is_atari, make_env
+
+DEFAULT_PRESET = "policypress"
+_DEFAULT_BITS = 8
+
+
+def plan(
+    algo: str,
+    env: str,
+    steps: int | None = None,
+    *,
+    preset: str = DEFAULT_PRESET,
+    compression: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    algo_kwargs: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """The TrainConfig of ``preset`` for ``env``, with fields of CompressionConfig (``compression``) and of TrainConfig
+    (``training``) and the algorithm's settings (``algo_kwargs``) replaced by those given.
+
+    Under the default preset, nothing in ``compression`` means the dense baseline, and a sparsity alone means 8 bits.
+    Raises ConfigError for what does not fit together.
+    """
+    family, image = _family(env)
+    steps = steps or presets.default_steps(preset, family)
+    if steps is None:
+        raise ConfigError("say how long to train, for example steps=150000.")
+    training = dict(training or {})
+    network = training.setdefault("network", "nature" if image else "mlp")
+    settings = presets.train_settings(preset, family, network, steps)
+    settings["algo_kwargs"] = {**settings.get("algo_kwargs", {}), **(algo_kwargs or {})}
+    return TrainConfig(
+        algo, env, steps, compression=_compression(preset, dict(compression or {})), **{**settings, **training}
+    )
+
+
+def dense_baseline(config: TrainConfig) -> TrainConfig:
+    """The same run without any compression."""
+    return replace(config, compression=CompressionConfig(), hidden=())
+
+
+def _compression(preset: str, given: dict[str, Any]) -> CompressionConfig:
+    if preset == "ivanov2025":
+        return replace(presets.ivanov2025(given.get("sparsity", 0.0)), **given)
+    if given.get("sparsity", 0.0) > 0.0:
+        given.setdefault("weight_bits", _DEFAULT_BITS)
+    return CompressionConfig(**given)
+
+
+def _family(env_id: str) -> tuple[presets.Family, bool]:
+    if is_atari(env_id):
+        return "atari", True
+    env = make_env(env_id, training=False)
+    try:
+        image = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 3
+        return ("continuous" if isinstance(env.action_space, spaces.Box) else "other"), image
+    finally:
+        env.close()

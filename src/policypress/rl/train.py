@@ -1,0 +1,312 @@
+"""``policypress train``: one run from nothing to a measured ``.policy``, killed and resumed at will."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from policypress.config import TrainConfig, dumps, from_json
+from policypress.errors import ConfigError, RunError
+from policypress.measure.size import size
+from policypress.policy.artifact import load as load_policy
+from policypress.policy.freeze import freeze
+from policypress.policy.policy import Policy
+from policypress.rl import checkpoint
+from policypress.rl.adapters import Adapter, adapter_named
+from policypress.rl.callback import CompressionCallback, attached_compressor
+from policypress.rl.environments import make_env
+from policypress.rl.evaluate import evaluate
+
+Progress = Callable[[int, int, float | None], None]
+"""Called with (steps done, total steps, latest evaluation's mean return)."""
+
+EVALUATION_COLUMNS = ("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds")
+FINAL_SEED = 1000
+"""Final episodes start from ``reset(seed=1000 + i)``, evaluations while training from 500 + i."""
+_TRAINING_EVALUATION_SEED = 500
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run keeps what."""
+
+    out: Path
+
+    @property
+    def config(self) -> Path:
+        return self.out / "config.json"
+
+    @property
+    def policy(self) -> Path:
+        return self.out / "policy.policy"
+
+    @property
+    def agent(self) -> Path:
+        return self.out / "agent.zip"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.out / "evaluations.csv"
+
+    @property
+    def result(self) -> Path:
+        return self.out / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoint"
+
+    @property
+    def replay(self) -> Path:
+        return self.checkpoints / "replay"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.out / "tensorboard"
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Trains, freezes, evaluates and writes everything under ``out``; returns the contents of ``result.json``.
+
+    A finished run with the same config is returned as it is, never run again. An unfinished one goes on from its last
+    checkpoint if ``resume``, at most 1 % of its steps behind. Raises RunError when ``out`` holds something else,
+    ConfigError for settings that contradict each other.
+    """
+    files = RunFiles(Path(out))
+    adapter = adapter_named(config.algo)
+    _check(config, adapter)
+    with checkpoint.locked(files.out):
+        if (finished := _existing(files, config, resume)) is not None:
+            return finished
+        checkpoint.write_whole(files.config, dumps(config))
+        return _run(config, files, adapter, progress)
+
+
+def _existing(files: RunFiles, config: TrainConfig, resume: bool) -> dict[str, Any] | None:
+    """The result of a finished run, or None if a run may start or go on here; RunError otherwise."""
+    if not files.config.exists():
+        return None
+    if from_json(TrainConfig, json.loads(files.config.read_text())) != config:
+        raise RunError(f"{files.out} holds a run with other settings: choose another --out or repeat its settings.")
+    if files.result.exists():
+        result: dict[str, Any] = json.loads(files.result.read_text())
+        return result
+    if not resume and checkpoint.newest_checkpoint(files.checkpoints) is not None:
+        raise RunError(f"{files.out} holds an unfinished run: add --resume to go on, or choose another --out.")
+    return None
+
+
+def _run(config: TrainConfig, files: RunFiles, adapter: Adapter, progress: Progress | None) -> dict[str, Any]:
+    # One thread: on these small networks more only wait for each other, and the same seed gives the same bytes.
+    torch.set_num_threads(1)
+    found = checkpoint.newest_checkpoint(files.checkpoints)
+    env = _training_env(config, offset=0 if found is None else int(found.name.removeprefix("step-")))
+    try:
+        model, state = _model(config, files, adapter, env, found)
+        compression = CompressionCallback(config.compression, config.steps)
+        run = _RunCallback(config, files, adapter, state, progress)
+        model.set_logger(configure(str(files.tensorboard), ["tensorboard"]))
+        model.learn(
+            config.total_steps - model.num_timesteps,
+            callback=[compression, run],
+            reset_num_timesteps=found is None,
+            log_interval=None,
+        )
+        run.evaluate_if_due(final=True)
+        run.save()
+        return _finish(config, files, model, adapter, run)
+    finally:
+        env.close()
+
+
+def _finish(
+    config: TrainConfig, files: RunFiles, model: OffPolicyAlgorithm, adapter: Adapter, run: _RunCallback
+) -> dict[str, Any]:
+    policy = _freeze(config, model, adapter)
+    evaluation = evaluate(policy, episodes=config.final_episodes, seed=FINAL_SEED).as_dict()
+    policy = replace(policy, results={"evaluation": evaluation})
+    policy.save(files.policy)
+    model.save(files.agent)
+    result = {
+        "config": json.loads(dumps(config)),
+        "steps": model.num_timesteps,
+        "wall_seconds": round(run.seconds, 1),
+        "evaluation": evaluation,
+        "size": size(policy).as_dict(),
+        "numerics": policy.numerics,
+        "versions": policy.provenance["versions"],
+    }
+    checkpoint.write_whole(files.result, json.dumps(result, indent=2))
+    shutil.rmtree(files.checkpoints, ignore_errors=True)
+    return result
+
+
+def finished_policy(out: Path) -> Policy:
+    """The policy of a finished run."""
+    return load_policy(RunFiles(Path(out)).policy)
+
+
+def read_evaluations(out: Path) -> list[dict[str, str]]:
+    """The learning curve of a run, one row an evaluation (EVALUATION_COLUMNS)."""
+    return list(csv.DictReader(io.StringIO(RunFiles(Path(out)).evaluations.read_text())))
+
+
+def _freeze(config: TrainConfig, model: OffPolicyAlgorithm, adapter: Adapter) -> Policy:
+    baseline = adapter.default_parameters(model) * 4 if config.hidden else None
+    compression = json.loads(dumps(config.compression)) if config.compression != type(config.compression)() else None
+    return freeze(
+        model,
+        baseline_bytes=baseline,
+        provenance={"env": config.env, "compression": compression, "train": json.loads(dumps(config))},
+    )
+
+
+def _training_env(config: TrainConfig, offset: int) -> DummyVecEnv:
+    # After a resume the environment starts an episode of its own, not the run's first one again.
+    env = DummyVecEnv([lambda: Monitor(make_env(config.env, training=True)) for _ in range(config.n_envs)])
+    env.seed(config.seed + offset)
+    return env
+
+
+def _model(
+    config: TrainConfig, files: RunFiles, adapter: Adapter, env: DummyVecEnv, found: Path | None
+) -> tuple[Any, dict[str, Any]]:
+    if found is not None:
+        model: Any = checkpoint.load(found / "agent.zip", config.algo, env=env, device=config.device)
+        checkpoint.map_replay_buffer(model, files.replay, resume=True)
+        return model, checkpoint.restore_checkpoint(model, found)
+    kwargs = dict(config.algo_kwargs)
+    default_size = inspect.signature(adapter.model_class).parameters["buffer_size"].default
+    # A buffer larger than the run is never filled: the same training, less memory.
+    kwargs["buffer_size"] = min(int(kwargs.get("buffer_size", default_size)), config.total_steps + config.n_envs)
+    model = adapter.model_class(
+        "MlpPolicy" if config.network == "mlp" else "CnnPolicy",
+        env,
+        policy_kwargs=adapter.policy_kwargs(config) or None,
+        seed=config.seed,
+        device=config.device,
+        **kwargs,
+    )
+    # The algorithm seeded the environment too; start it where ``_training_env`` meant it to.
+    checkpoint.map_replay_buffer(model, files.replay, resume=False)
+    return model, {}
+
+
+def _check(config: TrainConfig, adapter: Adapter) -> None:
+    """Everything that can be wrong before the first step."""
+    known = inspect.signature(adapter.model_class).parameters
+    ours = {"policy", "env", "policy_kwargs", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model"}
+    if wrong := sorted(name for name in config.algo_kwargs if name not in known or name in ours):
+        raise ConfigError(
+            f"{adapter.model_class.__name__} takes no setting {', '.join(wrong)}; it takes "
+            f"{', '.join(name for name in known if name not in ours)}."
+        )
+    learning_starts = config.algo_kwargs.get("learning_starts", known["learning_starts"].default)
+    config.compression.check_reachable(config.steps, config.total_steps, int(learning_starts))
+    if learning_starts >= config.total_steps:
+        raise ConfigError(f"learning starts at step {learning_starts}, after the last one: train longer.")
+    env = make_env(config.env, training=False)
+    try:
+        adapter.check_spaces(env.observation_space, env.action_space)
+        image = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 3
+        if image != (config.network != "mlp"):
+            better = "nature or --network resnet" if image else "mlp"
+            raise ConfigError(f"network={config.network} does not fit {config.env}'s observations: use --network {better}.")
+    finally:
+        env.close()
+
+
+class _RunCallback(BaseCallback):
+    """Evaluations of the policy as it would be deployed, checkpoints and progress."""
+
+    def __init__(
+        self, config: TrainConfig, files: RunFiles, adapter: Adapter, state: dict[str, Any], progress: Progress | None
+    ) -> None:
+        super().__init__()
+        self._config, self._files, self._adapter, self._progress = config, files, adapter, progress
+        self._rows: list[dict[str, Any]] = state.get("evaluations", [])
+        self._seconds_before = float(state.get("seconds", 0.0))
+        self._started = time.monotonic()
+        self._parent = os.getppid()
+        self._checkpoint_every = max(1, config.total_steps // 100)
+        self._next_checkpoint = self._checkpoint_every
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, sessions before a resume included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _on_training_start(self) -> None:
+        self._next_checkpoint = self.num_timesteps + self._checkpoint_every
+        self._report()
+
+    def _on_step(self) -> bool:
+        self.evaluate_if_due()
+        if self.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint += self._checkpoint_every
+            self.save()
+        if self.n_calls % 50 == 0:
+            self._report()
+        if os.getppid() != self._parent:
+            raise RunError("the process that started this run is gone: go on with --resume.")
+        return True
+
+    def evaluate_if_due(self, final: bool = False) -> None:
+        last = int(self._rows[-1]["step"]) if self._rows else 0
+        every = self._config.evaluation_interval
+        due = self.num_timesteps // every > last // every or final
+        if not due or last == self.num_timesteps:
+            return
+        model: Any = self.model
+        policy = _freeze(self._config, model, self._adapter)
+        result = evaluate(policy, episodes=self._config.eval_episodes, seed=_TRAINING_EVALUATION_SEED)
+        compressor = attached_compressor(model)
+        low, high = result.interval
+        row = {
+            "step": self.num_timesteps,
+            "mean": round(result.mean, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "episodes": len(result.returns),
+            "sparsity": round(size(policy).sparsity, 6),
+            "phase": compressor.phase.name.lower() if compressor else "float",
+            "numerics": policy.numerics,
+            "seconds": round(self.seconds, 1),
+        }
+        self._rows.append(row)
+        for name in ("mean", "low", "high"):
+            self.logger.record(f"evaluation/{name}", row[name])
+        self.logger.dump(self.num_timesteps)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, EVALUATION_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        checkpoint.write_whole(self._files.evaluations, text.getvalue())
+        self._report()
+
+    def save(self) -> None:
+        model: Any = self.model
+        state = {"evaluations": self._rows, "seconds": self.seconds}
+        checkpoint.save_checkpoint(model, self._files.checkpoints, state)
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            latest = float(self._rows[-1]["mean"]) if self._rows else None
+            self._progress(min(self.num_timesteps, self._config.total_steps), self._config.total_steps, latest)

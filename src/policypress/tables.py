@@ -1,0 +1,114 @@
+"""What people read in the terminal: tables that fit 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.measure.size import SizeReport
+    from policypress.rl.evaluate import Evaluation
+
+
+def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return, share of the dense return, nonzeros, bits and bytes of finished runs, by name."""
+    table = _table("run", "return", "95 % interval", "nonzeros", "bits", "nominal", "file", "ratio")
+    for name, result in results.items():
+        evaluation, size = result["evaluation"], result["size"]
+        table.add_row(
+            name,
+            f"{evaluation['mean']:.1f}",
+            f"{evaluation['low']:.1f} - {evaluation['high']:.1f}",
+            f"{size['nonzeros']:,}",
+            str(size["bits"]),
+            f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio']:.1f}x",
+            f"{size['file_bytes']:,} B",
+            f"{size['file_ratio']:.1f}x",
+        )
+    return table
+
+
+def evaluation_table(result: Evaluation) -> Table:
+    """Mean, interval and the return of every episode."""
+    table = _table("environment", "episodes", "mean", "95 % interval", "IQM", "min", "max")
+    low, high = result.interval
+    table.add_row(
+        result.env,
+        str(len(result.returns)),
+        f"{result.mean:.1f}",
+        f"{low:.1f} - {high:.1f}",
+        f"{result.iqm:.1f}",
+        f"{min(result.returns):.1f}",
+        f"{max(result.returns):.1f}",
+    )
+    table.caption = "returns: " + " ".join(f"{value:.1f}" for value in result.returns)
+    return table
+
+
+def layer_table(report: SizeReport) -> Table:
+    """Shape, sparsity, bits and bytes of every layer, and the totals."""
+    table = _table("layer", "shape", "sparsity", "nonzeros", "bits", "bytes")
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            f"{layer.sparsity:.2%}",
+            f"{layer.nonzeros:,}",
+            str(layer.bits),
+            f"{layer.bytes:,}",
+        )
+    table.add_section()
+    table.add_row("all", "", f"{report.sparsity:.2%}", f"{report.nonzeros:,}", "", f"{report.file_bytes:,}")
+    table.caption = (
+        f"dense float32 {report.baseline_bytes:,} B; nominal {report.nominal_bytes:,.0f} B "
+        f"({report.nominal_ratio:.1f}x); file {report.file_bytes:,} B ({report.file_ratio:.1f}x)"
+    )
+    return table
+
+
+def contract_table(policy: Policy) -> Table:
+    """What the policy takes and gives, and where it comes from."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in contract_rows(policy).items():
+        table.add_row(name, value)
+    return table
+
+
+def contract_rows(policy: Policy) -> dict[str, str]:
+    """The contract of inputs and outputs in words."""
+    observation, action, origin = policy.observation, policy.action, policy.provenance
+    takes = f"{observation.dtype} array of shape {observation.shape} or a batch of them"
+    if observation.image:
+        takes += f", {observation.frame_stack} stacked frames, divided by 255 inside"
+    if observation.normalization is not None:
+        takes += ", normalized inside (VecNormalize)"
+    if action.kind == "discrete":
+        gives = f"index of the largest output, from {action.start}"
+    else:
+        assert action.low is not None and action.high is not None
+        bounds = f"[{float(action.low.min()):g}, {float(action.high.max()):g}]"
+        gives = f"{action.dtype} array of shape {action.shape}, {'tanh scaled to' if action.squash else 'clipped to'} {bounds}"
+    rows = {"takes": takes, "gives": gives, "numerics": policy.numerics}
+    if policy.input is not None:
+        rows["input"] = f"{policy.input.bits} bits a feature"
+    if origin.get("algo"):
+        rows["trained"] = ", ".join(f"{key} {origin[key]}" for key in ("algo", "env", "steps", "seed") if key in origin)
+    measured = policy.results.get("evaluation")
+    if measured:
+        rows["return"] = (
+            f"{measured['mean']:.1f} ({measured['low']:.1f} - {measured['high']:.1f}) "
+            f"over {measured['episodes']} episodes of {measured['env']}"
+        )
+    return rows
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table

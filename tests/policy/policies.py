@@ -1,0 +1,193 @@
+"""Small random policies of every kind, shared by the tests of policies and of measurements."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.policy.checks import output_shape
+from policypress.policy.policy import (
+    FLOAT_BITS,
+    INT32_MAX,
+    INT32_MIN,
+    ActionTransform,
+    Flatten,
+    InputQuantization,
+    Layer,
+    MaxPool2d,
+    Normalization,
+    Numerics,
+    ObservationTransform,
+    Op,
+    Policy,
+    Relu,
+    Requantization,
+    Residual,
+    TestVectors,
+    weight_limit,
+)
+
+NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")
+Kind = Literal["vector", "image"]
+
+
+class Builder:
+    """Makes layers of one numerics and bit width whose codes use their range."""
+
+    def __init__(
+        self, numerics: Numerics, bits: int, seed: int, per_output: bool, density: float = 0.6
+    ) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.numerics = numerics
+        self.bits = FLOAT_BITS if numerics == "float" else bits
+        self.integer = numerics == "integer"
+        self.per_output = per_output
+        self.density = density
+
+    def layer(
+        self, *shape: int, role: Literal["hidden", "signed", "raw"], name: str, **geometry: Any
+    ) -> Layer:
+        """``role``: "hidden" has a ReLU, "signed" has none, "raw" gives its accumulators."""
+        rng = self.rng
+        outputs, fan_in = shape[0], math.prod(shape[1:])
+        kept = rng.random(shape) < self.density
+        kept.reshape(outputs, -1)[:, 0] = True  # no output without weights
+        many = outputs if self.per_output else 1
+        if self.bits == FLOAT_BITS:
+            weight: NDArray[Any] = (rng.normal(size=shape) / math.sqrt(fan_in) * kept).astype(np.float32)
+            scale = np.ones(1, np.float32)
+        else:
+            limit = weight_limit(self.bits)
+            magnitude = rng.integers(1, limit + 1, shape)
+            weight = (magnitude * rng.choice([-1, 1], shape) * kept).astype(np.int8)
+            scale = (rng.uniform(0.5, 1.5, many) / (limit * math.sqrt(fan_in))).astype(np.float32)
+        if self.integer:
+            bias: NDArray[Any] = rng.integers(-300, 300, outputs).astype(np.int32)
+        else:
+            bias = rng.normal(size=outputs).astype(np.float32)
+        requantize = None
+        if self.integer and role != "raw":
+            low, high = (0, 255) if role == "hidden" else (-127, 127)
+            typical = 60 * math.sqrt(float((weight.astype(float) ** 2).sum()) / outputs)
+            requantize = Requantization(*self.ratio(100 / typical, many), low, high)
+        return Layer(weight, bias, self.bits, scale, role == "hidden", requantize, name=name, **geometry)
+
+    def ratio(self, ratio: float, many: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Multipliers and shifts near ``ratio``."""
+        multiplier = self.rng.integers(2**15, 2**16, many).astype(np.int32)
+        shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 62).astype(np.int32)
+        return multiplier, shift
+
+    def residual(self, channels: int, name: str) -> Residual:
+        """The block of the paper's network: ReLU, conv, ReLU, conv; the second gives accumulators."""
+        same: dict[str, Any] = {"padding": (1, 1)}
+        body: tuple[Op, ...] = (
+            Relu(),
+            self.layer(channels, channels, 3, 3, role="signed", name=f"{name}.0", **same),
+            Relu(),
+            self.layer(channels, channels, 3, 3, role="raw", name=f"{name}.1", **same),
+        )
+        if not self.integer:
+            return Residual(body)
+        last = body[-1]
+        assert isinstance(last, Layer)
+        typical = 60 * math.sqrt(float((last.weight.astype(float) ** 2).sum()) / channels)
+        many = channels if self.per_output else 1
+        limits = INT32_MIN, INT32_MAX
+        skip = Requantization(*self.ratio(0.7, 1), *limits)
+        branch = Requantization(*self.ratio(60 / typical, many), *limits)
+        return Residual(body, skip, branch, -127, 127)
+
+
+def make_policy(
+    numerics: Numerics,
+    kind: Kind,
+    bits: int = 8,
+    seed: int = 0,
+    per_output: bool = True,
+    vectors: bool = False,
+) -> Policy:
+    """A random policy: a vector one with box actions, or an image one with discrete actions."""
+    b = Builder(numerics, bits, seed, per_output)
+    if kind == "vector":
+        ops: tuple[Op, ...] = (
+            b.layer(9, 5, role="hidden", name="first"),
+            b.layer(7, 9, role="hidden", name="second"),
+            b.layer(3, 7, role="raw", name="mean"),
+        )
+        moments = b.rng.normal(size=5), b.rng.uniform(0.5, 2, 5)
+        observation = ObservationTransform((5,), "float64", normalization=Normalization(*moments, 1e-8, 4.0))
+        low = np.array([-2, -1, 0], np.float32)
+        action = ActionTransform("box", (3,), squash=True, low=low, high=np.array([1, 1, 5], np.float32))
+        inverse_scale = b.rng.uniform(20, 40, 5).astype(np.float32)
+        quantization = InputQuantization(inverse_scale, -127, 127, 8)
+    else:
+        head: tuple[Op, ...] = (
+            b.layer(3, 2, 3, 3, role="signed", name="stem", padding=(1, 0), stride=(2, 1)),
+            MaxPool2d((3, 2), (2, 1), (1, 1)),
+            b.residual(3, "block"),
+            Relu(),
+            Flatten(),
+        )
+        shape: tuple[int, ...] = (2, 9, 8)
+        for op in head:
+            shape = output_shape(op, shape)
+        ops = (
+            *head,
+            b.layer(6, shape[0], role="hidden", name="dense"),
+            b.layer(4, 6, role="raw", name="q"),
+        )
+        observation = ObservationTransform((2, 9, 8), "uint8", image=True, frame_stack=2)
+        action = ActionTransform("discrete", dtype="int64", start=1)
+        quantization = InputQuantization(np.array([255], np.float32), 0, 255, 8)
+    policy = Policy(
+        ops,
+        observation,
+        action,
+        quantization if numerics == "integer" else None,
+        baseline_bytes=4 * sum(op.weight.size + op.bias.size for op in ops if isinstance(op, Layer)),
+        provenance={
+            "algo": "sac",
+            "seed": seed,
+            "config": {"sparsity": 0.4, "schedule": None},
+            "note": "naïve ✓",
+        },
+        results={"return": [1.5, -2.25], "n": 3},
+    )
+    if not vectors:
+        return policy
+    seen = make_observations(policy, 5, seed)
+    return dataclasses.replace(
+        policy, test_vectors=TestVectors(seen, policy.outputs(seen), policy.predict(seen)[0])
+    )
+
+
+def make_observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
+    """Random observations of the policy's own dtype, (count, *shape)."""
+    rng = np.random.default_rng(seed)
+    shape = (count, *policy.observation.shape)
+    if policy.observation.dtype == "uint8":
+        return rng.integers(0, 256, shape).astype(np.uint8)
+    return (2 * rng.normal(size=shape)).astype(policy.observation.dtype)
+
+
+def assert_same(a: object, b: object) -> None:
+    """Fail unless the two are equal in structure, types, dtypes, shapes and every bit of every array."""
+    assert type(a) is type(b)
+    if isinstance(a, np.ndarray):
+        assert isinstance(b, np.ndarray)
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+    elif dataclasses.is_dataclass(a):
+        for field in dataclasses.fields(a):
+            assert_same(getattr(a, field.name), getattr(b, field.name))
+    elif isinstance(a, tuple):
+        assert isinstance(b, tuple)
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
