@@ -33,7 +33,7 @@ def main() -> None:
     try:
         app()
     except PolicypressError as error:
-        _err.print(f"policypress: {error}", markup=False)
+        _err.print(f"policypress: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         _err.print("policypress: interrupted; a training run goes on with --resume.")
@@ -63,9 +63,7 @@ def train(
     ] = None,
     network: Annotated[str | None, typer.Option(help="mlp; for images nature or resnet.")] = None,
     allocation: Annotated[str | None, typer.Option(help="erk, uniform, ivanov2025 or global. Default: erk.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="cubic, linear, one-shot or constant. Default: cubic.")
-    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="cubic, linear, one-shot or constant. Default: cubic.")] = None,
     granularity: Annotated[
         str | None, typer.Option(help="Weight scales: auto, tensor or channel. Default: auto.")
     ] = None,
@@ -136,28 +134,21 @@ def train(
 def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_json: JsonOption = False) -> None:
     """Show what a policy takes and gives, and where its bytes are."""
     import policypress
+    from policypress.tables import contract_rows, contract_table, layer_table
 
     loaded = policypress.load(policy)
     report = policypress.size(loaded)
     if as_json:
-        from policypress.policy.artifact import contract
-
-        _out.print_json(
-            json.dumps(
-                {
-                    "numerics": loaded.numerics,
-                    "contract": contract(loaded),
-                    "size": report.as_dict(),
-                    "provenance": loaded.provenance,
-                    "results": loaded.results,
-                }
-            )
-        )
-        return
-    from policypress.tables import contract_table, layer_table
-
-    _out.print(contract_table(loaded))
-    _out.print(layer_table(report))
+        found = {
+            "contract": contract_rows(loaded),
+            "numerics": loaded.numerics,
+            "size": report.as_dict(),
+            "provenance": loaded.provenance,
+            "results": loaded.results,
+        }
+        _out.print_json(json.dumps(found))
+    else:
+        _out.print(contract_table(loaded), layer_table(report))
 
 
 @app.command()
@@ -176,7 +167,11 @@ def evaluate(
     loaded = policypress.load(policy)
     with _bars("episodes") as advance:
         result = run(
-            loaded, env, episodes=episodes, seed=seed, progress=lambda done, of: advance("episodes", done, of, None)
+            loaded,
+            env,
+            episodes=episodes,
+            seed=seed,
+            progress=lambda done, of: advance("episodes", done, of, None),
         )
     if as_json:
         _out.print_json(json.dumps(result.as_dict()))

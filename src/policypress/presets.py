@@ -91,5 +91,3 @@ def _own_settings(family: Family, steps: int) -> dict[str, Any]:
             }
         }
     return {}
-
-

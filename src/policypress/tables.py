@@ -25,7 +25,7 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{evaluation['mean']:.1f}",
             f"{evaluation['low']:.1f} - {evaluation['high']:.1f}",
             f"{size['nonzeros']:,}",
-            str(size["bits"]),
+            str(size["layers"][0]["bits"]),
             f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio']:.1f}x",
             f"{size['file_bytes']:,} B",
             f"{size['file_ratio']:.1f}x",
@@ -90,9 +90,11 @@ def contract_rows(policy: Policy) -> dict[str, str]:
     if action.kind == "discrete":
         gives = f"index of the largest output, from {action.start}"
     else:
-        assert action.low is not None and action.high is not None
+        assert action.low is not None
+        assert action.high is not None
         bounds = f"[{float(action.low.min()):g}, {float(action.high.max()):g}]"
-        gives = f"{action.dtype} array of shape {action.shape}, {'tanh scaled to' if action.squash else 'clipped to'} {bounds}"
+        how = "tanh scaled to" if action.squash else "clipped to"
+        gives = f"{action.dtype} array of shape {action.shape}, {how} {bounds}"
     rows = {"takes": takes, "gives": gives, "numerics": policy.numerics}
     if policy.input is not None:
         rows["input"] = f"{policy.input.bits} bits a feature"

@@ -38,9 +38,7 @@ Kind = Literal["vector", "image"]
 class Builder:
     """Makes layers of one numerics and bit width whose codes use their range."""
 
-    def __init__(
-        self, numerics: Numerics, bits: int, seed: int, per_output: bool, density: float = 0.6
-    ) -> None:
+    def __init__(self, numerics: Numerics, bits: int, seed: int, per_output: bool, density: float = 0.6) -> None:
         self.rng = np.random.default_rng(seed)
         self.numerics = numerics
         self.bits = FLOAT_BITS if numerics == "float" else bits
@@ -48,9 +46,7 @@ class Builder:
         self.per_output = per_output
         self.density = density
 
-    def layer(
-        self, *shape: int, role: Literal["hidden", "signed", "raw"], name: str, **geometry: Any
-    ) -> Layer:
+    def layer(self, *shape: int, role: Literal["hidden", "signed", "raw"], name: str, **geometry: Any) -> Layer:
         """``role``: "hidden" has a ReLU, "signed" has none, "raw" gives its accumulators."""
         rng = self.rng
         outputs, fan_in = shape[0], math.prod(shape[1:])
@@ -161,9 +157,7 @@ def make_policy(
     if not vectors:
         return policy
     seen = make_observations(policy, 5, seed)
-    return dataclasses.replace(
-        policy, test_vectors=TestVectors(seen, policy.outputs(seen), policy.predict(seen)[0])
-    )
+    return dataclasses.replace(policy, test_vectors=TestVectors(seen, policy.outputs(seen), policy.predict(seen)[0]))
 
 
 def make_observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:

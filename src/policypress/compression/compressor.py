@@ -171,7 +171,7 @@ class Compressor:
                 if phase is Phase.FLOAT and was is not Phase.FLOAT:
                     node.replace(plain_layer(node.module))
                 elif phase is not Phase.FLOAT:
-                    node.module.active = active  # type: ignore[union-attr, assignment]
+                    node.module.active = active  # type: ignore[assignment]
             for residual in _residuals(graph.nodes):
                 if phase is Phase.FLOAT:
                     residual.block.add = Add()
@@ -179,7 +179,7 @@ class Compressor:
                     residual.block.add.active = active  # type: ignore[assignment]
         if active:
             for node in self.graph.layers:
-                node.module.update_step()  # type: ignore[operator, union-attr]
+                node.module.update_step()  # type: ignore[operator]
 
     def _insert_quantizers(self, graph: Graph) -> None:
         """Swaps layers for fake-quantized ones; target networks share the quantizers of the deployed one."""
@@ -212,7 +212,12 @@ class Compressor:
                 channels = weight_channels(node.module, config.granularity)
                 first = node is layers[0]
                 quantizer = LayerQuantizer(
-                    config.weight_bits, channels, config.weight_range, source, first and source is not None, output
+                    config.weight_bits,
+                    channels,
+                    config.weight_range,
+                    source,
+                    first and source is not None,
+                    output,
                 )
                 node.replace(quantized_layer(node.module, quantizer, active=False))
                 source = output

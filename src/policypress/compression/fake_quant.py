@@ -33,7 +33,7 @@ class _Quantize(torch.autograd.Function):
         return (x * inverse_scale).round_().clamp_(low, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         (inverse_scale,) = ctx.saved_tensors
         return grad * inverse_scale, None, None, None
 
@@ -53,9 +53,19 @@ class _Requantize(torch.autograd.Function):
         return clipped.float()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         inside, m = ctx.saved_tensors
         return grad * inside * m.float(), None, None, None
+
+
+def _quantize(x: torch.Tensor, inverse_scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    codes: torch.Tensor = _Quantize.apply(x, inverse_scale, low, high)  # type: ignore[no-untyped-call]
+    return codes
+
+
+def _requantize(acc: torch.Tensor, ratio: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    codes: torch.Tensor = _Requantize.apply(acc, ratio, low, high)  # type: ignore[no-untyped-call]
+    return codes
 
 
 def multiplier_and_shift(ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,10 +106,10 @@ class ActivationQuantizer(nn.Module):
 
     def scale(self) -> torch.Tensor:
         """One code in real units, float32, shape of ``limit``."""
-        return self._safe_limit() / self.high
+        return self._safe_limit().div(self.high)
 
     def inverse_scale(self) -> torch.Tensor:
-        return self.high / self._safe_limit()
+        return self._safe_limit().reciprocal().mul(self.high)
 
     @torch.no_grad()
     def observe(self, magnitude: torch.Tensor) -> None:
@@ -111,8 +121,7 @@ class ActivationQuantizer(nn.Module):
         self.limit.copy_(torch.where(fresh, magnitude, moved))
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
-        inverse = self.inverse_scale()
-        return _Quantize.apply(x, inverse, self.low, self.high)  # type: ignore[no-any-return]
+        return _quantize(x, self.inverse_scale(), self.low, self.high)
 
     def _safe_limit(self) -> torch.Tensor:
         # A range that never saw a signal (dead layer, constant feature) still needs a positive scale.
@@ -173,8 +182,8 @@ class _FakeQuantized(nn.Module):
     Until ``active``, the layer computes in float and only measures ranges (in training mode).
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: torch.Tensor
+    bias: torch.Tensor | None
     policypress_quantizer: LayerQuantizer
     active: bool
 
@@ -207,7 +216,7 @@ class _FakeQuantized(nn.Module):
             real = acc.detach() * unit
             output.observe((real.abs() if output.signed else real).amax().clamp(min=0.0).float().reshape(1))
         ratio = _fixed_point(self.exact_ratio())
-        code: torch.Tensor = _Requantize.apply(acc, self._per_channel(ratio, acc.dim(), 1), output.low, output.high)
+        code = _requantize(acc, self._per_channel(ratio, acc.dim(), 1), output.low, output.high)
         return code * output.scale()
 
     def accumulate(self, codes: torch.Tensor) -> torch.Tensor:
@@ -227,12 +236,11 @@ class _FakeQuantized(nn.Module):
         """Integer weights, float32, shape of ``weight``; scales of single input features are folded in."""
         step = self._per_channel(self.policypress_quantizer.step, self.weight.dim(), 0)
         high = self.policypress_quantizer.high
-        return _Quantize.apply(self.effective_weight(), 1.0 / step, -high, high)  # type: ignore[no-any-return]
+        return _quantize(self.effective_weight(), 1.0 / step, -high, high)
 
     def bias_codes(self) -> torch.Tensor:
         """Integer biases in units of the accumulator, float32, shape (out,)."""
-        inverse = 1.0 / self.accumulator_scale()
-        return _Quantize.apply(self._bias(), inverse, -BIAS_LIMIT, BIAS_LIMIT)  # type: ignore[no-any-return]
+        return _quantize(self._bias(), 1.0 / self.accumulator_scale(), -BIAS_LIMIT, BIAS_LIMIT)
 
     def accumulator_scale(self) -> torch.Tensor:
         """One unit of the accumulator in real units, float32, shape (1,) or (out,)."""
@@ -282,7 +290,7 @@ def _largest(x: torch.Tensor, quantizer: ActivationQuantizer) -> torch.Tensor:
     return magnitude.amax(0) if quantizer.per_feature else magnitude.amax().reshape(1)
 
 
-class FakeQuantLinear(_FakeQuantized, nn.Linear):
+class FakeQuantLinear(_FakeQuantized, nn.Linear):  # type: ignore[misc]
     """A Linear that shares the Parameters of the one it replaces, so names, order and optimizer stay."""
 
 
@@ -304,7 +312,7 @@ class FakeQuantAdd(nn.Module):
         if not self.active:
             return x + y
         total: torch.Tensor = sum(  # type: ignore[assignment]
-            _Requantize.apply(quantizer.codes(value), _fixed_point(ratio), *INT32)
+            _requantize(quantizer.codes(value), _fixed_point(ratio), *INT32)
             for quantizer, value, ratio in zip(self._operands, (x, y), self.exact_ratios(), strict=True)
         )
         return total.clamp(self.output.low, self.output.high) * self.output.scale()
@@ -320,14 +328,15 @@ def quantized_layer(
 ) -> FakeQuantLinear | FakeQuantConv2d:
     """A fake-quantized layer with the Parameters of ``module``; ``plain_layer`` is its inverse."""
     kind = FakeQuantConv2d if isinstance(module, nn.Conv2d) else FakeQuantLinear
-    layer = _same_layer(module, kind)
+    layer: FakeQuantLinear | FakeQuantConv2d = _same_layer(module, kind)
     layer.policypress_quantizer, layer.active = quantizer, active
     return layer
 
 
 def plain_layer(module: nn.Module) -> nn.Linear | nn.Conv2d:
     """The plain layer with the Parameters of a fake-quantized one."""
-    return _same_layer(module, nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear)
+    layer: nn.Linear | nn.Conv2d = _same_layer(module, nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear)
+    return layer
 
 
 def weight_channels(module: nn.Linear | nn.Conv2d, granularity: Granularity) -> int:
@@ -337,7 +346,7 @@ def weight_channels(module: nn.Linear | nn.Conv2d, granularity: Granularity) -> 
 
 
 def _same_layer(module: nn.Module, kind: type[Any]) -> Any:
-    layer = kind.__new__(kind)
+    layer: Any = object.__new__(kind)
     nn.Module.__init__(layer)
     own = {*vars(nn.Module()), "active"}
     vars(layer).update({name: value for name, value in vars(module).items() if name not in own})

@@ -24,7 +24,7 @@ class Residual(nn.Module):
     def __init__(self, body: nn.Sequential) -> None:
         super().__init__()
         self.body = body
-        self.add = Add()
+        self.add: nn.Module = Add()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.add(x, self.body(x))  # type: ignore[no-any-return]
@@ -111,9 +111,7 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
     if isinstance(module, nn.Sequential):
         prefix = f"{name}." if name else ""
         return [
-            node
-            for key, child in module.named_children()
-            for node in _trace_module(module, key, child, prefix + key)
+            node for key, child in module.named_children() for node in _trace_module(module, key, child, prefix + key)
         ]
     if isinstance(module, Residual):
         return [ResidualNode(module, tuple(_fuse_relu(_trace_module(module, "body", module.body, f"{name}.body"))))]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 
 def top_k_mask(scores: torch.Tensor, zeros: int) -> torch.Tensor:
@@ -32,7 +31,7 @@ class Masks:
     weight decay. Modules are left as they are, so that save, load and deepcopy of the network keep working.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, weights: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         self.weights = list(weights)
         self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
         self._optimizer = optimizer

@@ -76,14 +76,10 @@ def encode(policy: Policy) -> bytes:
     larger than a reader would accept.
     """
     payload, card, vectors = encode_payload(policy), encode_card(policy), _encode_vectors(policy.test_vectors)
-    body = (
-        _HEADER.pack(MAGIC, FORMAT_VERSION, len(payload), len(card), len(vectors)) + payload + card + vectors
-    )
+    body = _HEADER.pack(MAGIC, FORMAT_VERSION, len(payload), len(card), len(vectors)) + payload + card + vectors
     data = body + _digest(body)
     if len(data) > MAX_FILE_BYTES:
-        raise PolicypressError(
-            f"The policy takes {len(data):,} bytes, but a file at most {MAX_FILE_BYTES:,}."
-        )
+        raise PolicypressError(f"The policy takes {len(data):,} bytes, but a file at most {MAX_FILE_BYTES:,}.")
     return data
 
 
@@ -122,9 +118,7 @@ def _sections(data: bytes) -> list[bytes]:
         raise ArtifactError("it is truncated.")
     _, version, *lengths = _HEADER.unpack_from(data)
     if version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"it has format version {version}, but this policypress reads version {FORMAT_VERSION}."
-        )
+        raise ArtifactError(f"it has format version {version}, but this policypress reads version {FORMAT_VERSION}.")
     expected = _HEADER.size + sum(lengths) + _DIGEST_BYTES
     if len(data) < expected:
         raise ArtifactError("it is truncated.")

@@ -51,9 +51,7 @@ def encode_card(policy: Policy) -> bytes:
         "observation": _encode_observation(policy.observation),
         "action": _encode_action(policy.action),
         "baseline_bytes": int(policy.baseline_bytes),
-        "layers": [
-            {"name": name, "scale": _encode_floats(scale)} for name, scale in layer_annotations(policy)
-        ],
+        "layers": [{"name": name, "scale": _encode_floats(scale)} for name, scale in layer_annotations(policy)],
     }
     return _canonical(contract | described)
 
@@ -76,9 +74,7 @@ def decode_card(data: bytes) -> Card:
         observation=_decode_observation(card.get("observation", dict)),
         action=_decode_action(card.get("action", dict)),
         baseline_bytes=card.get("baseline_bytes", int),
-        annotations=[
-            Annotation(layer.get("name", str), layer.floats("scale", np.float32)) for layer in layers
-        ],
+        annotations=[Annotation(layer.get("name", str), layer.floats("scale", np.float32)) for layer in layers],
         provenance=card.get("provenance", dict),
         results=card.get("results", dict),
     )
@@ -176,9 +172,7 @@ class _Fields:
 
     def __init__(self, value: object, *names: str) -> None:
         if not isinstance(value, dict) or value.keys() != set(names):
-            raise ArtifactError(
-                f"its card needs the fields {', '.join(names)} in one place, and no others there."
-            )
+            raise ArtifactError(f"its card needs the fields {', '.join(names)} in one place, and no others there.")
         self._value = value
 
     def get(self, name: str, kind: type[T]) -> T:

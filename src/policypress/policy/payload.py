@@ -46,10 +46,7 @@ class Annotation(NamedTuple):
 
 def layer_annotations(policy: Policy) -> list[Annotation]:
     """Annotations of every layer in the order it runs."""
-    return [
-        Annotation(layer.name, None if _scale_is_used(policy, layer) else layer.scale)
-        for layer in policy.layers
-    ]
+    return [Annotation(layer.name, None if _scale_is_used(policy, layer) else layer.scale) for layer in policy.layers]
 
 
 def encode_payload(policy: Policy) -> bytes:
@@ -225,9 +222,7 @@ def _decode_layer(source: _Source, is_conv: bool) -> Layer:
     size, outputs = math.prod(shape), shape[0]
     if size > MAX_VALUES:
         raise ArtifactError(f"a layer declares more than {MAX_VALUES:,} weights.")
-    decoded = (
-        codec.decode_floats(reader, size) if bits == FLOAT_BITS else codec.decode_codes(reader, size, bits)
-    )
+    decoded = codec.decode_floats(reader, size) if bits == FLOAT_BITS else codec.decode_codes(reader, size, bits)
     bias = codec.decode_integers(reader, outputs) if source.integer else codec.decode_floats(reader, outputs)
 
     def count(flag: int) -> int:

@@ -37,9 +37,7 @@ class Requantization:
             bool(np.all((self.multiplier >= 2**15) & (self.multiplier < 2**16))),
             "A requantization multiplier must lie in [2**15, 2**16)",
         )
-        _require(
-            bool(np.all((self.shift >= 1) & (self.shift <= 62))), "A requantization shift must lie in [1, 62]"
-        )
+        _require(bool(np.all((self.shift >= 1) & (self.shift <= 62))), "A requantization shift must lie in [1, 62]")
         _require(
             INT32_MIN <= self.low < self.high <= INT32_MAX,
             f"A requantization's limits must be ordered int32 values, not [{self.low}, {self.high}]",
@@ -286,9 +284,7 @@ class ActionTransform:
             )  # fmt: skip
             return
         _require(self.kind == "box", f'An action is of kind "box" or "discrete", not {self.kind!r}')
-        _require(
-            self.dtype in ("float32", "float64"), f"Box actions are float32 or float64, not {self.dtype}"
-        )
+        _require(self.dtype in ("float32", "float64"), f"Box actions are float32 or float64, not {self.dtype}")
         _require(self.start == 0, "Only discrete actions have a start")
         for bound in (self.low, self.high):
             _require(
@@ -303,9 +299,7 @@ class ActionTransform:
             bool(np.all(np.asarray(self.low) <= np.asarray(self.high))),
             "The lower bound of an action exceeds the upper one",
         )
-        _require(
-            bool(np.all(np.isfinite(span))) or not self.squash, "A squashed action's bounds lie too far apart"
-        )
+        _require(bool(np.all(np.isfinite(span))) or not self.squash, "A squashed action's bounds lie too far apart")
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,9 +378,7 @@ class Policy:
         from policypress.policy import reference
 
         if not deterministic:
-            raise PolicypressError(
-                "A frozen policy is deterministic: call predict(observation, deterministic=True)."
-            )
+            raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
         actions = reference.act(self.action, self.outputs(observation))
         single = np.ndim(observation) == len(self.observation.shape)
         return (np.asarray(actions[0]) if single else actions), state
@@ -446,9 +438,7 @@ def _require_vector(label: str, vector: NDArray[Any], dtype: type[np.generic]) -
     )
 
 
-def _require_window(
-    label: str, kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int]
-) -> None:
+def _require_window(label: str, kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int]) -> None:
     # Padding of a kernel or more would only add windows that see nothing.
     fits = all(k >= 1 and s >= 1 and 0 <= p < k for k, s, p in zip(kernel, stride, padding, strict=True))
     _require(fits, f"{label} needs a kernel and stride of at least 1 and a padding smaller than the kernel")

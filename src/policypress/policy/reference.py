@@ -150,9 +150,7 @@ def requantize(requantization: Requantization, accumulator: Int64) -> Int64:
     multiplier = requantization.multiplier.astype(np.int64).reshape(per_channel)
     shift = requantization.shift.astype(np.int64).reshape(per_channel)
     half = np.int64(1) << (shift - 1)
-    codes: Int64 = np.clip(
-        (accumulator * multiplier + half) >> shift, requantization.low, requantization.high
-    )
+    codes: Int64 = np.clip((accumulator * multiplier + half) >> shift, requantization.low, requantization.high)
     return codes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform
 from policypress.rl.networks import EXTRACTOR_KWARGS, ResNetExtractor
-
 
 _UNSUPPORTED_OBSERVATION = (
     "observations of {} space cannot be pressed: wrap the environment so that it returns one array "
@@ -69,7 +69,9 @@ class Adapter(ABC):
         dense = layers[len(convolutions) :]
         hidden = (_IMAGE_FEATURES,) if convolutions else self.default_hidden
         widths = [dense[0].weight.shape[1], *hidden, dense[-1].weight.shape[0]]
-        return sum(layer.weight.numel() + layer.weight.shape[0] for layer in convolutions) + sum((before + 1) * after for before, after in zip(widths, widths[1:], strict=False))
+        return sum(layer.weight.numel() + layer.weight.shape[0] for layer in convolutions) + sum(
+            (before + 1) * after for before, after in pairwise(widths)
+        )
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises UnsupportedError for spaces that the algorithm or policypress cannot take."""

@@ -34,8 +34,8 @@ _BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "do
 def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> BaseAlgorithm:
     """An agent saved by Stable-Baselines3's ``save``, with pruning and quantization where they stood.
 
-    Plain ``SAC.load`` refuses an agent that was saved while quantizing (unexpected keys ``policypress_quantizer``); this
-    is the door for it. Like Stable-Baselines3's own, it unpickles: open only files you trust. Raises RunError if the
+    Plain ``SAC.load`` refuses an agent that was saved while quantizing (unexpected keys
+    ``policypress_quantizer``); this is the door for it. Like Stable-Baselines3's own, it unpickles: open only files you trust. Raises RunError if the
     file is missing or not an agent.
     """
     path = Path(path)
@@ -44,7 +44,9 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
             contents = {name: archive.read(name) for name in archive.namelist()}
         weights = torch.load(io.BytesIO(contents["policy.pth"]), map_location=device, weights_only=True)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise RunError(f"{path} is not an agent saved by Stable-Baselines3: give the zip that model.save wrote.") from error
+        raise RunError(
+            f"{path} is not an agent saved by Stable-Baselines3: give the zip that model.save wrote."
+        ) from error
     ranges = {key: value for key, value in weights.items() if QUANTIZER_KEY in key or ADD_KEY in key}
     plain = {key: value for key, value in weights.items() if key not in ranges}
     contents["policy.pth"] = _torch_bytes(plain)
@@ -80,7 +82,9 @@ def map_replay_buffer(model: OffPolicyAlgorithm, folder: Path, resume: bool) -> 
         if resume:
             mapped = np.lib.format.open_memmap(file, mode="r+")
             if mapped.shape != array.shape or mapped.dtype != array.dtype:
-                raise RunError(f"the replay buffer in {folder} is of another shape: start the run anew in another folder.")
+                raise RunError(
+                    f"the replay buffer in {folder} is of another shape: start the run anew in another folder."
+                )
         else:
             mapped = np.lib.format.open_memmap(file, mode="w+", dtype=array.dtype, shape=array.shape)
         setattr(buffer, name, mapped)
@@ -126,7 +130,7 @@ def restore_checkpoint(model: OffPolicyAlgorithm, checkpoint: Path) -> dict[str,
     saved = state["random"]
     torch.set_rng_state(torch.tensor(saved["torch"], dtype=torch.uint8))
     name, keys, *rest = saved["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002 - as above
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     return state
@@ -170,9 +174,9 @@ def _torch_bytes(value: Any) -> bytes:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 draws from it
     return {
         "torch": torch.get_rng_state().tolist(),
-        "numpy": [name, keys.tolist(), *rest],  # type: ignore[union-attr]
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
         "python": random.getstate(),
     }

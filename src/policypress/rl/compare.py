@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,7 +72,11 @@ def _check_alive(workers: Mapping[str, Any], results: Mapping[str, Any]) -> None
 
 
 def _work(name: str, config: TrainConfig, out: Path, resume: bool, messages: Any) -> None:
+    parent = os.getppid()
+
     def report(*values: Any) -> None:
+        if os.getppid() != parent:
+            raise RunError("the process that started this run is gone: go on with --resume.")
         messages.put((name, "progress", values))
 
     try:

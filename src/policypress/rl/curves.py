@@ -26,7 +26,11 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, str]]], path: Path) -
         steps = [int(row["step"]) for row in rows]
         returns.plot(steps, [float(row["mean"]) for row in rows], color=color, label=name, marker=".")
         returns.fill_between(
-            steps, [float(row["low"]) for row in rows], [float(row["high"]) for row in rows], color=color, alpha=0.2
+            steps,
+            [float(row["low"]) for row in rows],
+            [float(row["high"]) for row in rows],
+            color=color,
+            alpha=0.2,
         )
         sparsity.plot(steps, [100.0 * float(row["sparsity"]) for row in rows], color=color)
         quantized = [step for step, row in zip(steps, rows, strict=True) if row["phase"] == "quantize"]

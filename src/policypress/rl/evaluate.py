@@ -84,7 +84,9 @@ def evaluate(
     """
     env_id = env_id or policy.provenance.get("env")
     if not env_id:
-        raise ConfigError("the policy does not say where it was trained: name an environment, for example env='Hopper-v5'.")
+        raise ConfigError(
+            "the policy does not say where it was trained: name an environment, for example env='Hopper-v5'."
+        )
     returns = np.zeros(episodes)
     lengths = np.zeros(episodes, np.int64)
     finished = 0

@@ -42,7 +42,11 @@ def plan(
     settings = presets.train_settings(preset, family, network, steps)
     settings["algo_kwargs"] = {**settings.get("algo_kwargs", {}), **(algo_kwargs or {})}
     return TrainConfig(
-        algo, env, steps, compression=_compression(preset, dict(compression or {})), **{**settings, **training}
+        algo,
+        env,
+        steps,
+        compression=_compression(preset, dict(compression or {})),
+        **{**settings, **training},
     )
 
 

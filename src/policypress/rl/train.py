@@ -6,7 +6,6 @@ import csv
 import inspect
 import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -212,7 +211,16 @@ def _model(
 def _check(config: TrainConfig, adapter: Adapter) -> None:
     """Everything that can be wrong before the first step."""
     known = inspect.signature(adapter.model_class).parameters
-    ours = {"policy", "env", "policy_kwargs", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model"}
+    ours = {
+        "policy",
+        "env",
+        "policy_kwargs",
+        "seed",
+        "device",
+        "tensorboard_log",
+        "verbose",
+        "_init_setup_model",
+    }
     if wrong := sorted(name for name in config.algo_kwargs if name not in known or name in ours):
         raise ConfigError(
             f"{adapter.model_class.__name__} takes no setting {', '.join(wrong)}; it takes "
@@ -228,7 +236,9 @@ def _check(config: TrainConfig, adapter: Adapter) -> None:
         image = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 3
         if image != (config.network != "mlp"):
             better = "nature or --network resnet" if image else "mlp"
-            raise ConfigError(f"network={config.network} does not fit {config.env}'s observations: use --network {better}.")
+            raise ConfigError(
+                f"network={config.network} does not fit {config.env}'s observations: use --network {better}."
+            )
     finally:
         env.close()
 
@@ -237,14 +247,18 @@ class _RunCallback(BaseCallback):
     """Evaluations of the policy as it would be deployed, checkpoints and progress."""
 
     def __init__(
-        self, config: TrainConfig, files: RunFiles, adapter: Adapter, state: dict[str, Any], progress: Progress | None
+        self,
+        config: TrainConfig,
+        files: RunFiles,
+        adapter: Adapter,
+        state: dict[str, Any],
+        progress: Progress | None,
     ) -> None:
         super().__init__()
         self._config, self._files, self._adapter, self._progress = config, files, adapter, progress
         self._rows: list[dict[str, Any]] = state.get("evaluations", [])
         self._seconds_before = float(state.get("seconds", 0.0))
         self._started = time.monotonic()
-        self._parent = os.getppid()
         self._checkpoint_every = max(1, config.total_steps // 100)
         self._next_checkpoint = self._checkpoint_every
 
@@ -264,8 +278,6 @@ class _RunCallback(BaseCallback):
             self.save()
         if self.n_calls % 50 == 0:
             self._report()
-        if os.getppid() != self._parent:
-            raise RunError("the process that started this run is gone: go on with --resume.")
         return True
 
     def evaluate_if_due(self, final: bool = False) -> None:

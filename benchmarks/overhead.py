@@ -1,0 +1,130 @@
+"""Cost of compression: training steps per second against plain Stable-Baselines3, alternating in one run.
+
+Three SAC agents on HalfCheetah-v5 (17-256-256-6, batch 256) take turns of ``--chunk`` environment steps: plain
+Stable-Baselines3, one that is being pruned (the masks change every few steps), and one that computes in integers.
+CPU time of this process is measured, so that a neighbour on the machine does not decide the ratio.
+
+    python benchmarks/overhead.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import numpy as np
+import torch
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from policypress.config import CompressionConfig
+from policypress.rl import CompressionCallback
+from policypress.rl.environments import make_env
+
+WARM_UP = 400
+NOMINAL_STEPS = 100_000
+"""The run whose middle is timed: pruning strides are as far apart as in a run of this length."""
+
+
+def sac() -> BaseAlgorithm:
+    return SAC("MlpPolicy", "HalfCheetah-v5", learning_starts=200, buffer_size=20_000, seed=1)
+
+
+def dqn() -> BaseAlgorithm:
+    env = make_env("BoxingNoFrameskip-v4", training=True)
+    return DQN("CnnPolicy", env, learning_starts=200, buffer_size=2_000, target_update_interval=1_000, seed=1)
+
+
+AGENTS = {"sac": sac, "dqn": dqn}
+TARGETS = {"pruning": 0.95, "quantizing": 0.85}
+
+
+def configs(sparsity: float) -> dict[str, CompressionConfig | None]:
+    # Pruning from the first to the last step; quantizing a network pruned already, as at the end of a run.
+    return {
+        "plain": None,
+        "pruning": CompressionConfig(sparsity=sparsity, prune_start=0.0, prune_end=1.0),
+        "quantizing": CompressionConfig(
+            sparsity=sparsity,
+            schedule="constant",
+            prune_start=0.0,
+            prune_end=0.01,
+            weight_bits=8,
+            quantize_start=0.0035,
+            observe=0.001,
+        ),
+    }
+
+
+def measure(algo: str, sparsity: float, chunk: int, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every turn, by the name of the agent."""
+    agents: dict[str, tuple[BaseAlgorithm, BaseCallback | None]] = {}
+    for name, config in configs(sparsity).items():
+        agents[name] = (
+            AGENTS[algo](),
+            None if config is None else CompressionCallback(config, NOMINAL_STEPS),
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in agents}
+    for turn in range(rounds + 1):
+        for name, (model, callback) in agents.items():
+            # SB3 takes the steps of one call as the whole run; the windows refer to NOMINAL_STEPS.
+            steps = chunk if turn else WARM_UP
+            started = time.process_time()
+            model.learn(
+                NOMINAL_STEPS,
+                callback=_stopping(callback, model.num_timesteps + steps),
+                reset_num_timesteps=turn == 0,
+            )
+            if turn:
+                seconds[name].append(time.process_time() - started)
+    return seconds
+
+
+class _Stop(BaseCallback):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < self.at
+
+
+def _stopping(callback: BaseCallback | None, at: int) -> list[BaseCallback]:
+    return [*([callback] if callback is not None else []), _Stop(at)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", choices=sorted(AGENTS), default="sac")
+    parser.add_argument("--sparsity", type=float, default=0.98)
+    parser.add_argument("--chunk", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    seconds = measure(arguments.algo, arguments.sparsity, arguments.chunk, arguments.rounds)
+    plain = np.array(seconds["plain"])
+    report = {
+        name: {
+            "steps_per_cpu_second": arguments.chunk * arguments.rounds / sum(seconds[name]),
+            "ratio": float(np.median(plain / np.array(seconds[name]))),
+            "target": TARGETS[name],
+        }
+        for name in TARGETS
+    }
+    report["plain"] = {"steps_per_cpu_second": arguments.chunk * arguments.rounds / float(plain.sum())}
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f"{arguments.algo}, sparsity {arguments.sparsity}, {arguments.rounds} turns of {arguments.chunk} steps each")
+    print(f"{'agent':12} {'steps/CPU s':>12} {'of plain':>9} {'aim':>6}")
+    print(f"{'plain':12} {report['plain']['steps_per_cpu_second']:12.1f} {1:9.1%}")
+    for name in TARGETS:
+        row = report[name]
+        print(f"{name:12} {row['steps_per_cpu_second']:12.1f} {row['ratio']:9.1%} {row['target']:6.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Sizes of policies, counted by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from policy.policies import NUMERICS, make_policy
+from policypress.measure.size import size
+from policypress.policy.artifact import encode_payload
+from policypress.policy.policy import Layer, Numerics, Policy
+
+
+def mixed() -> Policy:
+    """A weight-only policy of a 4-bit and an 8-bit layer with known zeros."""
+    policy = make_policy("weight-only", "vector", bits=4)
+    first, second, last = policy.ops
+    assert isinstance(first, Layer)
+    assert isinstance(second, Layer)
+    assert isinstance(last, Layer)
+    nine = dataclasses.replace(first, weight=np.eye(9, 5, dtype=np.int8))  # 45 weights, 5 of them not zero
+    seven = dataclasses.replace(second, weight=np.eye(7, 9, dtype=np.int8))  # 63 weights, 7 not zero
+    three = dataclasses.replace(last, weight_bits=8, weight=np.full((3, 7), 100, np.int8))  # 21 weights
+    return dataclasses.replace(policy, ops=(nine, seven, three))
+
+
+def test_nominal_size_is_the_papers_count() -> None:
+    report = size(mixed())
+    assert (report.weights, report.nonzeros) == (129, 33)
+    assert report.sparsity == pytest.approx(96 / 129)
+    assert report.nominal_bytes == (12 * 4 + 21 * 8) / 8
+    assert report.nominal_ratio == pytest.approx(32 * 129 / (12 * 4 + 21 * 8))
+
+
+def test_nominal_ratio_of_equal_bits_is_the_papers_formula() -> None:
+    report = size(make_policy("integer", "vector", bits=4))
+    assert report.nominal_ratio == pytest.approx(32 / 4 / (1 - report.sparsity))
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", ["vector", "image"])
+def test_file_size_is_the_payload(numerics: Numerics, kind: str) -> None:
+    policy = make_policy(numerics, kind, vectors=True)  # type: ignore[arg-type]
+    report = size(policy)
+    assert report.file_bytes == len(encode_payload(policy))
+    assert report.baseline_bytes == policy.baseline_bytes
+    assert report.file_ratio == policy.baseline_bytes / report.file_bytes
+    assert 0 < sum(row.bytes for row in report.layers) < report.file_bytes
+    assert report.file_bytes - sum(row.bytes for row in report.layers) < 60  # input and structure
+
+
+def test_rows_describe_the_layers() -> None:
+    policy = make_policy("integer", "image", bits=3)
+    rows = size(policy).layers
+    assert [(row.name, row.kind, row.shape) for row in rows] == [
+        ("stem", "conv", (3, 2, 3, 3)),
+        ("block.0", "conv", (3, 3, 3, 3)),
+        ("block.1", "conv", (3, 3, 3, 3)),
+        ("dense", "linear", (6, policy.layers[3].weight.shape[1])),
+        ("q", "linear", (4, 6)),
+    ]
+    for row, layer in zip(rows, policy.layers, strict=True):
+        assert (row.bits, row.nonzeros, row.sparsity) == (3, layer.nonzeros, layer.sparsity)
+        assert row.bytes > row.nonzeros * 3 / 8
+
+
+def test_a_float_policy_is_about_its_baseline() -> None:
+    policy = make_policy("float", "vector")
+    dense = [
+        dataclasses.replace(layer, weight=np.ones_like(layer.weight))
+        for layer in policy.layers
+    ]  # fmt: skip
+    report = size(dataclasses.replace(policy, ops=tuple(dense)))
+    assert report.nominal_ratio == 1
+    assert 0.9 < report.file_ratio < 1
+
+
+def test_fewer_bits_and_weights_take_fewer_bytes() -> None:
+    eight, four = (size(make_policy("integer", "image", bits=bits)).file_bytes for bits in (8, 4))
+    assert four < eight
+    assert size(mixed()).file_bytes < size(make_policy("weight-only", "vector", bits=8)).file_bytes
+
+
+def test_the_report_is_json() -> None:
+    report = size(make_policy("integer", "vector"))
+    fields = json.loads(json.dumps(report.as_dict()))
+    assert fields["file_bytes"] == report.file_bytes
+    assert fields["layers"][0]["name"] == "first"
+
+
+def test_a_policy_of_zeros_has_no_nominal_size() -> None:
+    policy = mixed()
+    zeros = tuple(dataclasses.replace(layer, weight=np.zeros_like(layer.weight)) for layer in policy.layers)
+    report = size(dataclasses.replace(policy, ops=zeros))
+    assert (report.nominal_bytes, report.nominal_ratio, report.sparsity) == (0, math.inf, 1)

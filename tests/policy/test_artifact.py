@@ -1,0 +1,509 @@
+"""Policy files: exact round trips, equal bytes for equal policies, and refusal of every damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import struct
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policy.policies import NUMERICS, Kind, assert_same, make_observations, make_policy
+from policypress.errors import ArtifactError, ObservationError, PolicypressError
+from policypress.policy import artifact, codec
+from policypress.policy.policy import (
+    ActionTransform,
+    Flatten,
+    InputQuantization,
+    Layer,
+    Numerics,
+    ObservationTransform,
+    Policy,
+    Residual,
+)
+
+KINDS: tuple[Kind, ...] = ("vector", "image")
+HEADER = struct.Struct("<8sHIII")
+
+
+def split(data: bytes) -> list[bytes]:
+    """Payload, card and test vectors of a file."""
+    _, _, *lengths = HEADER.unpack_from(data)
+    ends = list(itertools.accumulate(lengths, initial=HEADER.size))
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def join(payload: bytes, card: bytes, vectors: bytes, version: int = 1) -> bytes:
+    """A file of these sections with a correct checksum."""
+    body = HEADER.pack(b"\x89POLICY\n", version, len(payload), len(card), len(vectors)) + payload + card + vectors
+    return body + hashlib.sha256(body).digest()[:8]
+
+
+def refused(data: bytes, words: str) -> None:
+    with pytest.raises(ArtifactError, match=words) as error:
+        artifact.decode(data)
+    sentence = str(error.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("per_output", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("numerics", "bits"),
+    [("float", 32), *itertools.product(("integer", "weight-only"), range(2, 9))],
+)
+def test_policies_come_back_exactly(numerics: Numerics, bits: int, kind: Kind, per_output: bool) -> None:
+    policy = make_policy(numerics, kind, bits=bits, seed=bits, per_output=per_output, vectors=True)
+    data = artifact.encode(policy)
+    back = artifact.decode(data)
+    assert_same(back, policy)
+    assert artifact.encode(back) == data
+    assert artifact.payload_size(policy) == len(split(data)[0])
+    observations = make_observations(policy, 3, seed=9)
+    outputs = back.outputs(observations)
+    assert outputs.tobytes() == policy.outputs(observations).tobytes()
+    assert len(np.unique(outputs)) > 3
+    assert back.test_vectors is not None
+    assert back.outputs(back.test_vectors.observations).tobytes() == back.test_vectors.outputs.tobytes()
+
+
+def test_files_come_back(tmp_path: Path) -> None:
+    policy = make_policy("integer", "image", vectors=True)
+    artifact.save(policy, str(tmp_path / "a.policy"))
+    assert_same(artifact.load(tmp_path / "a.policy"), policy)
+
+
+def test_infinite_bounds_and_odd_numbers_come_back() -> None:
+    policy = make_policy("float", "vector")
+    bounds = np.array([-np.inf, -0.1, 0], np.float32), np.array([np.inf, 1e-45, 3e38], np.float32)
+    action = ActionTransform("box", (3,), dtype="float64", low=bounds[0], high=bounds[1])
+    results = {"large": 10**30, "small": 5e-324, "neg": -0.0, "text": "\u2028\0 ☃", "none": None, "yes": True}
+    policy = dataclasses.replace(policy, action=action, results=results)
+    assert_same(artifact.decode(artifact.encode(policy)), policy)
+
+
+def test_shapes_of_actions_and_observations_come_back() -> None:
+    policy = make_policy("integer", "vector")
+    first = policy.ops[0]
+    assert isinstance(first, Layer)
+    six = dataclasses.replace(first, weight=np.repeat(first.weight, 2, axis=1)[:, :6])
+    bounds = np.zeros((3, 1), np.float32)
+    policy = dataclasses.replace(
+        policy,
+        ops=(Flatten(), six, *policy.ops[1:]),
+        observation=ObservationTransform((2, 3), "int16", frame_stack=2),
+        action=ActionTransform("box", (3, 1), low=bounds, high=bounds + 1),
+        input=InputQuantization(np.arange(1, 7, dtype=np.float32), -7, 7, 4),
+    )
+    back = artifact.decode(artifact.encode(policy))
+    assert_same(back, policy)
+    actions, _ = back.predict(np.ones((4, 2, 3), np.int16))
+    assert actions.shape == (4, 3, 1)
+
+
+def test_a_sparse_float_policy_is_stored_sparse() -> None:
+    policy = make_policy("float", "vector")
+    first, *rest = policy.ops
+    assert isinstance(first, Layer)
+    sparse = dataclasses.replace(first, weight=np.where(np.arange(45).reshape(9, 5) % 9, 0, first.weight))
+    smaller = dataclasses.replace(policy, ops=(sparse, *rest))
+    assert artifact.payload_size(smaller) < artifact.payload_size(policy) - 60
+    assert_same(artifact.decode(artifact.encode(smaller)), smaller)
+
+
+def test_equal_policies_give_equal_bytes() -> None:
+    for numerics, kind in itertools.product(NUMERICS, KINDS):
+        one = make_policy(numerics, kind, vectors=True)
+        two = make_policy(numerics, kind, vectors=True)
+        assert artifact.encode(one) == artifact.encode(two)
+        reordered = dataclasses.replace(two, provenance=dict(reversed(two.provenance.items())))
+        assert artifact.encode(one) == artifact.encode(reordered)
+        other = make_policy(numerics, kind, seed=1, vectors=True)
+        assert artifact.encode(one) != artifact.encode(other)
+
+
+def test_memory_layout_does_not_matter() -> None:
+    policy = make_policy("weight-only", "vector")
+    first, *rest = policy.ops
+    assert isinstance(first, Layer)
+    turned = dataclasses.replace(first, weight=np.asfortranarray(first.weight))
+    assert artifact.encode(dataclasses.replace(policy, ops=(turned, *rest))) == artifact.encode(policy)
+
+
+def test_the_payload_holds_only_what_runs() -> None:
+    policy = make_policy("integer", "vector", vectors=True)
+    bare = dataclasses.replace(
+        policy,
+        ops=tuple(
+            dataclasses.replace(op, name="a" * 99, scale=op.scale if op is policy.ops[-1] else 2 * op.scale)
+            for op in policy.ops
+            if isinstance(op, Layer)
+        ),
+        provenance={},
+        results={},
+        test_vectors=None,
+    )
+    payload = artifact.encode_payload(policy)
+    assert artifact.encode_payload(bare) == payload
+    assert_same(artifact.decode(artifact.encode(bare)), bare)
+    ops, quantization = artifact.decode_payload(payload)
+    assert_same(quantization, policy.input)
+    for op, layer in zip(ops, policy.layers, strict=True):
+        assert isinstance(op, Layer)
+        assert_same(op.weight, layer.weight)
+        assert_same(op.requantize, layer.requantize)
+    assert_same(dataclasses.replace(ops[-1], name="mean"), policy.layers[-1])
+
+
+def test_bytes_of_the_frame_by_hand() -> None:
+    policy = make_policy("integer", "vector")
+    data = artifact.encode(policy)
+    payload, card, vectors = split(data)
+    assert data == join(payload, card, vectors)
+    assert vectors == b""
+    assert payload[0] == 8  # input bits
+    assert json.loads(card)["observation"]["dtype"] == "float64"
+    assert list(json.loads(card)) == sorted(json.loads(card))
+
+
+# Files
+
+
+def test_saving_replaces_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.policy"
+    old, new = make_policy("integer", "vector"), make_policy("integer", "vector", seed=1)
+    artifact.save(old, path)
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(PolicypressError, match="No space left"):
+        artifact.save(new, path)
+    monkeypatch.undo()
+    assert_same(artifact.load(path), old)
+    artifact.save(new, path)
+    assert_same(artifact.load(path), new)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.policy"]
+
+
+def test_files_that_cannot_be_written_or_read(tmp_path: Path) -> None:
+    policy = make_policy("integer", "vector")
+    with pytest.raises(PolicypressError, match="Cannot write .*No such file"):
+        artifact.save(policy, tmp_path / "nowhere" / "a.policy")
+    with pytest.raises(ArtifactError, match="Cannot read .*No such file"):
+        artifact.load(tmp_path / "nothing.policy")
+    with pytest.raises(ArtifactError, match="Cannot read .*directory"):
+        artifact.load(tmp_path)
+    (tmp_path / "text.policy").write_text("hello, this is text")
+    with pytest.raises(ArtifactError, match=r"Cannot load .*text\.policy: it is not a policy file\."):
+        artifact.load(tmp_path / "text.policy")
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"a": math.nan},
+        {"a": math.inf},
+        {"a": (1, 2)},
+        {1: "a"},
+        {"a": np.float32(1)},
+        {"a": b"x"},
+        {"a": "\ud800"},
+    ],
+)
+def test_what_is_no_json_is_refused(provenance: Any, tmp_path: Path) -> None:
+    policy = dataclasses.replace(make_policy("integer", "vector"), provenance=provenance)
+    with pytest.raises(PolicypressError, match="JSON values"):
+        artifact.save(policy, tmp_path / "a.policy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_too_large_for_its_reader_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "MAX_FILE_BYTES", 100)
+    with pytest.raises(PolicypressError, match="at most 100"):
+        artifact.encode(make_policy("integer", "vector"))
+
+
+# Damage
+
+
+FILE = artifact.encode(make_policy("integer", "vector", vectors=True))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PO", b"PK\x03\x04" + bytes(60), b"\x80\x04\x95" + bytes(60), bytes(99)])
+def test_what_is_no_policy(data: bytes) -> None:
+    refused(data, "not a policy file")
+
+
+def test_a_file_whose_line_ends_were_converted() -> None:
+    refused(FILE.replace(b"\n", b"\r\n"), "not a policy file")
+
+
+@pytest.mark.parametrize("version", [0, 2, 65535])
+def test_other_versions(version: int) -> None:
+    refused(join(*split(FILE), version=version), f"version {version}, but this policypress reads version 1")
+
+
+def test_truncation_at_every_byte() -> None:
+    for size in range(8, len(FILE)):
+        refused(FILE[:size], "truncated")
+
+
+def test_every_altered_byte() -> None:
+    for place in range(len(FILE)):
+        for flip in (1, 0x80, 0xFF):
+            damaged = bytearray(FILE)
+            damaged[place] ^= flip
+            with pytest.raises(ArtifactError):
+                artifact.decode(bytes(damaged))
+
+
+def test_bytes_after_the_end() -> None:
+    refused(FILE + b"\0", "altered")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"baseline_bytes":', '"baseline_bytes": ', "canonical"),
+        ('{"action"', '{"action":1,"action"', "canonical"),
+        ('"frame_stack":1', '"frame_stack":true', "frame_stack"),
+        ('"frame_stack":1', '"frame_stack":0', "frame_stack"),
+        ('"frame_stack":1', '"frame_stack":NaN', "canonical"),
+        ('"frame_stack":1,', "", "frame_stack"),
+        ('"frame_stack":1,', '"frame_stack":1,"gravity":1,', "others"),
+        ('"image":false', '"image":0', "image"),
+        ('"dtype":"float64"', '"dtype":"object"', "dtypes"),
+        ('"kind":"box"', '"kind":"cone"', "kind"),
+        ('"kind":"box"', '"kind":"discrete"', "discrete"),
+        ('"shape":[5]', '"shape":[-5]', "shape"),
+        ('"shape":[5]', '"shape":[5.0]', "shape"),
+        ('"shape":[5]', '"shape":[1000000000,1000000000]', "normalization"),
+        ('"shape":[3]', '"shape":[3000000000]', "shape"),
+        ('"shape":[3]', '"shape":[4]', "bounds"),
+        ('"low":[-2.0,', '"low":["-inf",', "bounds"),
+        ('"low":[-2.0,', '"low":["minus two",', "low"),
+        ('"low":[-2.0,', '"low":[-2,', "low"),
+        ('"low":[-2.0,', '"low":[-2.1,', "low"),
+        ('"low":[-2.0,', '"low":[-1e+300,', "low"),
+        ('"low":[-2.0,', '"low":[', "bounds"),
+        ('"epsilon_clip":[1e-08,4.0]', '"epsilon_clip":[1e-08]', "normalization"),
+        ('"epsilon_clip":[1e-08,4.0]', '"epsilon_clip":[1e-08,-4.0]', "clip"),
+        ('{"name":"first"', '{"name":"extra","scale":null},{"name":"first"', "scale"),
+        (
+            '"name":"mean","scale":null}',
+            '"name":"mean","scale":null},{"name":"","scale":null}',
+            "more layers",
+        ),
+        ('"name":"mean","scale":null', '"name":"mean","scale":[1.0]', "one scale"),
+        (',{"name":"mean","scale":null}', "", "fewer layers"),
+        ('"name":"mean"', '"name":7', "name"),
+        ('"provenance":{', '"provenance":[{', "canonical"),
+        ('"results":{"n":3', '"results":{"n":"\ud800"', "canonical"),
+    ],
+)
+def test_cards_that_lie(old: str, new: str, words: str) -> None:
+    payload, card, vectors = split(FILE)
+    text = card.decode()
+    assert old in text
+    lie = text.replace(old, new, 1).encode("utf-8", "surrogatepass")
+    refused(join(payload, lie, vectors), words)
+
+
+@pytest.mark.parametrize("card", [b"", b"[]", b"null", b"{}", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 9999])
+def test_cards_that_are_no_cards(card: bytes) -> None:
+    payload, _, vectors = split(FILE)
+    refused(join(payload, card, vectors), "card")
+
+
+def test_test_vectors_that_do_not_match() -> None:
+    payload, card, vectors = split(FILE)
+    for wrong in (vectors[:-1], vectors + b"\0", vectors[:7], struct.pack("<II", 2**32 - 1, 3) + vectors[8:]):
+        refused(join(payload, card, wrong), "section|declares")
+    empty = struct.pack("<II", 0, 3)
+    assert len(artifact.decode(join(payload, card, empty)).test_vectors.observations) == 0  # type: ignore[union-attr]
+    refused(join(payload, card, struct.pack("<II", 0, 4)), "Test vectors")
+
+
+def layer_payload(*parts: bytes, inputs: bytes = b"\0") -> bytes:
+    return inputs + codec.encode_unsigned(1) + b"".join(parts)
+
+
+def sizes(*values: int) -> bytes:
+    return b"".join(codec.encode_unsigned(value) for value in values)
+
+
+HUGE = 2**24
+EMPTY_CODES = bytes([codec.GAPS, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        layer_payload(bytes([0, 0, 8]), sizes(HUGE, HUGE), EMPTY_CODES),
+        layer_payload(bytes([0, 0, 8]), sizes(HUGE, 1), EMPTY_CODES, EMPTY_CODES, EMPTY_CODES),
+        layer_payload(bytes([0, 0, 32]), sizes(1, HUGE), EMPTY_CODES, EMPTY_CODES),
+        layer_payload(bytes([0, 0, 32]), sizes(2**34, 1), EMPTY_CODES),
+        layer_payload(bytes([1, 0, 8]), sizes(1, 1, 2**20, 2**20), EMPTY_CODES),
+        layer_payload(inputs=bytes([8, 0, 14]) + sizes(HUGE) + EMPTY_CODES),
+        layer_payload(bytes([0, 2, 8]), sizes(HUGE, 1), EMPTY_CODES, b"\0\0", inputs=bytes([8, 0, 14, 1, 1, 1, 0])),
+        b"\0" + sizes(2**34),
+        b"\0" + sizes(1000) + bytes([0, 0, 8]) + sizes(1, HUGE) + EMPTY_CODES * 2,
+        b"\0" + bytes([1, 5]) * 500,
+        b"\0" + bytes([1, 9]),
+        b"\0" + bytes([1, 0, 0, 9, 1, 1]),
+        b"\0" + bytes([1, 0, 0, 8, 0, 1]),
+        b"",
+    ],
+)
+def test_hostile_sizes_allocate_little(payload: bytes) -> None:
+    _, card, vectors = split(FILE)
+    data = join(payload, card, vectors)
+    tracemalloc.start()
+    refused(data, ".")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * codec.ALLOCATION_LIMIT
+
+
+def test_a_payload_that_could_overflow_is_refused() -> None:
+    policy = make_policy("integer", "vector")
+    _, card, _ = split(artifact.encode(policy))
+    last = policy.layers[-1]
+    object.__setattr__(last, "bias", np.full(3, 2**31 - 1, np.int32))  # past the checks
+    refused(join(artifact.encode_payload(policy), card, b""), "overflows 32 bits")
+
+
+def mutate(rng: np.random.Generator, data: bytes) -> bytes:
+    """``data`` with one to three random edits: bits, bytes, extremes, removals, insertions, swaps."""
+    edited = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.integers(len(edited))) if edited else 0
+        size = int(rng.integers(1, 5))
+        match rng.integers(6):
+            case 0 if edited:
+                edited[place] ^= 1 << int(rng.integers(8))
+            case 1 if edited:
+                edited[place] = int(rng.integers(256))
+            case 2:
+                edited[place : place + size] = rng.choice([b"\xff", b"\0", b"\x7f", b"\x80"]) * size
+            case 3:
+                del edited[place : place + size]
+            case 4:
+                edited[place:place] = rng.bytes(size)
+            case _:
+                edited[place : place + size] = edited[place : place + size][::-1]
+    return bytes(edited)
+
+
+@pytest.mark.parametrize("section", [0, 1, 2])
+@pytest.mark.parametrize(("numerics", "kind"), list(itertools.product(NUMERICS, KINDS)))
+def test_mutations_with_a_corrected_checksum(numerics: Numerics, kind: Kind, section: int) -> None:
+    rng = np.random.default_rng(section)
+    sections = split(artifact.encode(make_policy(numerics, kind, bits=4, vectors=True)))
+    accepted = 0
+    for _ in range(400):
+        changed = list(sections)
+        changed[section] = mutate(rng, sections[section])
+        try:
+            policy = artifact.decode(join(*changed))
+        except ArtifactError as error:
+            assert str(error).endswith(".")
+            continue
+        # What is accepted must run, and come back when it is written again.
+        accepted += 1
+        assert_same(artifact.decode(artifact.encode(policy)), policy)
+        try:
+            outputs = policy.outputs(make_observations(policy, 1))
+        except ObservationError:
+            continue  # absurd scales may overflow float32
+        assert np.isfinite(outputs).all()
+    if section == 0:
+        assert accepted > 0
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_mutations_of_whole_files(numerics: Numerics) -> None:
+    rng = np.random.default_rng(0)
+    data = artifact.encode(make_policy(numerics, "image", vectors=True))
+    for _ in range(700):
+        damaged = mutate(rng, data)
+        if damaged != data:
+            with pytest.raises(ArtifactError):
+                artifact.decode(damaged)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60), st.booleans())
+def test_any_payload_decodes_or_is_refused(payload: bytes, integer: bool) -> None:
+    _, card, vectors = split(FILE)
+    inputs = bytes([8, 253, 1, 254, 1, 1, 0, 0, 0, 0x80, 0x3F]) if integer else b"\0"
+    try:
+        artifact.decode(join(inputs + b"\1" + payload, card, vectors))
+    except ArtifactError as error:
+        assert str(error).endswith(".")
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_no_policy(data: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        artifact.decode(data)
+    with pytest.raises(ArtifactError):
+        artifact.decode(b"\x89POLICY\n" + data)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.text(), json_values, max_size=4), st.text())
+def test_any_provenance_and_name_come_back(provenance: dict[str, Any], name: str) -> None:
+    policy = make_policy("float", "vector")
+    first, *rest = policy.ops
+    assert isinstance(first, Layer)
+    ops = (dataclasses.replace(first, name=name), *rest)
+    policy = dataclasses.replace(policy, ops=ops, provenance=provenance)
+    try:
+        data = artifact.encode(policy)
+    except PolicypressError:
+        pytest.fail("JSON was refused")
+    assert_same(artifact.decode(data), policy)
+
+
+def test_residual_blocks_nest() -> None:
+    policy = make_policy("weight-only", "image")
+    block = policy.ops[2]
+    assert isinstance(block, Residual)
+    nested = Residual((Residual((*block.body, block)),))
+    policy = dataclasses.replace(policy, ops=(*policy.ops[:2], nested, *policy.ops[3:]))
+    back = artifact.decode(artifact.encode(policy))
+    assert_same(back, policy)
+    observation = make_observations(policy, 2)
+    assert back.outputs(observation).tobytes() == policy.outputs(observation).tobytes()
+
+
+def test_a_loaded_policy_does_not_share_or_freeze_memory() -> None:
+    policy: Policy = artifact.decode(FILE)
+    for layer in policy.layers:
+        assert layer.weight.flags.writeable
+        assert layer.bias.dtype == np.int32
+        assert layer.bias.dtype.isnative
