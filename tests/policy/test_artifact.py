@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -44,7 +45,8 @@ def split(data: bytes) -> list[bytes]:
 
 def join(payload: bytes, card: bytes, vectors: bytes, version: int = 1) -> bytes:
     """A file of these sections with a correct checksum."""
-    body = HEADER.pack(b"\x89POLICY\n", version, len(payload), len(card), len(vectors)) + payload + card + vectors
+    header = HEADER.pack(b"\x89POLICY\n", version, len(payload), len(card), len(vectors))
+    body = header + payload + card + vectors
     return body + hashlib.sha256(body).digest()[:8]
 
 
@@ -202,11 +204,11 @@ def test_saving_replaces_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 def test_files_that_cannot_be_written_or_read(tmp_path: Path) -> None:
     policy = make_policy("integer", "vector")
-    with pytest.raises(PolicypressError, match="Cannot write .*No such file"):
+    with pytest.raises(PolicypressError, match=r"Cannot write .*No such file"):
         artifact.save(policy, tmp_path / "nowhere" / "a.policy")
-    with pytest.raises(ArtifactError, match="Cannot read .*No such file"):
+    with pytest.raises(ArtifactError, match=r"Cannot read .*No such file"):
         artifact.load(tmp_path / "nothing.policy")
-    with pytest.raises(ArtifactError, match="Cannot read .*directory"):
+    with pytest.raises(ArtifactError, match=r"Cannot read .*directory"):
         artifact.load(tmp_path)
     (tmp_path / "text.policy").write_text("hello, this is text")
     with pytest.raises(ArtifactError, match=r"Cannot load .*text\.policy: it is not a policy file\."):
@@ -274,6 +276,8 @@ def test_every_altered_byte() -> None:
 
 def test_bytes_after_the_end() -> None:
     refused(FILE + b"\0", "altered")
+    longer = FILE[:-8] + b"\0"
+    refused(longer + hashlib.sha256(longer).digest()[:8], "altered")
 
 
 @pytest.mark.parametrize(
@@ -347,8 +351,9 @@ def sizes(*values: int) -> bytes:
     return b"".join(codec.encode_unsigned(value) for value in values)
 
 
-HUGE = 2**24
+HUGE = 2**23
 EMPTY_CODES = bytes([codec.GAPS, 0, 0, 0])
+ONE_INPUT = bytes([8, 253, 1, 254, 1, 1, codec.DENSE, 0, 0, 0x80, 0x3F])  # 8 bits, -127 to 127, scale 1.0
 
 
 @pytest.mark.parametrize(
@@ -360,7 +365,9 @@ EMPTY_CODES = bytes([codec.GAPS, 0, 0, 0])
         layer_payload(bytes([0, 0, 32]), sizes(2**34, 1), EMPTY_CODES),
         layer_payload(bytes([1, 0, 8]), sizes(1, 1, 2**20, 2**20), EMPTY_CODES),
         layer_payload(inputs=bytes([8, 0, 14]) + sizes(HUGE) + EMPTY_CODES),
-        layer_payload(bytes([0, 2, 8]), sizes(HUGE, 1), EMPTY_CODES, b"\0\0", inputs=bytes([8, 0, 14, 1, 1, 1, 0])),
+        layer_payload(bytes([0, 2, 8]), sizes(HUGE, 1), EMPTY_CODES, b"\0\0", inputs=ONE_INPUT),
+        layer_payload(bytes([0, 2, 8]), sizes(2**19, 16), EMPTY_CODES, b"\0\0" * 4, inputs=ONE_INPUT),
+        layer_payload(bytes([0, 0, 8]), sizes(2**19, 16), EMPTY_CODES, b"\0\0", inputs=ONE_INPUT),
         b"\0" + sizes(2**34),
         b"\0" + sizes(1000) + bytes([0, 0, 8]) + sizes(1, HUGE) + EMPTY_CODES * 2,
         b"\0" + bytes([1, 5]) * 500,
@@ -374,10 +381,10 @@ def test_hostile_sizes_allocate_little(payload: bytes) -> None:
     _, card, vectors = split(FILE)
     data = join(payload, card, vectors)
     tracemalloc.start()
-    refused(data, ".")
+    refused(data, "Cannot decode the policy: ")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * codec.ALLOCATION_LIMIT
+    assert peak < 2**26
 
 
 def test_a_payload_that_could_overflow_is_refused() -> None:
@@ -421,9 +428,8 @@ def test_mutations_with_a_corrected_checksum(numerics: Numerics, kind: Kind, sec
         changed[section] = mutate(rng, sections[section])
         try:
             policy = artifact.decode(join(*changed))
-        except ArtifactError as error:
-            assert str(error).endswith(".")
-            continue
+        except ArtifactError:
+            continue  # any other exception fails the test
         # What is accepted must run, and come back when it is written again.
         accepted += 1
         assert_same(artifact.decode(artifact.encode(policy)), policy)
@@ -451,11 +457,9 @@ def test_mutations_of_whole_files(numerics: Numerics) -> None:
 @given(st.binary(max_size=60), st.booleans())
 def test_any_payload_decodes_or_is_refused(payload: bytes, integer: bool) -> None:
     _, card, vectors = split(FILE)
-    inputs = bytes([8, 253, 1, 254, 1, 1, 0, 0, 0, 0x80, 0x3F]) if integer else b"\0"
-    try:
+    inputs = ONE_INPUT if integer else b"\0"
+    with contextlib.suppress(ArtifactError):  # any other exception fails the test
         artifact.decode(join(inputs + b"\1" + payload, card, vectors))
-    except ArtifactError as error:
-        assert str(error).endswith(".")
 
 
 @settings(max_examples=300)
@@ -482,11 +486,7 @@ def test_any_provenance_and_name_come_back(provenance: dict[str, Any], name: str
     assert isinstance(first, Layer)
     ops = (dataclasses.replace(first, name=name), *rest)
     policy = dataclasses.replace(policy, ops=ops, provenance=provenance)
-    try:
-        data = artifact.encode(policy)
-    except PolicypressError:
-        pytest.fail("JSON was refused")
-    assert_same(artifact.decode(data), policy)
+    assert_same(artifact.decode(artifact.encode(policy)), policy)
 
 
 def test_residual_blocks_nest() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -122,6 +124,19 @@ def test_save_and_load_are_methods(tmp_path: Any) -> None:
     policy = make_policy("integer", "vector", vectors=True)
     policy.save(tmp_path / "a.policy")
     assert_same(Policy.load(tmp_path / "a.policy"), policy)
+
+
+def test_running_a_policy_needs_no_torch(tmp_path: Any) -> None:
+    make_policy("integer", "vector").save(tmp_path / "a.policy")
+    program = (
+        "import sys, numpy\n"
+        "from policypress.policy import load\n"
+        "from policypress.measure import size\n"
+        "policy = load(sys.argv[1])\n"
+        "policy.predict(numpy.zeros(5)), size(policy)\n"
+        "assert not {'torch', 'stable_baselines3', 'gymnasium'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.policy")], check=True, timeout=60)
 
 
 # What cannot be

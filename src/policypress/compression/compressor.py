@@ -26,7 +26,6 @@ from policypress.compression.graph import (
     LayerNode,
     Node,
     ResidualNode,
-    check_convolution,
     trace,
 )
 from policypress.compression.masks import Masks, top_k_mask
@@ -78,9 +77,6 @@ class Compressor:
         self._targets, self._image = tuple(targets), image
         self._schedule = PruningSchedule.from_config(config, steps)
         self._generator = torch.Generator().manual_seed(seed)
-        for node in self.graph.layers:
-            if isinstance(node.module, nn.Conv2d):
-                check_convolution(node.module, node.name)
 
         extra = list(auxiliary) if config.prune_auxiliary else []
         self._names = [node.name for node in self.graph.layers] + [name for name, _ in extra]
@@ -131,7 +127,8 @@ class Compressor:
         """Goes back to ``state``; the network's weights must be loaded already, its ranges afterwards."""
         self.iteration = int(state["iteration"])
         if self._masks is not None and state["sparsity"] > 0.0:
-            self._prune(state["sparsity"] / self.config.sparsity)
+            self._masks.masks = [weight != 0 for weight in self._masks.weights]  # so that they go first
+            self._prune(self._schedule.fraction(self.iteration))
         self._set_phase(Phase[state["phase"]])
 
     def remove(self) -> None:
@@ -182,11 +179,11 @@ class Compressor:
                 node.module.update_step()  # type: ignore[operator]
 
     def _insert_quantizers(self, graph: Graph) -> None:
-        """Swaps layers for fake-quantized ones; target networks share the quantizers of the deployed one."""
+        """Swaps layers for fake-quantized ones; those of target networks follow the deployed network's."""
         if graph is not self.graph:
             for node, deployed in zip(graph.layers, self.graph.layers, strict=True):
-                shared = deployed.module.policypress_quantizer
-                node.replace(quantized_layer(node.module, shared, active=False))  # type: ignore[arg-type]
+                follower = deployed.module.policypress_quantizer.follower()  # type: ignore[union-attr, operator]
+                node.replace(quantized_layer(node.module, follower, active=False))
             for block, deployed_block in zip(_residuals(graph.nodes), _residuals(self.graph.nodes), strict=True):
                 block.block.add = deployed_block.block.add
             return
@@ -196,7 +193,8 @@ class Compressor:
             if self._image:
                 source = ActivationQuantizer(config.input_bits, signed=False, fixed_limit=1.0)
             else:
-                features = graph.layers[0].module.weight.shape[1]
+                first = graph.layers[0].module
+                features = first.in_features if isinstance(first, nn.Linear) else 1
                 source = ActivationQuantizer(config.input_bits, signed=True, features=features)
         self._quantize_chain(graph.nodes, source, graph.layers)
 
@@ -209,15 +207,13 @@ class Compressor:
                 output = None
                 if source is not None and node is not layers[-1]:
                     output = ActivationQuantizer(config.activation_bits, signed=not node.relu)
-                channels = weight_channels(node.module, config.granularity)
-                first = node is layers[0]
                 quantizer = LayerQuantizer(
                     config.weight_bits,
-                    channels,
+                    weight_channels(node.module, config.granularity),
                     config.weight_range,
                     source,
-                    first and source is not None,
                     output,
+                    owns_source=source is not None and node is layers[0],
                 )
                 node.replace(quantized_layer(node.module, quantizer, active=False))
                 source = output
@@ -243,4 +239,9 @@ def _global_zeros(scores: Sequence[torch.Tensor], sparsity: float) -> list[int]:
 
 
 def _residuals(nodes: Sequence[Node]) -> list[ResidualNode]:
-    return [node for node in nodes if isinstance(node, ResidualNode)]
+    """Every residual block, those inside others included."""
+    found = []
+    for node in nodes:
+        if isinstance(node, ResidualNode):
+            found += [node, *_residuals(node.body)]
+    return found

@@ -7,7 +7,7 @@ Every forward pass runs on integers held in float32 (or float64 where float32 co
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,52 +20,78 @@ BIAS_LIMIT = 2**22
 """Largest bias code; keeps accumulators of common layers within float32's exact integers."""
 INT32 = (-(2**31), 2**31 - 1)
 _EXACT_FLOAT32 = 2**24
-_MOMENTUM = 0.01
+_STRIDE = 8
+"""Ranges and steps follow every eighth training pass; they move slower than weights and cost as much."""
+_MOMENTUM = 0.05
 _SMALLEST_STEP = 2.0**-40
+_ONE = torch.ones(1)
 
 
 class _Quantize(torch.autograd.Function):
     """``clip(rint(x * inverse_scale), low, high)``; the gradient passes as if it were ``x * inverse_scale``."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, inverse_scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, inverse_scale: torch.Tensor, limits: tuple[int, int] | None) -> torch.Tensor:
         ctx.save_for_backward(inverse_scale)
-        return (x * inverse_scale).round_().clamp_(low, high)
+        return _codes(x, inverse_scale, limits)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         (inverse_scale,) = ctx.saved_tensors
-        return grad * inverse_scale, None, None, None
+        return grad * inverse_scale, None, None
 
 
 class _Requantize(torch.autograd.Function):
-    """Accumulator to code, ``clip(floor(acc * m + 1/2), low, high)`` with m = multiplier / 2**shift.
+    """Accumulator to real value: ``scale * clip(floor(acc * ratio + 1/2), low, high)``, ratio = multiplier / 2**shift.
 
-    float64 holds the product exactly (31 + 16 bits), so this is the shift with round half up of the reference.
-    No gradient where the code is clipped.
+    float64 holds ``acc * ratio + 1/2`` exactly (32 + 16 bits), so this is the shift with round half up of the
+    reference. The gradient passes as if it were ``acc * unit``, but not where the code is clipped.
     """
 
     @staticmethod
-    def forward(ctx: Any, acc: torch.Tensor, m: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        code = (acc.double() * m).add_(0.5).floor_()
-        clipped = code.clamp(low, high)
-        ctx.save_for_backward(clipped == code, m)
-        return clipped.float()
+    def forward(
+        ctx: Any,
+        acc: torch.Tensor,
+        ratio: torch.Tensor,
+        limits: tuple[int, int],
+        scale: torch.Tensor,
+        unit: torch.Tensor,
+    ) -> torch.Tensor:
+        codes = _output_codes(acc, ratio)
+        clipped = codes.clamp(*limits)
+        # 1.0 or 0.0: arithmetic on booleans is several times slower here.
+        ctx.save_for_backward(torch.eq(clipped, codes, out=torch.empty_like(codes)), unit)
+        return clipped.mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        inside, m = ctx.saved_tensors
-        return grad * inside * m.float(), None, None, None
+        inside, unit = ctx.saved_tensors
+        return (grad * unit).mul_(inside), None, None, None, None
 
 
-def _quantize(x: torch.Tensor, inverse_scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
-    codes: torch.Tensor = _Quantize.apply(x, inverse_scale, low, high)  # type: ignore[no-untyped-call]
+def _codes(x: torch.Tensor, inverse_scale: torch.Tensor, limits: tuple[int, int] | None) -> torch.Tensor:
+    codes = (x * inverse_scale).round_()
+    return codes if limits is None else codes.clamp_(*limits)
+
+
+def _output_codes(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+    return acc.double().mul_(ratio).add_(0.5).floor_().float()
+
+
+def _quantize(x: torch.Tensor, inverse_scale: torch.Tensor, limits: tuple[int, int] | None) -> torch.Tensor:
+    if not torch.is_grad_enabled():  # acting: a custom Function costs more than its arithmetic
+        return _codes(x, inverse_scale, limits)
+    codes: torch.Tensor = _Quantize.apply(x, inverse_scale, limits)  # type: ignore[no-untyped-call]
     return codes
 
 
-def _requantize(acc: torch.Tensor, ratio: torch.Tensor, low: int, high: int) -> torch.Tensor:
-    codes: torch.Tensor = _Requantize.apply(acc, ratio, low, high)  # type: ignore[no-untyped-call]
-    return codes
+def _requantize(
+    acc: torch.Tensor, ratio: torch.Tensor, limits: tuple[int, int], scale: torch.Tensor, unit: torch.Tensor
+) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return _output_codes(acc, ratio).clamp_(*limits).mul_(scale)
+    values: torch.Tensor = _Requantize.apply(acc, ratio, limits, scale, unit)  # type: ignore[no-untyped-call]
+    return values
 
 
 def multiplier_and_shift(ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +124,7 @@ class ActivationQuantizer(nn.Module):
         self.bits, self.signed, self.fixed = bits, signed, fixed_limit is not None
         self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.low = -self.high if signed else 0
+        self.limits = (self.low, self.high)
         self.register_buffer("limit", torch.full((features,), fixed_limit or 0.0))
 
     @property
@@ -120,8 +147,10 @@ class ActivationQuantizer(nn.Module):
         moved = self.limit + _MOMENTUM * (magnitude - self.limit)
         self.limit.copy_(torch.where(fresh, magnitude, moved))
 
-    def codes(self, x: torch.Tensor) -> torch.Tensor:
-        return _quantize(x, self.inverse_scale(), self.low, self.high)
+    def observe_values(self, values: torch.Tensor) -> None:
+        """``observe`` for a tensor of values; an unsigned range looks at positive ones."""
+        largest = values.abs().amax() if self.signed else values.amax().clamp(min=0.0)
+        self.observe(largest.float().reshape(1))
 
     def _safe_limit(self) -> torch.Tensor:
         # A range that never saw a signal (dead layer, constant feature) still needs a positive scale.
@@ -129,10 +158,10 @@ class ActivationQuantizer(nn.Module):
 
 
 class LayerQuantizer(nn.Module):
-    """Quantization state of one layer: the step of its weights, and the range of its output.
+    """Quantization state of one layer: the step of its weights, and the ranges of its input and output.
 
-    ``step``: float32, shape (1,) or (out,), real value of one weight code. ``input`` is the range of the layer's input:
-    owned here if this is the first layer, else the upstream layer's ``output``.
+    ``step``: float32, shape (1,) or (out,), real value of one weight code. The range of the input is owned here if
+    this is the first layer, else it is the upstream layer's ``output``.
     """
 
     step: torch.Tensor
@@ -142,27 +171,43 @@ class LayerQuantizer(nn.Module):
         bits: int,
         channels: int,
         weight_range: WeightRange,
-        input_quantizer: ActivationQuantizer | None,
-        owns_input: bool,
+        source: ActivationQuantizer | None,
         output: ActivationQuantizer | None,
+        *,
+        owns_source: bool = False,
+        leader: LayerQuantizer | None = None,
     ) -> None:
         super().__init__()
         self.bits, self.weight_range = bits, weight_range
         self.high = 2 ** (bits - 1) - 1
+        self.limits = (-self.high, self.high)
         self.register_buffer("step", torch.zeros(channels))
-        self._upstream = (input_quantizer,)  # in a tuple: not a submodule, it belongs to another layer
-        self.owns_input = owns_input
-        if owns_input:
-            self.input = input_quantizer
+        self._elsewhere = (source, leader)  # in a tuple: not submodules, they belong to other layers
+        self.owns_source = owns_source
+        if owns_source:
+            self.input = source
         self.output = output
 
     @property
-    def input_quantizer(self) -> ActivationQuantizer | None:
-        return self._upstream[0]
+    def source(self) -> ActivationQuantizer | None:
+        """Range of the layer's input; None in weight-only numerics."""
+        return self._elsewhere[0]
+
+    @property
+    def leader(self) -> LayerQuantizer | None:
+        """In a target network: the quantizer of the same layer of the deployed network."""
+        return self._elsewhere[1]
+
+    def follower(self) -> LayerQuantizer:
+        """A quantizer for the same layer of a target network: these ranges, and this step when its weights change."""
+        channels = self.step.numel()
+        follower = LayerQuantizer(self.bits, channels, self.weight_range, self.source, self.output, leader=self)
+        follower.step.copy_(self.step)
+        return follower
 
     @torch.no_grad()
     def update_step(self, weight: torch.Tensor, bias: torch.Tensor, bias_unit: torch.Tensor | float) -> None:
-        """Fits ``step`` to ``weight`` (out, in): by largest magnitude, or one Lloyd-Max iteration of the least
+        """Fits ``step`` to ``weight`` (out, ...): by largest magnitude, or one Lloyd-Max iteration of the least
         squared error from the step before. Never so small that a bias code would pass BIAS_LIMIT."""
         rows = weight.flatten(1) if self.step.numel() > 1 else weight.reshape(1, -1)
         step = rows.abs().amax(1) / self.high
@@ -176,6 +221,33 @@ class LayerQuantizer(nn.Module):
         self.step.copy_(torch.maximum(step, floor).clamp(min=_SMALLEST_STEP))
 
 
+class _Constants(NamedTuple):
+    """What follows from step and ranges alone; ``None`` where the layer has no such quantizer.
+
+    ``unit`` and ``ratio`` have the shape that broadcasts over the layer's output.
+    """
+
+    inverse_step: torch.Tensor
+    accumulator_scale: torch.Tensor
+    inverse_accumulator_scale: torch.Tensor
+    unit: torch.Tensor
+    inverse_source: torch.Tensor | None
+    ratio: torch.Tensor | None
+    output_scale: torch.Tensor | None
+
+
+class _Memory:
+    """What a layer has computed and may use again while what it came from stays the same."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self.constants_key: Any = None
+        self.constants: _Constants | None = None
+        self.codes_key: Any = None
+        self.codes: torch.Tensor | None = None
+        self.followed: torch.Tensor | None = None
+
+
 class _FakeQuantized(nn.Module):
     """The forward pass shared by the quantized layers. Mixed into nn.Linear and nn.Conv2d.
 
@@ -186,68 +258,54 @@ class _FakeQuantized(nn.Module):
     bias: torch.Tensor | None
     policypress_quantizer: LayerQuantizer
     active: bool
-
-    def _apply_layer(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(self, nn.Conv2d):
-            return F.conv2d(x, weight, bias, self.stride, self.padding)
-        return F.linear(x, weight, bias)
+    _memory: _Memory
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         quantizer = self.policypress_quantizer
-        learning = self.training and torch.is_grad_enabled()
+        learning = self._is_learning()
+        if learning and quantizer.owns_source:
+            self._observe_source(x)
         if not self.active:
             y = self._apply_layer(x, self.weight, self.bias)
-            if learning:
-                self._observe(x, y)
+            if learning and quantizer.output is not None:
+                quantizer.output.observe_values(y.detach())
             return y
         if learning:
             self.update_step()
-        if quantizer.input_quantizer is None:
-            weight = self.weight_codes() * self._per_channel(quantizer.step, self.weight.dim(), 0)
-            return self._apply_layer(x, weight, self.bias)
-        if learning and quantizer.owns_input:
-            quantizer.input_quantizer.observe(_largest(x, quantizer.input_quantizer))
-        acc = self.accumulate(quantizer.input_quantizer.codes(x))
-        unit = self._per_channel(self.accumulator_scale(), acc.dim(), 1)
+        constants = self._constants()
+        weight = self.weight_codes() if torch.is_grad_enabled() else self._kept_weight_codes()
+        if quantizer.source is None:
+            step = _broadcast(quantizer.step, self.weight.dim())
+            return self._apply_layer(x, weight * step, self.bias)
+        assert constants.inverse_source is not None
+        # What another layer quantized lies on the grid already: its codes come back as they were.
+        codes = _quantize(x, constants.inverse_source, quantizer.source.limits if quantizer.owns_source else None)
+        acc = self._accumulate(codes, weight, self.bias_codes())
         output = quantizer.output
         if output is None:
-            return acc.float() * unit
+            return acc.float() * constants.unit
         if learning:
-            real = acc.detach() * unit
-            output.observe((real.abs() if output.signed else real).amax().clamp(min=0.0).float().reshape(1))
-        ratio = _fixed_point(self.exact_ratio())
-        code = _requantize(acc, self._per_channel(ratio, acc.dim(), 1), output.low, output.high)
-        return code * output.scale()
-
-    def accumulate(self, codes: torch.Tensor) -> torch.Tensor:
-        """Input codes to accumulators: exact integers in float32, or in float64 where float32 could round."""
-        weight, bias = self.weight_codes(), self.bias_codes()
-        quantizer = self.policypress_quantizer
-        assert quantizer.input_quantizer is not None
-        largest = quantizer.input_quantizer.high
-        fan_in = math.prod(self.weight.shape[1:])
-        if fan_in * quantizer.high * largest + BIAS_LIMIT >= _EXACT_FLOAT32:
-            bound = weight.detach().flatten(1).abs().sum(1).max() * largest + BIAS_LIMIT
-            if bound >= _EXACT_FLOAT32:
-                return self._apply_layer(codes.double(), weight.double(), bias.double())
-        return self._apply_layer(codes, weight, bias)
+            output.observe_values(acc.detach() * constants.unit)
+            constants = self._constants()
+        assert constants.ratio is not None
+        assert constants.output_scale is not None
+        return _requantize(acc, constants.ratio, output.limits, constants.output_scale, constants.unit)
 
     def weight_codes(self) -> torch.Tensor:
         """Integer weights, float32, shape of ``weight``; scales of single input features are folded in."""
-        step = self._per_channel(self.policypress_quantizer.step, self.weight.dim(), 0)
-        high = self.policypress_quantizer.high
-        return _quantize(self.effective_weight(), 1.0 / step, -high, high)
+        limits = self.policypress_quantizer.limits
+        return _quantize(self._effective_weight(), self._constants().inverse_step, limits)
 
     def bias_codes(self) -> torch.Tensor:
         """Integer biases in units of the accumulator, float32, shape (out,)."""
-        return _quantize(self._bias(), 1.0 / self.accumulator_scale(), -BIAS_LIMIT, BIAS_LIMIT)
+        return _quantize(self._bias(), self._constants().inverse_accumulator_scale, (-BIAS_LIMIT, BIAS_LIMIT))
 
     def accumulator_scale(self) -> torch.Tensor:
         """One unit of the accumulator in real units, float32, shape (1,) or (out,)."""
-        source = self.policypress_quantizer.input_quantizer
-        if source is None or source.per_feature:
-            return self.policypress_quantizer.step
-        return self.policypress_quantizer.step * source.scale()
+        quantizer = self.policypress_quantizer
+        if quantizer.source is None or quantizer.source.per_feature:
+            return quantizer.step
+        return quantizer.step * quantizer.source.scale()
 
     def exact_ratio(self) -> torch.Tensor:
         """Codes of the output for one unit of the accumulator, float64, before it becomes fixed point."""
@@ -255,39 +313,94 @@ class _FakeQuantized(nn.Module):
         assert output is not None
         return self.accumulator_scale().double() / output.scale().double()
 
-    def effective_weight(self) -> torch.Tensor:
-        source = self.policypress_quantizer.input_quantizer
-        return self.weight * source.scale() if source is not None and source.per_feature else self.weight
-
+    @torch.no_grad()
     def update_step(self) -> None:
-        source = self.policypress_quantizer.input_quantizer
-        unit = 1.0 if source is None or source.per_feature else source.scale()
-        with torch.no_grad():
-            self.policypress_quantizer.update_step(self.effective_weight(), self._bias(), unit)
+        """Fits the step of the weights to what they are now."""
+        quantizer = self.policypress_quantizer
+        unit = 1.0 if quantizer.source is None or quantizer.source.per_feature else quantizer.source.scale()
+        quantizer.update_step(self._effective_weight(), self._bias(), unit)
+
+    def _apply_layer(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if isinstance(self, nn.Conv2d):
+            return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return F.linear(x, weight, bias)
+
+    def _accumulate(self, codes: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Exact integers: in float32, or in float64 where an accumulator might pass float32's exact ones."""
+        quantizer = self.policypress_quantizer
+        assert quantizer.source is not None
+        fan_in = math.prod(self.weight.shape[1:])
+        if fan_in * quantizer.high * quantizer.source.high + BIAS_LIMIT >= _EXACT_FLOAT32:
+            largest = weight.detach().flatten(1).norm(1, dim=1).amax() * quantizer.source.high
+            if largest + bias.detach().abs().amax() >= _EXACT_FLOAT32 * (1 - 1e-5):  # the norm itself is rounded
+                return self._apply_layer(codes.double(), weight.double(), bias.double())
+        return self._apply_layer(codes, weight, bias)
+
+    def _is_learning(self) -> bool:
+        if not (self.training and torch.is_grad_enabled()):
+            return False
+        self._memory.passes += 1
+        return self._memory.passes % _STRIDE == 1
+
+    @torch.no_grad()
+    def _constants(self) -> _Constants:
+        quantizer, memory = self.policypress_quantizer, self._memory
+        source, output = quantizer.source, quantizer.output
+        key = tuple(
+            (id(tensor), tensor._version)
+            for tensor in (quantizer.step, source and source.limit, output and output.limit)
+            if tensor is not None
+        )
+        if memory.constants is None or memory.constants_key != key:
+            scale = self.accumulator_scale()
+            dims = self.weight.dim()
+            memory.constants_key = key
+            memory.constants = _Constants(
+                inverse_step=1.0 / _broadcast(quantizer.step, dims),
+                accumulator_scale=scale,
+                inverse_accumulator_scale=1.0 / scale,
+                unit=_broadcast(scale, dims - 1),
+                inverse_source=None if source is None else source.inverse_scale(),
+                ratio=None if output is None else _broadcast(_fixed_point(self.exact_ratio()), dims - 1),
+                output_scale=None if output is None else output.scale(),
+            )
+        return memory.constants
+
+    def _kept_weight_codes(self) -> torch.Tensor:
+        """``weight_codes`` without gradient, computed anew only when weight, step or folded scales have changed."""
+        quantizer, memory = self.policypress_quantizer, self._memory
+        if quantizer.leader is not None and (
+            # Polyak updates write through ``.data``, which leaves no trace in a tensor's version.
+            memory.followed is None or not torch.equal(self.weight, memory.followed)
+        ):
+            memory.followed = self.weight.detach().clone()
+            quantizer.step.copy_(quantizer.leader.step)
+            memory.codes = None
+        constants = self._constants()
+        key = (id(self.weight), self.weight._version, memory.constants_key)
+        if memory.codes is None or memory.codes_key != key:
+            memory.codes_key = key
+            memory.codes = _quantize(self._effective_weight(), constants.inverse_step, quantizer.limits)
+        return memory.codes
+
+    def _effective_weight(self) -> torch.Tensor:
+        source = self.policypress_quantizer.source
+        return self.weight * source.scale() if source is not None and source.per_feature else self.weight
 
     def _bias(self) -> torch.Tensor:
         return self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
 
     @torch.no_grad()
-    def _observe(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        quantizer = self.policypress_quantizer
-        if quantizer.owns_input and quantizer.input_quantizer is not None:
-            quantizer.input_quantizer.observe(_largest(x, quantizer.input_quantizer))
-        if quantizer.output is not None:
-            largest = y.abs().amax() if quantizer.output.signed else y.amax().clamp(min=0.0)
-            quantizer.output.observe(largest.reshape(1))
-
-    @staticmethod
-    def _per_channel(values: torch.Tensor, dims: int, axis: int) -> torch.Tensor:
-        """(1,) or (out,) to a shape that broadcasts along ``axis`` of a tensor of ``dims`` dimensions."""
-        shape = [1] * dims
-        shape[axis] = values.numel()
-        return values.reshape(shape)
+    def _observe_source(self, x: torch.Tensor) -> None:
+        source = self.policypress_quantizer.source
+        if source is not None and not source.fixed:
+            magnitude = x.abs()
+            source.observe(magnitude.amax(0) if source.per_feature else magnitude.amax().reshape(1))
 
 
-def _largest(x: torch.Tensor, quantizer: ActivationQuantizer) -> torch.Tensor:
-    magnitude = x.detach().abs()
-    return magnitude.amax(0) if quantizer.per_feature else magnitude.amax().reshape(1)
+def _broadcast(values: torch.Tensor, dims: int) -> torch.Tensor:
+    """(1,) or (out,) to (out, 1, ...) of ``dims`` dimensions."""
+    return values.reshape(-1, *[1] * (dims - 1))
 
 
 class FakeQuantLinear(_FakeQuantized, nn.Linear):  # type: ignore[misc]
@@ -304,18 +417,20 @@ class FakeQuantAdd(nn.Module):
     def __init__(self, skip: ActivationQuantizer, branch: ActivationQuantizer, output: ActivationQuantizer) -> None:
         super().__init__()
         self._operands = (skip, branch)  # they belong to upstream layers
-        self.output, self.active = output, False
+        self.output, self.active, self._passes = output, False, 0
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.training and torch.is_grad_enabled():
-            self.output.observe((x + y).detach().abs().amax().reshape(1))
+            self._passes += 1
+            if self._passes % _STRIDE == 1:
+                self.output.observe_values((x + y).detach())
         if not self.active:
             return x + y
         total: torch.Tensor = sum(  # type: ignore[assignment]
-            _requantize(quantizer.codes(value), _fixed_point(ratio), *INT32)
-            for quantizer, value, ratio in zip(self._operands, (x, y), self.exact_ratios(), strict=True)
+            _requantize(_quantize(value, q.inverse_scale(), q.limits), _fixed_point(ratio), INT32, _ONE, ratio.float())
+            for q, value, ratio in zip(self._operands, (x, y), self.exact_ratios(), strict=True)
         )
-        return total.clamp(self.output.low, self.output.high) * self.output.scale()
+        return total.clamp(*self.output.limits) * self.output.scale()
 
     def exact_ratios(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes of the sum for one code of the skip and of the branch, float64, before they become fixed point."""
@@ -329,7 +444,7 @@ def quantized_layer(
     """A fake-quantized layer with the Parameters of ``module``; ``plain_layer`` is its inverse."""
     kind = FakeQuantConv2d if isinstance(module, nn.Conv2d) else FakeQuantLinear
     layer: FakeQuantLinear | FakeQuantConv2d = _same_layer(module, kind)
-    layer.policypress_quantizer, layer.active = quantizer, active
+    layer.policypress_quantizer, layer.active, layer._memory = quantizer, active, _Memory()
     return layer
 
 
@@ -348,7 +463,7 @@ def weight_channels(module: nn.Linear | nn.Conv2d, granularity: Granularity) -> 
 def _same_layer(module: nn.Module, kind: type[Any]) -> Any:
     layer: Any = object.__new__(kind)
     nn.Module.__init__(layer)
-    own = {*vars(nn.Module()), "active"}
+    own = {*vars(nn.Module()), "active", "_memory"}
     vars(layer).update({name: value for name, value in vars(module).items() if name not in own})
     layer.register_parameter("weight", module.weight)
     layer.register_parameter("bias", module.bias)

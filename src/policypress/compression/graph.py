@@ -100,6 +100,10 @@ def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
     graph = Graph(tuple(_fuse_relu(nodes)))
     if not graph.layers:
         raise UnsupportedError("the network has no Linear or Conv2d layer to press.")
+    if not isinstance(graph.nodes[-1], LayerNode):
+        raise UnsupportedError("the network must end in a Linear or Conv2d layer: its outputs are actions or values.")
+    if len({id(node.module) for node in graph.layers}) < len(graph.layers):
+        raise UnsupportedError("a layer is used in two places: give each place a layer of its own.")
     return graph
 
 
@@ -107,19 +111,33 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
     if isinstance(module, nn.Linear | nn.Conv2d):
         if owner is None:
             raise UnsupportedError("a bare layer cannot be pressed: wrap it in nn.Sequential.")
+        if isinstance(module, nn.Conv2d):
+            check_convolution(module, name)
         return [LayerNode(owner, attribute, name, relu=False)]
     if isinstance(module, nn.Sequential):
         prefix = f"{name}." if name else ""
+        children = module._modules.items()  # named_children() leaves out a module's second place, say a shared ReLU's
         return [
-            node for key, child in module.named_children() for node in _trace_module(module, key, child, prefix + key)
+            node
+            for key, child in children
+            if child is not None
+            for node in _trace_module(module, key, child, prefix + key)
         ]
     if isinstance(module, Residual):
         return [ResidualNode(module, tuple(_fuse_relu(_trace_module(module, "body", module.body, f"{name}.body"))))]
     if isinstance(module, nn.ReLU):
         return [ReluNode()]
     if isinstance(module, nn.Flatten):
+        if (module.start_dim, module.end_dim) != (1, -1):
+            raise UnsupportedError(
+                f"Flatten at {name or 'the root'} must keep the batch alone: start_dim=1, end_dim=-1."
+            )
         return [FlattenNode()]
     if isinstance(module, nn.MaxPool2d):
+        if _pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
+            raise UnsupportedError(
+                f"MaxPool2d at {name or 'the root'} must have dilation=1, ceil_mode=False and return_indices=False."
+            )
         return [PoolNode(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))]
     if isinstance(module, nn.Identity):
         return []
@@ -156,7 +174,9 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 def check_convolution(module: nn.Conv2d, name: str) -> None:
     """Raises UnsupportedError for what the integer engine has no kernel for."""
-    if module.groups != 1 or _pair(module.dilation) != (1, 1) or module.padding_mode != "zeros":
-        raise UnsupportedError(f"convolution {name} must have groups=1, dilation=1 and zero padding.")
     if isinstance(module.padding, str):
         raise UnsupportedError(f"convolution {name} must state its padding in numbers.")
+    if module.groups != 1 or _pair(module.dilation) != (1, 1) or module.padding_mode != "zeros":
+        raise UnsupportedError(f"convolution {name} must have groups=1, dilation=1 and zero padding.")
+    if any(p >= k for p, k in zip(_pair(module.padding), module.kernel_size, strict=True)):
+        raise UnsupportedError(f"convolution {name} must have a padding smaller than its kernel.")

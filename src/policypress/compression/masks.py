@@ -34,21 +34,24 @@ class Masks:
     def __init__(self, weights: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         self.weights = list(weights)
         self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
+        self._factors = [torch.ones_like(weight) for weight in self.weights]
         self._optimizer = optimizer
         self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def update(self, masks: Sequence[torch.Tensor]) -> None:
         """Sets new masks, one for each weight, and applies them at once."""
         self.masks = list(masks)
+        # Multiplying by the weight's own dtype is several times faster than by a boolean.
+        self._factors = [mask.to(weight.dtype) for mask, weight in zip(masks, self.weights, strict=True)]
         self.apply()
 
     @torch.no_grad()
     def apply(self) -> None:
-        for weight, mask in zip(self.weights, self.masks, strict=True):
-            weight.mul_(mask)
+        for weight, factor in zip(self.weights, self._factors, strict=True):
+            weight.mul_(factor)
             for value in self._optimizer.state.get(weight, {}).values():
                 if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                    value.mul_(mask)
+                    value.mul_(factor)
 
     def remove(self) -> None:
         """Stops enforcing; zeros stay until the next optimizer step."""

@@ -20,7 +20,7 @@ from policypress.policy.policy import (
     Residual,
 )
 
-MAX_VALUES = 2**24  # weights in a policy, and values in any activation
+MAX_VALUES = 2**23  # weights in a policy, and values in any activation
 MAX_DEPTH = 8  # residual blocks inside one another
 MAX_OPS = 1024
 
@@ -101,7 +101,7 @@ def _accumulator_range(ops: Iterable[Op], codes: tuple[int, int]) -> tuple[int, 
             case Layer():
                 if op.weight_bits == FLOAT_BITS or op.bias.dtype != np.int32:
                     raise PolicypressError(f"Layer {op.name!r} of an integer policy must hold integers.")
-                # In int64 the proof itself cannot overflow: 2**24 weights below 2**7 times codes up to 2**31.
+                # In int64 the proof itself cannot overflow: 2**23 weights below 2**7 times codes up to 2**31.
                 weight = np.abs(op.weight.reshape(len(op.weight), -1)).sum(axis=1, dtype=np.int64)
                 sums = weight * max(-low, high) + np.abs(op.bias.astype(np.int64))
                 worst = int(sums.argmax())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from policypress.errors import ArtifactError
 from policypress.policy.policy import INT32_MAX, INT32_MIN, weight_limit
 
-ALLOCATION_LIMIT = 2**26  # bytes that the sizes declared in one file may make a reader allocate
+ALLOCATION_LIMIT = 3 * 2**24  # bytes that the sizes declared in one file may make a reader allocate
 DENSE, BITMAP, GAPS = range(3)
 _MAX_RICE = 24
 _CHUNK = 2**15  # values unpacked at a time; a multiple of 8, so that every chunk starts at a byte
@@ -139,7 +139,7 @@ def encode_integers(values: NDArray[np.int32]) -> bytes:
 
 def decode_integers(reader: Reader, count: int) -> NDArray[np.int32]:
     """``count`` values written by ``encode_integers``."""
-    reader.allocate(8 * count)
+    reader.allocate(64 * count)  # with the int64 copies made here and in the checks that follow
     smallest, width = reader.signed(), reader.byte()
     if width > 32:
         raise ArtifactError("an integer is wider than 32 bits.")

@@ -137,7 +137,7 @@ def _layer(node: LayerNode) -> Layer:
     if quantizer is None or not module.active:
         return Layer(_array(module.weight), _array(bias), FLOAT_BITS, np.ones(1, np.float32), **geometry)
     codes = _array(module.weight_codes()).astype(np.int8)
-    if quantizer.input_quantizer is None:
+    if quantizer.source is None:
         return Layer(codes, _array(bias), quantizer.bits, _array(quantizer.step), **geometry)
     requantize = None
     if quantizer.output is not None:
@@ -159,7 +159,7 @@ def _requantization(ratio: torch.Tensor, low: int, high: int) -> Requantization:
 
 def _input_quantizer(module: Any) -> Any:
     quantizer = getattr(module, "policypress_quantizer", None)
-    return quantizer.input_quantizer if quantizer is not None and module.active else None
+    return quantizer.source if quantizer is not None and module.active else None
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:

@@ -89,7 +89,7 @@ class Adapter(ABC):
         if config.optimizer_kwargs:
             kwargs["optimizer_kwargs"] = dict(config.optimizer_kwargs)
         if config.network != "mlp":
-            kwargs.update(EXTRACTOR_KWARGS[config.network])
+            kwargs.update(EXTRACTOR_KWARGS[config.network], net_arch=self.net_arch(()))
             if len(config.hidden) > 1:
                 raise ConfigError("an image network has one hidden layer after its convolutions: give one width.")
             if config.hidden:
@@ -172,6 +172,11 @@ def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
     if not isinstance(space, spaces.Box):
         raise UnsupportedError(_UNSUPPORTED_OBSERVATION.format(type(space).__name__))
     if is_image_space(space):
+        if not model.policy.normalize_images:
+            raise UnsupportedError(
+                "agents that see raw pixel values (normalize_images=False) cannot be pressed: train with "
+                "normalize_images=True, Stable-Baselines3's default."
+            )
         return ObservationTransform(space.shape, space.dtype.name, image=True, frame_stack=space.shape[0])
     if len(space.shape) != 1:
         raise UnsupportedError(f"observations of shape {space.shape} are neither vectors nor images: flatten them.")

@@ -35,8 +35,8 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     """An agent saved by Stable-Baselines3's ``save``, with pruning and quantization where they stood.
 
     Plain ``SAC.load`` refuses an agent that was saved while quantizing (unexpected keys
-    ``policypress_quantizer``); this is the door for it. Like Stable-Baselines3's own, it unpickles: open only files you trust. Raises RunError if the
-    file is missing or not an agent.
+    ``policypress_quantizer``); this is the door for it. Like Stable-Baselines3's own, it unpickles: open
+    only files you trust. Raises RunError if the file is missing or not an agent.
     """
     path = Path(path)
     try:
@@ -138,9 +138,13 @@ def restore_checkpoint(model: OffPolicyAlgorithm, checkpoint: Path) -> dict[str,
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` for this process; RunError if another one trains there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
+    """Holds ``folder`` for this process; RunError if another one trains there or nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"nothing can be written to {folder} ({error.strerror}): choose another --out.") from error
+    with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -159,6 +163,13 @@ def replace_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(*paths: Path) -> None:
+    """Removes the temporary files of ``paths`` that a killed process left; nothing may be writing them."""
+    for path in paths:
+        for partial in path.parent.glob(f".{path.name}[-.]*"):
+            partial.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

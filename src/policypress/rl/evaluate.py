@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
@@ -117,14 +118,18 @@ def evaluate(
 
 
 def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
-    shape = env.observation_space.shape
-    if shape != policy.observation.shape:
+    shape, expected = env.observation_space.shape, policy.observation.shape
+    channels_last = (*expected[1:], expected[0]) if policy.observation.image else expected
+    if shape not in (expected, channels_last):
         raise ConfigError(
             f"{env_id} gives observations of shape {shape}, but the policy expects {policy.observation.shape}: "
             "evaluate it where it was trained."
         )
-    discrete = hasattr(env.action_space, "n")
-    if discrete != (policy.action.kind == "discrete") or (
-        not discrete and env.action_space.shape != policy.action.shape
-    ):
-        raise ConfigError(f"{env_id} takes actions of {env.action_space}, which this policy does not give.")
+    space, action = env.action_space, policy.action
+    if isinstance(space, spaces.Discrete):
+        choices = policy.layers[-1].weight.shape[0]
+        fits = action.kind == "discrete" and (int(space.n), int(space.start)) == (choices, action.start)
+    else:
+        fits = isinstance(space, spaces.Box) and action.kind == "box" and space.shape == action.shape
+    if not fits:
+        raise ConfigError(f"{env_id} takes actions of {space}, which this policy does not give.")

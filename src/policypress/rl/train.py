@@ -29,7 +29,7 @@ from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import Adapter, adapter_named
-from policypress.rl.callback import CompressionCallback, attached_compressor
+from policypress.rl.callback import CompressionCallback, attach, attached_compressor
 from policypress.rl.environments import make_env
 from policypress.rl.evaluate import evaluate
 
@@ -94,6 +94,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Pro
     with checkpoint.locked(files.out):
         if (finished := _existing(files, config, resume)) is not None:
             return finished
+        checkpoint.remove_partial(files.config, files.evaluations, files.policy, files.agent, files.result)
         checkpoint.write_whole(files.config, dumps(config))
         return _run(config, files, adapter, progress)
 
@@ -105,6 +106,7 @@ def _existing(files: RunFiles, config: TrainConfig, resume: bool) -> dict[str, A
     if from_json(TrainConfig, json.loads(files.config.read_text())) != config:
         raise RunError(f"{files.out} holds a run with other settings: choose another --out or repeat its settings.")
     if files.result.exists():
+        shutil.rmtree(files.checkpoints, ignore_errors=True)  # what a kill after the result left
         result: dict[str, Any] = json.loads(files.result.read_text())
         return result
     if not resume and checkpoint.newest_checkpoint(files.checkpoints) is not None:
@@ -116,7 +118,7 @@ def _run(config: TrainConfig, files: RunFiles, adapter: Adapter, progress: Progr
     # One thread: on these small networks more only wait for each other, and the same seed gives the same bytes.
     torch.set_num_threads(1)
     found = checkpoint.newest_checkpoint(files.checkpoints)
-    env = _training_env(config, offset=0 if found is None else int(found.name.removeprefix("step-")))
+    env = _training_env(config)
     try:
         model, state = _model(config, files, adapter, env, found)
         compression = CompressionCallback(config.compression, config.steps)
@@ -142,7 +144,8 @@ def _finish(
     evaluation = evaluate(policy, episodes=config.final_episodes, seed=FINAL_SEED).as_dict()
     policy = replace(policy, results={"evaluation": evaluation})
     policy.save(files.policy)
-    model.save(files.agent)
+    with checkpoint.replace_file(files.agent) as partial:
+        model.save(partial)
     result = {
         "config": json.loads(dumps(config)),
         "steps": model.num_timesteps,
@@ -177,11 +180,8 @@ def _freeze(config: TrainConfig, model: OffPolicyAlgorithm, adapter: Adapter) ->
     )
 
 
-def _training_env(config: TrainConfig, offset: int) -> DummyVecEnv:
-    # After a resume the environment starts an episode of its own, not the run's first one again.
-    env = DummyVecEnv([lambda: Monitor(make_env(config.env, training=True)) for _ in range(config.n_envs)])
-    env.seed(config.seed + offset)
-    return env
+def _training_env(config: TrainConfig) -> DummyVecEnv:
+    return DummyVecEnv([lambda: Monitor(make_env(config.env, training=True)) for _ in range(config.n_envs)])
 
 
 def _model(
@@ -189,23 +189,33 @@ def _model(
 ) -> tuple[Any, dict[str, Any]]:
     if found is not None:
         model: Any = checkpoint.load(found / "agent.zip", config.algo, env=env, device=config.device)
+        # Loading seeded the environment for the run's first episode; it starts one of its own instead.
+        env.seed(config.seed + model.num_timesteps)
         checkpoint.map_replay_buffer(model, files.replay, resume=True)
         return model, checkpoint.restore_checkpoint(model, found)
+    model = _new_model(config, adapter, env)
+    checkpoint.map_replay_buffer(model, files.replay, resume=False)
+    return model, {}
+
+
+def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
     kwargs = dict(config.algo_kwargs)
     default_size = inspect.signature(adapter.model_class).parameters["buffer_size"].default
     # A buffer larger than the run is never filled: the same training, less memory.
     kwargs["buffer_size"] = min(int(kwargs.get("buffer_size", default_size)), config.total_steps + config.n_envs)
-    model = adapter.model_class(
-        "MlpPolicy" if config.network == "mlp" else "CnnPolicy",
-        env,
-        policy_kwargs=adapter.policy_kwargs(config) or None,
-        seed=config.seed,
-        device=config.device,
-        **kwargs,
-    )
-    # The algorithm seeded the environment too; start it where ``_training_env`` meant it to.
-    checkpoint.map_replay_buffer(model, files.replay, resume=False)
-    return model, {}
+    policy_kwargs = adapter.policy_kwargs(config) or None
+    try:
+        return adapter.model_class(
+            "MlpPolicy" if config.network == "mlp" else "CnnPolicy",
+            env,
+            policy_kwargs=policy_kwargs,
+            seed=config.seed,
+            device=config.device,
+            **kwargs,
+        )
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ConfigError(f"{adapter.model_class.__name__} refuses these settings: {reason}.") from error
 
 
 def _check(config: TrainConfig, adapter: Adapter) -> None:
@@ -226,6 +236,9 @@ def _check(config: TrainConfig, adapter: Adapter) -> None:
             f"{adapter.model_class.__name__} takes no setting {', '.join(wrong)}; it takes "
             f"{', '.join(name for name in known if name not in ours)}."
         )
+    for name, value in config.algo_kwargs.items():
+        if isinstance(value, str) and isinstance(known[name].default, int | float):
+            raise ConfigError(f"{name}={value!r} is not a number: give one as in {name}={known[name].default}.")
     learning_starts = config.algo_kwargs.get("learning_starts", known["learning_starts"].default)
     config.compression.check_reachable(config.steps, config.total_steps, int(learning_starts))
     if learning_starts >= config.total_steps:
@@ -241,6 +254,13 @@ def _check(config: TrainConfig, adapter: Adapter) -> None:
             )
     finally:
         env.close()
+    # A trial shows what only the agent itself can tell, before anything is written.
+    small = replace(config, n_envs=1, algo_kwargs={**config.algo_kwargs, "buffer_size": 1})
+    trial = _training_env(small)
+    try:
+        attach(_new_model(small, adapter, trial), config.compression, config.steps)
+    finally:
+        trial.close()
 
 
 class _RunCallback(BaseCallback):

@@ -1,0 +1,297 @@
+"""Tiny environments and agents that the tests of training share; importing this registers the environments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from policypress.compression.compressor import Compressor
+from policypress.config import CompressionConfig, TrainConfig
+from policypress.rl.callback import CompressionCallback, attached_compressor
+
+EPISODE = 10
+"""Steps of an episode of every environment here."""
+
+
+class _Toy(gym.Env[Any, Any]):
+    """Each observation is drawn anew, so an action decides its own reward and nothing else."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        self._shown = self._draw()
+        return self._shown, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        reward = self._reward(action)
+        self._steps += 1
+        self._shown = self._draw()
+        return self._shown, reward, False, self._steps >= EPISODE, {}
+
+    def _draw(self) -> Any:
+        raise NotImplementedError
+
+    def _reward(self, action: Any) -> float:
+        raise NotImplementedError
+
+
+class Follow(_Toy):
+    """Continuous: say twice the first number, and the second one plus one, within uneven bounds; best return 0."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Box(np.array([-2, 0], np.float32), np.array([2, 3], np.float32))
+
+    def _draw(self) -> Any:
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+    def _reward(self, action: Any) -> float:
+        wanted = np.array([2 * self._shown[0], self._shown[1] + 1])
+        return -float(np.square(np.asarray(action) - wanted).sum())
+
+
+class Pick(_Toy):
+    """Discrete: say which of three numbers is the largest; best return EPISODE, a third of it by chance."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Discrete(3)
+
+    def _draw(self) -> Any:
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+    def _reward(self, action: Any) -> float:
+        return float(action == int(np.argmax(self._shown)))
+
+
+class PickOfFour(Pick):
+    """``Pick`` with an action more."""
+
+    action_space = spaces.Discrete(4)
+
+
+class Look(_Toy):
+    """Images, channels first: say on which side of the frames there is light."""
+
+    observation_space = spaces.Box(0, 255, (4, 36, 36), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def _draw(self) -> Any:
+        self._bright = int(self.np_random.integers(2))
+        image = self.np_random.integers(0, 60, (4, 36, 36), dtype=np.uint8)
+        image[:, :, 18 * self._bright : 18 * (self._bright + 1)] += 150
+        return image
+
+    def _reward(self, action: Any) -> float:
+        return float(action == self._bright)
+
+
+class LookChannelsLast(Look):
+    """``Look`` with the channels behind, as cameras give them."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 4), np.uint8)
+
+    def _draw(self) -> Any:
+        return np.moveaxis(super()._draw(), 0, -1)
+
+
+class Named(_Toy):
+    """Dict observations."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def _draw(self) -> Any:
+        return {"a": self.np_random.uniform(-1, 1, 2).astype(np.float32)}
+
+    def _reward(self, action: Any) -> float:
+        return 0.0
+
+
+FOLLOW, PICK, LOOK = "toys/Follow-v0", "toys/Pick-v0", "toys/Look-v0"
+PICK_OF_FOUR, LOOK_CHANNELS_LAST, NAMED = "toys/PickOfFour-v0", "toys/LookChannelsLast-v0", "toys/Named-v0"
+for _id, _kind in {
+    FOLLOW: Follow, PICK: Pick, LOOK: Look,
+    PICK_OF_FOUR: PickOfFour, LOOK_CHANNELS_LAST: LookChannelsLast, NAMED: Named,
+}.items():  # fmt: skip
+    gym.register(_id, entry_point=_kind, disable_env_checker=True)
+
+
+# Agents
+
+PRESSED = CompressionConfig(sparsity=0.8, weight_bits=8, prune_start=0.2, prune_end=0.6, quantize_start=0.8, observe=0.2)
+"""Prunes from 20 % to 60 % of the steps, measures ranges from 60 %, quantizes from 80 %."""
+
+
+def sac(env: Any = "Pendulum-v1", n_envs: int = 1, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> SAC:
+    """SAC with 16-16 networks that learns from step 20 on."""
+    policy = kwargs.pop("policy", "MlpPolicy")
+    settings = {"learning_starts": 20, "batch_size": 16, "buffer_size": 2_000, "seed": 3, "device": "cpu", **kwargs}
+    return SAC(policy, _environment(env, n_envs), policy_kwargs={"net_arch": [16, 16], **(policy_kwargs or {})}, **settings)
+
+
+def dqn(env: Any = "CartPole-v1", n_envs: int = 1, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> DQN:
+    """DQN with 16-16 networks that learns from step 20 on, with soft target updates at every step."""
+    settings = {
+        "learning_starts": 20, "batch_size": 16, "buffer_size": 2_000, "train_freq": 1, "tau": 0.1,
+        "target_update_interval": 1, "learning_rate": 1e-3, "seed": 3, "device": "cpu", **kwargs,
+    }  # fmt: skip
+    return DQN("MlpPolicy", _environment(env, n_envs), policy_kwargs={"net_arch": [16, 16], **(policy_kwargs or {})}, **settings)
+
+
+def image_dqn(policy_kwargs: dict[str, Any] | None = None, env: str = LOOK, **kwargs: Any) -> DQN:
+    """DQN with a convolutional network that learns from step 12 on."""
+    settings = {
+        "learning_starts": 12, "batch_size": 4, "buffer_size": 200, "train_freq": 4, "seed": 3, "device": "cpu", **kwargs,
+    }  # fmt: skip
+    return DQN("CnnPolicy", _environment(env, 1), policy_kwargs=policy_kwargs, **settings)
+
+
+AGENTS: dict[str, Callable[..., Any]] = {"sac": sac, "dqn": dqn}
+
+
+def _environment(env: Any, n_envs: int) -> Any:
+    return DummyVecEnv([lambda: Monitor(gym.make(env)) for _ in range(n_envs)]) if isinstance(env, str) else env
+
+
+def learn(model: BaseAlgorithm, config: CompressionConfig = PRESSED, steps: int = 200, until: int = 0) -> Compressor:
+    """Trains ``model`` under ``config`` for ``steps``, or stops at step ``until``; returns what compresses it."""
+    model.learn(steps, callback=[CompressionCallback(config), *([_Stop(until)] if until else [])])
+    compressor = attached_compressor(model)
+    assert compressor is not None
+    return compressor
+
+
+def learn_on(model: BaseAlgorithm, config: CompressionConfig = PRESSED, steps: int = 200) -> None:
+    """Goes on after ``learn(..., until=...)`` to the end of ``steps``."""
+    callback = CompressionCallback(config, steps)
+    model.learn(steps - model.num_timesteps, callback=callback, reset_num_timesteps=False)
+
+
+class _Stop(BaseCallback):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < self._step
+
+
+def random_observations(model: BaseAlgorithm, count: int = 100, seed: int = 0) -> NDArray[Any]:
+    """Observations of the agent's space; vectors also far outside of what it met, so that codes clip."""
+    space, rng = model.observation_space, np.random.default_rng(seed)
+    if space.dtype == np.uint8:
+        return rng.integers(0, 256, (count, *space.shape), dtype=np.uint8)
+    return (rng.standard_normal((count, *space.shape)) * 2).astype(space.dtype)
+
+
+def met_observations(model: Any) -> NDArray[Any]:
+    """What the replay buffer holds, at most 200."""
+    buffer = model.replay_buffer
+    return np.asarray(buffer.observations[: buffer.size(), 0][:200]).astype(model.observation_space.dtype)
+
+
+def deployed_outputs(model: Any, observations: NDArray[Any]) -> NDArray[np.float32]:
+    """The torch network's outputs before any action transform: the mean of SAC, the Q values of DQN."""
+    with torch.no_grad():
+        model.policy.set_training_mode(False)
+        tensor, _ = model.policy.obs_to_tensor(observations)
+        if isinstance(model, SAC):
+            actor = model.actor
+            return actor.mu(actor.latent_pi(actor.extract_features(tensor, actor.features_extractor))).numpy()
+        return model.q_net(tensor).numpy()
+
+
+def optimizer_of(model: Any) -> torch.optim.Optimizer:
+    return model.actor.optimizer if isinstance(model, SAC) else model.policy.optimizer
+
+
+def weights_of(model: BaseAlgorithm) -> dict[str, torch.nn.Parameter]:
+    """Weights of the deployed layers by name."""
+    compressor = attached_compressor(model)
+    assert compressor is not None
+    return {node.name: node.module.weight for node in compressor.graph.layers}
+
+
+def zeros_of(model: BaseAlgorithm) -> dict[str, NDArray[np.bool_]]:
+    """Where the deployed layers' weights are exactly zero."""
+    return {name: (weight.detach() == 0).numpy() for name, weight in weights_of(model).items()}
+
+
+# Runs
+
+
+def run_config(algo: str = "dqn", **changes: Any) -> TrainConfig:
+    """A run of 100 steps that prunes a 12-12 network to 80 % and quantizes it to 8 bits."""
+    settings: dict[str, Any] = {
+        "env": {"sac": FOLLOW, "dqn": PICK}[algo],
+        "steps": 100,
+        "seed": 7,
+        "compression": PRESSED,
+        "hidden": (12, 12),
+        "eval_every": 25,
+        "eval_episodes": 2,
+        "final_episodes": 5,
+        "algo_kwargs": {"learning_starts": 10, "batch_size": 8, **({"train_freq": 1} if algo == "dqn" else {})},
+        **changes,
+    }
+    return TrainConfig(algo, **settings)
+
+
+FILES = {".lock", "agent.zip", "config.json", "evaluations.csv", "policy.policy", "result.json", "tensorboard"}
+"""What a finished run leaves."""
+
+
+def in_child(work: Callable[[], Any], kill_when: Callable[[], bool] = lambda: False, timeout: float = 120.0) -> int:
+    """Runs ``work`` in a forked process; its exit code, or minus the signal that ended it.
+
+    ``kill_when`` is asked every few milliseconds; once it is true the process gets SIGKILL, as it does at ``timeout``.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    deadline = time.monotonic() + timeout
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if kill_when() or time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
+            break
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def die_at_file_operation(count: int, folder: Path) -> None:
+    """From here on, this process gets SIGKILL just before its ``count``-th change of a file under ``folder``."""
+    done = 0
+    changes = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal done
+        opens_to_write = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if (opens_to_write or event in changes) and str(arguments[0]).startswith(str(folder)):
+            done += 1
+            if done == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
