@@ -224,13 +224,13 @@ def test_unsupported_algorithm() -> None:
 
 def test_gsde_is_refused() -> None:
     model = sac(use_sde=True)
-    with pytest.raises(UnsupportedError, match="gSDE .*train without it"):
+    with pytest.raises(UnsupportedError, match=r"gSDE .*train without it"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 
 def test_dict_observations_are_refused() -> None:
     model = sac(NAMED, policy="MultiInputPolicy")
-    with pytest.raises(UnsupportedError, match="Dict space .*FlattenObservation"):
+    with pytest.raises(UnsupportedError, match=r"Dict space .*FlattenObservation"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 

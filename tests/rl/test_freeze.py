@@ -205,7 +205,9 @@ def test_ranges_alone_do_not_make_it_integer() -> None:
     assert compressor.phase is Phase.OBSERVE
     policy, observations = pp.freeze(model), observations_for(model)
     assert policy.numerics == "float"
-    np.testing.assert_allclose(policy.outputs(observations), deployed_outputs(model, observations), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        policy.outputs(observations), deployed_outputs(model, observations), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_freezing_in_the_middle_changes_nothing() -> None:

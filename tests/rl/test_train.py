@@ -67,7 +67,7 @@ def test_result_tells_what_happened(run: Run) -> None:
     assert from_json(TrainConfig, result["config"]) == run.config
     assert result["steps"] == steps == run.config.total_steps
     assert result["numerics"] == "integer"
-    assert result["size"]["sparsity"] >= 0.8
+    assert result["size"]["nonzeros"] <= result["size"]["weights"] - round(0.8 * result["size"]["weights"])
     assert {layer["bits"] for layer in result["size"]["layers"]} == {8}
     assert result["evaluation"]["episodes"] == len(result["evaluation"]["returns"]) == 5
     assert result["wall_seconds"] > 0
@@ -107,7 +107,7 @@ def test_learning_curve_has_a_row_for_each_evaluation(run: Run) -> None:
     assert [int(row["step"]) for row in rows] == steps
     sparsity = [float(row["sparsity"]) for row in rows]
     assert sparsity == sorted(sparsity)
-    assert sparsity[0] < 0.8 <= sparsity[-1]
+    assert sparsity[0] < 0.7 < sparsity[1] < 0.795 < sparsity[-1]
     # Fractions are those of the nominal 100 steps, whatever the extension.
     nominal = {"float": range(60), "observe": range(60, 80), "quantize": range(80, 200)}
     for row in rows:
@@ -281,16 +281,9 @@ def test_dense_baseline_differs_in_compression_alone() -> None:
     assert replace(dense, compression=config.compression, hidden=config.hidden) == config
 
 
-@pytest.mark.parametrize(
-    ("algo", "network"), [("sac", "mlp"), ("dqn", "mlp"), ("dqn", "nature"), ("dqn", "resnet"), ("sac", "nature")]
-)
+@pytest.mark.parametrize(("algo", "network"), [("sac", "mlp"), ("dqn", "mlp"), ("dqn", "nature"), ("dqn", "resnet")])
 def test_default_parameters_are_those_of_the_default_network(algo: str, network: str) -> None:
-    class Glance:  # an image environment for SAC
-        pass
-
     env = {"mlp": {"sac": FOLLOW, "dqn": PICK}[algo]}.get(network, LOOK)
-    if (algo, network) == ("sac", "nature"):
-        pytest.skip("no image environment with continuous actions here")
     config = TrainConfig(algo, env, 100, network=network)  # type: ignore[arg-type]
     make = sac if algo == "sac" else dqn if network == "mlp" else image_dqn
     adapter, kwargs = ADAPTERS[algo], ADAPTERS[algo].policy_kwargs(config)

@@ -135,7 +135,9 @@ for _id, _kind in {
 
 # Agents
 
-PRESSED = CompressionConfig(sparsity=0.8, weight_bits=8, prune_start=0.2, prune_end=0.6, quantize_start=0.8, observe=0.2)
+PRESSED = CompressionConfig(
+    sparsity=0.8, weight_bits=8, prune_start=0.2, prune_end=0.6, quantize_start=0.8, observe=0.2
+)
 """Prunes from 20 % to 60 % of the steps, measures ranges from 60 %, quantizes from 80 %."""
 
 
@@ -143,7 +145,9 @@ def sac(env: Any = "Pendulum-v1", n_envs: int = 1, policy_kwargs: dict[str, Any]
     """SAC with 16-16 networks that learns from step 20 on."""
     policy = kwargs.pop("policy", "MlpPolicy")
     settings = {"learning_starts": 20, "batch_size": 16, "buffer_size": 2_000, "seed": 3, "device": "cpu", **kwargs}
-    return SAC(policy, _environment(env, n_envs), policy_kwargs={"net_arch": [16, 16], **(policy_kwargs or {})}, **settings)
+    return SAC(
+        policy, _environment(env, n_envs), policy_kwargs={"net_arch": [16, 16], **(policy_kwargs or {})}, **settings
+    )
 
 
 def dqn(env: Any = "CartPole-v1", n_envs: int = 1, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> DQN:
@@ -152,7 +156,12 @@ def dqn(env: Any = "CartPole-v1", n_envs: int = 1, policy_kwargs: dict[str, Any]
         "learning_starts": 20, "batch_size": 16, "buffer_size": 2_000, "train_freq": 1, "tau": 0.1,
         "target_update_interval": 1, "learning_rate": 1e-3, "seed": 3, "device": "cpu", **kwargs,
     }  # fmt: skip
-    return DQN("MlpPolicy", _environment(env, n_envs), policy_kwargs={"net_arch": [16, 16], **(policy_kwargs or {})}, **settings)
+    return DQN(
+        "MlpPolicy",
+        _environment(env, n_envs),
+        policy_kwargs={"net_arch": [16, 16], **(policy_kwargs or {})},
+        **settings,
+    )
 
 
 def image_dqn(policy_kwargs: dict[str, Any] | None = None, env: str = LOOK, **kwargs: Any) -> DQN:

@@ -87,6 +87,7 @@ class Compressor:
         shapes = [tuple(weight.shape) for weight in weights]
         self.target_zeros = allocate(config.allocation, shapes, config.sparsity, self._names)
         self._masks = Masks(weights, optimizer) if config.prunes else None
+        self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def step(self, step: int) -> None:
         """Brings masks and quantization to where the schedule wants them after ``step`` training steps."""
@@ -134,8 +135,14 @@ class Compressor:
     def remove(self) -> None:
         """Gives the network its plain layers back and stops enforcing masks; present weights stay."""
         self._set_phase(Phase.FLOAT)
+        self._handle.remove()
         if self._masks is not None:
             self._masks.remove()
+
+    def _after_step(self, *_: Any) -> None:
+        if self.phase is Phase.QUANTIZE:
+            for node in self.graph.layers:
+                node.module.forget()  # type: ignore[operator]
 
     def _prune(self, due: float) -> None:
         assert self._masks is not None

@@ -245,6 +245,7 @@ class _Memory:
         self.constants: _Constants | None = None
         self.codes_key: Any = None
         self.codes: torch.Tensor | None = None
+        self.largest = 0.0
         self.followed: torch.Tensor | None = None
 
 
@@ -273,14 +274,18 @@ class _FakeQuantized(nn.Module):
         if learning:
             self.update_step()
         constants = self._constants()
-        weight = self.weight_codes() if torch.is_grad_enabled() else self._kept_weight_codes()
+        if torch.is_grad_enabled():
+            weight = self.weight_codes()
+            largest = self._largest_sum(weight)
+        else:
+            weight, largest = self._kept_weight_codes()
         if quantizer.source is None:
             step = _broadcast(quantizer.step, self.weight.dim())
             return self._apply_layer(x, weight * step, self.bias)
         assert constants.inverse_source is not None
         # What another layer quantized lies on the grid already: its codes come back as they were.
         codes = _quantize(x, constants.inverse_source, quantizer.source.limits if quantizer.owns_source else None)
-        acc = self._accumulate(codes, weight, self.bias_codes())
+        acc = self._accumulate(codes, weight, self.bias_codes(), largest)
         output = quantizer.output
         if output is None:
             return acc.float() * constants.unit
@@ -325,16 +330,26 @@ class _FakeQuantized(nn.Module):
             return F.conv2d(x, weight, bias, self.stride, self.padding)
         return F.linear(x, weight, bias)
 
-    def _accumulate(self, codes: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def _accumulate(
+        self, codes: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, largest: float
+    ) -> torch.Tensor:
         """Exact integers: in float32, or in float64 where an accumulator might pass float32's exact ones."""
-        quantizer = self.policypress_quantizer
-        assert quantizer.source is not None
-        fan_in = math.prod(self.weight.shape[1:])
-        if fan_in * quantizer.high * quantizer.source.high + BIAS_LIMIT >= _EXACT_FLOAT32:
-            largest = weight.detach().flatten(1).norm(1, dim=1).amax() * quantizer.source.high
-            if largest + bias.detach().abs().amax() >= _EXACT_FLOAT32 * (1 - 1e-5):  # the norm itself is rounded
-                return self._apply_layer(codes.double(), weight.double(), bias.double())
+        # ``largest`` and the sum are rounded themselves.
+        if largest and largest + float(bias.detach().abs().amax()) >= _EXACT_FLOAT32 * (1 - 1e-5):
+            return self._apply_layer(codes.double(), weight.double(), bias.double())
         return self._apply_layer(codes, weight, bias)
+
+    def _largest_sum(self, weight: torch.Tensor) -> float:
+        """Largest accumulator that ``weight`` (codes) allows, without bias; 0 where none can pass float32's exact
+        integers."""
+        quantizer = self.policypress_quantizer
+        if quantizer.source is None:
+            return 0.0
+        fan_in = math.prod(self.weight.shape[1:])
+        if fan_in * quantizer.high * quantizer.source.high + BIAS_LIMIT < _EXACT_FLOAT32:
+            return 0.0
+        sums = weight.detach().flatten(1).norm(1, dim=1)
+        return float(sums.amax()) * float(quantizer.source.high)
 
     def _is_learning(self) -> bool:
         if not (self.training and torch.is_grad_enabled()):
@@ -366,22 +381,26 @@ class _FakeQuantized(nn.Module):
             )
         return memory.constants
 
-    def _kept_weight_codes(self) -> torch.Tensor:
-        """``weight_codes`` without gradient, computed anew only when weight, step or folded scales have changed."""
-        quantizer, memory = self.policypress_quantizer, self._memory
-        if quantizer.leader is not None and (
-            # Polyak updates write through ``.data``, which leaves no trace in a tensor's version.
-            memory.followed is None or not torch.equal(self.weight, memory.followed)
-        ):
-            memory.followed = self.weight.detach().clone()
+    def forget(self) -> None:
+        """Weights have changed: what was computed from them must not be used again."""
+        self._memory.codes = None
+
+    def _kept_weight_codes(self) -> tuple[torch.Tensor, float]:
+        """``weight_codes`` without gradient and their ``_largest_sum``, kept until weight, step or input scales change.
+
+        Fused optimizers leave no trace in a tensor's version: the Compressor says ``forget`` after every step. Nor do
+        Polyak updates, which write through ``.data``: followers compare values.
+        """
+        quantizer, memory, source = self.policypress_quantizer, self._memory, self.policypress_quantizer.source
+        if quantizer.leader is not None and (memory.followed is None or not torch.equal(self.weight, memory.followed)):
+            memory.followed, memory.codes = self.weight.detach().clone(), None
             quantizer.step.copy_(quantizer.leader.step)
-            memory.codes = None
-        constants = self._constants()
-        key = (id(self.weight), self.weight._version, memory.constants_key)
+        inputs = [self.weight, quantizer.step, *([source.limit] if source is not None and source.per_feature else [])]
+        key = [(id(tensor), tensor._version) for tensor in inputs]
         if memory.codes is None or memory.codes_key != key:
-            memory.codes_key = key
-            memory.codes = _quantize(self._effective_weight(), constants.inverse_step, quantizer.limits)
-        return memory.codes
+            memory.codes_key, memory.codes = key, self.weight_codes()
+            memory.largest = self._largest_sum(memory.codes)
+        return memory.codes, memory.largest
 
     def _effective_weight(self) -> torch.Tensor:
         source = self.policypress_quantizer.source

@@ -12,7 +12,7 @@ from typing import Any
 from policypress.config import TrainConfig
 from policypress.errors import PolicypressError, RunError
 from policypress.rl.curves import plot_curves
-from policypress.rl.train import read_evaluations, train
+from policypress.rl.train import check, read_evaluations, train
 
 Runs = Mapping[str, tuple[TrainConfig, Path]]
 NamedProgress = Callable[[str, int, int, float | None], None]
@@ -29,6 +29,8 @@ def train_all(runs: Runs, *, resume: bool = False, progress: NamedProgress | Non
         report = None if progress is None else lambda done, of, latest: progress(name, done, of, latest)
         results = {name: train(config, out, resume=resume, progress=report)}
     else:
+        for config, _ in runs.values():
+            check(config)  # before any of them writes something
         results = _in_processes(runs, resume, progress)
     folder = list(runs.values())[-1][1]
     plot_curves({name: read_evaluations(out) for name, (_, out) in runs.items()}, folder / "curve.png")

@@ -83,6 +83,8 @@ def evaluate(
     ``progress(done, episodes)`` is called as episodes end. Raises ConfigError without an environment, or when its
     spaces are not those of the policy.
     """
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes} must be at least 1.")
     env_id = env_id or policy.provenance.get("env")
     if not env_id:
         raise ConfigError(

@@ -89,8 +89,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Pro
     ConfigError for settings that contradict each other.
     """
     files = RunFiles(Path(out))
-    adapter = adapter_named(config.algo)
-    _check(config, adapter)
+    adapter = check(config)
     with checkpoint.locked(files.out):
         if (finished := _existing(files, config, resume)) is not None:
             return finished
@@ -155,9 +154,11 @@ def _finish(
         "numerics": policy.numerics,
         "versions": policy.provenance["versions"],
     }
-    checkpoint.write_whole(files.result, json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    checkpoint.write_whole(files.result, text)
     shutil.rmtree(files.checkpoints, ignore_errors=True)
-    return result
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def finished_policy(out: Path) -> Policy:
@@ -218,8 +219,9 @@ def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
         raise ConfigError(f"{adapter.model_class.__name__} refuses these settings: {reason}.") from error
 
 
-def _check(config: TrainConfig, adapter: Adapter) -> None:
-    """Everything that can be wrong before the first step."""
+def check(config: TrainConfig) -> Adapter:
+    """Raises ConfigError or UnsupportedError for everything that can be wrong before the first step."""
+    adapter = adapter_named(config.algo)
     known = inspect.signature(adapter.model_class).parameters
     ours = {
         "policy",
@@ -261,6 +263,7 @@ def _check(config: TrainConfig, adapter: Adapter) -> None:
         attach(_new_model(small, adapter, trial), config.compression, config.steps)
     finally:
         trial.close()
+    return adapter
 
 
 class _RunCallback(BaseCallback):
