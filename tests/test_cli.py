@@ -147,15 +147,15 @@ TRAIN_ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "algo": (("--algo", "ppo"), "algo='ppo' is not one of sac, dqn."),
     "algo and actions": (("--algo", "sac"), "SAC needs Box actions, not Discrete(3)"),
     "preset": (("--preset", "paper"), "preset='paper' is not one of"),
-    "preset and env": (("--preset", "ivanov2025"), "preset ivanov2025 is for SAC on continuous control and DQN on Atari"),
+    "preset and env": (("--preset", "ivanov2025"), "preset ivanov2025 is for SAC on continuous control"),
     "hidden": (("--hidden", "24;24"), "hidden='24;24' must be widths with commas between, for example 24,24."),
     "hidden 0": (("--hidden", "24,0"), "hidden=(24, 0) must be widths of at least 1"),
-    "set": (("--set", "lerning_rate=1"), "DQN takes no setting lerning_rate; it takes learning_rate, buffer_size"),
+    "set": (("--set", "lerning_rate=1"), "DQN takes no setting lerning_rate; it takes learning_rate"),
     "set without value": (("--set", "gamma"), "--set gamma has no value: write it as NAME=VALUE"),
     "set to text": (("--set", "gamma=much"), "gamma='much' is not a number"),
     "prune window": (("--prune-end", "1.2"), "pruning would end at step 72, after the last step 60"),
     "prune order": (("--prune-start", "0.9"), "prune_start=0.9 and prune_end=0.8 must satisfy"),
-    "quantize window": (("--quantize-start", "1.0"), "quantization would start at step 60, not before the last step 60"),
+    "quantize window": (("--quantize-start", "1.0"), "quantization would start at step 60, not before"),
     "learning starts": (("--set", "learning_starts=60"), "before learning starts at step 60"),
     "weight bits": (("--weight-bits", "9"), "weight_bits=9 must be 2 to 8, or 32 for no quantization."),
     "activation bits": (("--activation-bits", "1"), "activation_bits=1 must be 2 to 8, or 0"),
@@ -163,13 +163,14 @@ TRAIN_ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "allocation": (("--allocation", "erdos"), "allocation='erdos' is not one of erk, uniform"),
     "schedule": (("--schedule", "quartic"), "schedule='quartic' is not one of cubic, linear"),
     "granularity": (("--granularity", "row"), "granularity='row' is not one of auto, tensor, channel"),
-    "network": (("--network", "nature"), "network=nature does not fit toys/Pick-v0's observations: use --network mlp."),
+    "network": (("--network", "nature"), "network=nature does not fit toys/Pick-v0's observations"),
     "network name": (("--network", "vit"), "network='vit' is not one of mlp, nature, resnet."),
     "image network": (("--env", LOOK, "--network", "mlp"), "use --network nature or --network resnet."),
     "n_envs": (("--n-envs", "0"), "n_envs=0 must be at least 1."),
     "episodes": (("--final-episodes", "1"), "final_episodes >= 2"),
     "steps": (("--steps", "-5"), "steps=-5 must be at least 1."),
     "steps 0": (("--steps", "0"), "steps"),
+    "seed": (("--seed", "-1"), "DQN refuses these settings: Seed must be between 0 and"),
     "compare": (("--compare", "sparse"), "compare='sparse' is not known: use --compare dense."),
     "device": (("--device", "toaster"), "toaster"),
     "compared run": (
@@ -222,7 +223,7 @@ def test_policy_files_that_are_none(verb: str, run: Run, tmp_path: Path, policy_
 @pytest.mark.parametrize(
     ("env", "sentence"),
     [
-        ("CartPole-v1", "CartPole-v1 gives observations of shape (4,), but the policy expects (3,): evaluate it where"),
+        ("CartPole-v1", "CartPole-v1 gives observations of shape (4,), but the policy expects (3,)"),
         ("Pendulum-v1", "which this policy does not give."),
         ("Pendulm-v1", "did you mean Pendulum-v1?"),
     ],
@@ -282,7 +283,7 @@ def test_info_as_json(run: Run, policy_file: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:a layer has no weight left")
-@pytest.mark.xfail(reason="nominal_ratio is Infinity, which is no JSON: W2 in the report", strict=True)
+@pytest.mark.xfail(reason="nominal_ratio is Infinity, which is no JSON", strict=True)
 def test_info_of_a_constant_policy_is_json(run: Run, tmp_path: Path) -> None:
     model = dqn(PICK)
     for parameter in model.q_net.parameters():
@@ -336,9 +337,7 @@ def test_train_as_json_and_again(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert np.isfinite(answer.json["mean"])
 
 
-@pytest.mark.xfail(
-    reason="typer answers Ctrl-C itself, main's sentence is never reached: W3 in the report", strict=True
-)
+@pytest.mark.xfail(reason="typer answers Ctrl-C itself, main's sentence is never reached", strict=True)
 def test_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

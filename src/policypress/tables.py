@@ -23,7 +23,7 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{evaluation['mean']:.1f}",
-            f"{evaluation['low']:.1f} - {evaluation['high']:.1f}",
+            f"[{evaluation['low']:.1f}, {evaluation['high']:.1f}]",
             f"{size['nonzeros']:,}",
             str(size["layers"][0]["bits"]),
             f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio']:.1f}x",
@@ -41,7 +41,7 @@ def evaluation_table(result: Evaluation) -> Table:
         result.env,
         str(len(result.returns)),
         f"{result.mean:.1f}",
-        f"{low:.1f} - {high:.1f}",
+        f"[{low:.1f}, {high:.1f}]",
         f"{result.iqm:.1f}",
         f"{min(result.returns):.1f}",
         f"{max(result.returns):.1f}",
@@ -103,7 +103,7 @@ def contract_rows(policy: Policy) -> dict[str, str]:
     measured = policy.results.get("evaluation")
     if measured:
         rows["return"] = (
-            f"{measured['mean']:.1f} ({measured['low']:.1f} - {measured['high']:.1f}) "
+            f"{measured['mean']:.1f} [{measured['low']:.1f}, {measured['high']:.1f}] "
             f"over {measured['episodes']} episodes of {measured['env']}"
         )
     return rows

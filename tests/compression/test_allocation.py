@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -39,8 +40,10 @@ def test_the_total_is_exact_and_no_layer_is_emptied_or_else_named(
     try:
         zeros = allocate(method, shapes, sparsity, names)
     except ConfigError as error:
-        assert any(name in str(error) for name in names)
-        assert f"allocation={method}" in str(error)
+        zeros, sentence = None, str(error)
+    if zeros is None:
+        assert any(name in sentence for name in names)
+        assert f"allocation={method}" in sentence
         return
     assert sum(zeros) == round(sparsity * sum(sizes))
     assert all(0 <= count < size for count, size in zip(zeros, sizes, strict=True))
@@ -66,7 +69,7 @@ def test_ordinary_networks_are_never_refused_up_to_90_percent(
 @pytest.mark.parametrize("shapes", [SAC, SAC_AND_LOG_STD, NATURE], ids=["sac", "sac+log_std", "nature"])
 def test_more_sparsity_never_takes_zeros_from_a_layer(method: Allocation, shapes: Shapes) -> None:
     by_sparsity = [allocate(method, shapes, s / 200) for s in range(198)]
-    for before, after in zip(by_sparsity, by_sparsity[1:], strict=False):
+    for before, after in pairwise(by_sparsity):
         assert all(a >= b - 1 for b, a in zip(before, after, strict=True))  # 1: largest remainders move
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -131,24 +132,32 @@ def test_live_weights_learn_as_if_there_were_no_mask() -> None:
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
 
-def test_moments_loaded_from_a_dense_checkpoint_are_cleared_by_the_next_step() -> None:
+def test_apply_clears_what_is_loaded_from_a_dense_checkpoint() -> None:
     network, optimizer, masks = network_and_masks("adam")
     learn(network, optimizer, 5)
-    dense = {"state": optimizer.state_dict()["state"], "param_groups": optimizer.state_dict()["param_groups"]}
-    dense = torch.load(_saved(dense), weights_only=True)
+    dense = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
     keep = [top_k_mask(weight.detach().abs(), weight.numel() // 2) for weight in masks.weights]
     masks.update(keep)
-    optimizer.load_state_dict(dense)
-    learn(network, optimizer, 1)
+    network.load_state_dict(dense[0])
+    optimizer.load_state_dict(dense[1])
+    masks.apply()
+    learn(network, optimizer, 2)
     for weight, mask in zip(masks.weights, keep, strict=True):
         assert bool((weight[~mask] == 0).all())
         assert bool((optimizer.state[weight]["exp_avg"][~mask] == 0).all())
 
 
-def _saved(value: Any) -> Any:
-    import io
+@pytest.mark.xfail(strict=True, reason="the gradient is masked before the closure computes it")
+def test_weights_stay_zero_when_the_optimizer_takes_a_closure() -> None:
+    network, optimizer, masks = network_and_masks("adam")
+    keep = [top_k_mask(weight.detach().abs(), weight.numel() // 2) for weight in masks.weights]
+    masks.update(keep)
 
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return buffer
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (network(torch.randn(32, 6)) - 1).square().mean()
+        loss.backward()
+        return float(loss.detach())
+
+    optimizer.step(closure)
+    assert all(bool((weight[~mask] == 0).all()) for weight, mask in zip(masks.weights, keep, strict=True))

@@ -116,6 +116,12 @@ def test_steps_can_be_longer_than_one_call_of_learn() -> None:
     assert attached_compressor(model).sparsity == 0.5  # type: ignore[union-attr]
 
 
+def test_pruning_may_end_with_the_last_step() -> None:
+    model = dqn(n_envs=4)
+    compressor = learn(model, CompressionConfig(sparsity=0.5, prune_start=0.5, prune_end=1.0), steps=100)
+    assert [int(mask.sum()) for mask in zeros_of(model).values()] == compressor.target_zeros
+
+
 @pytest.mark.parametrize("tau", [0.1, 1.0])
 def test_target_network_is_pruned_too(tau: float) -> None:
     model = dqn(tau=tau)
@@ -168,7 +174,8 @@ def test_image_network_is_pruned_and_quantized_with_its_target() -> None:
     assert len(targets) == 3 * 5 + 2
     model.policy.set_training_mode(False)
     with torch.no_grad():  # equal weights give equal outputs only if the target is quantized as well
-        model.q_net_target.load_state_dict(model.q_net.state_dict())
+        for target, weight in zip(model.q_net_target.parameters(), model.q_net.parameters(), strict=True):
+            target.copy_(weight)
         tensor, _ = model.policy.obs_to_tensor(random_observations(model, 3))
         assert torch.equal(model.q_net(tensor), model.q_net_target(tensor))
 
@@ -293,7 +300,7 @@ def test_emptied_layer_is_refused_before_the_first_step() -> None:
     assert model.num_timesteps == 0
 
 
-@pytest.mark.xfail(reason="a second callback's config is ignored without a word: BUG 8 in the report")
+@pytest.mark.xfail(reason="a second callback's config is ignored without a word", strict=True)
 def test_another_config_for_an_agent_that_is_pressed_already_is_refused() -> None:
     model = sac()
     learn(model, PRUNED, steps=60)
@@ -415,6 +422,15 @@ def test_what_is_not_an_agent_is_refused(content: bytes | None, tmp_path: Path) 
         file.write_bytes(content)
     with pytest.raises(RunError, match="is not an agent saved by Stable-Baselines3"):
         policypress.rl.load(file, "sac")
+
+
+@pytest.mark.parametrize(("saved", "opened"), [("sac", "dqn"), ("dqn", "sac")])
+def test_an_agent_of_another_algorithm_is_refused(saved: str, opened: str, tmp_path: Path) -> None:
+    AGENTS[saved]().save(tmp_path / "agent.zip")
+    with pytest.raises(RunError, match=f"holds no {opened.upper()} agent: name the algorithm that trained it"):
+        policypress.rl.load(tmp_path / "agent.zip", opened)
+    with pytest.raises(ConfigError, match="algo='ppo' is not one of sac, dqn"):
+        policypress.rl.load(tmp_path / "agent.zip", "ppo")
 
 
 def test_an_agent_that_policypress_never_saw_opens_too(tmp_path: Path) -> None:

@@ -133,7 +133,12 @@ def test_another_environment_is_refused(algo: str, env: str, sentence: str) -> N
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [("Pendulm-v1", "Pendulum-v1"), ("HalfCheeta-v5", "HalfCheetah-v5"), ("CartPol-v1", "CartPole-v1")],
+    [
+        ("Pendulm-v1", "Pendulum-v1"),
+        ("HalfCheeta-v5", "HalfCheetah-v5"),
+        ("CartPole", "CartPole-v1"),
+        ("Pendulum-v0", "Pendulum-v1"),
+    ],
 )
 def test_unknown_environment_names_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=f"^there is no environment '{wrong}'; did you mean {nearest}\\?$"):
@@ -181,7 +186,8 @@ def test_atari_games_get_the_standard_frames() -> None:
     env.close()
 
 
-@pytest.mark.parametrize("episodes", [0, -1])
-def test_no_episodes_are_refused(episodes: int) -> None:
-    with pytest.raises(ConfigError, match="episodes"):
-        evaluate(policy("sac"), episodes=episodes)
+@pytest.mark.parametrize("setting", [{"episodes": 0}, {"episodes": -1}, {"seed": -1}])
+def test_settings_out_of_range_name_themselves(setting: dict[str, int]) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(ConfigError, match=f"^{name}={value} must"):
+        evaluate(policy("sac"), **setting)

@@ -167,7 +167,8 @@ def dqn(env: Any = "CartPole-v1", n_envs: int = 1, policy_kwargs: dict[str, Any]
 def image_dqn(policy_kwargs: dict[str, Any] | None = None, env: str = LOOK, **kwargs: Any) -> DQN:
     """DQN with a convolutional network that learns from step 12 on."""
     settings = {
-        "learning_starts": 12, "batch_size": 4, "buffer_size": 200, "train_freq": 4, "seed": 3, "device": "cpu", **kwargs,
+        "learning_starts": 12, "batch_size": 4, "buffer_size": 200, "train_freq": 4,
+        "seed": 3, "device": "cpu", **kwargs,
     }  # fmt: skip
     return DQN("CnnPolicy", _environment(env, 1), policy_kwargs=policy_kwargs, **settings)
 

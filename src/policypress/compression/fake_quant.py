@@ -184,6 +184,8 @@ class LayerQuantizer(nn.Module):
         self.register_buffer("step", torch.zeros(channels))
         self._elsewhere = (source, leader)  # in a tuple: not submodules, they belong to other layers
         self.owns_source = owns_source
+        # The first layer, in a target network too: its inputs may lie outside of their range.
+        self.clips_input = owns_source or (leader is not None and leader.owns_source)
         if owns_source:
             self.input = source
         self.output = output
@@ -273,18 +275,18 @@ class _FakeQuantized(nn.Module):
             return y
         if learning:
             self.update_step()
-        constants = self._constants()
         if torch.is_grad_enabled():
             weight = self.weight_codes()
             largest = self._largest_sum(weight)
         else:
             weight, largest = self._kept_weight_codes()
+        constants = self._constants()  # after the weights: those of a target network may have brought a new step
         if quantizer.source is None:
             step = _broadcast(quantizer.step, self.weight.dim())
             return self._apply_layer(x, weight * step, self.bias)
         assert constants.inverse_source is not None
         # What another layer quantized lies on the grid already: its codes come back as they were.
-        codes = _quantize(x, constants.inverse_source, quantizer.source.limits if quantizer.owns_source else None)
+        codes = _quantize(x, constants.inverse_source, quantizer.source.limits if quantizer.clips_input else None)
         acc = self._accumulate(codes, weight, self.bias_codes(), largest)
         output = quantizer.output
         if output is None:

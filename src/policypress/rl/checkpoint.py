@@ -55,7 +55,11 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
         for name, data in contents.items():
             archive.writestr(name, data)
     buffer.seek(0)
-    model = adapter_named(algo).model_class.load(buffer, env=env, device=device)
+    model_class = adapter_named(algo).model_class
+    try:
+        model = model_class.load(buffer, env=env, device=device)
+    except (AttributeError, KeyError) as error:
+        raise RunError(f"{path} holds no {model_class.__name__} agent: name the algorithm that trained it.") from error
     state = getattr(model, STATE_ATTRIBUTE, None)
     if state is not None:
         compressor = attach(model, from_json(CompressionConfig, state["config"]), state["steps"])

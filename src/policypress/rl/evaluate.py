@@ -85,6 +85,8 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes={episodes} must be at least 1.")
+    if seed < 0:
+        raise ConfigError(f"seed={seed} must not be negative.")
     env_id = env_id or policy.provenance.get("env")
     if not env_id:
         raise ConfigError(

@@ -1,0 +1,81 @@
+"""What finished runs are worth: a Markdown table of their results, the drop when quantization starts, the picture.
+
+    python benchmarks/report.py runs/cheetah-dense runs/cheetah-90 ... --picture curves.png
+
+The first run is the dense one that the others are compared with. ``--keep FOLDER`` copies policies and figures there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from policypress.rl.curves import plot_curves
+from policypress.rl.train import read_evaluations
+
+KEPT = ("policy.policy", "result.json", "evaluations.csv")
+
+
+def quantization_start(rows: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]] | None:
+    """The last evaluation before quantization and the first after it."""
+    for before, after in zip(rows, rows[1:], strict=False):
+        if before["phase"] != "quantize" and after["phase"] == "quantize":
+            return before, after
+    return None
+
+
+def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
+    evaluation, size = result["evaluation"], result["size"]
+    cells = [
+        name,
+        f"{evaluation['mean']:,.0f} [{evaluation['low']:,.0f}, {evaluation['high']:,.0f}]",
+        f"{evaluation['iqm']:,.0f}",
+        f"{evaluation['mean'] / dense['evaluation']['mean']:.1%}",
+        f"{size['nonzeros']:,}",
+        f"{size['layers'][0]['bits']}",
+        f"{size['nominal_bytes']:,.0f} ({size['nominal_ratio']:.0f}×)",
+        f"{size['file_bytes']:,} ({size['file_ratio']:.0f}×)",
+        f"{result['wall_seconds'] / 60:.0f} min",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--keep", type=Path)
+    arguments = parser.parse_args()
+    results = {folder.name: json.loads((folder / "result.json").read_text()) for folder in arguments.runs}
+    curves = {folder.name: read_evaluations(folder) for folder in arguments.runs}
+    dense = results[arguments.runs[0].name]
+
+    print("| run | return [95 %] | IQM | of dense | nonzeros | bits | nominal bytes | file bytes | wall time |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, result in results.items():
+        print(row(name, result, dense))
+    print("\n| run | last evaluation before quantization | first after | kept |")
+    print("|---|---|---|---|")
+    for name, rows in curves.items():
+        if (around := quantization_start(rows)) is not None:
+            before, after = around
+            kept = float(after["mean"]) / float(before["mean"])
+            print(
+                f"| {name} | {float(before['mean']):,.0f} at step {int(before['step']):,} | "
+                f"{float(after['mean']):,.0f} at step {int(after['step']):,} | {kept:.1%} |"
+            )
+    if arguments.picture:
+        plot_curves(curves, arguments.picture)
+    if arguments.keep:
+        for folder in arguments.runs:
+            target = arguments.keep / folder.name
+            target.mkdir(parents=True, exist_ok=True)
+            for file in KEPT:
+                shutil.copy(folder / file, target / file)
+
+
+if __name__ == "__main__":
+    main()
