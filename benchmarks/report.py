@@ -19,12 +19,11 @@ from policypress.rl.train import read_evaluations
 KEPT = ("policy.policy", "result.json", "evaluations.csv")
 
 
-def quantization_start(rows: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]] | None:
-    """The last evaluation before quantization and the first after it."""
-    for before, after in zip(rows, rows[1:], strict=False):
-        if before["phase"] != "quantize" and after["phase"] == "quantize":
-            return before, after
-    return None
+def quantization_start(rows: list[dict[str, str]]) -> tuple[dict[str, str], list[dict[str, str]]] | None:
+    """The last evaluation before quantization and all after it."""
+    after = [row for row in rows if row["phase"] == "quantize"]
+    before = [row for row in rows if row["phase"] != "quantize"]
+    return (before[-1], after) if before and after else None
 
 
 def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
@@ -57,15 +56,16 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name, result in results.items():
         print(row(name, result, dense))
-    print("\n| run | last evaluation before quantization | first after | kept |")
-    print("|---|---|---|---|")
+    print("\n| run | last evaluation before quantization | first after | kept | lowest after |")
+    print("|---|---|---|---|---|")
     for name, rows in curves.items():
         if (around := quantization_start(rows)) is not None:
             before, after = around
-            kept = float(after["mean"]) / float(before["mean"])
+            means = [float(row["mean"]) for row in after]
             print(
                 f"| {name} | {float(before['mean']):,.0f} at step {int(before['step']):,} | "
-                f"{float(after['mean']):,.0f} at step {int(after['step']):,} | {kept:.1%} |"
+                f"{means[0]:,.0f} at step {int(after[0]['step']):,} | {means[0] / float(before['mean']):.1%} | "
+                f"{min(means):,.0f} |"
             )
     if arguments.picture:
         plot_curves(curves, arguments.picture)

@@ -23,8 +23,8 @@ from policypress.rl.compare import train_all
 from policypress.rl.plan import dense_baseline, plan
 from rl.toys import FILES, FOLLOW, LOOK, LOOK_CHANNELS_LAST, NAMED, PICK, PRESSED, dqn, image_dqn, run_config, sac
 
-STEPS = {"sac": 100, "dqn": 120}
-CONFIGS = {"sac": run_config("sac"), "dqn": run_config("dqn", n_envs=2, extension=0.2)}
+STEPS = {"sac": 100, "dqn": 150}
+CONFIGS = {"sac": run_config("sac"), "dqn": run_config("dqn", n_envs=2, extension=0.5)}
 
 
 class Run(NamedTuple):
@@ -103,7 +103,7 @@ def test_agent_file_holds_the_same_policy(run: Run) -> None:
 
 def test_learning_curve_has_a_row_for_each_evaluation(run: Run) -> None:
     rows = rows_of(run.out)
-    steps = {"sac": [25, 50, 75, 100], "dqn": [26, 50, 76, 100, 120]}[run.config.algo]
+    steps = {"sac": [25, 50, 75, 100], "dqn": [26, 50, 76, 100, 126, 150]}[run.config.algo]
     assert [int(row["step"]) for row in rows] == steps
     sparsity = [float(row["sparsity"]) for row in rows]
     assert sparsity == sorted(sparsity)

@@ -78,10 +78,14 @@ def map_replay_buffer(model: OffPolicyAlgorithm, folder: Path, resume: bool) -> 
     buffer = model.replay_buffer
     assert isinstance(buffer, ReplayBuffer)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _BUFFER_ARRAYS:
-        array = getattr(buffer, name, None)
-        if array is None:
-            continue
+    arrays = {name: getattr(buffer, name) for name in _BUFFER_ARRAYS if getattr(buffer, name, None) is not None}
+    needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(folder).free
+    if not resume and needed > free:
+        raise RunError(
+            f"the replay buffer needs {needed / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} are free: "
+            "lower it, for example --set buffer_size=100000."
+        )
+    for name, array in arrays.items():
         file = folder / f"{name}.npy"
         if resume:
             mapped = np.lib.format.open_memmap(file, mode="r+")

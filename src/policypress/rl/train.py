@@ -214,6 +214,11 @@ def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
             device=config.device,
             **kwargs,
         )
+    except MemoryError as error:
+        raise ConfigError(
+            f"a replay buffer of {kwargs['buffer_size']:,} transitions does not fit into memory: lower it, for example "
+            "--set buffer_size=100000."
+        ) from error
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigError(f"{adapter.model_class.__name__} refuses these settings: {reason}.") from error
