@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cheetah="--algo sac --env HalfCheetah-v5 --steps 150000 --seed 1"
-climber="--algo dqn --env CrazyClimberNoFrameskip-v4 --steps 60000 --seed 1
-  --eval-every 15000 --eval-episodes 5 --final-episodes 20"
+climber="--algo dqn --env CrazyClimberNoFrameskip-v4 --steps 50000 --seed 1
+  --eval-every 12500 --eval-episodes 5 --final-episodes 20"
 declare -A runs=(
   [cheetah-dense]="$cheetah"
   [cheetah-90]="$cheetah --sparsity 0.90"

@@ -17,6 +17,7 @@ import typer
 
 import policypress as pp
 from policypress import cli
+from policypress.config import CompressionConfig, TrainConfig
 from policypress.rl import checkpoint
 from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac
 
@@ -335,6 +336,38 @@ def test_train_as_json_and_again(run: Run, tmp_path: Path, monkeypatch: pytest.M
     answer = run("evaluate", tmp_path / "run" / "policy.policy", "--episodes", 3, "--json")
     assert answer.json["returns"] == result["evaluation"]["returns"]
     assert np.isfinite(answer.json["mean"])
+
+
+def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def capture(runs: dict[str, Any], *, resume: bool, progress: object) -> None:
+        seen.update({**runs, "resume": resume})
+        raise pp.RunError("enough.")
+
+    monkeypatch.setattr("policypress.rl.compare.train_all", capture)
+    answer = run(
+        "train", "--algo", "dqn", "--env", LOOK, "--out", tmp_path, "--steps", 500, "--sparsity", 0.7,
+        "--weight-bits", 5, "--activation-bits", 0, "--input-bits", 9, "--hidden", 33, "--network", "resnet",
+        "--allocation", "uniform", "--schedule", "linear", "--granularity", "channel", "--prune-start", 0,
+        "--prune-end", 0.7, "--quantize-start", 0.75, "--n-envs", 2, "--eval-every", 50, "--eval-episodes", 3,
+        "--final-episodes", 4, "--set", "learning_rate=1e-3", "--set", "tau=1", "--device", "cuda", "--seed", 0,
+        "--resume", "--compare", "dense",
+    )  # fmt: skip
+    assert_one_sentence(answer, "enough.")
+    config, out = seen["pressed"]
+    assert (out, seen["resume"]) == (tmp_path, True)
+    assert config == TrainConfig(
+        "dqn", LOOK, 500, seed=0, network="resnet", hidden=(33,), n_envs=2, eval_every=50, eval_episodes=3,
+        final_episodes=4, device="cuda", algo_kwargs={"learning_rate": 1e-3, "tau": 1},
+        compression=CompressionConfig(
+            sparsity=0.7, weight_bits=5, activation_bits=0, input_bits=9, allocation="uniform", schedule="linear",
+            granularity="channel", prune_start=0.0, prune_end=0.7, quantize_start=0.75,
+        ),
+    )  # fmt: skip
+    dense, out = seen["dense"]
+    assert out == tmp_path / "dense"
+    assert (dense.compression, dense.hidden) == (CompressionConfig(), ())
 
 
 @pytest.mark.xfail(reason="typer answers Ctrl-C itself, main's sentence is never reached", strict=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import policypress as pp
 from policypress.config import TrainConfig
@@ -24,7 +25,7 @@ from policypress.errors import RunError
 from policypress.rl import checkpoint, train
 from policypress.rl import load as load_agent
 from policypress.rl.callback import attached_compressor
-from rl.toys import FILES, die_at_file_operation, in_child, run_config, zeros_of
+from rl.toys import FILES, PICK, die_at_file_operation, dqn, in_child, run_config, zeros_of
 
 TRAIN = sys.modules["policypress.rl.train"]
 CONFIG = run_config(steps=200)  # a checkpoint every second step
@@ -207,6 +208,28 @@ def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     assert in_child(hold, refused) == -signal.SIGKILL
     with checkpoint.locked(tmp_path):
         pass
+
+
+def test_a_checkpoint_restores_random_numbers_and_state(tmp_path: Path) -> None:
+    model = dqn(PICK)
+    model.learn(30)
+    checkpoint.map_replay_buffer(model, tmp_path / "replay", resume=False)
+    checkpoint.save_checkpoint(model, tmp_path, {"note": [1, 2]})
+
+    def draw() -> list[float]:
+        return [torch.rand(1).item(), float(np.random.randn()), random.random()]  # noqa: NPY002
+
+    drawn = draw()
+    assert draw() != drawn
+    state = checkpoint.restore_checkpoint(model, tmp_path / "step-000000000030")
+    assert state["note"] == [1, 2]
+    assert draw() == drawn
+
+
+def test_a_replay_buffer_of_another_shape_is_refused(tmp_path: Path) -> None:
+    checkpoint.map_replay_buffer(dqn(PICK), tmp_path, resume=False)
+    with pytest.raises(RunError, match="replay buffer in .* is of another shape: start the run anew"):
+        checkpoint.map_replay_buffer(dqn(PICK, buffer_size=100), tmp_path, resume=True)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ _STRIDE = 8
 """Ranges and steps follow every eighth training pass; they move slower than weights and cost as much."""
 _MOMENTUM = 0.05
 _SMALLEST_STEP = 2.0**-40
-_ONE = torch.ones(1)
+_ONE = torch.ones(())  # without a dimension it fits every device
 
 
 class _Quantize(torch.autograd.Function):

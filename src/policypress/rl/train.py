@@ -24,7 +24,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from policypress.config import TrainConfig, dumps, from_json
 from policypress.errors import ConfigError, RunError
 from policypress.measure.size import size
-from policypress.policy.artifact import load as load_policy
 from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
@@ -159,11 +158,6 @@ def _finish(
     shutil.rmtree(files.checkpoints, ignore_errors=True)
     written: dict[str, Any] = json.loads(text)
     return written
-
-
-def finished_policy(out: Path) -> Policy:
-    """The policy of a finished run."""
-    return load_policy(RunFiles(Path(out)).policy)
 
 
 def read_evaluations(out: Path) -> list[dict[str, str]]:
