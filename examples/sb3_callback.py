@@ -10,9 +10,7 @@ from policypress.rl import CompressionCallback, evaluate
 
 STEPS = 12_000
 
-model = SAC(
-    "MlpPolicy", "InvertedDoublePendulum-v5", learning_rate=1e-3, batch_size=128, learning_starts=500, seed=1
-)
+model = SAC("MlpPolicy", "InvertedDoublePendulum-v5", learning_rate=1e-3, batch_size=128, learning_starts=500, seed=1)
 config = pp.CompressionConfig(sparsity=0.95, weight_bits=8)
 model.learn(STEPS, callback=CompressionCallback(config))
 

@@ -217,9 +217,10 @@ def test_a_flatten_before_the_first_layer_of_a_vector_policy_is_left_out() -> No
 # Freezing looks and does not touch
 
 
-def test_freezing_changes_nothing_and_shares_nothing() -> None:
+@pytest.mark.parametrize("bits", [(32, 8), (8, 0), (8, 8)], ids=["float", "weight-only", "integer"])
+def test_freezing_changes_nothing_and_shares_nothing(bits: tuple[int, int]) -> None:
     network = mlp()
-    compressor = press(network, 4)
+    compressor = press(network, 4, weight_bits=bits[0], activation_bits=bits[1])
     network.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     first = freeze_graph(compressor.graph, vector(4), DISCRETE)
@@ -227,10 +228,12 @@ def test_freezing_changes_nothing_and_shares_nothing() -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
     expected = first.outputs(x)
+    scales = [layer.scale.copy() for layer in first.layers]
     with torch.no_grad():
         for value in network.state_dict().values():
             value.mul_(3)
     np.testing.assert_array_equal(first.outputs(x), expected)
+    assert all(np.array_equal(layer.scale, scale) for layer, scale in zip(first.layers, scales, strict=True))
     assert bool((freeze_graph(compressor.graph, vector(4), DISCRETE).outputs(x) != expected).any())
 
 

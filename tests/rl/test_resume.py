@@ -228,7 +228,7 @@ def test_a_checkpoint_restores_random_numbers_and_state(tmp_path: Path) -> None:
 
 def test_a_replay_buffer_of_another_shape_is_refused(tmp_path: Path) -> None:
     checkpoint.map_replay_buffer(dqn(PICK), tmp_path, resume=False)
-    with pytest.raises(RunError, match="replay buffer in .* is of another shape: start the run anew"):
+    with pytest.raises(RunError, match=r"replay buffer in .* is of another shape: start the run anew"):
         checkpoint.map_replay_buffer(dqn(PICK, buffer_size=100), tmp_path, resume=True)
 
 
