@@ -284,7 +284,6 @@ def test_info_as_json(run: Run, policy_file: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:a layer has no weight left")
-@pytest.mark.xfail(reason="nominal_ratio is Infinity, which is no JSON", strict=True)
 def test_info_of_a_constant_policy_is_json(run: Run, tmp_path: Path) -> None:
     model = dqn(PICK)
     for parameter in model.q_net.parameters():
@@ -370,7 +369,6 @@ def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch
     assert (dense.compression, dense.hidden) == (CompressionConfig(), ())
 
 
-@pytest.mark.xfail(reason="typer answers Ctrl-C itself, main's sentence is never reached", strict=True)
 def test_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -35,9 +35,6 @@ def main() -> None:
     except PolicypressError as error:
         _err.print(f"policypress: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _err.print("policypress: interrupted; a training run goes on with --resume.")
-        sys.exit(130)
 
 
 @app.callback()
@@ -122,8 +119,12 @@ def train(
     runs = {"pressed" if compare else "agent": (config, out)}
     if compare:
         runs = {"dense": (dense_baseline(config), out / "dense"), **runs}
-    with _bars("return") as advance:
-        results = train_all(runs, resume=resume, progress=advance)
+    try:
+        with _bars("return") as advance:
+            results = train_all(runs, resume=resume, progress=advance)
+    except KeyboardInterrupt:
+        _err.print("policypress: interrupted; go on with --resume.")
+        raise typer.Exit(130) from None
     if as_json:
         _out.print_json(json.dumps(results))
         return

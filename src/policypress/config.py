@@ -64,6 +64,9 @@ class CompressionConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}.")
+        for name in ("prune_iterations", "weight_bits", "activation_bits", "input_bits"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number.")
         if not 0.0 <= self.sparsity < 1.0:
             raise ConfigError(f"sparsity={self.sparsity} must be at least 0 and below 1, for example sparsity=0.95.")
         if not 0.0 <= self.prune_start <= self.prune_end:
@@ -79,7 +82,7 @@ class CompressionConfig:
             raise ConfigError(f"activation_bits={self.activation_bits} must be 2 to 8, or 0 for float activations.")
         if not 2 <= self.input_bits <= 16:
             raise ConfigError(f"input_bits={self.input_bits} must be 2 to 16.")
-        if self.quantize_start < 0.0 or self.observe < 0.0:
+        if not (self.quantize_start >= 0.0 and self.observe >= 0.0):
             raise ConfigError("quantize_start and observe must not be negative, for example 0.85 and 0.05.")
 
     @property
@@ -92,7 +95,7 @@ class CompressionConfig:
 
     def check_reachable(self, steps: int, total_steps: int, learning_starts: int = 0) -> None:
         """Raises ConfigError when a window of this config cannot be reached in ``total_steps`` training steps."""
-        if self.prunes and self.prune_end * steps > total_steps:
+        if self.prunes and round(self.prune_end * steps) > total_steps:
             raise ConfigError(
                 f"pruning would end at step {self.prune_end * steps:.0f}, after the last step {total_steps}: "
                 "lower prune_end or train longer."
@@ -176,11 +179,11 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known ones are {', '.join(sorted(known))}.")
-    if isinstance(values.get("compression"), Mapping):
-        values["compression"] = CompressionConfig(**values["compression"])
-    if "hidden" in values:
-        values["hidden"] = tuple(values["hidden"])
     try:
+        if "compression" in values:
+            values["compression"] = CompressionConfig(**values["compression"])
+        if "hidden" in values:
+            values["hidden"] = tuple(values["hidden"])
         return cls(**values)
     except TypeError as error:
         raise ConfigError(f"{cls.__name__} cannot be read: {error}.") from error

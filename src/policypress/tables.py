@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"[{evaluation['low']:.1f}, {evaluation['high']:.1f}]",
             f"{size['nonzeros']:,}",
             str(size["layers"][0]["bits"]),
-            f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio']:.1f}x",
+            f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio'] or math.inf:.1f}x",
             f"{size['file_bytes']:,} B",
             f"{size['file_ratio']:.1f}x",
         )

@@ -366,7 +366,6 @@ def test_remove_gives_the_plain_network_back_and_frees_the_weights(build: Callab
     assert sum(training.zeros()) < sum(int((weight == 0).sum()) for weight in weights)
 
 
-@pytest.mark.xfail(strict=True, reason="step() after remove() starts all over")
 def test_a_removed_compressor_does_nothing_any_more() -> None:
     training = Training(weight_bits=8, quantize_start=0.5, prune_end=0.4)
     training.run(0, 60, stride=5)
@@ -375,7 +374,6 @@ def test_a_removed_compressor_does_nothing_any_more() -> None:
     assert {type(node.module) for node in training.compressor.graph.layers} == {nn.Linear}
 
 
-@pytest.mark.xfail(strict=True, reason="weights are zeroed only when a mask changes")
 def test_dense_weights_loaded_after_the_last_mask_are_pruned_again() -> None:
     """As when a script goes back to its best weights, saved before pruning had ended."""
     training = Training(prune_end=0.4)

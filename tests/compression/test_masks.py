@@ -147,7 +147,6 @@ def test_apply_clears_what_is_loaded_from_a_dense_checkpoint() -> None:
         assert bool((optimizer.state[weight]["exp_avg"][~mask] == 0).all())
 
 
-@pytest.mark.xfail(strict=True, reason="the gradient is masked before the closure computes it")
 def test_weights_stay_zero_when_the_optimizer_takes_a_closure() -> None:
     network, optimizer, masks = network_and_masks("adam")
     keep = [top_k_mask(weight.detach().abs(), weight.numel() // 2) for weight in masks.weights]

@@ -283,7 +283,6 @@ def test_the_baseline_is_the_dense_float32_network_unless_another_is_named() -> 
     assert freeze_graph(trace(mlp()), vector(4), DISCRETE, baseline_bytes=12_345).baseline_bytes == 12_345
 
 
-@pytest.mark.xfail(strict=True, reason="biases that a layer does not have are counted")
 def test_the_baseline_counts_no_bias_where_there_is_none() -> None:
     network = nn.Sequential(nn.Linear(4, 16, bias=False), nn.ReLU(), nn.Linear(16, 2))
     policy = freeze_graph(trace(network), vector(4), DISCRETE)

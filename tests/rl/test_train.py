@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,6 +184,18 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"nothing can be written to .*: choose another --out"):
             train(run_config(), out)
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_start_that_failed_does_not_block_the_folder(
+    tmp_path: Path, no_checkpoints: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(RunError, match=r"the replay buffer needs .* GiB in .*: lower it"):
+            train(run_config(), tmp_path)
+    result = train(run_config(steps=60), tmp_path)
+    assert result["steps"] == 60
+    assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 # Seeds

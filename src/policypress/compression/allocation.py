@@ -25,6 +25,8 @@ def allocate(method: Allocation, shapes: Sequence[Shape], sparsity: float, names
         ideal = _ivanov2025(shapes, sizes, total)
     else:
         ideal = [sparsity * size for size in sizes]
+    if method == "global" and total <= sum(sizes) - len(sizes):
+        return _round_to_total(ideal, [size - 1 for size in sizes], total)
     zeros = _round_to_total(ideal, sizes, total)
     for index, (count, size) in enumerate(zip(zeros, sizes, strict=True)):
         if count >= size:

@@ -76,6 +76,7 @@ class Compressor:
         self.phase, self.iteration, self.sparsity = Phase.FLOAT, 0, 0.0
         self._targets, self._image = tuple(targets), image
         self._schedule = PruningSchedule.from_config(config, steps)
+        self._removed = False
         self._generator = torch.Generator().manual_seed(seed)
 
         extra = list(auxiliary) if config.prune_auxiliary else []
@@ -91,6 +92,8 @@ class Compressor:
 
     def step(self, step: int) -> None:
         """Brings masks and quantization to where the schedule wants them after ``step`` training steps."""
+        if self._removed:
+            return
         if self._masks is not None:
             iteration, due = self._schedule.iteration(step), self._schedule.due(step)
             if iteration > self.iteration or (due > 0.0 and self.sparsity == 0.0):
@@ -134,6 +137,7 @@ class Compressor:
 
     def remove(self) -> None:
         """Gives the network its plain layers back and stops enforcing masks; present weights stay."""
+        self._removed = True
         self._set_phase(Phase.FLOAT)
         self._handle.remove()
         if self._masks is not None:

@@ -28,9 +28,8 @@ class Masks:
     """One boolean mask for each pruned weight, enforced in every optimizer step.
 
     A weight that is pruned becomes zero together with its moments (any optimizer state of its shape), and from then on
-    its gradient is zeroed before each step: Adam, SGD and weight decay then leave it exactly zero, for one pass over
-    the gradient instead of three over weight and moments. Modules are left as they are, so that save, load and
-    deepcopy of the network keep working.
+    it and its gradient are zeroed before each step: Adam, SGD and weight decay then leave it exactly zero, without a
+    pass over the moments. Modules are left as they are, so that save, load and deepcopy of the network keep working.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -38,7 +37,10 @@ class Masks:
         self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
         self._factors = [torch.ones_like(weight) for weight in self.weights]
         self._optimizer = optimizer
-        self._handle = optimizer.register_step_pre_hook(self._before_step)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     def update(self, masks: Sequence[torch.Tensor]) -> None:
         """Sets new masks, one for each weight, and applies them at once."""
@@ -58,10 +60,16 @@ class Masks:
 
     def remove(self) -> None:
         """Stops enforcing; zeros stay until the next optimizer step."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
         for weight, factor in zip(self.weights, self._factors, strict=True):
+            weight.mul_(factor)  # somebody may have loaded dense weights since
             if weight.grad is not None:
                 weight.grad.mul_(factor)
+
+    def _after_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if args or kwargs:  # a closure has computed gradients of its own
+            self.apply()

@@ -44,8 +44,8 @@ class SizeReport:
     layers: tuple[LayerSize, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values, but for an infinite ``nominal_ratio`` when every weight is zero."""
-        return dataclasses.asdict(self)
+        """The report as JSON values; ``nominal_ratio`` is None when every weight is zero."""
+        return {**dataclasses.asdict(self), "nominal_ratio": self.nominal_ratio if self.nonzeros else None}
 
 
 def size(policy: Policy) -> SizeReport:

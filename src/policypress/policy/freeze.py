@@ -92,7 +92,9 @@ def freeze_graph(
             inputs = InputQuantization(
                 _array(quantizer.inverse_scale()), quantizer.low, quantizer.high, int(quantizer.bits)
             )
-    dense = sum(n.module.weight.numel() + n.module.weight.shape[0] for n in graph.layers) * 4
+    dense = 4 * sum(
+        values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
+    )
     if inputs is not None:
         check_accumulators(ops, inputs)
     policy = Policy(ops, observation, action, inputs, baseline_bytes or dense, dict(provenance or {}))

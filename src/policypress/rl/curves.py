@@ -21,6 +21,7 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, str]]], path: Path) -
     figure, (returns, sparsity) = plt.subplots(
         2, 1, figsize=(8, 5.5), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
+    marked = False
     for index, (name, rows) in enumerate(curves.items()):
         color = f"C{index}"
         steps = [int(row["step"]) for row in rows]
@@ -38,7 +39,9 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, str]]], path: Path) -
             before = max([step for step in steps if step < quantized[0]], default=quantized[0])
             for axis in (returns, sparsity):
                 axis.axvline((before + quantized[0]) / 2, color=color, linestyle=":")
-            returns.plot([], [], color=color, linestyle=":", label=f"{name}: quantization starts")
+            marked = True
+    if marked:
+        returns.plot([], [], color="gray", linestyle=":", label="quantization starts")
     returns.set_ylabel("return of the deployed policy")
     returns.legend(loc="best")
     returns.grid(alpha=0.3)

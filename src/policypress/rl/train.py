@@ -99,15 +99,16 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Pro
 
 def _existing(files: RunFiles, config: TrainConfig, resume: bool) -> dict[str, Any] | None:
     """The result of a finished run, or None if a run may start or go on here; RunError otherwise."""
-    if not files.config.exists():
-        return None
+    finished, unfinished = files.result.exists(), checkpoint.newest_checkpoint(files.checkpoints) is not None
+    if not files.config.exists() or not (finished or unfinished):
+        return None  # nothing has been learned here
     if from_json(TrainConfig, json.loads(files.config.read_text())) != config:
         raise RunError(f"{files.out} holds a run with other settings: choose another --out or repeat its settings.")
-    if files.result.exists():
+    if finished:
         shutil.rmtree(files.checkpoints, ignore_errors=True)  # what a kill after the result left
         result: dict[str, Any] = json.loads(files.result.read_text())
         return result
-    if not resume and checkpoint.newest_checkpoint(files.checkpoints) is not None:
+    if not resume:
         raise RunError(f"{files.out} holds an unfinished run: add --resume to go on, or choose another --out.")
     return None
 
