@@ -107,7 +107,6 @@ def test_info_works_where_nothing_is_trained(policy_file: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("train", "--algo", "sac", "--env", "x", "--out", "y"), ("evaluate", "FILE")])
-@pytest.mark.xfail(reason="a traceback instead of a sentence", strict=True)
 def test_training_without_its_libraries_says_what_to_install(arguments: tuple[str, ...], policy_file: Path) -> None:
     code = WITHOUT + "from policypress.cli import main; main()"
     done = python(code, *(str(policy_file) if word == "FILE" else word for word in arguments))

@@ -234,7 +234,7 @@ def test_evaluate_in_a_wrong_environment(env: str, sentence: str, run: Run, poli
 
 
 def test_evaluate_without_an_environment(run: Run, tmp_path: Path) -> None:
-    pp.freeze(sac(FOLLOW)).save(tmp_path / "a.policy")
+    pp.freeze(sac(FOLLOW), provenance={"env": None}).save(tmp_path / "a.policy")
     assert_one_sentence(run("evaluate", tmp_path / "a.policy"), "name an environment")
 
 

@@ -35,6 +35,13 @@ def main() -> None:
     except PolicypressError as error:
         _err.print(f"policypress: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        _err.print(
+            f"policypress: this needs {error.name}, which is not installed: pip install 'policypress[train]'.",
+            markup=False,
+            soft_wrap=True,
+        )
+        sys.exit(2)
 
 
 @app.callback()

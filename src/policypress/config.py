@@ -144,6 +144,9 @@ class TrainConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        # As they come back from JSON, so that a config equals its own copy on disk.
+        object.__setattr__(self, "algo_kwargs", json.loads(json.dumps(self.algo_kwargs)))
+        object.__setattr__(self, "optimizer_kwargs", json.loads(json.dumps(self.optimizer_kwargs)))
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
         if self.extension < 0.0:

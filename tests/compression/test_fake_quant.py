@@ -491,7 +491,8 @@ def test_bias_codes_at_their_limit_are_exact(name: str) -> None:
     assert max(int(np.abs(layer.bias).max()) for layer in policy.layers) == BIAS_LIMIT
     for node, layer in zip(compressor.graph.layers, policy.layers, strict=True):
         if node.module.bias is not None:  # steps grow until every bias has a code, so none of it is cut off
-            np.testing.assert_allclose(layer.bias * layer.scale, node.module.bias.detach(), rtol=1e-5, atol=0.1)
+            off = layer.bias * layer.scale.astype(np.float64) - node.module.bias.detach().numpy()
+            assert bool((np.abs(off) <= 0.51 * layer.scale).all())
 
 
 # Fixed point

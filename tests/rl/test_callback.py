@@ -300,7 +300,6 @@ def test_emptied_layer_is_refused_before_the_first_step() -> None:
     assert model.num_timesteps == 0
 
 
-@pytest.mark.xfail(reason="a second callback's config is ignored without a word", strict=True)
 def test_another_config_for_an_agent_that_is_pressed_already_is_refused() -> None:
     model = sac()
     learn(model, PRUNED, steps=60)

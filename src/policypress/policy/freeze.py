@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from policypress.compression.fake_quant import INT32, FakeQuantAdd, multiplier_and_shift
 from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode
-from policypress.errors import PolicypressError
+from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.checks import check_accumulators
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -51,18 +51,26 @@ def freeze(
     from policypress.rl.callback import STATE_ATTRIBUTE
 
     adapter = adapter_for(model)
+    observation = observation_transform(model)
+    state = getattr(model, STATE_ATTRIBUTE, None)
+    if state is not None and state["normalized"] and observation.normalization is None:
+        raise UnsupportedError(
+            "the agent was trained with VecNormalize and its statistics are missing: load the agent with "
+            "env=VecNormalize.load(FILE, venv)."
+        )
     origin = {
         "algo": adapter.name,
+        "env": _environment_id(model),
         "steps": int(model.num_timesteps),
         "seed": model.seed,
-        "compression": getattr(model, STATE_ATTRIBUTE, None),
+        "compression": state,
         "versions": _versions(),
         **(provenance or {}),
     }
     recorded = _recorded_observations(model)
     return freeze_graph(
         adapter.graph(model),
-        observation_transform(model),
+        observation,
         adapter.action_transform(model),
         baseline_bytes=baseline_bytes,
         provenance=origin,
@@ -178,6 +186,12 @@ def _recorded_observations(model: Any) -> NDArray[Any] | None:
     count = max(1, min(32, buffer.size(), _TEST_VECTOR_BYTES // (int(np.prod(shape)) * dtype.itemsize)))
     picks = np.linspace(0, buffer.size() - 1, count).astype(int)
     return np.asarray(buffer.observations[picks, 0]).reshape(count, *shape).astype(dtype)
+
+
+def _environment_id(model: BaseAlgorithm) -> str | None:
+    env = model.get_env()
+    spec = env.get_attr("spec")[0] if env is not None else None
+    return None if spec is None else str(spec.id)
 
 
 def _versions() -> dict[str, str]:

@@ -82,6 +82,11 @@ class Adapter(ABC):
                 f"{self.model_class.__name__} needs {self.action_space.__name__} actions, not {action_space}: "
                 "choose another --algo."
             )
+        if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+            raise UnsupportedError(
+                f"actions that count from {action_space.start} are not Stable-Baselines3's: wrap the environment so "
+                "that they count from 0."
+            )
 
     def policy_kwargs(self, config: TrainConfig) -> dict[str, Any]:
         """``policy_kwargs`` of the algorithm for a training run."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from policypress.compression.compressor import Compressor
 from policypress.config import CompressionConfig, to_json
+from policypress.errors import ConfigError
 from policypress.rl.adapters import adapter_for, observation_transform
 
 STATE_ATTRIBUTE = "policypress_state"
@@ -34,7 +35,10 @@ class CompressionCallback(BaseCallback):
         total = self.model._total_timesteps
         steps = self.steps or total
         self.config.check_reachable(steps, total, getattr(self.model, "learning_starts", 0))
-        self.compressor = attached_compressor(self.model) or attach(self.model, self.config, steps)
+        attached = attached_compressor(self.model)
+        if attached is not None and attached.config != self.config:
+            raise ConfigError("this agent is being pressed with another config: give the same one, or a fresh agent.")
+        self.compressor = attached or attach(self.model, self.config, steps)
         self._advance()
 
     def _on_step(self) -> bool:
@@ -75,7 +79,12 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
         image=transform.image,
         seed=model.seed or 0,
     )
-    state = {"config": to_json(config), "steps": steps, "compressor": compressor.state_dict()}
+    state = {
+        "config": to_json(config),
+        "steps": steps,
+        "normalized": transform.normalization is not None,
+        "compressor": compressor.state_dict(),
+    }
     setattr(model, STATE_ATTRIBUTE, state)
     _COMPRESSORS[model.policy] = compressor
     return compressor

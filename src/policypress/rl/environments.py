@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -49,8 +50,13 @@ def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
         gym.register_envs(ale_py)
     except ImportError:
         pass  # without ale-py its ids are simply unknown
+    module, _, name = env_id.rpartition(":")
     try:
-        return gym.spec(env_id)
+        if module:  # "package:Env-v0", Gymnasium's way to name an environment that a package registers
+            importlib.import_module(module)
+        return gym.spec(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"there is no module {module!r} to find environment {name!r} in: install it.") from error
     except gym.error.Error as error:
         nearest = difflib.get_close_matches(env_id, list(gym.registry), n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "see gymnasium.pprint_registry()."

@@ -102,7 +102,11 @@ def _existing(files: RunFiles, config: TrainConfig, resume: bool) -> dict[str, A
     finished, unfinished = files.result.exists(), checkpoint.newest_checkpoint(files.checkpoints) is not None
     if not files.config.exists() or not (finished or unfinished):
         return None  # nothing has been learned here
-    if from_json(TrainConfig, json.loads(files.config.read_text())) != config:
+    try:
+        found = from_json(TrainConfig, json.loads(files.config.read_text()))
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise RunError(f"{files.config} cannot be read: choose another --out, or remove the folder.") from error
+    if found != config:
         raise RunError(f"{files.out} holds a run with other settings: choose another --out or repeat its settings.")
     if finished:
         shutil.rmtree(files.checkpoints, ignore_errors=True)  # what a kill after the result left
@@ -197,6 +201,8 @@ def _model(
 def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
     kwargs = dict(config.algo_kwargs)
     default_size = inspect.signature(adapter.model_class).parameters["buffer_size"].default
+    if isinstance(kwargs.get("train_freq"), list):  # JSON has no tuples
+        kwargs["train_freq"] = tuple(kwargs["train_freq"])
     # A buffer larger than the run is never filled: the same training, less memory.
     kwargs["buffer_size"] = min(int(kwargs.get("buffer_size", default_size)), config.total_steps + config.n_envs)
     policy_kwargs = adapter.policy_kwargs(config) or None
