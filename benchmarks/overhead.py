@@ -24,7 +24,7 @@ from policypress.rl import CompressionCallback
 from policypress.rl.environments import make_env
 
 WARM_UP = 400
-NOMINAL_STEPS = 100_000
+NOMINAL_STEPS = 1_000_000
 """The run whose middle is timed: pruning strides are as far apart as in a run of this length."""
 
 
@@ -50,10 +50,10 @@ def configs(sparsity: float) -> dict[str, CompressionConfig | None]:
             sparsity=sparsity,
             schedule="constant",
             prune_start=0.0,
-            prune_end=0.01,
+            prune_end=300 / NOMINAL_STEPS,
             weight_bits=8,
-            quantize_start=0.0035,
-            observe=0.001,
+            quantize_start=350 / NOMINAL_STEPS,
+            observe=100 / NOMINAL_STEPS,
         ),
     }
 
