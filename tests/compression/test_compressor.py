@@ -130,6 +130,20 @@ def test_what_is_pruned_never_comes_back(optimizer: str, criterion: Criterion) -
     assert counts[80:] == [round(0.8 * training.size)] * 20
 
 
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_a_count_of_steps_that_starts_again_brings_nothing_back(allocation: Allocation) -> None:
+    """As Stable-Baselines3's second ``learn`` does, unless told reset_num_timesteps=False."""
+    training = Training(allocation=allocation, weight_bits=8, quantize_start=0.8)
+    training.run(0, 90, stride=3)
+    masks = [weight != 0 for weight in training.weights]
+    training.run(0, 90, stride=3)
+    for weight, mask in zip(training.weights, masks, strict=True):
+        assert bool((weight[~mask] == 0).all())
+    assert training.compressor.phase is Phase.QUANTIZE
+    assert training.compressor.sparsity == pytest.approx(0.8)
+    assert training.compressor.iteration == 10
+
+
 def test_each_iteration_prunes_what_the_formula_says() -> None:
     training = Training(schedule="cubic", allocation="erk")
     targets = list(training.compressor.target_zeros)

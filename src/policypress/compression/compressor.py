@@ -96,9 +96,9 @@ class Compressor:
             return
         if self._masks is not None:
             iteration, due = self._schedule.iteration(step), self._schedule.due(step)
-            if self.config.sparsity * due != self.sparsity:
+            if self.config.sparsity * due > self.sparsity:  # a second learn() counts from 0 again: nothing comes back
                 self._prune(due)
-            self.iteration = iteration
+            self.iteration = max(self.iteration, iteration)
         if self.config.quantizes:
             start = self.config.quantize_start * self.steps
             if self.phase is Phase.FLOAT and step >= start - self.config.observe * self.steps:
