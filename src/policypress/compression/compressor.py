@@ -206,7 +206,7 @@ class Compressor:
             else:
                 first = graph.layers[0].module
                 features = first.in_features if isinstance(first, nn.Linear) else 1
-                source = ActivationQuantizer(config.input_bits, signed=True, features=features)
+                source = ActivationQuantizer(config.input_bits, signed=True, features=features, coarse=True)
         self._quantize_chain(graph.nodes, source, graph.layers)
 
     def _quantize_chain(

@@ -6,16 +6,21 @@ Every forward pass runs on integers held in float32 (or float64 where float32 co
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from policypress.compression import kernels
 from policypress.config import Granularity, WeightRange
 
-MULTIPLIER_BITS = 16
+MULTIPLIER_BITS = 8
+FLOAT32_SHIFT = 16
+"""Up to this shift, ``floor(acc * multiplier / 2**shift + 1/2)`` is exact in float32: a product below 2**24 units of
+2**-16 and its sum with 1/2 fit 24 bits, and a larger one stays above 255 codes, which are clipped."""
+MAX_SHIFT = 31
 BIAS_LIMIT = 2**22
 """Largest bias code; keeps accumulators of common layers within float32's exact integers."""
 INT32 = (-(2**31), 2**31 - 1)
@@ -24,104 +29,103 @@ _STRIDE = 8
 """Ranges and steps follow every eighth training pass; they move slower than weights and cost as much."""
 _MOMENTUM = 0.05
 _SMALLEST_STEP = 2.0**-40
-_ONE = torch.ones(())  # without a dimension it fits every device
 
 
-class _Quantize(torch.autograd.Function):
-    """``clip(rint(x * inverse_scale), low, high)``; the gradient passes as if it were ``x * inverse_scale``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, inverse_scale: torch.Tensor, limits: tuple[int, int] | None) -> torch.Tensor:
-        ctx.save_for_backward(inverse_scale)
-        return _codes(x, inverse_scale, limits)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        (inverse_scale,) = ctx.saved_tensors
-        return grad * inverse_scale, None, None
-
-
-class _Requantize(torch.autograd.Function):
-    """Accumulator to real value: ``scale * clip(floor(acc * ratio + 1/2), low, high)``, ratio = multiplier / 2**shift.
-
-    float64 holds ``acc * ratio + 1/2`` exactly (32 + 16 bits), so this is the shift with round half up of the
-    reference. The gradient passes as if it were ``acc * unit``, but not where the code is clipped.
-    """
+class _IntegerLayer(torch.autograd.Function):
+    """``_FakeQuantized.integers``; its gradient is that of the layer whose real input and weights the codes stand
+    for, but zero where an output is clipped."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        acc: torch.Tensor,
-        ratio: torch.Tensor,
-        limits: tuple[int, int],
-        scale: torch.Tensor,
-        unit: torch.Tensor,
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layer: Any, learning: bool
     ) -> torch.Tensor:
-        codes = _output_codes(acc, ratio)
-        clipped = codes.clamp(*limits)
-        # 1.0 or 0.0: arithmetic on booleans is several times slower here.
-        ctx.save_for_backward(torch.eq(clipped, codes, out=torch.empty_like(codes)), unit)
-        return clipped.mul_(scale)
+        run: _Run = layer.integers(x, learning)
+        ctx.layer, ctx.constants = layer, run.constants
+        # Its codes are kept by the layer; saved itself, autograd refuses a backward pass after it has changed.
+        ctx.save_for_backward(run.inputs, weight, run.codes)
+        return run.values
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        inside, unit = ctx.saved_tensors
-        return (grad * unit).mul_(inside), None, None, None, None
+        inputs, _, codes = ctx.saved_tensors
+        if codes is not None:
+            grad = _inside(grad, codes, ctx.layer.policypress_quantizer.output.limits)
+        needs = ctx.needs_input_grad[:3]
+        return (*ctx.layer.gradients(grad, inputs, ctx.constants, needs), None, None)
 
 
-def _codes(x: torch.Tensor, inverse_scale: torch.Tensor, limits: tuple[int, int] | None) -> torch.Tensor:
-    codes = (x * inverse_scale).round_()
-    return codes if limits is None else codes.clamp_(*limits)
+class _IntegerAdd(torch.autograd.Function):
+    """``FakeQuantAdd.integers``; the gradient reaches both operands, but not where the sum is clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, add: Any) -> torch.Tensor:
+        codes: torch.Tensor = add.integers(x, y)
+        ctx.limits = add.output.limits
+        ctx.save_for_backward(codes)
+        return codes.clamp(*ctx.limits).mul_(add.output.scale())
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        grad = _inside(grad, ctx.saved_tensors[0], ctx.limits)
+        return grad, grad, None
 
 
-def _output_codes(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    return acc.double().mul_(ratio).add_(0.5).floor_().float()
+class _StraightThrough(torch.autograd.Function):
+    """``values``; the gradient passes to ``weight`` as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return grad, None
 
 
-def _quantize(x: torch.Tensor, inverse_scale: torch.Tensor, limits: tuple[int, int] | None) -> torch.Tensor:
-    if not torch.is_grad_enabled():  # acting: a custom Function costs more than its arithmetic
-        return _codes(x, inverse_scale, limits)
-    codes: torch.Tensor = _Quantize.apply(x, inverse_scale, limits)  # type: ignore[no-untyped-call]
-    return codes
-
-
-def _requantize(
-    acc: torch.Tensor, ratio: torch.Tensor, limits: tuple[int, int], scale: torch.Tensor, unit: torch.Tensor
-) -> torch.Tensor:
-    if not torch.is_grad_enabled():
-        return _output_codes(acc, ratio).clamp_(*limits).mul_(scale)
-    values: torch.Tensor = _Requantize.apply(acc, ratio, limits, scale, unit)  # type: ignore[no-untyped-call]
-    return values
+def _inside(grad: torch.Tensor, codes: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
+    """``grad`` where ``codes`` lie within ``limits``, else 0."""
+    low, high = limits
+    return torch.ops.aten.hardtanh_backward(grad, codes, low - 0.5, high + 0.5)  # type: ignore[no-any-return]
 
 
 def multiplier_and_shift(ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fixed-point form of positive ``ratio``: (multiplier in [2**15, 2**16), shift in [1, 62]), both int32."""
-    mantissa, exponent = torch.frexp(ratio.double())
+    """Fixed-point form of positive ``ratio``: (multiplier in [16, 256), shift in [1, 31]), both int32.
+
+    The multiplier has eight bits, or as few as five where that lets the shift stay at FLOAT32_SHIFT.
+    """
+    ratio = ratio.double()
+    mantissa, exponent = torch.frexp(ratio)
     multiplier = torch.round(mantissa * 2**MULTIPLIER_BITS)
     carry = multiplier == 2**MULTIPLIER_BITS
     multiplier = torch.where(carry, multiplier / 2, multiplier)
     shift = MULTIPLIER_BITS - exponent - carry.int()
-    return multiplier.int(), shift.clamp(1, 62).int()
+    short = (shift > FLOAT32_SHIFT) & (shift <= FLOAT32_SHIFT + 3)
+    multiplier = torch.where(short, torch.round(ratio * 2**FLOAT32_SHIFT), multiplier)
+    shift = torch.where(short, FLOAT32_SHIFT, shift)
+    return multiplier.int(), shift.clamp(1, MAX_SHIFT).int()
 
 
-def _fixed_point(ratio: torch.Tensor) -> torch.Tensor:
-    """``ratio`` as the frozen policy will hold it: multiplier / 2**shift, float64 (exact)."""
-    multiplier, shift = multiplier_and_shift(ratio)
-    return torch.ldexp(multiplier.double(), -shift)
+def _fixed_point(multiplier: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """multiplier / 2**shift, exact: float32 where requantization is exact in it, else float64."""
+    ratio = torch.ldexp(multiplier.double(), -shift)
+    return ratio.float() if int(shift.max()) <= FLOAT32_SHIFT else ratio
 
 
 class ActivationQuantizer(nn.Module):
     """The range of a tensor and its codes of ``bits`` bits, unsigned or signed.
 
     ``limit``: float32 of shape (features,) or (1,), the largest magnitude that has a code; a moving average of the
-    largest magnitude of each batch. With ``fixed_limit`` it never moves (images: 1.0).
+    largest magnitude of each batch. With ``fixed_limit`` it never moves (images: 1.0). ``coarse`` keeps three
+    significant bits of the inverse scale, so that a scale for each input feature takes a few bits in the file.
     """
 
     limit: torch.Tensor
 
-    def __init__(self, bits: int, signed: bool, features: int = 1, fixed_limit: float | None = None) -> None:
+    def __init__(
+        self, bits: int, signed: bool, features: int = 1, fixed_limit: float | None = None, coarse: bool = False
+    ) -> None:
         super().__init__()
-        self.bits, self.signed, self.fixed = bits, signed, fixed_limit is not None
+        self.bits, self.signed, self.fixed, self.coarse = bits, signed, fixed_limit is not None, coarse
         self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.low = -self.high if signed else 0
         self.limits = (self.low, self.high)
@@ -133,10 +137,14 @@ class ActivationQuantizer(nn.Module):
 
     def scale(self) -> torch.Tensor:
         """One code in real units, float32, shape of ``limit``."""
-        return self._safe_limit().div(self.high)
+        return self.inverse_scale().reciprocal() if self.coarse else self._safe_limit().div(self.high)
 
     def inverse_scale(self) -> torch.Tensor:
-        return self._safe_limit().reciprocal().mul(self.high)
+        inverse = self._safe_limit().reciprocal().mul(self.high)
+        if self.coarse:
+            mantissa, exponent = torch.frexp(inverse)
+            inverse = torch.ldexp((mantissa * 8).floor_(), exponent - 3)  # never a smaller range than observed
+        return inverse
 
     @torch.no_grad()
     def observe(self, magnitude: torch.Tensor) -> None:
@@ -184,8 +192,9 @@ class LayerQuantizer(nn.Module):
         self.register_buffer("step", torch.zeros(channels))
         self._elsewhere = (source, leader)  # in a tuple: not submodules, they belong to other layers
         self.owns_source = owns_source
-        # The first layer, in a target network too: its inputs may lie outside of their range.
-        self.clips_input = owns_source or (leader is not None and leader.owns_source)
+        # The first layer's, in a target network too: its inputs do not lie on the grid yet, but for images.
+        first = owns_source or (leader is not None and leader.owns_source)
+        self.rounds_input = source is not None and first and not source.fixed
         if owns_source:
             self.input = source
         self.output = output
@@ -224,31 +233,64 @@ class LayerQuantizer(nn.Module):
 
 
 class _Constants(NamedTuple):
-    """What follows from step and ranges alone; ``None`` where the layer has no such quantizer.
+    """What follows from step and ranges alone; ones where the layer has no such quantizer.
 
-    ``unit`` and ``ratio`` have the shape that broadcasts over the layer's output.
+    Vectors of 1 or (out,) values, (features,) for an input with a scale for each feature.
     """
 
+    step: torch.Tensor
     inverse_step: torch.Tensor
-    accumulator_scale: torch.Tensor
-    inverse_accumulator_scale: torch.Tensor
+    bias_grid: torch.Tensor
+    inverse_bias_unit: torch.Tensor
     unit: torch.Tensor
-    inverse_source: torch.Tensor | None
-    ratio: torch.Tensor | None
-    output_scale: torch.Tensor | None
+    inverse_source: torch.Tensor
+    source_scale: torch.Tensor
+    ratio: torch.Tensor
+    output_scale: float
+
+
+class _Codes(NamedTuple):
+    """Weights and biases as integers; ``wide`` if an accumulator could pass float32's exact ones."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    wide: bool
+
+
+class _Run(NamedTuple):
+    """One forward pass: its result, and what the gradient needs of it (``codes`` of the output before clipping)."""
+
+    values: torch.Tensor
+    inputs: torch.Tensor
+    codes: torch.Tensor | None
+    constants: _Constants
+
+
+Versions = list[tuple[torch.Tensor, int]]
 
 
 class _Memory:
-    """What a layer has computed and may use again while what it came from stays the same."""
+    """What a layer has computed and may use again while the tensors it came from stay the same."""
 
     def __init__(self) -> None:
         self.passes = 0
-        self.constants_key: Any = None
         self.constants: _Constants | None = None
-        self.codes_key: Any = None
-        self.codes: torch.Tensor | None = None
-        self.largest = 0.0
+        self.constants_of: Versions = []
+        self.codes: _Codes | None = None
+        self.codes_of: Versions = []
+        self.stale = True
         self.followed: torch.Tensor | None = None
+
+
+def _changed(versions: Versions, tensors: Sequence[torch.Tensor]) -> bool:
+    return len(versions) != len(tensors) or any(
+        kept is not tensor or version != tensor._version
+        for (kept, version), tensor in zip(versions, tensors, strict=True)
+    )
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> Versions:
+    return [(tensor, tensor._version) for tensor in tensors]
 
 
 class _FakeQuantized(nn.Module):
@@ -264,6 +306,11 @@ class _FakeQuantized(nn.Module):
     _memory: _Memory
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dims = self.weight.dim()
+        if x.dim() != dims:  # an unbatched input, or a Linear over more dimensions
+            rest = x.shape[: x.dim() - (dims - 1)]
+            y = self.forward(x.reshape(-1, *x.shape[len(rest) :]))
+            return y.reshape(*rest, *y.shape[1:])
         quantizer = self.policypress_quantizer
         learning = self._is_learning()
         if learning and quantizer.owns_source:
@@ -275,44 +322,88 @@ class _FakeQuantized(nn.Module):
             return y
         if learning:
             self.update_step()
-        if torch.is_grad_enabled():
-            weight = self.weight_codes()
-            largest = self._largest_sum(weight)
-        else:
-            weight, largest = self._kept_weight_codes()
-        constants = self._constants()  # after the weights: those of a target network may have brought a new step
         if quantizer.source is None:
-            step = _broadcast(quantizer.step, self.weight.dim())
-            return self._apply_layer(x, weight * step, self.bias)
-        assert constants.inverse_source is not None
-        # What another layer quantized lies on the grid already: its codes come back as they were.
-        codes = _quantize(x, constants.inverse_source, quantizer.source.limits if quantizer.clips_input else None)
-        acc = self._accumulate(codes, weight, self.bias_codes(), largest)
-        output = quantizer.output
-        if output is None:
-            return acc.float() * constants.unit
+            constants, kept = self._state()
+            values = kept.weight * _broadcast(constants.step, dims)
+            weight: torch.Tensor = _StraightThrough.apply(self.weight, values)  # type: ignore[no-untyped-call]
+            return self._apply_layer(x, weight, self.bias)
+        if torch.is_grad_enabled():
+            return _IntegerLayer.apply(x, self.weight, self.bias, self, learning)  # type: ignore[no-any-return, no-untyped-call]
+        acc, _, constants = self._accumulate(x)
+        if quantizer.output is None:
+            return acc.float() * _broadcast(constants.unit, dims - 1)
+        return kernels.requantize(acc, constants.ratio, quantizer.output.limits, constants.output_scale)
+
+    def integers(self, x: torch.Tensor, learning: bool) -> _Run:
+        """The layer in the frozen policy's arithmetic; ``learning`` moves the range of its output first."""
+        acc, inputs, constants = self._accumulate(x)
+        quantizer = self.policypress_quantizer
+        inputs = inputs * constants.source_scale if quantizer.rounds_input else x
+        unit = _broadcast(constants.unit, x.dim() - 1)
+        if quantizer.output is None:
+            return _Run(acc.float() * unit, inputs, None, constants)
         if learning:
-            output.observe_values(acc.detach() * constants.unit)
-            constants = self._constants()
-        assert constants.ratio is not None
-        assert constants.output_scale is not None
-        return _requantize(acc, constants.ratio, output.limits, constants.output_scale, constants.unit)
+            quantizer.output.observe_values(acc * unit)
+            grid, constants = constants.bias_grid, self._state()[0]
+            if not torch.equal(constants.bias_grid, grid):  # now and then a wider range makes the biases coarser
+                return self.integers(x, learning=False)
+        limits, scale = quantizer.output.limits, constants.output_scale
+        values, codes = kernels.requantize_with_codes(acc, constants.ratio, limits, scale)
+        return _Run(values, inputs, codes, constants)
+
+    def _accumulate(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, _Constants]:
+        """Accumulators (exact integers in float32 or float64), the input's codes, and the constants."""
+        constants, kept = self._state()
+        source = self.policypress_quantizer.source
+        assert source is not None
+        # What another layer quantized lies on the grid: its codes come back as they were.
+        inputs = kernels.quantize(x, constants.inverse_source, source.limits)
+        if kept.wide:
+            acc = self._apply_layer(inputs.double(), kept.weight.double(), kept.bias.double())
+        else:
+            acc = self._apply_layer(inputs, kept.weight, kept.bias)
+        return acc, inputs, constants
+
+    def gradients(
+        self,
+        grad: torch.Tensor,
+        inputs: torch.Tensor,
+        constants: _Constants,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Gradients of the real layer for input, weight and bias, from the one for its output."""
+        weight = self._state()[1].weight
+        if isinstance(self, nn.Conv2d):
+            found = torch.ops.aten.convolution_backward(
+                grad, inputs, weight * _broadcast(constants.step, 4), [len(weight)], self.stride, self.padding,
+                self.dilation, False, [0, 0], self.groups, needs,
+            )  # fmt: skip
+            return found  # type: ignore[no-any-return]
+        of_input, of_weight, of_bias = needs
+        of_inputs = None
+        if of_input:
+            of_inputs = (grad * constants.step) @ weight  # scales what is smaller than the weight
+            source = self.policypress_quantizer.source
+            if source is not None and source.per_feature:
+                of_inputs = of_inputs / constants.source_scale
+        return of_inputs, grad.t() @ inputs if of_weight else None, grad.sum(0) if of_bias else None
 
     def weight_codes(self) -> torch.Tensor:
         """Integer weights, float32, shape of ``weight``; scales of single input features are folded in."""
-        limits = self.policypress_quantizer.limits
-        return _quantize(self._effective_weight(), self._constants().inverse_step, limits)
+        return self._codes(self._constants(), None).weight
 
     def bias_codes(self) -> torch.Tensor:
         """Integer biases in units of the accumulator, float32, shape (out,)."""
-        return _quantize(self._bias(), self._constants().inverse_accumulator_scale, (-BIAS_LIMIT, BIAS_LIMIT))
+        return self._codes(self._constants(), None).bias
 
     def accumulator_scale(self) -> torch.Tensor:
         """One unit of the accumulator in real units, float32, shape (1,) or (out,)."""
         quantizer = self.policypress_quantizer
-        if quantizer.source is None or quantizer.source.per_feature:
-            return quantizer.step
-        return quantizer.step * quantizer.source.scale()
+        scale = quantizer.step
+        if quantizer.source is not None and not quantizer.source.per_feature:
+            scale = scale * quantizer.source.scale()
+        # The last layer's is stored in the file: eight significant bits of it.
+        return scale.bfloat16().float() if quantizer.output is None and quantizer.source is not None else scale
 
     def exact_ratio(self) -> torch.Tensor:
         """Codes of the output for one unit of the accumulator, float64, before it becomes fixed point."""
@@ -332,27 +423,6 @@ class _FakeQuantized(nn.Module):
             return F.conv2d(x, weight, bias, self.stride, self.padding)
         return F.linear(x, weight, bias)
 
-    def _accumulate(
-        self, codes: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, largest: float
-    ) -> torch.Tensor:
-        """Exact integers: in float32, or in float64 where an accumulator might pass float32's exact ones."""
-        # ``largest`` and the sum are rounded themselves.
-        if largest and largest + float(bias.detach().abs().amax()) >= _EXACT_FLOAT32 * (1 - 1e-5):
-            return self._apply_layer(codes.double(), weight.double(), bias.double())
-        return self._apply_layer(codes, weight, bias)
-
-    def _largest_sum(self, weight: torch.Tensor) -> float:
-        """Largest accumulator that ``weight`` (codes) allows, without bias; 0 where none can pass float32's exact
-        integers."""
-        quantizer = self.policypress_quantizer
-        if quantizer.source is None:
-            return 0.0
-        fan_in = math.prod(self.weight.shape[1:])
-        if fan_in * quantizer.high * quantizer.source.high + BIAS_LIMIT < _EXACT_FLOAT32:
-            return 0.0
-        sums = weight.detach().flatten(1).norm(1, dim=1)
-        return float(sums.amax()) * float(quantizer.source.high)
-
     def _is_learning(self) -> bool:
         if not (self.training and torch.is_grad_enabled()):
             return False
@@ -360,49 +430,83 @@ class _FakeQuantized(nn.Module):
         return self._memory.passes % _STRIDE == 1
 
     @torch.no_grad()
-    def _constants(self) -> _Constants:
+    def _state(self) -> tuple[_Constants, _Codes]:
+        """Constants, and the codes of weights and biases: computed again when what they come from has changed.
+
+        Fused optimizers leave no trace in a tensor's version: the Compressor says ``forget`` after every step. Nor do
+        Polyak updates, which write through ``.data``: followers look at the biases, which such an update moves too.
+        """
         quantizer, memory = self.policypress_quantizer, self._memory
-        source, output = quantizer.source, quantizer.output
-        key = tuple(
-            (id(tensor), tensor._version)
-            for tensor in (quantizer.step, source and source.limit, output and output.limit)
-            if tensor is not None
-        )
-        if memory.constants is None or memory.constants_key != key:
-            scale = self.accumulator_scale()
-            dims = self.weight.dim()
-            memory.constants_key = key
-            memory.constants = _Constants(
-                inverse_step=1.0 / _broadcast(quantizer.step, dims),
-                accumulator_scale=scale,
-                inverse_accumulator_scale=1.0 / scale,
-                unit=_broadcast(scale, dims - 1),
-                inverse_source=None if source is None else source.inverse_scale(),
-                ratio=None if output is None else _broadcast(_fixed_point(self.exact_ratio()), dims - 1),
-                output_scale=None if output is None else output.scale(),
-            )
-        return memory.constants
+        weight, bias = self.weight, self.bias
+        if quantizer.leader is not None:
+            followed = weight if bias is None else bias
+            if memory.followed is None or not torch.equal(followed, memory.followed):
+                memory.followed, memory.stale = followed.detach().clone(), True
+                quantizer.step.copy_(quantizer.leader.step)
+        ranges = [quantizer.step]
+        if quantizer.source is not None:
+            ranges.append(quantizer.source.limit)
+        if quantizer.output is not None:
+            ranges.append(quantizer.output.limit)
+        if memory.constants is None or _changed(memory.constants_of, ranges):
+            memory.constants, memory.constants_of = self._constants(), _versions(ranges)
+            memory.stale = True
+        parameters = [weight] if bias is None else [weight, bias]
+        if memory.codes is None or memory.stale or _changed(memory.codes_of, parameters):
+            # Over the old ones: new memory for every step would cost as much as the codes.
+            out = None if memory.codes is None else memory.codes.weight
+            memory.codes, memory.codes_of = self._codes(memory.constants, out), _versions(parameters)
+            memory.stale = False
+        return memory.constants, memory.codes
 
     def forget(self) -> None:
         """Weights have changed: what was computed from them must not be used again."""
-        self._memory.codes = None
+        self._memory.stale = True
 
-    def _kept_weight_codes(self) -> tuple[torch.Tensor, float]:
-        """``weight_codes`` without gradient and their ``_largest_sum``, kept until weight, step or input scales change.
+    @torch.no_grad()
+    def _constants(self) -> _Constants:
+        quantizer = self.policypress_quantizer
+        source, output = quantizer.source, quantizer.output
+        scale, grid = self.accumulator_scale(), self._bias_grid()
+        one = torch.ones_like(scale[:1])
+        return _Constants(
+            step=quantizer.step.clone(),
+            inverse_step=1.0 / quantizer.step,
+            bias_grid=grid,
+            inverse_bias_unit=1.0 / (scale * grid),
+            unit=scale.clone(),
+            inverse_source=one if source is None else source.inverse_scale(),
+            source_scale=one if source is None else source.scale(),
+            ratio=one if output is None else _fixed_point(*multiplier_and_shift(self.exact_ratio())),
+            output_scale=1.0 if output is None else float(output.scale()),
+        )
 
-        Fused optimizers leave no trace in a tensor's version: the Compressor says ``forget`` after every step. Nor do
-        Polyak updates, which write through ``.data``: followers compare values.
+    @torch.no_grad()
+    def _codes(self, constants: _Constants, out: torch.Tensor | None) -> _Codes:
+        quantizer = self.policypress_quantizer
+        source = quantizer.source
+        per_feature = source is not None and source.per_feature
+        weight, largest = kernels.weight_codes(
+            self.weight, constants.source_scale if per_feature else None, constants.inverse_step, quantizer.high, out
+        )
+        bias = (self._bias() * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
+        bias = bias.clamp_(-BIAS_LIMIT, BIAS_LIMIT)
+        wide = source is not None and largest * source.high + BIAS_LIMIT >= _EXACT_FLOAT32
+        return _Codes(weight, bias, wide)
+
+    def _bias_grid(self) -> torch.Tensor:
+        """Biases are multiples of this power of two, float32, shape (1,) or (out,): finer ones only cost bytes.
+
+        A quarter to half of an output code; in the last layer, a thousandth of the largest product or so.
         """
-        quantizer, memory, source = self.policypress_quantizer, self._memory, self.policypress_quantizer.source
-        if quantizer.leader is not None and (memory.followed is None or not torch.equal(self.weight, memory.followed)):
-            memory.followed, memory.codes = self.weight.detach().clone(), None
-            quantizer.step.copy_(quantizer.leader.step)
-        inputs = [self.weight, quantizer.step, *([source.limit] if source is not None and source.per_feature else [])]
-        key = [(id(tensor), tensor._version) for tensor in inputs]
-        if memory.codes is None or memory.codes_key != key:
-            memory.codes_key, memory.codes = key, self.weight_codes()
-            memory.largest = self._largest_sum(memory.codes)
-        return memory.codes, memory.largest
+        quantizer = self.policypress_quantizer
+        if quantizer.output is not None:
+            _, shift = multiplier_and_shift(self.exact_ratio())
+            exponent = shift - MULTIPLIER_BITS - 1
+        else:
+            bits = quantizer.bits + (0 if quantizer.source is None else quantizer.source.bits)
+            exponent = torch.full_like(quantizer.step, bits - 10, dtype=torch.int32)
+        return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent.clamp(min=0))
 
     def _effective_weight(self) -> torch.Tensor:
         source = self.policypress_quantizer.source
@@ -439,6 +543,8 @@ class FakeQuantAdd(nn.Module):
         super().__init__()
         self._operands = (skip, branch)  # they belong to upstream layers
         self.output, self.active, self._passes = output, False, 0
+        self._ratios_key: Any = None
+        self._ratios: list[torch.Tensor] = []
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.training and torch.is_grad_enabled():
@@ -447,11 +553,20 @@ class FakeQuantAdd(nn.Module):
                 self.output.observe_values((x + y).detach())
         if not self.active:
             return x + y
-        total: torch.Tensor = sum(  # type: ignore[assignment]
-            _requantize(_quantize(value, q.inverse_scale(), q.limits), _fixed_point(ratio), INT32, _ONE, ratio.float())
-            for q, value, ratio in zip(self._operands, (x, y), self.exact_ratios(), strict=True)
+        return _IntegerAdd.apply(x, y, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def integers(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Codes of the sum before clipping, float32."""
+        key = [(id(q.limit), q.limit._version) for q in (*self._operands, self.output)]
+        if self._ratios_key != key:
+            self._ratios_key = key
+            self._ratios = [_fixed_point(*multiplier_and_shift(ratio)) for ratio in self.exact_ratios()]
+        skip, branch = (
+            # As kernels.requantize, but with the limits of int32, which are never met.
+            (kernels.quantize(value, quantizer.inverse_scale(), quantizer.limits) * ratio).add_(0.5).floor_().float()
+            for quantizer, value, ratio in zip(self._operands, (x, y), self._ratios, strict=True)
         )
-        return total.clamp(*self.output.limits) * self.output.scale()
+        return skip.add_(branch)
 
     def exact_ratios(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes of the sum for one code of the skip and of the branch, float64, before they become fixed point."""

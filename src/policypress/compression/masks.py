@@ -28,14 +28,16 @@ class Masks:
     """One boolean mask for each pruned weight, enforced in every optimizer step.
 
     A weight that is pruned becomes zero together with its moments (any optimizer state of its shape), and from then on
-    it and its gradient are zeroed before each step: Adam, SGD and weight decay then leave it exactly zero, without a
-    pass over the moments. Modules are left as they are, so that save, load and deepcopy of the network keep working.
+    its gradient is zeroed before each step: Adam, SGD and weight decay then leave it exactly zero, without a pass over
+    the moments. A weight that somebody else has written to since is zeroed too. Modules are left as they are, so that
+    save, load and deepcopy of the network keep working.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         self.weights = list(weights)
         self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
         self._factors = [torch.ones_like(weight) for weight in self.weights]
+        self._versions = [weight._version for weight in self.weights]
         self._optimizer = optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -65,11 +67,13 @@ class Masks:
 
     @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
-        for weight, factor in zip(self.weights, self._factors, strict=True):
-            weight.mul_(factor)  # somebody may have loaded dense weights since
+        for weight, factor, version in zip(self.weights, self._factors, self._versions, strict=True):
+            if weight._version != version:
+                weight.mul_(factor)
             if weight.grad is not None:
                 weight.grad.mul_(factor)
 
     def _after_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args or kwargs:  # a closure has computed gradients of its own
             self.apply()
+        self._versions = [weight._version for weight in self.weights]

@@ -22,7 +22,7 @@ Numerics = Literal["integer", "weight-only", "float"]
 class Requantization:
     """Accumulator to code: ``clip((acc * multiplier + 2**(shift - 1)) >> shift, low, high)``.
 
-    ``multiplier`` is int32 in [2**15, 2**16), ``shift`` int32 in [1, 62]; both have shape (1,) or (out,).
+    ``multiplier`` is int32 in [16, 256), ``shift`` int32 in [1, 31]; both have shape (1,) or (out,).
     """
 
     multiplier: NDArray[np.int32]
@@ -34,10 +34,10 @@ class Requantization:
         _require_vector("a requantization multiplier", self.multiplier, np.int32)
         _require_vector("a requantization shift", self.shift, np.int32)
         _require(
-            bool(np.all((self.multiplier >= 2**15) & (self.multiplier < 2**16))),
-            "A requantization multiplier must lie in [2**15, 2**16)",
+            bool(np.all((self.multiplier >= 16) & (self.multiplier < 256))),
+            "A requantization multiplier must lie in [16, 256)",
         )
-        _require(bool(np.all((self.shift >= 1) & (self.shift <= 62))), "A requantization shift must lie in [1, 62]")
+        _require(bool(np.all((self.shift >= 1) & (self.shift <= 31))), "A requantization shift must lie in [1, 31]")
         _require(
             INT32_MIN <= self.low < self.high <= INT32_MAX,
             f"A requantization's limits must be ordered int32 values, not [{self.low}, {self.high}]",
