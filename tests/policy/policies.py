@@ -74,8 +74,8 @@ class Builder:
 
     def ratio(self, ratio: float, many: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Multipliers and shifts near ``ratio``."""
-        multiplier = self.rng.integers(2**15, 2**16, many).astype(np.int32)
-        shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 62).astype(np.int32)
+        multiplier = self.rng.integers(16, 256, many).astype(np.int32)
+        shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 31).astype(np.int32)
         return multiplier, shift
 
     def residual(self, channels: int, name: str) -> Residual:

@@ -35,7 +35,7 @@ def layer(weights: Any, bias: int = 0, high: int | None = None) -> Layer:
     weight = np.asarray(weights, np.int8)
     requantize = None
     if high is not None:
-        requantize = Requantization(np.array([2**15], np.int32), np.array([15], np.int32), 0, high)
+        requantize = Requantization(np.array([2**7], np.int32), np.array([7], np.int32), 0, high)
     return Layer(weight, np.full(len(weight), bias, np.int32), 8, ONE, False, requantize, name="dense")
 
 
@@ -70,7 +70,7 @@ def test_limits_come_from_the_layer_before() -> None:
 
 
 def test_relu_and_residual_change_the_limits() -> None:
-    keep = Requantization(np.array([2**15], np.int32), np.array([15], np.int32), INT32_MIN, INT32_MAX)
+    keep = Requantization(np.array([2**7], np.int32), np.array([7], np.int32), INT32_MIN, INT32_MAX)
     sums = InputQuantization(ONE, 1 - 2**16, 0, 16)
     big = layer([[127]], 2**31 - 1)
     with pytest.raises(PolicypressError, match="reach"):
@@ -148,7 +148,7 @@ def test_operands_of_a_residual_must_have_one_value_or_one_a_channel() -> None:
     with pytest.raises(UnsupportedError, match="does not fit"):
         output_shape(block, (2, 4, 4))
     assert block.branch is not None
-    odd = dataclasses.replace(block.branch, multiplier=np.full(2, 2**15, np.int32))
+    odd = dataclasses.replace(block.branch, multiplier=np.full(2, 2**7, np.int32))
     with pytest.raises(UnsupportedError, match="does not fit"):
         output_shape(dataclasses.replace(block, branch=odd), (3, 4, 4))
 

@@ -1,0 +1,93 @@
+"""The C kernels compute the same bits as the torch expressions they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policypress.compression import kernels
+
+SHAPES = [(1, 1), (3, 7), (256, 17), (5, 3, 4, 9), (0, 4)]
+LIMITS = [(0, 255), (-127, 127), (0, 3), (-1, 1), (-32767, 32767)]
+SPECIAL = torch.tensor([0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-40, 3e38, -3e38, float("inf"), float("-inf")])
+
+
+def numbers(shape: tuple[int, ...], spread: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator) * spread
+    halves = (values * 2).round() / 2  # many of them between two codes
+    values = torch.where(torch.rand(shape, generator=generator) < 0.5, halves, values)
+    flat = values.flatten()
+    flat[: len(SPECIAL)] = SPECIAL[: flat.numel()]
+    return flat.reshape(shape)
+
+
+def strided(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values where the kernels do not reach them."""
+    wide = torch.zeros(*tensor.shape, 2)
+    wide[..., 0] = tensor
+    return wide[..., 0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("limits", LIMITS)
+@settings(max_examples=25)
+@given(spread=st.sampled_from([0.1, 3.0, 100.0, 1e6]), seed=st.integers(0, 99))
+def test_quantize(shape: tuple[int, ...], limits: tuple[int, int], spread: float, seed: int) -> None:
+    x = numbers(shape, spread, seed)
+    factors = [torch.tensor([0.75])]
+    if len(shape) == 2:
+        factors.append(torch.linspace(0.1, 3, shape[1]))
+    for factor in factors:
+        wanted = (x * factor).round().clamp(*limits)
+        assert torch.equal(kernels.quantize(x, factor, limits), wanted)
+        assert torch.equal(kernels.quantize(strided(x), factor, limits), wanted)
+
+
+def test_nan_stays_nan() -> None:
+    assert kernels.quantize(torch.full((2, 3), torch.nan), torch.ones(1), (0, 255)).isnan().all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("limits", LIMITS[:4])
+@settings(max_examples=25)
+@given(exponent=st.integers(-16, 3), spread=st.sampled_from([10.0, 3e4, 1e7]), seed=st.integers(0, 99))
+def test_requantize(shape: tuple[int, ...], limits: tuple[int, int], exponent: int, spread: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    acc = (torch.randn(shape, generator=generator) * spread).round()
+    scale = float(torch.tensor(0.37))
+    for count in {1, shape[1]}:
+        ratio = torch.randint(16, 256, (count,), generator=generator) * 2.0**exponent / 16
+        per_channel = ratio.reshape(-1, *[1] * (len(shape) - 2)).double()
+        codes = torch.floor(acc.double() * per_channel + 0.5)
+        wanted = codes.clamp(*limits).float() * scale
+        assert torch.equal(kernels.requantize(acc.clone(), ratio, limits, scale), wanted)
+        for given_acc in (acc.clone(), strided(acc), acc.double()):
+            values, found = kernels.requantize_with_codes(given_acc, ratio, limits, scale)
+            assert torch.equal(values, wanted)
+            inside = (codes >= limits[0]) & (codes <= limits[1])
+            assert torch.equal((found >= limits[0]) & (found <= limits[1]), inside)
+            assert torch.equal(found[inside], codes[inside].float())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 300), (4, 3, 2, 5)])
+@settings(max_examples=25)
+@given(bits=st.integers(2, 8), seed=st.integers(0, 99))
+def test_weight_codes(shape: tuple[int, ...], bits: int, seed: int) -> None:
+    limit = 2 ** (bits - 1) - 1
+    weight = numbers(shape, 1.0, seed)
+    input_scales = [None] if len(shape) == 4 else [None, torch.linspace(0.2, 2, shape[1])]
+    for input_scale in input_scales:
+        for inverse in (torch.tensor([30.0]), torch.linspace(1, 99, shape[0])):
+            scaled = weight if input_scale is None else weight * input_scale
+            wanted = (scaled * inverse.reshape(-1, *[1] * (len(shape) - 1))).round().clamp(-limit, limit)
+            largest = int(wanted.abs().flatten(1).sum(1).amax())
+            for out in (None, torch.full_like(weight, 7.0), torch.zeros(1)):
+                codes, found = kernels.weight_codes(weight, input_scale, inverse, limit, out)
+                assert torch.equal(codes, wanted)
+                assert found == largest
+            codes, found = kernels.weight_codes(strided(weight), input_scale, inverse, limit)
+            assert torch.equal(codes, wanted)
+            assert found == largest
