@@ -32,7 +32,7 @@ help: ## list the targets
 .PHONY: venv
 venv: $(STAMP) ## make .venv with everything that training, tests and the demo need
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard src/policypress/*/*.[ch])
 	@echo "==> Setting up $(VENV) at the versions in constraints.txt (some minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		$(call fail,$(PYTHON) is missing or older than Python 3.10; name another with make PYTHON=/path/to/python3)

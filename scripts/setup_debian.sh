@@ -10,6 +10,8 @@ PYTHON="${PYTHON:-python3}"
 # One package a line: Debian package | required or optional | what needs it | command that succeeds if it is there
 PACKAGES=(
     "python3-venv | required | the virtual environment | '$PYTHON' -c 'import ensurepip, venv'"
+    "python3-dev | required | building the C extensions | '$PYTHON' -c 'import os, sysconfig; os.stat(sysconfig.get_path(\"include\") + \"/Python.h\")'"
+    "gcc | required | building the C extensions | command -v gcc || command -v cc"
 )
 
 field() { # field NUMBER ENTRY: that field of the entry, without the blanks around it

@@ -142,7 +142,7 @@ def train(
 def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_json: JsonOption = False) -> None:
     """Show what a policy takes and gives, and where its bytes are."""
     import policypress
-    from policypress.tables import contract_rows, contract_table, layer_table
+    from policypress.tables import byte_table, contract_rows, contract_table, layer_table
 
     loaded = policypress.load(policy)
     report = policypress.size(loaded)
@@ -156,7 +156,7 @@ def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_jso
         }
         _out.print_json(json.dumps(found))
     else:
-        _out.print(contract_table(loaded), layer_table(report))
+        _out.print(contract_table(loaded), layer_table(report), byte_table(report))
 
 
 @app.command()
@@ -185,6 +185,23 @@ def evaluate(
         _out.print_json(json.dumps(result.as_dict()))
     else:
         _out.print(evaluation_table(result))
+
+
+@app.command()
+def pack(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    payload_only: Annotated[
+        bool, typer.Option("--payload-only", help="Write the bare payload: what would be flashed or sent.")
+    ] = False,
+) -> None:
+    """Write a policy as small as it gets: without units that do nothing, and without test vectors."""
+    import policypress
+    from policypress.policy.artifact import encode_smallest, write
+
+    data = encode_smallest(policypress.load(policy), payload_only=payload_only)
+    write(data, out)
+    _out.print(f"{out}  {len(data):,} bytes", soft_wrap=True)
 
 
 def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return, share of the dense return, nonzeros, bits and bytes of finished runs, by name."""
-    table = _table("run", "return", "95 % interval", "nonzeros", "bits", "nominal", "file", "ratio")
+    table = _table("run", "return", "95 % interval", "nonzeros", "bits", "nominal", "file", "/H")
     for name, result in results.items():
         evaluation, size = result["evaluation"], result["size"]
         table.add_row(
@@ -28,8 +28,8 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{size['nonzeros']:,}",
             str(size["layers"][0]["bits"]),
             f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio'] or math.inf:.1f}x",
-            f"{size['file_bytes']:,} B",
-            f"{size['file_ratio']:.1f}x",
+            f"{size['file_bytes']:,} B\n{size['file_ratio']:.1f}x",
+            f"{size['file_to_bound']:.2f}",
         )
     return table
 
@@ -52,19 +52,35 @@ def evaluation_table(result: Evaluation) -> Table:
 
 
 def layer_table(report: SizeReport) -> Table:
-    """Shape, sparsity, bits and bytes of every layer, and the totals."""
-    table = _table("layer", "shape", "sparsity", "nonzeros", "bits", "bytes")
+    """Shape, sparsity and bits of every layer."""
+    table = _table("layer", "shape", "sparsity", "nonzeros", "bits")
     for layer in report.layers:
-        table.add_row(
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            f"{layer.sparsity:.2%}",
-            f"{layer.nonzeros:,}",
-            str(layer.bits),
-            f"{layer.bytes:,}",
-        )
+        shape = "x".join(map(str, layer.shape))
+        table.add_row(layer.name, shape, f"{layer.sparsity:.2%}", f"{layer.nonzeros:,}", str(layer.bits))
     table.add_section()
-    table.add_row("all", "", f"{report.sparsity:.2%}", f"{report.nonzeros:,}", "", f"{report.file_bytes:,}")
+    table.add_row("all", "", f"{report.sparsity:.2%}", f"{report.nonzeros:,}", "")
+    return table
+
+
+def byte_table(report: SizeReport) -> Table:
+    """Where the bytes of the file are, and how they compare with the zero-order bound H."""
+    table = _table("bytes of", "positions", "values", "biases", "other", "in all", "H", "file / H")
+    for layer in report.layers:
+        parts = (layer.positions, layer.values, layer.biases, layer.constants, 8 * layer.bytes, layer.bound)
+        share = f"{8 * layer.bytes / layer.bound:.3f}" if layer.bound else ""
+        table.add_row(layer.name, *(f"{bits / 8:,.0f}" for bits in parts), share)
+    header = f"{report.header / 8:,.0f}"
+    table.add_row("input", "", "", "", header, header, "", "")
+    table.add_section()
+    sums = [sum(getattr(layer, part) for layer in report.layers) for part in ("positions", "values", "biases")]
+    other = sum(layer.constants for layer in report.layers) + report.header
+    table.add_row(
+        "all",
+        *(f"{bits / 8:,.0f}" for bits in (*sums, other)),
+        f"{report.file_bytes:,}",
+        f"{report.bound_bytes:,.0f}",
+        f"{report.file_to_bound:.3f}",
+    )
     table.caption = (
         f"dense float32 {report.baseline_bytes:,} B; nominal {report.nominal_bytes:,.0f} B "
         f"({report.nominal_ratio:.1f}x); file {report.file_bytes:,} B ({report.file_ratio:.1f}x)"

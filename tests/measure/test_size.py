@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from policy.policies import NUMERICS, make_policy
-from policypress.measure.size import size
+from policypress.measure.size import size, zero_order_bound
 from policypress.policy.artifact import encode_payload
+from policypress.policy.canonical import canonical
 from policypress.policy.policy import Layer, Numerics, Policy
 
 
@@ -70,13 +71,14 @@ def test_rows_describe_the_layers() -> None:
 
 def test_a_float_policy_is_about_its_baseline() -> None:
     policy = make_policy("float", "vector")
+    rng = np.random.default_rng(0)
     dense = [
-        dataclasses.replace(layer, weight=np.ones_like(layer.weight))
+        dataclasses.replace(layer, weight=rng.normal(size=layer.weight.shape).astype(np.float32))
         for layer in policy.layers
-    ]  # fmt: skip
+    ]
     report = size(dataclasses.replace(policy, ops=tuple(dense)))
     assert report.nominal_ratio == 1
-    assert 0.9 < report.file_ratio < 1
+    assert 0.9 < report.file_ratio < 1.25  # exponents of weights of one size say little
 
 
 def test_fewer_bits_and_weights_take_fewer_bytes() -> None:
@@ -97,3 +99,36 @@ def test_a_policy_of_zeros_has_no_nominal_size() -> None:
     zeros = tuple(dataclasses.replace(layer, weight=np.zeros_like(layer.weight)) for layer in policy.layers)
     report = size(dataclasses.replace(policy, ops=zeros))
     assert (report.nominal_bytes, report.nominal_ratio, report.sparsity) == (0, math.inf, 1)
+
+
+def test_bits_of_positions_values_biases_and_constants_make_up_the_file() -> None:
+    for numerics in NUMERICS:
+        report = size(make_policy(numerics, "image"))
+        rows = report.layers
+        assert all(min(row.positions, row.values, row.biases, row.constants) > 0 for row in rows)
+        assert 8 * report.file_bytes == pytest.approx(8 * sum(row.bytes for row in rows) + report.header, abs=16)
+
+
+def test_the_bound_by_hand() -> None:
+    one = np.ones(1, np.float32)
+    weight = np.array([[1, 0, 2, 0], [1, 0, 0, 3]], np.int8)
+    layer = Layer(weight, np.array([5, 5], np.int32), 4, one, False)
+    # C(8, 4) = 70 places; two ones, a two and a three: 1.5 bits each; biases alike
+    assert zero_order_bound(layer) == pytest.approx(math.log2(70) + 4 * 1.5)
+    biased = dataclasses.replace(layer, bias=np.array([5, 6], np.int32))
+    assert zero_order_bound(biased) == pytest.approx(math.log2(70) + 6 + 2)
+    floats = Layer(weight.astype(np.float32), np.zeros(2, np.float32), 32, one, False)
+    assert zero_order_bound(floats) == pytest.approx(math.log2(70) + 4 * 32 + 2 * 32)
+
+
+def test_left_out_units_count_as_zeros() -> None:
+    policy = make_policy("integer", "vector")
+    first, second, last = policy.layers
+    unread = dataclasses.replace(second, weight=np.where(np.arange(9) < 4, 0, second.weight).astype(np.int8))
+    whole = dataclasses.replace(policy, ops=(first, unread, last))
+    smaller, report = size(canonical(whole)), size(whole)
+    assert smaller.layers[0].shape == (5, 5)
+    assert smaller.layers[0].trained_shape == (9, 5)
+    assert smaller.weights == report.weights
+    assert smaller.nonzeros < report.nonzeros
+    assert smaller.file_bytes < report.file_bytes

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from policy.policies import NUMERICS, Kind, assert_same, make_observations, make_policy
 from policypress.errors import ArtifactError, ObservationError, PolicypressError
-from policypress.policy import artifact, codec
+from policypress.policy import artifact
+from policypress.policy.codec import BITS, KIND, SIZE, SMALL, Writer
 from policypress.policy.policy import (
     ActionTransform,
     Flatten,
@@ -43,7 +45,7 @@ def split(data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
-def join(payload: bytes, card: bytes, vectors: bytes, version: int = 1) -> bytes:
+def join(payload: bytes, card: bytes, vectors: bytes, version: int = 2) -> bytes:
     """A file of these sections with a correct checksum."""
     header = HEADER.pack(b"\x89POLICY\n", version, len(payload), len(card), len(vectors))
     body = header + payload + card + vectors
@@ -176,7 +178,6 @@ def test_bytes_of_the_frame_by_hand() -> None:
     payload, card, vectors = split(data)
     assert data == join(payload, card, vectors)
     assert vectors == b""
-    assert payload[0] == 8  # input bits
     assert json.loads(card)["observation"]["dtype"] == "float64"
     assert list(json.loads(card)) == sorted(json.loads(card))
 
@@ -255,9 +256,9 @@ def test_a_file_whose_line_ends_were_converted() -> None:
     refused(FILE.replace(b"\n", b"\r\n"), "not a policy file")
 
 
-@pytest.mark.parametrize("version", [0, 2, 65535])
+@pytest.mark.parametrize("version", [0, 1, 3, 65535])
 def test_other_versions(version: int) -> None:
-    refused(join(*split(FILE), version=version), f"version {version}, but this policypress reads version 1")
+    refused(join(*split(FILE), version=version), f"version {version}, but this policypress reads version 2")
 
 
 def test_truncation_at_every_byte() -> None:
@@ -307,14 +308,20 @@ def test_bytes_after_the_end() -> None:
         ('"low":[-2.0,', '"low":[', "bounds"),
         ('"epsilon_clip":[1e-08,4.0]', '"epsilon_clip":[1e-08]', "normalization"),
         ('"epsilon_clip":[1e-08,4.0]', '"epsilon_clip":[1e-08,-4.0]', "clip"),
-        ('{"name":"first"', '{"name":"extra","scale":null},{"name":"first"', "scale"),
+        ('{"name":"first"', '{"name":"extra","scale":null,"trained_shape":[]},{"name":"first"', "scale"),
         (
-            '"name":"mean","scale":null}',
-            '"name":"mean","scale":null},{"name":"","scale":null}',
-            "more layers",
+            '"name":"mean","scale":null',
+            '"name":"mean","scale":null,"trained_shape":[]},{"name":"","scale":null',
+            "more",
         ),
         ('"name":"mean","scale":null', '"name":"mean","scale":[1.0]', "one scale"),
-        (',{"name":"mean","scale":null}', "", "fewer layers"),
+        (',{"name":"mean","scale":null,"trained_shape":[]}', "", "fewer layers"),
+        (
+            '"name":"mean","scale":null,"trained_shape":[]',
+            '"name":"mean","scale":null,"trained_shape":[1,1]',
+            "trained",
+        ),
+        ('"name":"mean","scale":null,"trained_shape":[]', '"name":"mean","scale":null,"trained_shape":[9]', "trained"),
         ('"name":"mean"', '"name":7', "name"),
         ('"provenance":{', '"provenance":[{', "canonical"),
         ('"results":{"n":3', '"results":{"n":"\ud800"', "canonical"),
@@ -343,37 +350,69 @@ def test_test_vectors_that_do_not_match() -> None:
     refused(join(payload, card, struct.pack("<II", 0, 4)), "Test vectors")
 
 
-def layer_payload(*parts: bytes, inputs: bytes = b"\0") -> bytes:
-    return inputs + codec.encode_unsigned(1) + b"".join(parts)
-
-
-def sizes(*values: int) -> bytes:
-    return b"".join(codec.encode_unsigned(value) for value in values)
-
-
 HUGE = 2**23
-EMPTY_CODES = bytes([codec.GAPS, 0, 0, 0])
-ONE_INPUT = bytes([8, 253, 1, 254, 1, 1, codec.DENSE, 0, 0, 0x80, 0x3F])  # 8 bits, -127 to 127, scale 1.0
+Step = tuple[str, Any, int] | NDArray[Any]
+
+
+def stream(*steps: Step) -> bytes:
+    """A payload: verbs of a Writer with their arguments, and vectors of integers."""
+    writer = Writer()
+    for step in steps:
+        if isinstance(step, tuple):
+            verb, value, context = step
+            getattr(writer, verb)(value, context)
+        else:
+            writer.integers(step)
+    return writer.finish()
+
+
+def layer(outputs: int, inputs: int, *, kind: int = 0, flags: int = 0, bits: int = 8) -> list[Step]:
+    """The beginning of a policy of one layer."""
+    return [
+        ("unsigned", 1, SIZE),
+        ("unsigned", kind, KIND),
+        ("unsigned", flags, KIND),
+        ("signed", bits - 8, BITS),
+        ("unsigned", outputs, SIZE),
+        ("unsigned", inputs, SIZE),
+    ]
+
+
+FLOAT_INPUT: list[Step] = [("unsigned", 0, BITS)]
+ONE_INPUT: list[Step] = [  # 8 bits, signed, scale 1.0
+    ("unsigned", 8, BITS),
+    ("unsigned", 1, KIND),
+    ("signed", 0, BITS),
+    ("unsigned", 1, SIZE),
+    np.array([1], np.float32).view(np.int32),
+]
+NOTHING = np.zeros(1, np.int32)
 
 
 @pytest.mark.parametrize(
     "payload",
     [
-        layer_payload(bytes([0, 0, 8]), sizes(HUGE, HUGE), EMPTY_CODES),
-        layer_payload(bytes([0, 0, 8]), sizes(HUGE, 1), EMPTY_CODES, EMPTY_CODES, EMPTY_CODES),
-        layer_payload(bytes([0, 0, 32]), sizes(1, HUGE), EMPTY_CODES, EMPTY_CODES),
-        layer_payload(bytes([0, 0, 32]), sizes(2**34, 1), EMPTY_CODES),
-        layer_payload(bytes([1, 0, 8]), sizes(1, 1, 2**20, 2**20), EMPTY_CODES),
-        layer_payload(inputs=bytes([8, 0, 14]) + sizes(HUGE) + EMPTY_CODES),
-        layer_payload(bytes([0, 2, 8]), sizes(HUGE, 1), EMPTY_CODES, b"\0\0", inputs=ONE_INPUT),
-        layer_payload(bytes([0, 2, 8]), sizes(2**19, 16), EMPTY_CODES, b"\0\0" * 4, inputs=ONE_INPUT),
-        layer_payload(bytes([0, 0, 8]), sizes(2**19, 16), EMPTY_CODES, b"\0\0", inputs=ONE_INPUT),
-        b"\0" + sizes(2**34),
-        b"\0" + sizes(1000) + bytes([0, 0, 8]) + sizes(1, HUGE) + EMPTY_CODES * 2,
-        b"\0" + bytes([1, 5]) * 500,
-        b"\0" + bytes([1, 9]),
-        b"\0" + bytes([1, 0, 0, 9, 1, 1]),
-        b"\0" + bytes([1, 0, 0, 8, 0, 1]),
+        stream(*FLOAT_INPUT, *layer(HUGE, HUGE)),
+        stream(*FLOAT_INPUT, *layer(2**16 - 1, 129)),
+        stream(*FLOAT_INPUT, *layer(1, HUGE, bits=32), NOTHING),
+        stream(*FLOAT_INPUT, *layer(128, 2**16 - 1), NOTHING),
+        stream(*FLOAT_INPUT, *layer(128, 2**16 - 1, bits=32), NOTHING),
+        stream(*FLOAT_INPUT, *layer(1, 1, kind=1), *[("unsigned", 2**20, SMALL)] * 6),
+        stream(*FLOAT_INPUT, *layer(1, 1, kind=1), *[("unsigned", 0, SMALL)] * 6),
+        stream(*ONE_INPUT, *layer(2**16 - 1, 0), NOTHING),
+        stream(*ONE_INPUT, *layer(2**16 - 1, 0, flags=2), ("unsigned", 0, KIND), ("signed", 0, BITS)),
+        stream(*ONE_INPUT, *layer(HUGE, 1), NOTHING),
+        stream(("unsigned", 8, BITS), ("unsigned", 1, KIND), ("signed", 0, BITS), ("unsigned", HUGE, SIZE)),
+        stream(("unsigned", 17, BITS)),
+        stream(("unsigned", 8, BITS), ("unsigned", 3, KIND)),
+        stream(("unsigned", 8, BITS), ("unsigned", 1, KIND), ("signed", 9, BITS)),
+        stream(*FLOAT_INPUT, ("unsigned", 2**31, SIZE)),
+        stream(*FLOAT_INPUT, *[("unsigned", 1, SIZE), ("unsigned", 5, KIND)] * 500),  # type: ignore[list-item]
+        stream(*FLOAT_INPUT, ("unsigned", 1, SIZE), ("unsigned", 9, KIND)),
+        stream(*FLOAT_INPUT, *layer(1, 1, flags=8)),
+        stream(*FLOAT_INPUT, *layer(1, 1, bits=9)),
+        stream(*FLOAT_INPUT, *layer(0, 1)),
+        stream(*FLOAT_INPUT, *layer(1, 0)),
         b"",
     ],
 )
@@ -457,9 +496,9 @@ def test_mutations_of_whole_files(numerics: Numerics) -> None:
 @given(st.binary(max_size=60), st.booleans())
 def test_any_payload_decodes_or_is_refused(payload: bytes, integer: bool) -> None:
     _, card, vectors = split(FILE)
-    inputs = ONE_INPUT if integer else b"\0"
+    begin = stream(*(ONE_INPUT if integer else FLOAT_INPUT), *layer(3, 2))
     with contextlib.suppress(ArtifactError):  # any other exception fails the test
-        artifact.decode(join(inputs + b"\1" + payload, card, vectors))
+        artifact.decode(join(begin[:-1] + payload, card, vectors))
 
 
 @settings(max_examples=300)

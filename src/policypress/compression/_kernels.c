@@ -4,6 +4,7 @@
  * Arguments that are addresses point to contiguous float32 tensors on the CPU, whose sizes the caller answers for.
  * Compile without -ffast-math and with -ffp-contract=off.
  */
+#define Py_LIMITED_API 0x030A0000 /* one binary for Python 3.10 and later */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-"""How many bytes a policy takes, counted the paper's way and as they stand in the file."""
+"""How many bytes a policy takes: the paper's count, as they stand in the file, and the zero-order bound."""
 
 from __future__ import annotations
 
@@ -7,21 +7,36 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from policypress.policy.payload import layer_bytes, payload_size
-from policypress.policy.policy import Policy
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.policy.payload import payload_costs
+from policypress.policy.policy import FLOAT_BITS, Layer, Policy
 
 
 @dataclass(frozen=True)
 class LayerSize:
-    """One layer: its weights' ``shape``, ``bits`` and ``nonzeros``, and its ``bytes`` in the payload."""
+    """One layer: its weights' ``shape`` in the file and in training, ``bits`` and ``nonzeros``; the bits that its
+    ``positions``, ``values``, ``biases`` and ``constants`` (shape, scales, requantization, model of the coder) take in
+    the file; and the ``bound`` in bits."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
+    trained_shape: tuple[int, ...]
     sparsity: float
     bits: int
     nonzeros: int
-    bytes: int
+    positions: float
+    values: float
+    biases: float
+    constants: float
+    bound: float
+
+    @property
+    def bytes(self) -> float:
+        """What the layer takes in the file, in bytes."""
+        return (self.positions + self.values + self.biases + self.constants) / 8
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,10 @@ class SizeReport:
     """Size of a policy.
 
     ``nominal_bytes`` counts nonzero weights times their bits, without positions or biases; ``nominal_ratio``
-    is 32 bits for every weight over that, which is 32 / bits / (1 - sparsity), the count of arXiv 2405.07748.
-    ``file_bytes`` is the payload of the file, and ``file_ratio`` is ``baseline_bytes`` over it.
+    is 32 bits for every trained weight over that, the count of arXiv 2405.07748 (32 / bits / (1 - sparsity)).
+    ``file_bytes`` is the payload of the file, ``file_ratio`` is ``baseline_bytes`` over it, ``header`` the bits in it
+    that are no layer's. ``bound_bytes`` is the zero-order bound (``zero_order_bound``), ``file_to_bound`` the payload
+    over it: below 1 where the file knows more of the weights than their counts.
     """
 
     weights: int
@@ -41,6 +58,9 @@ class SizeReport:
     nominal_ratio: float
     file_bytes: int
     file_ratio: float
+    header: float
+    bound_bytes: float
+    file_to_bound: float
     layers: tuple[LayerSize, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,22 +71,25 @@ class SizeReport:
 def size(policy: Policy) -> SizeReport:
     """Size of ``policy``, in all and layer by layer."""
     layers = policy.layers
-    weights = sum(layer.weight.size for layer in layers)
+    weights = sum(layer.trained_weights for layer in layers)
     nonzeros = sum(layer.nonzeros for layer in layers)
     nominal_bits = sum(layer.nonzeros * layer.weight_bits for layer in layers)
-    file_bytes = payload_size(policy)
-    rows = (
+    payload, costs, header = payload_costs(policy)
+    rows = tuple(
         LayerSize(
             name=layer.name,
             kind="conv" if layer.is_conv else "linear",
             shape=layer.weight.shape,
+            trained_shape=layer.trained_shape or layer.weight.shape,
             sparsity=layer.sparsity,
             bits=layer.weight_bits,
             nonzeros=layer.nonzeros,
-            bytes=layer_bytes(policy, layer),
+            **dataclasses.asdict(cost),
+            bound=zero_order_bound(layer),
         )
-        for layer in layers
+        for layer, cost in zip(layers, costs, strict=True)
     )
+    bound = sum(row.bound for row in rows) / 8
     return SizeReport(
         weights=weights,
         nonzeros=nonzeros,
@@ -74,7 +97,26 @@ def size(policy: Policy) -> SizeReport:
         baseline_bytes=policy.baseline_bytes,
         nominal_bytes=nominal_bits / 8,
         nominal_ratio=32 * weights / nominal_bits if nominal_bits else math.inf,
-        file_bytes=file_bytes,
-        file_ratio=policy.baseline_bytes / file_bytes,
-        layers=tuple(rows),
+        file_bytes=len(payload),
+        file_ratio=policy.baseline_bytes / len(payload),
+        header=header,
+        bound_bytes=bound,
+        file_to_bound=len(payload) / bound if bound else math.inf,
+        layers=rows,
     )
+
+
+def zero_order_bound(layer: Layer) -> float:
+    """log2 C(n, k) + k H(values) + outputs H(biases) in bits: what positions, nonzero values and biases take when
+    nothing but how often each occurs is known, and told for free. Floats count as 32 bits."""
+    n, k = layer.weight.size, layer.nonzeros
+    positions = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
+    values = 32.0 * k if layer.weight_bits == FLOAT_BITS else _entropy(layer.weight[layer.weight != 0])
+    biases = 32.0 * layer.bias.size if layer.bias.dtype == np.float32 else _entropy(layer.bias)
+    return positions + values + biases
+
+
+def _entropy(values: NDArray[Any]) -> float:
+    """Empirical entropy of all ``values`` together, in bits."""
+    counts = np.unique(values, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / max(values.size, 1))).sum())

@@ -6,6 +6,7 @@ A file holds the payload (what runs), the card (what describes it) and the test 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -18,15 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError, PolicypressError
+from policypress.policy.canonical import canonical
 from policypress.policy.card import Card, decode_card, encode_card
-from policypress.policy.codec import Reader
+from policypress.policy.codec import Bytes
 from policypress.policy.payload import decode_payload, encode_payload, payload_size
 from policypress.policy.policy import Policy, TestVectors
 
-__all__ = ["decode", "decode_payload", "encode", "encode_payload", "load", "payload_size", "save"]
+__all__ = [
+    "decode",
+    "decode_payload",
+    "encode",
+    "encode_payload",
+    "encode_smallest",
+    "load",
+    "payload_size",
+    "save",
+    "write",
+]
 
 MAGIC = b"\x89POLICY\n"  # not text, and damaged by a transfer that converts line ends
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_FILE_BYTES = 2**27
 
 _HEADER = struct.Struct("<8sHIII")  # magic, version, lengths of payload, card and test vectors
@@ -39,7 +51,11 @@ def save(policy: Policy, path: str | Path) -> None:
 
     Raises PolicypressError if the file cannot be written, or as ``encode`` does.
     """
-    data = encode(policy)
+    write(encode(policy), path)
+
+
+def write(data: bytes, path: str | Path) -> None:
+    """Write ``data`` to ``path``, at once or not at all; raises PolicypressError if that is impossible."""
     target = Path(path)
     # In the same folder, because only a rename within a file system is atomic.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -83,6 +99,12 @@ def encode(policy: Policy) -> bytes:
     return data
 
 
+def encode_smallest(policy: Policy, *, payload_only: bool) -> bytes:
+    """Bytes of the canonical form of ``policy`` without its test vectors; or of its payload alone."""
+    policy = dataclasses.replace(canonical(policy), test_vectors=None)
+    return encode_payload(policy) if payload_only else encode(policy)
+
+
 def decode(data: bytes) -> Policy:
     """Policy in the bytes that ``encode`` returned; raises ArtifactError for anything else."""
     try:
@@ -124,7 +146,7 @@ def _sections(data: bytes) -> list[bytes]:
         raise ArtifactError("it is truncated.")
     if len(data) > expected or _digest(data[:-_DIGEST_BYTES]) != data[-_DIGEST_BYTES:]:
         raise ArtifactError("it is altered: its checksum does not match.")
-    reader = Reader(data[_HEADER.size : -_DIGEST_BYTES])
+    reader = Bytes(data[_HEADER.size : -_DIGEST_BYTES])
     return [reader.take(length) for length in lengths]
 
 
@@ -144,13 +166,12 @@ def _encode_vectors(vectors: TestVectors | None) -> bytes:
 def _decode_vectors(data: bytes, card: Card) -> TestVectors | None:
     if not data:
         return None
-    reader = Reader(data)
+    reader = Bytes(data)
     count, outputs = _COUNTS.unpack(reader.take(_COUNTS.size))
 
     def array(dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         stored = np.dtype(dtype).newbyteorder("<")
         size = math.prod(shape) * stored.itemsize
-        reader.allocate(size)
         return np.frombuffer(reader.take(size), stored).astype(dtype).reshape(shape)
 
     observation, action = card.observation, card.action

@@ -51,7 +51,10 @@ def encode_card(policy: Policy) -> bytes:
         "observation": _encode_observation(policy.observation),
         "action": _encode_action(policy.action),
         "baseline_bytes": int(policy.baseline_bytes),
-        "layers": [{"name": name, "scale": _encode_floats(scale)} for name, scale in layer_annotations(policy)],
+        "layers": [
+            {"name": name, "trained_shape": [int(size) for size in shape], "scale": _encode_floats(scale)}
+            for name, shape, scale in layer_annotations(policy)
+        ],
     }
     return _canonical(contract | described)
 
@@ -69,12 +72,15 @@ def decode_card(data: bytes) -> Card:
     if not canonical:
         raise ArtifactError("its card is not canonical JSON.")
     card = _Fields(value, "action", "baseline_bytes", "layers", "observation", "provenance", "results")
-    layers = [_Fields(layer, "name", "scale") for layer in card.get("layers", list)]
+    layers = [_Fields(layer, "name", "scale", "trained_shape") for layer in card.get("layers", list)]
     return Card(
         observation=_decode_observation(card.get("observation", dict)),
         action=_decode_action(card.get("action", dict)),
         baseline_bytes=card.get("baseline_bytes", int),
-        annotations=[Annotation(layer.get("name", str), layer.floats("scale", np.float32)) for layer in layers],
+        annotations=[
+            Annotation(layer.get("name", str), layer.sizes("trained_shape"), layer.floats("scale", np.float32))
+            for layer in layers
+        ],
         provenance=card.get("provenance", dict),
         results=card.get("results", dict),
     )

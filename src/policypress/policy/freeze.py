@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from policypress.compression.fake_quant import INT32, FakeQuantAdd, multiplier_and_shift
 from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode
 from policypress.errors import PolicypressError, UnsupportedError
+from policypress.policy.canonical import canonical
 from policypress.policy.checks import check_accumulators
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -68,7 +69,7 @@ def freeze(
         **(provenance or {}),
     }
     recorded = _recorded_observations(model)
-    return freeze_graph(
+    policy = freeze_graph(
         adapter.graph(model),
         observation,
         adapter.action_transform(model),
@@ -76,6 +77,7 @@ def freeze(
         provenance=origin,
         observations=recorded,
     )
+    return canonical(policy)
 
 
 def freeze_graph(
@@ -87,7 +89,8 @@ def freeze_graph(
     provenance: dict[str, Any] | None = None,
     observations: NDArray[Any] | None = None,
 ) -> Policy:
-    """``freeze`` for a network that is not Stable-Baselines3's; ``observations`` (n, *shape) become test vectors."""
+    """``freeze`` for a network that is not Stable-Baselines3's, unit for unit (``canonical`` makes it smaller);
+    ``observations`` (n, *shape) become test vectors."""
     first = graph.layers[0].module
     nodes = graph.nodes
     if len(observation.shape) == 1 and isinstance(nodes[0], FlattenNode):

@@ -1,21 +1,22 @@
 """The payload of a policy file: what would be flashed or sent, and nothing else.
 
-Structure, weights, positions, biases, scales and requantizations. Names, and scales that no computation
-needs, are annotations that the card keeps. ``docs/file-format.md`` describes the bytes.
+Structure, weights, positions, biases, scales and requantizations, in one entropy-coded stream. Names, trained shapes
+and scales that no computation needs are annotations that the card keeps. ``docs/file-format.md`` describes the stream.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError
-from policypress.policy import codec
 from policypress.policy.checks import MAX_DEPTH, MAX_OPS, MAX_VALUES
+from policypress.policy.codec import BITS, FLAG, KIND, SIZE, SMALL, Reader, Writer
 from policypress.policy.policy import (
     FLOAT_BITS,
     INT32_MAX,
@@ -32,26 +33,58 @@ from policypress.policy.policy import (
 )
 
 _LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL = range(6)
-_RELU_FLAG, _REQUANTIZED, _SCALE, _PER_OUTPUT_SCALE, _PER_OUTPUT_MULTIPLIER, _PER_OUTPUT_SHIFT = (
-    1 << bit for bit in range(6)
-)
+_USUAL_BITS = 8
 
 
 class Annotation(NamedTuple):
-    """What the card says of a layer: its name, and its scale (float32) where the payload does without it."""
+    """What the card says of a layer: its name, its shape in training where it had another, and its scale (float32)
+    where the payload does without it."""
 
     name: str = ""
+    trained_shape: tuple[int, ...] = ()
     scale: NDArray[np.float32] | None = None
+
+
+@dataclass
+class Cost:
+    """Bits that a part of the payload takes."""
+
+    positions: float = 0.0
+    values: float = 0.0
+    biases: float = 0.0
+    constants: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.positions + self.values + self.biases + self.constants
 
 
 def layer_annotations(policy: Policy) -> list[Annotation]:
     """Annotations of every layer in the order it runs."""
-    return [Annotation(layer.name, None if _scale_is_used(policy, layer) else layer.scale) for layer in policy.layers]
+    return [
+        Annotation(layer.name, layer.trained_shape, None if _scale_is_used(policy, layer) else layer.scale)
+        for layer in policy.layers
+    ]
 
 
 def encode_payload(policy: Policy) -> bytes:
     """The payload of ``policy``."""
-    return _encode_input(policy.input) + _encode_ops(policy, policy.ops)
+    return payload_costs(policy)[0]
+
+
+def payload_costs(policy: Policy) -> tuple[bytes, list[Cost], float]:
+    """The payload, what every layer costs in it in the order they run, and the bits of all that is no layer's."""
+    encoder = _Encoder(policy)
+    encoder.input(policy.input)
+    encoder.ops(policy.ops)
+    costs = encoder.costs
+    rest = encoder.writer.bits - sum(cost.total for cost in costs)
+    return encoder.writer.finish(), costs, rest
+
+
+def payload_size(policy: Policy) -> int:
+    """Bytes of the payload."""
+    return len(encode_payload(policy))
 
 
 def decode_payload(
@@ -61,21 +94,11 @@ def decode_payload(
 
     Raises ArtifactError for malformed bytes, UnsupportedError for operations that cannot be.
     """
-    reader = codec.Reader(data)
-    quantization = _decode_input(reader)
-    ops = _decode_ops(_Source(reader, annotations, quantization is not None), depth=0)
-    reader.finish()
+    decoder = _Decoder(data, annotations)
+    quantization = decoder.input()
+    ops = decoder.ops(depth=0)
+    decoder.reader.finish()
     return ops, quantization
-
-
-def payload_size(policy: Policy) -> int:
-    """Bytes of the payload."""
-    return len(encode_payload(policy))
-
-
-def layer_bytes(policy: Policy, layer: Layer) -> int:
-    """Bytes of one of the policy's layers in its payload."""
-    return len(_encode_layer(policy, layer))
 
 
 def _scale_is_used(policy: Policy, layer: Layer) -> bool:
@@ -84,189 +107,230 @@ def _scale_is_used(policy: Policy, layer: Layer) -> bool:
     return layer.weight_bits != FLOAT_BITS
 
 
-# Writing
+def _usual_limits(bits: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Unsigned and signed codes of ``bits`` bits."""
+    return (0, 2**bits - 1), (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
-def _encode_input(quantization: InputQuantization | None) -> bytes:
-    if quantization is None:
-        return bytes([0])
-    return (
-        bytes([quantization.bits])
-        + codec.encode_signed(quantization.low)
-        + codec.encode_signed(quantization.high)
-        + codec.encode_unsigned(quantization.inverse_scale.size)
-        + codec.encode_floats(quantization.inverse_scale)
-    )
+class _Encoder:
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.writer, self.costs = policy, Writer(), list[Cost]()
+        self._width = 0  # outputs of the layer before
+
+    def input(self, quantization: InputQuantization | None) -> None:
+        w = self.writer
+        w.unsigned(0 if quantization is None else quantization.bits, BITS)
+        if quantization is not None:
+            self._limits(quantization.low, quantization.high, quantization.bits)
+            self._width = quantization.inverse_scale.size
+            w.unsigned(self._width, SIZE)
+            w.floats(quantization.inverse_scale)
+
+    def ops(self, ops: tuple[Op, ...]) -> None:
+        self.writer.unsigned(len(ops), SIZE)
+        for op in ops:
+            self._op(op)
+
+    def _op(self, op: Op) -> None:
+        w = self.writer
+        match op:
+            case Layer():
+                self._layer(op)
+            case Relu():
+                w.unsigned(_RELU, KIND)
+            case Flatten():
+                w.unsigned(_FLATTEN, KIND)
+            case MaxPool2d():
+                w.unsigned(_MAX_POOL, KIND)
+                self._sizes(*op.kernel, *op.stride, *op.padding)
+            case Residual():
+                w.unsigned(_RESIDUAL, KIND)
+                if op.skip is not None and op.branch is not None:
+                    self._limits(op.low, op.high, _USUAL_BITS)
+                    for operand in (op.skip, op.branch):
+                        w.unsigned(operand.multiplier.size, SIZE)
+                        w.integers(operand.multiplier)
+                        w.unsigned(operand.shift.size, SIZE)
+                        w.integers(operand.shift)
+                self.ops(op.body)
+
+    def _layer(self, layer: Layer) -> None:
+        w, start = self.writer, self.writer.bits
+        outputs, inputs = layer.weight.shape[:2]
+        scaled, requantize = _scale_is_used(self.policy, layer), layer.requantize
+        w.unsigned(_CONV if layer.is_conv else _LINEAR, KIND)
+        w.unsigned(layer.relu + 2 * (requantize is not None) + 4 * scaled, KIND)
+        w.signed(layer.weight_bits - _USUAL_BITS, BITS)
+        w.unsigned(outputs, SIZE)
+        w.unsigned(0 if inputs == self._width else inputs, SIZE)
+        self._width = outputs
+        if layer.is_conv:
+            self._sizes(*layer.weight.shape[2:], *layer.stride, *layer.padding)
+        if scaled:
+            w.unsigned(layer.scale.size > 1, FLAG)
+            w.floats(layer.scale)
+        if requantize is not None:
+            self._limits(requantize.low, requantize.high, _USUAL_BITS)
+            for vector in (requantize.multiplier, requantize.shift):
+                w.unsigned(vector.size > 1, FLAG)
+                w.integers(vector)
+        cost, before = Cost(), w.bits
+        if self.policy.input is None:
+            w.floats(layer.bias)
+        else:
+            w.integers(layer.bias)
+        cost.biases = w.bits - before
+        if layer.weight_bits == FLOAT_BITS:
+            weight = np.ascontiguousarray(layer.weight)
+            codes = (1 - 2 * np.signbit(weight).astype(np.int8)) * (weight.view(np.int32) != 0)
+            cost.positions, cost.values = w.matrix(codes.astype(np.int8), 2)
+            before = w.bits
+            magnitudes = np.abs(weight[codes != 0])
+            if magnitudes.size:
+                w.floats(magnitudes)
+            cost.values += w.bits - before
+        else:
+            cost.positions, cost.values = w.matrix(layer.weight, layer.weight_bits)
+        cost.constants = w.bits - start - cost.total
+        self.costs.append(cost)
+
+    def _limits(self, low: int, high: int, bits: int) -> None:
+        """Limits of codes: a number of bits and whether they have a sign, or the limits themselves."""
+        w = self.writer
+        kinds = {limits: (b, kind) for b in range(2, 17) for kind, limits in enumerate(_usual_limits(b))}
+        found = kinds.get((low, high))
+        w.unsigned(2 if found is None else found[1], KIND)
+        if found is not None:
+            w.signed(found[0] - bits, BITS)
+        else:
+            w.signed(low, SMALL)
+            w.signed(high, SMALL)
+
+    def _sizes(self, *sizes: int) -> None:
+        for size in sizes:
+            self.writer.unsigned(size, SMALL)
 
 
-def _encode_ops(policy: Policy, ops: tuple[Op, ...]) -> bytes:
-    return codec.encode_unsigned(len(ops)) + b"".join(_encode_op(policy, op) for op in ops)
+class _Decoder:
+    def __init__(self, data: bytes, annotations: Iterator[Annotation] | None) -> None:
+        self.reader, self._annotations = Reader(data), annotations
+        self._integer, self._width = False, 0
 
+    def input(self) -> InputQuantization | None:
+        r = self.reader
+        bits = r.unsigned(BITS)
+        if bits == 0:
+            return None
+        if not 2 <= bits <= 16:
+            raise ArtifactError(f"its input has {bits:,} bits.")
+        self._integer = True
+        low, high = self._limits(bits)
+        self._width = self._count(r.unsigned(SIZE))
+        return InputQuantization(r.floats(self._width), low, high, bits)
 
-def _encode_op(policy: Policy, op: Op) -> bytes:
-    match op:
-        case Layer():
-            return _encode_layer(policy, op)
-        case Relu():
-            return bytes([_RELU])
-        case Flatten():
-            return bytes([_FLATTEN])
-        case MaxPool2d():
-            return bytes([_MAX_POOL]) + _encode_sizes(*op.kernel, *op.stride, *op.padding)
-        case Residual():
-            parts = [bytes([_RESIDUAL])]
-            if op.skip is not None and op.branch is not None:
-                parts += [codec.encode_signed(op.low), codec.encode_signed(op.high)]
-                for operand in (op.skip, op.branch):
-                    for vector in (operand.multiplier, operand.shift):
-                        parts += [_encode_sizes(vector.size), codec.encode_integers(vector)]
-            return b"".join(parts) + _encode_ops(policy, op.body)
+    def ops(self, depth: int) -> tuple[Op, ...]:
+        count = self.reader.unsigned(SIZE)
+        if count > MAX_OPS or depth > MAX_DEPTH:
+            raise ArtifactError("it declares too many operations.")
+        return tuple(self._op(depth) for _ in range(count))
 
+    def _op(self, depth: int) -> Op:
+        kind = self.reader.unsigned(KIND)
+        if kind in (_LINEAR, _CONV):
+            return self._layer(is_conv=kind == _CONV)
+        if kind == _RELU:
+            return Relu()
+        if kind == _FLATTEN:
+            return Flatten()
+        if kind == _MAX_POOL:
+            return MaxPool2d(self._pair(), self._pair(), self._pair())
+        if kind == _RESIDUAL:
+            if not self._integer:
+                return Residual(self.ops(depth + 1))
+            low, high = self._limits(_USUAL_BITS)
+            skip, branch = self._operand(), self._operand()
+            return Residual(self.ops(depth + 1), skip, branch, low, high)
+        raise ArtifactError(f"it holds an operation of the unknown kind {kind}.")
 
-def _encode_layer(policy: Policy, layer: Layer) -> bytes:
-    requantize = layer.requantize
-    scaled = _scale_is_used(policy, layer)
-    flags = (
-        _RELU_FLAG * layer.relu
-        | _REQUANTIZED * (requantize is not None)
-        | _SCALE * scaled
-        | _PER_OUTPUT_SCALE * (scaled and layer.scale.size > 1)
-    )
-    if requantize is not None:
-        flags |= _PER_OUTPUT_MULTIPLIER * (requantize.multiplier.size > 1)
-        flags |= _PER_OUTPUT_SHIFT * (requantize.shift.size > 1)
-    parts = [
-        bytes([_CONV if layer.is_conv else _LINEAR, flags, layer.weight_bits]),
-        _encode_sizes(*layer.weight.shape),
-    ]
-    if layer.is_conv:
-        parts.append(_encode_sizes(*layer.stride, *layer.padding))
-    if layer.weight_bits == FLOAT_BITS:
-        parts.append(codec.encode_floats(layer.weight))
-    else:
-        parts.append(codec.encode_codes(layer.weight, layer.weight_bits))
-    integer = policy.input is not None
-    parts.append(codec.encode_integers(layer.bias) if integer else codec.encode_floats(layer.bias))
-    if scaled:
-        parts.append(codec.encode_floats(layer.scale))
-    if requantize is not None:
-        parts += [codec.encode_signed(requantize.low), codec.encode_signed(requantize.high)]
-        parts += [codec.encode_integers(requantize.multiplier), codec.encode_integers(requantize.shift)]
-    return b"".join(parts)
+    def _operand(self) -> Requantization:
+        r = self.reader
+        multiplier = r.integers(self._count(r.unsigned(SIZE)))
+        shift = r.integers(self._count(r.unsigned(SIZE)))
+        return Requantization(multiplier, shift, INT32_MIN, INT32_MAX)
 
+    def _layer(self, is_conv: bool) -> Layer:
+        r = self.reader
+        flags, bits = r.unsigned(KIND), r.signed(BITS) + _USUAL_BITS
+        if flags > 7 or (bits != FLOAT_BITS and not 2 <= bits <= 8):
+            raise ArtifactError(f"a layer has the flags {flags:,} and weights of {bits:,} bits.")
+        outputs = self._count(r.unsigned(SIZE))
+        inputs = self._count(r.unsigned(SIZE) or self._width)
+        self._width = outputs
+        kernel, stride, padding = (self._pair() if is_conv else None for _ in range(3))
+        shape = (outputs, inputs, *(kernel or ()))
+        size = math.prod(shape)
+        if not 1 <= size <= MAX_VALUES:
+            raise ArtifactError(f"a layer declares {size:,} weights; there may be {MAX_VALUES:,}.")
+        scale = r.floats(self._vector(outputs)) if flags & 4 else None
+        requantize = None
+        if flags & 2:
+            low, high = self._limits(_USUAL_BITS)
+            multiplier = r.integers(self._vector(outputs))
+            requantize = Requantization(multiplier, r.integers(self._vector(outputs)), low, high)
+        bias = r.integers(outputs) if self._integer else r.floats(outputs)
+        codes = r.matrix(outputs, size // outputs, 2 if bits == FLOAT_BITS else bits)
+        weight: NDArray[np.int8] | NDArray[np.float32] = codes
+        if bits == FLOAT_BITS:
+            r.allocate(4 * size)
+            weight = np.zeros(codes.shape, np.float32)
+            count = int(np.count_nonzero(codes))
+            if count:
+                weight[codes != 0] = np.copysign(r.floats(count), codes[codes != 0])
+        name, trained_shape, scale = self._annotate(scale)
+        return Layer(
+            weight=weight.reshape(shape),
+            bias=bias,
+            weight_bits=bits,
+            scale=scale,
+            relu=bool(flags & 1),
+            requantize=requantize,
+            stride=stride or (1, 1),
+            padding=padding or (0, 0),
+            name=name,
+            trained_shape=trained_shape,
+        )
 
-def _encode_sizes(*sizes: int) -> bytes:
-    return b"".join(codec.encode_unsigned(size) for size in sizes)
+    def _annotate(self, scale: NDArray[np.float32] | None) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
+        if self._annotations is None:
+            return "", (), np.ones(1, np.float32) if scale is None else scale
+        annotation = next(self._annotations, None)
+        if annotation is None:
+            raise ArtifactError("its card describes fewer layers than it has.")
+        scales = [one for one in (scale, annotation.scale) if one is not None]
+        if len(scales) != 1:
+            raise ArtifactError("each layer needs one scale, in the payload or in the card.")
+        return annotation.name, annotation.trained_shape, scales[0]
 
+    def _limits(self, bits: int) -> tuple[int, int]:
+        r = self.reader
+        kind = r.unsigned(KIND)
+        if kind > 2:
+            raise ArtifactError("limits of codes are malformed.")
+        if kind == 2:
+            return r.signed(SMALL), r.signed(SMALL)
+        bits += r.signed(BITS)
+        if not 2 <= bits <= 16:
+            raise ArtifactError(f"codes have {bits:,} bits.")
+        return _usual_limits(bits)[kind]
 
-# Reading
+    def _vector(self, outputs: int) -> int:
+        return outputs if self.reader.unsigned(FLAG) else 1
 
+    @staticmethod
+    def _count(count: int) -> int:
+        if not 1 <= count <= MAX_VALUES:
+            raise ArtifactError(f"it declares a size of {count:,}.")
+        return count
 
-class _Source(NamedTuple):
-    reader: codec.Reader
-    annotations: Iterator[Annotation] | None
-    integer: bool
-
-
-def _decode_input(reader: codec.Reader) -> InputQuantization | None:
-    bits = reader.byte()
-    if bits == 0:
-        return None
-    low, high = reader.signed(), reader.signed()
-    inverse_scale = codec.decode_floats(reader, _decode_count(reader))
-    return InputQuantization(inverse_scale, low, high, bits)
-
-
-def _decode_ops(source: _Source, depth: int) -> tuple[Op, ...]:
-    count = source.reader.unsigned()
-    if count > MAX_OPS or depth > MAX_DEPTH:
-        raise ArtifactError("it declares too many operations.")
-    return tuple(_decode_op(source, depth) for _ in range(count))
-
-
-def _decode_op(source: _Source, depth: int) -> Op:
-    reader = source.reader
-    kind = reader.byte()
-    if kind in (_LINEAR, _CONV):
-        return _decode_layer(source, is_conv=kind == _CONV)
-    if kind == _RELU:
-        return Relu()
-    if kind == _FLATTEN:
-        return Flatten()
-    if kind == _MAX_POOL:
-        return MaxPool2d(_decode_pair(reader), _decode_pair(reader), _decode_pair(reader))
-    if kind == _RESIDUAL:
-        if not source.integer:
-            return Residual(_decode_ops(source, depth + 1))
-        low, high = reader.signed(), reader.signed()
-        skip, branch = _decode_operand(reader), _decode_operand(reader)
-        return Residual(_decode_ops(source, depth + 1), skip, branch, low, high)
-    raise ArtifactError(f"it holds an operation of the unknown kind {kind}.")
-
-
-def _decode_operand(reader: codec.Reader) -> Requantization:
-    multiplier = codec.decode_integers(reader, _decode_count(reader))
-    shift = codec.decode_integers(reader, _decode_count(reader))
-    return Requantization(multiplier, shift, INT32_MIN, INT32_MAX)
-
-
-def _decode_layer(source: _Source, is_conv: bool) -> Layer:
-    reader = source.reader
-    flags, bits = reader.byte(), reader.byte()
-    if bits != FLOAT_BITS and not 2 <= bits <= 8:
-        raise ArtifactError(f"a layer has weights of {bits} bits.")
-    shape = tuple(_decode_count(reader) for _ in range(4 if is_conv else 2))
-    stride = padding = None
-    if is_conv:
-        stride, padding = _decode_pair(reader), _decode_pair(reader)
-    size, outputs = math.prod(shape), shape[0]
-    if size > MAX_VALUES:
-        raise ArtifactError(f"a layer declares more than {MAX_VALUES:,} weights.")
-    decoded = codec.decode_floats(reader, size) if bits == FLOAT_BITS else codec.decode_codes(reader, size, bits)
-    bias = codec.decode_integers(reader, outputs) if source.integer else codec.decode_floats(reader, outputs)
-
-    def count(flag: int) -> int:
-        return outputs if flags & flag else 1
-
-    scale = codec.decode_floats(reader, count(_PER_OUTPUT_SCALE)) if flags & _SCALE else None
-    requantize = None
-    if flags & _REQUANTIZED:
-        low, high = reader.signed(), reader.signed()
-        multiplier = codec.decode_integers(reader, count(_PER_OUTPUT_MULTIPLIER))
-        shift = codec.decode_integers(reader, count(_PER_OUTPUT_SHIFT))
-        requantize = Requantization(multiplier, shift, low, high)
-    name, scale = _annotate(source, scale)
-    return Layer(
-        weight=decoded.reshape(shape),
-        bias=bias,
-        weight_bits=bits,
-        scale=scale,
-        relu=bool(flags & _RELU_FLAG),
-        requantize=requantize,
-        stride=stride or (1, 1),
-        padding=padding or (0, 0),
-        name=name,
-    )
-
-
-def _annotate(source: _Source, scale: NDArray[np.float32] | None) -> tuple[str, NDArray[np.float32]]:
-    if source.annotations is None:
-        return "", np.ones(1, np.float32) if scale is None else scale
-    annotation = next(source.annotations, None)
-    if annotation is None:
-        raise ArtifactError("its card describes fewer layers than it has.")
-    scales = [one for one in (scale, annotation.scale) if one is not None]
-    if len(scales) != 1:
-        raise ArtifactError("each layer needs one scale, in the payload or in the card.")
-    return annotation.name, scales[0]
-
-
-def _decode_count(reader: codec.Reader) -> int:
-    count = reader.unsigned()
-    if not 1 <= count <= MAX_VALUES:
-        raise ArtifactError(f"it declares a size of {count:,}.")
-    return count
-
-
-def _decode_pair(reader: codec.Reader) -> tuple[int, int]:
-    return reader.unsigned(), reader.unsigned()
+    def _pair(self) -> tuple[int, int]:
+        return self.reader.unsigned(SMALL), self.reader.unsigned(SMALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,8 @@ class Layer:
     (out, in, kernel height, kernel width). ``bias``: int32 in units of the accumulator (integer numerics),
     float32 otherwise; shape (out,). ``scale``: float32 of shape (1,) or (out,); one unit of the accumulator
     in real units (1 for float weights). ``requantize`` is set on the hidden layers of an integer policy and
-    includes their ReLU; elsewhere ``relu`` says whether negative outputs become zero.
+    includes their ReLU; elsewhere ``relu`` says whether negative outputs become zero. ``trained_shape`` is the
+    weight's shape in training, if units were left out since (``canonical``).
     """
 
     weight: NDArray[Any]
@@ -64,9 +66,15 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     name: str = ""
+    trained_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         label = f"Layer {self.name!r}"
+        shape, trained = self.weight.shape, self.trained_shape
+        _require(
+            not trained or (len(trained) == len(shape) and all(a >= b for a, b in zip(trained, shape, strict=True))),
+            f"{label} cannot have been trained in the shape {trained} and have the shape {shape}",
+        )
         _require(
             self.weight.ndim in (2, 4) and self.weight.size > 0,
             f"{label} needs a weight of shape (out, in) or (out, in, height, width), not {self.weight.shape}",
@@ -117,8 +125,14 @@ class Layer:
         return int(np.count_nonzero(self.weight))
 
     @property
+    def trained_weights(self) -> int:
+        """Number of weights in training, zeros and left out ones included."""
+        return math.prod(self.trained_shape) if self.trained_shape else self.weight.size
+
+    @property
     def sparsity(self) -> float:
-        return 1.0 - self.nonzeros / self.weight.size
+        """Share of the trained weights that are zero or left out."""
+        return 1.0 - self.nonzeros / self.trained_weights
 
 
 @dataclass(frozen=True)
@@ -401,7 +415,7 @@ class Policy:
 
     def __repr__(self) -> str:
         layers = self.layers
-        weights = sum(layer.weight.size for layer in layers)
+        weights = sum(layer.trained_weights for layer in layers)
         nonzeros = sum(layer.nonzeros for layer in layers)
         bits = "/".join(str(b) for b in sorted({layer.weight_bits for layer in layers}))
         observation, action = self.observation, self.action

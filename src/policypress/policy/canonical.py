@@ -1,0 +1,153 @@
+"""Freedom that costs nothing: an equal policy without units that do nothing, its hidden units in canonical order.
+
+Between two layers that follow one another the hidden units may be left out or put in another order without a change of
+any result, integer for integer: an integer sum does not depend on its order, a unit that nobody reads is not missed,
+and one that is always the same is part of the next layer's bias. (Weight-only sums follow the order that is chosen
+here; units that are constant stay, because folding them would round.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.policy import reference
+from policypress.policy.policy import InputQuantization, Layer, Op, Policy, Relu, Residual, TestVectors
+
+_MANY = 256  # weights of a unit
+
+
+def canonical(policy: Policy) -> Policy:
+    """``policy`` with fewer and sorted hidden units; the same outputs, bit for bit in integer numerics.
+
+    Layers keep the shape they were trained in as ``trained_shape``. Units are sorted by their bias, so that a file
+    need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes.
+    """
+    ops = _canonical(policy.ops)
+    inputs = policy.input
+    if inputs is not None and isinstance(ops[0], Layer) and inputs.inverse_scale.size > 1:
+        inputs = _without_unused(inputs, ops[0])
+    smaller = dataclasses.replace(policy, ops=ops, input=inputs, test_vectors=None)
+    vectors = policy.test_vectors
+    if vectors is not None:  # float sums in another order round elsewhere
+        seen = vectors.observations
+        vectors = TestVectors(seen, smaller.outputs(seen), smaller.predict(seen)[0])
+    return dataclasses.replace(smaller, test_vectors=vectors)
+
+
+def _canonical(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    found = [
+        dataclasses.replace(op, trained_shape=op.trained_shape or op.weight.shape)
+        if isinstance(op, Layer)
+        else dataclasses.replace(op, body=_canonical(op.body))
+        if isinstance(op, Residual)
+        else op
+        for op in ops
+    ]
+    pairs = _pairs(found)
+    shrunk = True
+    while shrunk:  # what one layer loses may leave units of its neighbours without inputs or readers
+        shrunk = False
+        for first, second in pairs:
+            shrunk |= _drop_units(found, first, second)
+    for first, second in pairs:
+        _sort_units(found, first, second)
+    return tuple(found)
+
+
+def _pairs(ops: list[Op]) -> list[tuple[int, int]]:
+    """Places of layers between which nothing but the units' own values passes."""
+    pairs = []
+    last: int | None = None
+    for place, op in enumerate(ops):
+        if isinstance(op, Layer):
+            if last is not None:
+                pairs.append((last, place))
+            last = place
+        elif isinstance(op, Residual):
+            last = None
+    return pairs
+
+
+def _drop_units(ops: list[Op], first: int, second: int) -> bool:
+    """Takes out units that nobody reads and folds constant ones into the next bias; whether there were any."""
+    layer, reader = ops[first], ops[second]
+    assert isinstance(layer, Layer)
+    assert isinstance(reader, Layer)
+    outgoing = _outgoing(reader, len(layer.weight))
+    read = np.asarray(outgoing.any(axis=(0, 2)))
+    keep = read.copy()
+    if layer.requantize is not None and reader.padding == (0, 0):
+        constant = read & ~layer.weight.reshape(len(layer.weight), -1).any(axis=1)
+        if constant.any():
+            values = reference.requantize(layer.requantize, layer.bias[None].astype(np.int64))[0]
+            if any(isinstance(op, Relu) for op in ops[first:second]):
+                values = np.maximum(values, 0)
+            added = (outgoing.astype(np.int64).sum(axis=2) * np.where(constant, values, 0)).sum(axis=1)
+            reader = dataclasses.replace(reader, bias=(reader.bias + added).astype(np.int32))
+            keep &= ~constant
+    if keep.all():
+        return False
+    if not keep.any():  # a layer needs a unit: one that says nothing
+        if len(keep) == 1 and not read.any() and not layer.weight.any():
+            return False
+        keep[0] = True
+        layer = dataclasses.replace(layer, weight=np.zeros_like(layer.weight), bias=np.zeros_like(layer.bias))
+        reader = dataclasses.replace(reader, weight=np.zeros_like(reader.weight))
+    ops[first], ops[second] = _select(layer, reader, np.flatnonzero(keep), len(keep))
+    return True
+
+
+def _sort_units(ops: list[Op], first: int, second: int) -> None:
+    layer, reader = ops[first], ops[second]
+    assert isinstance(layer, Layer)
+    assert isinstance(reader, Layer)
+    rows = layer.weight.reshape(len(layer.weight), -1)
+    if layer.nonzeros > _MANY * len(rows):  # the coder learns more from neighbours alike than a bias takes
+        order = np.argsort(np.abs(rows.astype(np.float64)).sum(axis=1), kind="stable")
+    else:
+        order = np.argsort(layer.bias, kind="stable")
+    ops[first], ops[second] = _select(layer, reader, order, len(order))
+
+
+def _select(layer: Layer, reader: Layer, units: NDArray[Any], count: int) -> tuple[Layer, Layer]:
+    """Both layers with these of the first one's ``count`` units, in this order."""
+
+    def chosen(vector: NDArray[Any]) -> NDArray[Any]:
+        return vector[units] if vector.size == count and count > 1 else vector
+
+    requantize = layer.requantize
+    if requantize is not None:
+        multiplier, shift = chosen(requantize.multiplier), chosen(requantize.shift)
+        requantize = dataclasses.replace(requantize, multiplier=multiplier, shift=shift)
+    layer = dataclasses.replace(
+        layer, weight=layer.weight[units], bias=layer.bias[units], scale=chosen(layer.scale), requantize=requantize
+    )
+    return layer, _with_columns(reader, _outgoing(reader, count)[:, units].transpose(0, 2, 1), len(units))
+
+
+def _outgoing(reader: Layer, units: int) -> NDArray[Any]:
+    """The reader's weights as (out, units of the layer before, weights of each)."""
+    return reader.weight.reshape(len(reader.weight), units, -1)
+
+
+def _with_columns(reader: Layer, columns: NDArray[Any], units: int) -> Layer:
+    """The reader with weights (out, weights of each unit, units)."""
+    weight = columns.transpose(0, 2, 1)
+    shape = (units, *reader.weight.shape[2:]) if reader.is_conv else (-1,)
+    return dataclasses.replace(
+        reader, weight=np.ascontiguousarray(weight.reshape(len(weight), *shape).astype(reader.weight.dtype))
+    )
+
+
+def _without_unused(inputs: InputQuantization, first: Layer) -> InputQuantization:
+    """Scales of features that no weight reads become an ordinary one, which takes fewer bits."""
+    used = first.weight.reshape(len(first.weight), -1).any(axis=0)
+    if used.all() or not used.any():
+        return inputs
+    scale = inputs.inverse_scale.copy()
+    scale[~used] = scale[used].min()
+    return dataclasses.replace(inputs, inverse_scale=scale)

@@ -1,0 +1,1 @@
+"""Native code: the entropy coder of policy files."""

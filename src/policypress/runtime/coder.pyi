@@ -1,0 +1,25 @@
+"""Entropy coder of policy files; the format is described in coder.c."""
+
+class Encoder:
+    def __init__(self) -> None: ...
+    def unsigned(self, value: int, context: int = 0) -> None:
+        """Write an integer of 0 to 2**32 - 1; contexts 0 to 7 adapt apart (0 is also used by `integers`)."""
+    def signed(self, value: int, context: int = 0) -> None:
+        """Write an integer of -2**31 to 2**31 - 1."""
+    def integers(self, values: bytes, ascending: bool) -> None:
+        """Write native int32 values, at most 65,535; if they are sorted, their order costs nothing."""
+    def matrix(self, codes: bytes, rows: int, columns: int, bits: int) -> tuple[int, int, int]:
+        """Write int8 codes of 2 to 8 bits in C order; returns the cost of model, positions and values in 1/256 bit."""
+    def bits(self) -> int:
+        """What is written so far in 1/256 bit, from the bytes shifted out and the logarithm of the range."""
+    def finish(self) -> bytes:
+        """The stream; nothing can be written after it."""
+
+class Decoder:
+    def __init__(self, data: bytes) -> None: ...
+    def unsigned(self, context: int = 0) -> int: ...
+    def signed(self, context: int = 0) -> int: ...
+    def integers(self, n: int, ascending: bool) -> bytes: ...
+    def matrix(self, rows: int, columns: int, bits: int) -> bytes: ...
+    def finish(self) -> None:
+        """Raise ValueError unless the stream was read to its end and not past it."""
