@@ -20,13 +20,14 @@ from policypress.policy.policy import InputQuantization, Layer, Op, Policy, Relu
 _MANY = 256  # weights of a unit
 
 
-def canonical(policy: Policy) -> Policy:
+def canonical(policy: Policy, *, drop_units: bool = True) -> Policy:
     """``policy`` with fewer and sorted hidden units; the same outputs, bit for bit in integer numerics.
 
     Layers keep the shape they were trained in as ``trained_shape``. Units are sorted by their bias, so that a file
-    need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes.
+    need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes. Without
+    ``drop_units`` they are sorted only.
     """
-    ops = _canonical(policy.ops)
+    ops = _canonical(policy.ops, drop_units)
     inputs = policy.input
     if inputs is not None and isinstance(ops[0], Layer) and inputs.inverse_scale.size > 1:
         inputs = _without_unused(inputs, ops[0])
@@ -38,17 +39,17 @@ def canonical(policy: Policy) -> Policy:
     return dataclasses.replace(smaller, test_vectors=vectors)
 
 
-def _canonical(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+def _canonical(ops: tuple[Op, ...], drop_units: bool) -> tuple[Op, ...]:
     found = [
         dataclasses.replace(op, trained_shape=op.trained_shape or op.weight.shape)
         if isinstance(op, Layer)
-        else dataclasses.replace(op, body=_canonical(op.body))
+        else dataclasses.replace(op, body=_canonical(op.body, drop_units))
         if isinstance(op, Residual)
         else op
         for op in ops
     ]
     pairs = _pairs(found)
-    shrunk = True
+    shrunk = drop_units
     while shrunk:  # what one layer loses may leave units of its neighbours without inputs or readers
         shrunk = False
         for first, second in pairs:

@@ -40,6 +40,10 @@ class Writer:
         """An int32."""
         self._encoder.signed(int(value), context)
 
+    def uniform(self, value: int, bits: int) -> None:
+        """A number of ``bits`` bits of which nothing is known."""
+        self._encoder.uniform(int(value), bits)
+
     def integers(self, values: NDArray[np.int32]) -> None:
         """A vector of int32; powers of two in all of them, equal values and sorted order take next to nothing."""
         shift = min(_trailing_zeros(values), 31)
@@ -90,6 +94,9 @@ class Reader:
 
     def signed(self, context: int) -> int:
         return self._call("signed", context)  # type: ignore[no-any-return]
+
+    def uniform(self, bits: int) -> int:
+        return self._call("uniform", bits)  # type: ignore[no-any-return]
 
     def integers(self, count: int) -> NDArray[np.int32]:
         self.allocate(16 * count)  # with copies

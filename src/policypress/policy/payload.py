@@ -167,13 +167,11 @@ class _Encoder:
         if layer.is_conv:
             self._sizes(*layer.weight.shape[2:], *layer.stride, *layer.padding)
         if scaled:
-            w.unsigned(layer.scale.size > 1, FLAG)
-            w.floats(layer.scale)
+            self._scale(layer.scale)
         if requantize is not None:
             self._limits(requantize.low, requantize.high, _USUAL_BITS)
-            for vector in (requantize.multiplier, requantize.shift):
-                w.unsigned(vector.size > 1, FLAG)
-                w.integers(vector)
+            self._vector(requantize.multiplier, 8)
+            self._vector(requantize.shift, 5)
         cost, before = Cost(), w.bits
         if self.policy.input is None:
             w.floats(layer.bias)
@@ -193,6 +191,25 @@ class _Encoder:
             cost.positions, cost.values = w.matrix(layer.weight, layer.weight_bits)
         cost.constants = w.bits - start - cost.total
         self.costs.append(cost)
+
+    def _vector(self, values: NDArray[np.int32], bits: int) -> None:
+        """One number of ``bits`` bits, or one for each output."""
+        self.writer.unsigned(values.size > 1, FLAG)
+        if values.size > 1:
+            self.writer.integers(values)
+        else:
+            self.writer.uniform(values[0], bits)
+
+    def _scale(self, scale: NDArray[np.float32]) -> None:
+        """One positive float32, of which the lower half is usually zero, or one for each output."""
+        w, words = self.writer, scale.view(np.uint32)
+        w.unsigned(2 if words.size > 1 else 1 if words[0] & 0xFFFF else 0, FLAG)
+        if words.size > 1:
+            w.floats(scale)
+            return
+        w.uniform(words[0] >> 16, 15)
+        if words[0] & 0xFFFF:
+            w.uniform(words[0] & 0xFFFF, 16)
 
     def _limits(self, low: int, high: int, bits: int) -> None:
         """Limits of codes: a number of bits and whether they have a sign, or the limits themselves."""
@@ -271,12 +288,11 @@ class _Decoder:
         size = math.prod(shape)
         if not 1 <= size <= MAX_VALUES:
             raise ArtifactError(f"a layer declares {size:,} weights; there may be {MAX_VALUES:,}.")
-        scale = r.floats(self._vector(outputs)) if flags & 4 else None
+        scale = self._scale(outputs) if flags & 4 else None
         requantize = None
         if flags & 2:
             low, high = self._limits(_USUAL_BITS)
-            multiplier = r.integers(self._vector(outputs))
-            requantize = Requantization(multiplier, r.integers(self._vector(outputs)), low, high)
+            requantize = Requantization(self._vector(outputs, 8), self._vector(outputs, 5), low, high)
         bias = r.integers(outputs) if self._integer else r.floats(outputs)
         codes = r.matrix(outputs, size // outputs, 2 if bits == FLOAT_BITS else bits)
         weight: NDArray[np.int8] | NDArray[np.float32] = codes
@@ -323,8 +339,17 @@ class _Decoder:
             raise ArtifactError(f"codes have {bits:,} bits.")
         return _usual_limits(bits)[kind]
 
-    def _vector(self, outputs: int) -> int:
-        return outputs if self.reader.unsigned(FLAG) else 1
+    def _vector(self, outputs: int, bits: int) -> NDArray[np.int32]:
+        r = self.reader
+        return r.integers(outputs) if r.unsigned(FLAG) else np.array([r.uniform(bits)], np.int32)
+
+    def _scale(self, outputs: int) -> NDArray[np.float32]:
+        r = self.reader
+        form = r.unsigned(FLAG)
+        if form >= 2:
+            return r.floats(outputs)
+        word = r.uniform(15) << 16
+        return np.array([word | (r.uniform(16) if form else 0)], np.uint32).view(np.float32)
 
     @staticmethod
     def _count(count: int) -> int:

@@ -172,8 +172,7 @@ static unsigned code_adaptive(coder *c, coder_context *context, unsigned bit) {
     return bit;
 }
 
-/* A number of `bits` bits, all values equally likely. */
-static uint32_t code_uniform(coder *c, uint32_t value, unsigned bits) {
+uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
     uint32_t result = 0;
     while (bits--)
         result = result << 1 | code_bit(c, 1u << 15, value >> bits & 1);
@@ -188,7 +187,7 @@ uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context) {
     unsigned length = 0;
     while (length < 32 && code_adaptive(c, &lengths[length], length < 32 && value >> length != 0))
         length++;
-    return length < 2 ? length : 1u << (length - 1) | code_uniform(c, value, length - 1);
+    return length < 2 ? length : 1u << (length - 1) | coder_uniform(c, value, length - 1);
 }
 
 int32_t coder_signed(coder *c, int32_t value, unsigned context) {
@@ -252,9 +251,9 @@ typedef struct {
 } grid;
 
 static void code_grid(coder *c, grid *g) {
-    g->shift = code_uniform(c, g->shift, 5);
-    g->family = code_uniform(c, g->family, 2);
-    g->scale = code_uniform(c, g->scale, 5);
+    g->shift = coder_uniform(c, g->shift, 5);
+    g->family = coder_uniform(c, g->family, 2);
+    g->scale = coder_uniform(c, g->scale, 5);
     g->center = coder_signed(c, g->center, 0);
 }
 
@@ -288,7 +287,7 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
         unsigned negative = code_bit(c, 1u << 15, value < 0);
         int64_t place = value < 0 ? ~value : value;
         int64_t bin = code_magnitude(c, w->nodes[0], (uint32_t)(place >> g->shift), BIN_DIGITS) - BINS;
-        place = bin << g->shift | code_uniform(c, (uint32_t)place, g->shift);
+        place = bin << g->shift | coder_uniform(c, (uint32_t)place, g->shift);
         value = (negative ? ~place : place) + lowest(g) + ((int64_t)BINS << g->shift);
         if (value != (int32_t)value || coder_overrun(c))
             return 1;
@@ -397,9 +396,9 @@ static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probab
 static const uint16_t STRENGTH[4] = {0, 2, 8, 32};   /* weights that the mean of the matrix counts for */
 
 static void code_model(coder *c, coder_model *m, unsigned bits) {
-    m->zeros = (uint8_t)code_uniform(c, m->zeros, 1);
+    m->zeros = (uint8_t)coder_uniform(c, m->zeros, 1);
     for (unsigned i = m->zeros ? 0 : FAMILY; i < (bits > 2 ? CODER_PARAMETERS : FAMILY); i++)
-        m->parameters[i] = (uint8_t)code_uniform(c, m->parameters[i], DIGITS[i]);
+        m->parameters[i] = (uint8_t)coder_uniform(c, m->parameters[i], DIGITS[i]);
 }
 
 /* mean * a / b, bounded so that sums over a row or column fit */

@@ -60,6 +60,8 @@ int coder_overrun(const coder *c);
 uint64_t coder_bits(const coder *c);
 
 /* Each of these encodes its arguments, or decodes over them. */
+/* A number of `bits` bits, all values equally likely. */
+uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits);
 uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context);
 int32_t coder_signed(coder *c, int32_t value, unsigned context);
 /* Nonzero: the input is not valid. */

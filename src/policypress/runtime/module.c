@@ -149,6 +149,21 @@ static PyObject *encode_signed(PyObject *object, PyObject *args, PyObject *kwarg
     return encode_integer(object, args, kwargs, 1);
 }
 
+static PyObject *encode_uniform(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"value", "bits", NULL};
+    Coder *self = (Coder *)object;
+    unsigned long long value;
+    int bits;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ki", names, &value, &bits) || !ready(self))
+        return NULL;
+    if (bits < 1 || bits > 32 || value >> bits)
+        return fail("A uniform number has 1 to 32 bits, and no more than are told.");
+    if (!reserve(self, self->c.position + 16))
+        return NULL;
+    coder_uniform(&self->c, (uint32_t)value, (unsigned)bits);
+    Py_RETURN_NONE;
+}
+
 static PyObject *encode_integers(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"values", "ascending", NULL};
     Coder *self = (Coder *)object;
@@ -272,6 +287,19 @@ static PyObject *decode_signed(PyObject *object, PyObject *args, PyObject *kwarg
     return coder_overrun(&self->c) ? fail(DAMAGED) : PyLong_FromLong(value);
 }
 
+static PyObject *decode_uniform(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"bits", NULL};
+    Coder *self = (Coder *)object;
+    int bits;
+    uint32_t value;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i", names, &bits) || !decodable(self, 0))
+        return NULL;
+    if (bits < 1 || bits > 32)
+        return fail("A uniform number has 1 to 32 bits, and no more than are told.");
+    value = coder_uniform(&self->c, 0, (unsigned)bits);
+    return coder_overrun(&self->c) ? fail(DAMAGED) : PyLong_FromUnsignedLong(value);
+}
+
 static PyObject *decode_integers(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"n", "ascending", NULL};
     Coder *self = (Coder *)object;
@@ -345,6 +373,7 @@ static PyObject *decode_finish(PyObject *object, PyObject *unused) {
 static PyMethodDef encoder_methods[] = {
     {"unsigned", KEYWORDS(encode_unsigned), METH_VARARGS | METH_KEYWORDS, NULL},
     {"signed", KEYWORDS(encode_signed), METH_VARARGS | METH_KEYWORDS, NULL},
+    {"uniform", KEYWORDS(encode_uniform), METH_VARARGS | METH_KEYWORDS, NULL},
     {"integers", KEYWORDS(encode_integers), METH_VARARGS | METH_KEYWORDS, NULL},
     {"matrix", KEYWORDS(encode_matrix), METH_VARARGS | METH_KEYWORDS, NULL},
     {"bits", encode_bits, METH_NOARGS, NULL},
@@ -355,6 +384,7 @@ static PyMethodDef encoder_methods[] = {
 static PyMethodDef decoder_methods[] = {
     {"unsigned", KEYWORDS(decode_unsigned), METH_VARARGS | METH_KEYWORDS, NULL},
     {"signed", KEYWORDS(decode_signed), METH_VARARGS | METH_KEYWORDS, NULL},
+    {"uniform", KEYWORDS(decode_uniform), METH_VARARGS | METH_KEYWORDS, NULL},
     {"integers", KEYWORDS(decode_integers), METH_VARARGS | METH_KEYWORDS, NULL},
     {"matrix", KEYWORDS(decode_matrix), METH_VARARGS | METH_KEYWORDS, NULL},
     {"finish", decode_finish, METH_NOARGS, NULL},
