@@ -5,8 +5,9 @@
 
 Random policies have the exact sparsity in every layer, weights that are rounded Gaussians of a standard deviation of
 limit / 3.5, and biases of 40; their units are sorted and all kept. Trained policies are those of results/, which are
-without idle units already. "order" is the share of sum log2(hidden units!) that
-sorting gives back: payloads of five random orders minus the sorted one. Peers get the same integers.
+without idle units already. "source" is H with the entropies of those distributions: what even a coder that knows them
+needs, where counts of a few values make H too small. "order" is the share of sum log2(hidden units!) that sorting gives
+back: payloads of five random orders minus the sorted one. Peers get the same integers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import policypress as pp
+from policypress.measure.size import zero_order_bound
 from policypress.policy.canonical import canonical
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import (
@@ -70,6 +72,19 @@ class Random:
         requantize = None if last else Requantization(np.array([150], np.int32), np.array([14], np.int32), low, high)
         scale = np.array([0.0078125], np.float32)
         return Layer(weight.reshape(shape), bias, self.bits, scale, not last and not signed, requantize, **geometry)
+
+    def source_bound(self, policy: Policy) -> float:
+        """H in bytes with the entropies of the distributions that values and biases were drawn from."""
+        limit = 2 ** (self.bits - 1) - 1
+        value = _entropy([p for v, p in _rounded(limit / 3.5, limit) if v])
+        bias = _entropy([p for _, p in _rounded(40, 400)])
+        bits = 0.0
+        for layer in policy.layers:
+            bits += zero_order_bound(dataclasses.replace(layer, weight=np.sign(layer.weight), bias=layer.bias * 0))
+            nonzero = layer.weight[layer.weight != 0]
+            bits -= _entropy(list(np.unique(np.sign(nonzero), return_counts=True)[1])) * nonzero.size
+            bits += value * nonzero.size + bias * layer.bias.size
+        return bits / 8
 
     def mlp(self, *widths: int) -> Policy:
         shapes = [(after, before) for before, after in itertools.pairwise(widths)]
@@ -132,15 +147,32 @@ class Random:
         return dataclasses.replace(policy, baseline_bytes=dense)
 
 
-def policies(results: Path) -> Iterator[tuple[str, Policy, bool]]:
+def _rounded(std: float, limit: int) -> list[tuple[int, float]]:
+    """Integers and probabilities of a Gaussian, rounded and clipped."""
+
+    def below(x: float) -> float:
+        return (1 + math.erf(x / std / math.sqrt(2))) / 2
+
+    edges = [0.0, *(below(v + 0.5) for v in range(-limit, limit)), 1.0]
+    return [(v, b - a) for v, (a, b) in zip(range(-limit, limit + 1), itertools.pairwise(edges), strict=True)]
+
+
+def _entropy(weights: list[float]) -> float:
+    total = sum(weights)
+    return -sum(w / total * math.log2(w / total) for w in weights if w)
+
+
+def policies(results: Path) -> Iterator[tuple[str, Policy, Random | None]]:
     for (name, (widths, sparsity)), bits in itertools.product(MLPS.items(), BITS):
-        yield f"{name}, {bits} bits", Random(sparsity, bits).mlp(*widths), False
+        source = Random(sparsity, bits)
+        yield f"{name}, {bits} bits", source.mlp(*widths), source
     for kind, sparsity, bits in itertools.product(("nature", "resnet"), (0.9, 0.98), BITS):
-        yield f"{kind} {sparsity:.0%}, {bits} bits", getattr(Random(sparsity, bits), kind)(), False
+        source = Random(sparsity, bits)
+        yield f"{kind} {sparsity:.0%}, {bits} bits", getattr(source, kind)(), source
     for path in sorted(results.glob("*/policy.policy")):
         policy = pp.load(path)
         if policy.numerics == "integer":
-            yield path.parent.name, policy, True
+            yield path.parent.name, policy, None
 
 
 def shuffled(policy: Policy, rng: np.random.Generator) -> Policy:
@@ -153,9 +185,9 @@ def shuffled(policy: Policy, rng: np.random.Generator) -> Policy:
     return dataclasses.replace(policy, ops=tuple(layers), test_vectors=None)
 
 
-def measure(policy: Policy, trained: bool, with_peers: bool) -> dict[str, Any]:
+def measure(policy: Policy, source: Random | None, with_peers: bool) -> dict[str, Any]:
     started = time.perf_counter()
-    small = canonical(policy, drop_units=trained)
+    small = canonical(policy, drop_units=source is None)
     payload = encode_payload(small)
     encode_seconds = time.perf_counter() - started
     decode_seconds = math.inf
@@ -166,13 +198,13 @@ def measure(policy: Policy, trained: bool, with_peers: bool) -> dict[str, Any]:
     for ours, theirs in zip(_layers(ops), small.layers, strict=True):
         assert np.array_equal(ours.weight, theirs.weight)
         assert np.array_equal(ours.bias, theirs.bias)
-    report, raw = pp.size(small), pp.size(policy)
+    raw = pp.size(policy)
     row: dict[str, Any] = {
         "nonzeros": raw.nonzeros,
         "bound": raw.bound_bytes,
         "payload": len(payload),
         "of_bound": len(payload) / raw.bound_bytes,
-        "of_smaller_bound": report.file_to_bound,
+        "of_source_bound": None if source is None else len(payload) / source.source_bound(policy),
         "nominal_ratio": raw.nominal_ratio,
         "file_ratio": policy.baseline_bytes / len(payload),
         "encode_seconds": encode_seconds,
@@ -208,16 +240,17 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = {}
     if not arguments.json:
-        heads = ["policy", "nonzeros", "H", "payload", "/ H", "order", "encode", "decode"]
+        heads = ["policy", "nonzeros", "H", "payload", "/ H", "/ source", "order", "encode", "decode"]
         heads += ["NNCodec", "best of zstd, xz, brotli", "smaller by"] if arguments.peers else []
         print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
-    for name, policy, trained in policies(arguments.results):
+    for name, policy, source in policies(arguments.results):
         if arguments.only not in name:
             continue
-        row = rows[name] = measure(policy, trained, arguments.peers)
+        row = rows[name] = measure(policy, source, arguments.peers)
         if arguments.json:
             continue
         cells = [name, f"{row['nonzeros']:,}", f"{row['bound']:,.0f}", f"{row['payload']:,}", f"{row['of_bound']:.3f}"]
+        cells.append("" if row["of_source_bound"] is None else f"{row['of_source_bound']:.3f}")
         cells.append(f"{row['order_recovered']:.0%}" if "order_recovered" in row else "")
         cells += [f"{row['encode_seconds']:.2f} s", f"{1e3 * row['decode_seconds']:.1f} ms"]
         if arguments.peers:

@@ -2,7 +2,8 @@
 
     python -m pip install --no-deps nncodec==2.1.3 zstandard==0.25.0 brotli==1.2.1 constriction==0.5.0
 
-`codec.py` compares them with policypress. NumPy must be there. NNCodec has no wheels: its C++ is compiled (a C++17 compiler, no cmake, about 1.5 minutes).
+`codec.py` compares them with policypress. NumPy must be there.
+NNCodec has no wheels: its C++ is compiled (a C++17 compiler, no cmake, about 1.5 minutes).
 `--no-deps` leaves out torch, OpenCV and an old NumPy, none of which its core `nncodec.nnc_core` imports.
 
 Every coder gets the weights and biases of a policy and may take the bit width and, except for NNCodec, the shapes as

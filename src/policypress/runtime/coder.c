@@ -352,6 +352,7 @@ static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, u
 static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending, grid *best) {
     int64_t sum = 0, least = values[0], most = values[0];
     uint64_t cost = UINT64_MAX;
+    uint32_t tried = ascending || n < 2048 ? n : 2048; /* so many tell enough */
     grid g = {0, 0, 0, 0};
     for (uint32_t i = 0; i < n; i++) {
         sum += values[i];
@@ -367,7 +368,7 @@ static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uin
         for (g.scale = 0; g.scale < 32; g.scale++) {
             coder trial = *c;
             trial.output = NULL;
-            code_values(&trial, w, &g, values, n, ascending);
+            code_values(&trial, w, &g, values, tried, ascending);
             if (coder_bits(&trial) < cost) {
                 cost = coder_bits(&trial);
                 *best = g;
