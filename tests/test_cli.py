@@ -18,6 +18,7 @@ import typer
 import policypress as pp
 from policypress import cli
 from policypress.config import CompressionConfig, TrainConfig
+from policypress.policy.payload import encode_payload
 from policypress.rl import checkpoint
 from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac
 
@@ -270,6 +271,29 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
     report = pp.size(pp.load(policy_file))
     for shown in ("integer", "float32", "(3,)", "latent_pi.0", "mu", f"{report.nonzeros:,}", f"{report.file_bytes:,}"):
         assert shown in answer.out
+
+
+def test_pack_writes_the_payload(run: Run, policy_file: Path, tmp_path: Path) -> None:
+    policy = pp.load(policy_file)
+    answer = run("pack", policy_file, tmp_path / "a.bin", "--payload-only")
+    assert (answer.code, answer.err) == (0, "")
+    payload = (tmp_path / "a.bin").read_bytes()
+    assert payload == encode_payload(policy)
+    assert f"{len(payload):,} bytes" in answer.out
+
+    assert run("pack", policy_file, tmp_path / "a.policy").code == 0
+    packed = pp.load(tmp_path / "a.policy")
+    assert policy.test_vectors is not None
+    assert packed.test_vectors is None
+    seen = policy.test_vectors.observations
+    np.testing.assert_array_equal(packed.outputs(seen), policy.test_vectors.outputs)
+    assert (tmp_path / "a.policy").stat().st_size < policy_file.stat().st_size
+
+
+def test_pack_leaves_nothing_behind_when_it_fails(run: Run, policy_file: Path, tmp_path: Path) -> None:
+    assert_one_sentence(run("pack", policy_file, tmp_path / "nowhere" / "a.bin"), "Cannot write")
+    assert_one_sentence(run("pack", tmp_path / "no.policy", tmp_path / "a.bin"), "Cannot read")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_info_as_json(run: Run, policy_file: Path) -> None:

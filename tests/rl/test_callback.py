@@ -461,3 +461,31 @@ def test_learn_in_pieces_gives_the_final_sparsity() -> None:
     compressor = attached_compressor(model)
     assert compressor is not None
     assert [int(mask.sum()) for mask in zeros_of(model).values()] == compressor.target_zeros
+
+
+# Speed
+
+
+@pytest.mark.parametrize("algo", ["sac", "dqn"])
+def test_adam_of_the_deployed_network_is_fused(algo: str) -> None:
+    model = AGENTS[algo]()
+    learn(model, PRUNED, steps=60)
+    optimizer = optimizer_of(model)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    if algo == "sac":
+        assert not any(group["fused"] for group in model.critic.optimizer.param_groups)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "key"),
+    [
+        ({"optimizer_kwargs": {"foreach": True}}, "foreach"),
+        ({"optimizer_class": torch.optim.RMSprop}, "alpha"),
+    ],
+)
+def test_an_optimizer_that_somebody_chose_stays_as_it_is(policy_kwargs: dict[str, Any], key: str) -> None:
+    model = AGENTS["dqn"](policy_kwargs=policy_kwargs)
+    learn(model, PRUNED, steps=60)
+    for group in optimizer_of(model).param_groups:
+        assert not group.get("fused")
+        assert group[key]

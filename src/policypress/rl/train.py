@@ -326,7 +326,7 @@ class _RunCallback(BaseCallback):
             "low": round(low, 4),
             "high": round(high, 4),
             "episodes": len(result.returns),
-            "sparsity": round(size(policy).sparsity, 6),
+            "sparsity": round(compressor.sparsity if compressor else 0.0, 6),
             "phase": compressor.phase.name.lower() if compressor else "float",
             "numerics": policy.numerics,
             "seconds": round(self.seconds, 1),
