@@ -27,8 +27,9 @@ echo "Installing the wheel with NumPy alone into a fresh environment."
 python="$scratch/venv/bin/python"
 pip=("$python" -m pip install --quiet --disable-pip-version-check -c "$PWD/constraints.txt")
 "${pip[@]}" --no-deps numpy "$wheel" || fail "the wheel or NumPy did not install."
+policy="$PWD/results/cheetah-98/policy.policy"
 cd "$scratch" # away from src/, so that the wheel is what gets imported
-"$python" - <<'CHECK' || fail "the installed package does not import with NumPy alone, or is incomplete."
+"$python" - "$policy" <<'CHECK' || fail "the installed package does not import with NumPy alone, or is incomplete."
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +41,12 @@ assert folder.is_relative_to(sys.prefix), f"imported from {folder}, not from the
 assert (folder / "py.typed").is_file(), "py.typed is not in the wheel"
 heavy = {"torch", "stable_baselines3", "gymnasium", "rich", "typer"} & set(sys.modules)
 assert not heavy, f"import policypress loads {sorted(heavy)}"
-print(f"import policypress works with NumPy alone (version {version('policypress')}).")
+policy = policypress.load(sys.argv[1])  # decoded by the extension
+vectors = policy.test_vectors
+assert (policy.predict(vectors.observations)[0] == vectors.actions).all(), "the policy answers otherwise than it did"
+heavy = {"torch", "stable_baselines3", "gymnasium", "rich", "typer"} & set(sys.modules)
+assert not heavy, f"running a policy loads {sorted(heavy)}"
+print(f"policypress loads and runs a policy with NumPy alone (version {version('policypress')}).")
 CHECK
 
 echo "Installing the dependencies of the command line."
