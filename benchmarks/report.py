@@ -37,6 +37,7 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
         f"{size['layers'][0]['bits']}",
         f"{size['nominal_bytes']:,.0f} ({size['nominal_ratio']:.0f}×)",
         f"{size['file_bytes']:,} ({size['file_ratio']:.0f}×)",
+        f"{size['file_to_bound']:.2f}",
         f"{result['wall_seconds'] / 60:.0f} min",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -52,8 +53,8 @@ def main() -> None:
     curves = {folder.name: read_evaluations(folder) for folder in arguments.runs}
     dense = results[arguments.runs[0].name]
 
-    print("| run | return [95 %] | IQM | of dense | nonzeros | bits | nominal bytes | file bytes | wall time |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| run | return [95 %] | IQM | of dense | nonzeros | bits | nominal bytes | file bytes | / H | wall time |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, result in results.items():
         print(row(name, result, dense))
     print("\n| run | last evaluation before quantization | first after | kept | lowest after |")
