@@ -407,7 +407,7 @@ def test_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pyte
 def test_interrupt_of_a_process_leaves_a_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "policypress", "train", "--algo", "dqn", "--env", "CartPole-v1"]
-    command += ["--steps", "4000", "--out", str(out), "--final-episodes", "3", "--eval-episodes", "2"]
+    command += ["--steps", "40000", "--out", str(out), "--final-episodes", "3", "--eval-episodes", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and checkpoint.newest_checkpoint(out / "checkpoint") is None:
         time.sleep(0.05)
