@@ -26,6 +26,10 @@ def quantization_start(rows: list[dict[str, str]]) -> tuple[dict[str, str], list
     return (before[-1], after) if before and after else None
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 9.5 else f"{ratio:.1f}×"
+
+
 def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
     evaluation, size = result["evaluation"], result["size"]
     cells = [
@@ -35,8 +39,8 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
         f"{evaluation['mean'] / dense['evaluation']['mean']:.1%}",
         f"{size['nonzeros']:,}",
         f"{size['layers'][0]['bits']}",
-        f"{size['nominal_bytes']:,.0f} ({size['nominal_ratio']:.0f}×)",
-        f"{size['file_bytes']:,} ({size['file_ratio']:.0f}×)",
+        f"{size['nominal_bytes']:,.0f} ({times(size['nominal_ratio'])})",
+        f"{size['file_bytes']:,} ({times(size['file_ratio'])})",
         f"{size['file_to_bound']:.2f}",
         f"{result['wall_seconds'] / 60:.0f} min",
     ]
