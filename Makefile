@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. `make help` lists the targets; each sets up what it needs by itself.
 
 # The demo: the arguments of `policypress`, in this one place.
-DEMO = train --algo sac --env InvertedDoublePendulum-v5 --steps 15000 --sparsity 0.95 \
+DEMO = train --algo sac --env InvertedPendulum-v5 --steps 15000 --sparsity 0.95 \
 	--set batch_size=128 --set learning_rate=1e-3 --set learning_starts=500 \
 	--compare dense --out runs/demo --resume
 # The scripts that `make bench` runs, in this order.
