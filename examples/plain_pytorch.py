@@ -14,6 +14,7 @@ from torch.distributions import Categorical
 
 import policypress as pp
 from policypress.compression import Compressor
+from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph
 from policypress.policy.policy import ActionTransform, ObservationTransform
 from policypress.rl import evaluate
@@ -83,13 +84,14 @@ def main() -> None:
                 optimizer.step()
 
     compressor.step(STEPS)
-    policy = freeze_graph(
+    unit_for_unit = freeze_graph(
         compressor.graph,
         ObservationTransform((4,), "float32"),
         ActionTransform("discrete", dtype="int64"),
         provenance={"env": "CartPole-v1", "algo": "ppo"},
         observations=observations.flatten(0, 1)[:32].numpy(),
     )
+    policy = canonical(unit_for_unit)  # the same actions without hidden units that do nothing
     policy.save("cartpole.policy")
     result = evaluate(policy, episodes=20)
     print(policy)

@@ -188,7 +188,6 @@ class LayerQuantizer(nn.Module):
         super().__init__()
         self.bits, self.weight_range = bits, weight_range
         self.high = 2 ** (bits - 1) - 1
-        self.limits = (-self.high, self.high)
         self.register_buffer("step", torch.zeros(channels))
         self._elsewhere = (source, leader)  # in a tuple: not submodules, they belong to other layers
         self.owns_source = owns_source
