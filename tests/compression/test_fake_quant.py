@@ -499,6 +499,28 @@ def test_bias_codes_at_their_limit_are_exact(name: str) -> None:
             assert bool((np.abs(off) <= 0.51 * grid * layer.scale).all())
 
 
+@pytest.mark.parametrize("name", ["mlp", "nature"])
+def test_inputs_without_a_batch_or_with_more_dimensions(name: str) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    network = case.build()
+    press(network, case)
+    network.eval()
+    layer = network[0]
+    x = observations(case, 6, 1)
+    batch = layer(x)
+    assert len(torch.unique(batch)) > 2
+    assert torch.equal(layer(x[2]), batch[2])
+    if name == "mlp":
+        assert torch.equal(layer(x.reshape(2, 3, 5)), batch.reshape(2, 3, 16))
+        network.zero_grad()
+        layer(x.reshape(2, 3, 5)).sum().backward()
+        apart = layer.weight.grad.clone()  # type: ignore[operator, union-attr]
+        layer.weight.grad = None
+        layer(x).sum().backward()
+        assert torch.allclose(apart, layer.weight.grad)  # type: ignore[arg-type]
+
+
 # Fixed point
 
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* One version for AVX2 and one for any x86-64, chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define VECTORIZED __attribute__((target_clones("avx2", "default"), optimize("O3")))
 #else
 #define VECTORIZED

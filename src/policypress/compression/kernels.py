@@ -15,7 +15,7 @@ Limits = tuple[int, int]
 
 def quantize(x: torch.Tensor, inverse_scale: torch.Tensor, limits: Limits) -> torch.Tensor:
     """Codes ``clip(rint(x * inverse_scale), low, high)``, float32; ``inverse_scale`` has 1 or (features,) values."""
-    if not _fits(x):
+    if not _fits(x, inverse_scale):
         return (x * inverse_scale).round_().clamp_(*limits)
     codes = torch.empty_like(x)
     columns = inverse_scale.numel()
@@ -31,7 +31,7 @@ def requantize(acc: torch.Tensor, ratio: torch.Tensor, limits: Limits, scale: fl
     ``acc``: (batch, channels, ...), exact integers; ``ratio`` = multiplier / 2**shift, of 1 or (channels,) values, in
     float32 if that is enough (no shift above 16), else float64.
     """
-    if not (_fits(acc) and ratio.dtype == torch.float32):
+    if not _fits(acc, ratio):
         return _output_codes(acc, ratio).clamp_(*limits).mul_(scale)
     _requantize(acc, None, ratio, limits, scale)
     return acc
@@ -41,7 +41,7 @@ def requantize_with_codes(
     acc: torch.Tensor, ratio: torch.Tensor, limits: Limits, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``requantize`` and the codes before clipping; those far outside of the limits may be any code outside."""
-    if not (_fits(acc) and ratio.dtype == torch.float32):
+    if not _fits(acc, ratio):
         codes = _output_codes(acc, ratio)
         return codes.clamp(*limits).mul_(scale), codes
     values = torch.empty_like(acc)
@@ -78,7 +78,7 @@ def weight_codes(
     ``weight``: (out, ...); ``input_scale``: (in,) for a matrix, or None; ``inverse_step``: 1 or (out,) values. ``out``
     may be written to.
     """
-    if not _fits(weight):
+    if not _fits(weight, inverse_step, *([] if input_scale is None else [input_scale])):
         scaled = weight if input_scale is None else weight * input_scale
         codes = (scaled * inverse_step.reshape(-1, *[1] * (weight.dim() - 1))).round_().clamp_(-limit, limit)
         return codes, int(codes.double().abs().flatten(1).sum(1).amax())
@@ -92,5 +92,5 @@ def weight_codes(
     return codes, largest
 
 
-def _fits(tensor: torch.Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.device.type == "cpu"
+def _fits(*tensors: torch.Tensor) -> bool:
+    return all(t.dtype == torch.float32 and t.is_contiguous() and t.device.type == "cpu" for t in tensors)

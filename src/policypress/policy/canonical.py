@@ -127,21 +127,14 @@ def _select(layer: Layer, reader: Layer, units: NDArray[Any], count: int) -> tup
     layer = dataclasses.replace(
         layer, weight=layer.weight[units], bias=layer.bias[units], scale=chosen(layer.scale), requantize=requantize
     )
-    return layer, _with_columns(reader, _outgoing(reader, count)[:, units].transpose(0, 2, 1), len(units))
+    weight = _outgoing(reader, count)[:, units]
+    shape = (len(weight), len(units), *reader.weight.shape[2:]) if reader.is_conv else (len(weight), -1)
+    return layer, dataclasses.replace(reader, weight=weight.reshape(shape))
 
 
 def _outgoing(reader: Layer, units: int) -> NDArray[Any]:
     """The reader's weights as (out, units of the layer before, weights of each)."""
     return reader.weight.reshape(len(reader.weight), units, -1)
-
-
-def _with_columns(reader: Layer, columns: NDArray[Any], units: int) -> Layer:
-    """The reader with weights (out, weights of each unit, units)."""
-    weight = columns.transpose(0, 2, 1)
-    shape = (units, *reader.weight.shape[2:]) if reader.is_conv else (-1,)
-    return dataclasses.replace(
-        reader, weight=np.ascontiguousarray(weight.reshape(len(weight), *shape).astype(reader.weight.dtype))
-    )
 
 
 def _without_unused(inputs: InputQuantization, first: Layer) -> InputQuantization:
