@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from policypress.compression import Compressor, Graph, Phase, Residual, trace
-from policypress.compression.fake_quant import FakeQuantAdd, FakeQuantConv2d, FakeQuantLinear
+from policypress.compression.fake_quant import FakeQuantAdd, FakeQuantConv2d, FakeQuantLinear, FakeQuantTanh
 from policypress.compression.graph import Add
 from policypress.config import Allocation, CompressionConfig, Criterion, Schedule
 from policypress.errors import ConfigError, UnsupportedError
@@ -35,6 +35,14 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 def mlp() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def tanh_mlp() -> nn.Sequential:
+    """One Tanh in two places, and one at the end of a residual block."""
+    torch.manual_seed(0)
+    tanh = nn.Tanh()
+    block = Residual(nn.Sequential(nn.Linear(16, 16), nn.Tanh()))
+    return nn.Sequential(nn.Linear(5, 16), tanh, nn.Linear(16, 16), tanh, block, nn.Linear(16, 3))
 
 
 def resnet() -> nn.Sequential:
@@ -322,16 +330,16 @@ def test_a_cold_start_has_no_observing_phase() -> None:
     assert training.compressor.phase is Phase.QUANTIZE
 
 
-@pytest.mark.parametrize("build", [mlp, resnet])
+@pytest.mark.parametrize("build", [mlp, tanh_mlp, resnet])
 def test_parameters_keep_identity_names_and_order_through_every_phase(build: Callable[[], nn.Sequential]) -> None:
     training = Training(network=build(), weight_bits=8, quantize_start=0.5, observe=0.2)
     before = [(name, id(parameter)) for name, parameter in training.network.named_parameters()]
-    modules = [name for name, _ in training.network.named_children()]
+    modules = list(training.network._modules)
     kinds = []
     for step in (0, 35, 60):
         training.run(step, step)
         assert [(name, id(parameter)) for name, parameter in training.network.named_parameters()] == before
-        assert [name for name, _ in training.network.named_children()] == modules
+        assert list(training.network._modules) == modules
         assert {id(p) for group in training.optimizer.param_groups for p in group["params"]} == {i for _, i in before}
         kinds.append({type(node.module) for node in training.compressor.graph.layers})
     assert kinds[0] <= {nn.Linear, nn.Conv2d}
@@ -342,12 +350,28 @@ def test_parameters_keep_identity_names_and_order_through_every_phase(build: Cal
     assert {type(node.module) for node in training.compressor.graph.layers} == kinds[0]
 
 
-def test_observing_changes_no_output() -> None:
-    training = Training(network=resnet(), weight_bits=8, quantize_start=1.0, observe=1.0, sparsity=0.0)
+@pytest.mark.parametrize("build", [tanh_mlp, resnet])
+def test_observing_changes_no_output(build: Callable[[], nn.Sequential]) -> None:
+    training = Training(network=build(), weight_bits=8, quantize_start=1.0, observe=1.0, sparsity=0.0)
     before = training.evaluate()
     training.compressor.step(0)
     assert training.compressor.phase is Phase.OBSERVE
     assert torch.equal(training.evaluate(), before)
+
+
+@pytest.mark.parametrize(("activation_bits", "kinds"), [(8, {FakeQuantTanh}), (0, {nn.Tanh})])
+def test_a_tanh_becomes_a_table_where_activations_are_integers(activation_bits: int, kinds: set[type]) -> None:
+    training = Training(network=tanh_mlp(), weight_bits=8, activation_bits=activation_bits, quantize_start=0.5)
+    keys = training.network.state_dict().keys()
+    training.run(0, 60, stride=5)
+    tanhs = [module for module in training.network.modules() if isinstance(module, FakeQuantTanh | nn.Tanh)]
+    assert {type(module) for module in tanhs} == kinds
+    assert all(module.active for module in tanhs if isinstance(module, FakeQuantTanh))
+    added = [key for key in training.network.state_dict() if key not in keys]
+    assert all("policypress_quantizer" in key or ".add." in key for key in added)  # as policypress.rl.load expects
+    training.compressor.remove()
+    assert training.network.state_dict().keys() == keys
+    assert sum(isinstance(module, nn.Tanh) for module in training.network.modules()) == (3 if activation_bits else 2)
 
 
 def test_training_and_evaluation_mode_survive_the_swap() -> None:
@@ -358,7 +382,7 @@ def test_training_and_evaluation_mode_survive_the_swap() -> None:
         assert all(module.training is mode for module in training.network)
 
 
-@pytest.mark.parametrize("build", [mlp, resnet])
+@pytest.mark.parametrize("build", [mlp, tanh_mlp, resnet])
 def test_remove_gives_the_plain_network_back_and_frees_the_weights(build: Callable[[], nn.Sequential]) -> None:
     training = Training(network=build(), weight_bits=8, quantize_start=0.5, prune_end=0.4)
     training.run(0, 60, stride=5)
@@ -372,7 +396,7 @@ def test_remove_gives_the_plain_network_back_and_frees_the_weights(build: Callab
     with torch.no_grad():
         assert torch.equal(plain(training.batch(10_000)), training.evaluate())
     assert all(torch.equal(a, b) for a, b in zip(weights, training.weights, strict=True))
-    assert not any(isinstance(module, FakeQuantAdd) for module in training.network.modules())
+    assert not any(isinstance(module, FakeQuantAdd | FakeQuantTanh) for module in training.network.modules())
     training.network.train()
     training.optimizer.zero_grad()
     training.network(training.batch(0)).square().mean().backward()
@@ -414,7 +438,7 @@ def test_nested_residual_blocks_are_quantized_and_restored() -> None:
 # Copies, files, resumption
 
 
-@pytest.mark.parametrize("build", [mlp, resnet])
+@pytest.mark.parametrize("build", [mlp, tanh_mlp, resnet])
 @pytest.mark.parametrize("bits", [32, 8])
 def test_copies_and_pickles_compute_the_same(bits: int, build: Callable[[], nn.Sequential]) -> None:
     training = Training(network=build(), weight_bits=bits, quantize_start=0.5, prune_end=0.4)
@@ -575,7 +599,7 @@ def test_target_networks_are_masked_and_stay_so_under_polyak_updates(
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.3])
-@pytest.mark.parametrize("build", [mlp, resnet])
+@pytest.mark.parametrize("build", [mlp, tanh_mlp, resnet])
 def test_a_quantized_target_network_follows_its_weights(build: Callable[[], nn.Sequential], tau: float) -> None:
     """After a full update the target computes what the online network does; between updates it stays put."""
     network = build()
@@ -625,7 +649,7 @@ def test_the_optimizer_must_train_the_network() -> None:
 
 
 def test_unsupported_networks_are_refused_before_training() -> None:
-    for module in (nn.Tanh(), nn.BatchNorm1d(16), nn.Conv2d(16, 16, 1, groups=4)):
+    for module in (nn.ELU(), nn.BatchNorm1d(16), nn.Conv2d(16, 16, 1, groups=4)):
         network = nn.Sequential(nn.Linear(5, 16), module, nn.Linear(16, 3))
         with pytest.raises(UnsupportedError, match=r"cannot be pressed: hidden activations must be ReLU|groups=1"):
             Compressor(network, torch.optim.Adam(network.parameters()), CompressionConfig(), 10)

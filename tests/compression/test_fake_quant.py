@@ -5,6 +5,7 @@ Every layer's codes and the outputs are compared with ``policy/reference.py`` wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,13 +27,14 @@ from policypress.compression.fake_quant import (
     INT32,
     ActivationQuantizer,
     FakeQuantLinear,
+    FakeQuantTanh,
     LayerQuantizer,
     multiplier_and_shift,
     plain_layer,
     quantized_layer,
     weight_channels,
 )
-from policypress.compression.graph import LayerNode, Node, ResidualNode
+from policypress.compression.graph import LayerNode, Node, ResidualNode, TanhNode
 from policypress.config import CompressionConfig, Granularity, WeightRange
 from policypress.policy import reference
 from policypress.policy.freeze import freeze_graph
@@ -106,6 +108,28 @@ def resnet() -> nn.Sequential:
     )
 
 
+def tanh_mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def tanh_resnet() -> nn.Sequential:
+    """Tanh behind convolutions, in front of pooling and ReLU, and at the end of a residual block."""
+    block = Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Tanh()))
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.Tanh(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        block,
+        nn.Conv2d(4, 4, 1),
+        nn.Tanh(),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * 5 * 4, 16),
+        nn.Tanh(),
+        nn.Linear(16, 3),
+    )
+
+
 @dataclass(frozen=True)
 class Case:
     build: Callable[[], nn.Sequential]
@@ -121,6 +145,8 @@ CASES = {
     "nature": Case(nature, (2, 9, 8), image=True),
     "resnet": Case(resnet, (2, 9, 8), image=True),
     "resnet-signed-input": Case(resnet, (2, 9, 8)),
+    "tanh-mlp": Case(tanh_mlp, (5,)),
+    "tanh-resnet": Case(tanh_resnet, (2, 9, 8), image=True),
 }
 
 
@@ -181,6 +207,8 @@ def places(nodes: Sequence[Node]) -> Iterator[Place]:
             output = layer.policypress_quantizer.output
             unit = layer.accumulator_scale() if output is None else output.scale()
             yield layer, unit.numpy(), node.relu and output is None
+        elif isinstance(node, TanhNode):
+            yield node.module, node.module.output.scale().numpy(), False  # type: ignore[union-attr, operator]
         else:
             yield None
 
@@ -262,6 +290,51 @@ def test_every_bit_width_of_an_mlp(weight_bits: int) -> None:
         assert_not_all_zero(compressor, record, outputs[3:])
         assert int(record[0].min()) == 0  # unsigned after ReLU
         assert 2 ** (activation_bits - 1) <= int(record[0].max()) <= 2**activation_bits - 1
+
+
+@pytest.mark.parametrize("activation_bits", BITS)
+def test_every_bit_width_of_a_tanh_mlp(activation_bits: int) -> None:
+    """Also where it saturates, on both sides and beyond the codes that the table takes."""
+    case = CASES["tanh-mlp"]
+    high = 2 ** (activation_bits - 1) - 1
+    for number, (weight_bits, input_bits) in enumerate((w, i) for w in BITS for i in (2, 8, 16)):
+        torch.manual_seed(number)
+        network = tanh_mlp()
+        with torch.no_grad():
+            network[0].weight[0] = 4  # type: ignore[index]
+            network[2].weight.mul_(8)  # type: ignore[operator]
+        compressor = press(
+            network,
+            case,
+            learning_steps=1,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            input_bits=input_bits,
+            granularity="channel",
+        )
+        x = observations(case, 32, number)
+        x[0], x[1], x[2] = 1e4, -1e30, 0
+        record, outputs = assert_same_integers(network, compressor, case.shape, x)
+        assert_not_all_zero(compressor, record, outputs[3:])
+        before, first, _, second, _ = record
+        assert (int(before.min()), int(before.max())) == (-255, 255)
+        assert (int(first.min()), int(first.max())) == (-high, high)
+        wanted = [np.sign(q) * round(high * math.tanh(abs(q) / 64)) for q in before.flat]
+        np.testing.assert_array_equal(first.ravel(), wanted)
+        assert int(np.abs(second).max()) <= high
+
+
+def test_a_tanh_whose_layer_needs_a_long_shift() -> None:
+    """Weights so small that requantization is not exact in float32: it runs in float64 and stays the same."""
+    torch.manual_seed(0)
+    network = tanh_mlp()
+    with torch.no_grad():
+        network[2].weight.mul_(1e-3)  # type: ignore[operator]
+    compressor = press(network, CASES["tanh-mlp"], learning_steps=0)
+    _, shift = multiplier_and_shift(network[2].exact_ratio())  # type: ignore[operator]
+    assert int(shift) > FLOAT32_SHIFT
+    record, _ = assert_same_integers(network, compressor, (5,), observations(CASES["tanh-mlp"], 64, 1))
+    assert len(np.unique(record[2])) > 8
 
 
 @st.composite
@@ -731,6 +804,29 @@ def test_gradients_of_an_unsaturated_chain_are_those_of_its_rounded_weights() ->
     assert torch.allclose(network[1].bias.grad, torch.ones(1))
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_the_gradient_of_a_tanh_is_that_of_its_output(bits: int) -> None:
+    tanh = FakeQuantTanh(bits)
+    tanh.active = True
+    x = (torch.arange(-255, 256) / 64).reshape(7, 73).requires_grad_()
+    y = tanh(x)
+    grad = torch.linspace(-2, 2, 511).reshape(7, 73)
+    y.backward(grad)
+    assert torch.equal(y, -y.flip(0, 1))
+    assert torch.allclose(x.grad, grad * (1 - y * y), rtol=1e-6)  # type: ignore[arg-type]
+    assert x.grad is not None
+    assert not x.grad[y.abs() == 1].any()
+    assert x.grad[y == 0].any()
+
+
+def test_a_diverged_network_shows_behind_a_tanh_too() -> None:
+    network = tanh_mlp()
+    press(network, CASES["tanh-mlp"])
+    with torch.no_grad():
+        network[0].bias[3] = torch.nan  # type: ignore[index]
+        assert bool(network(observations(CASES["tanh-mlp"], 4, 0)).isnan().all())
+
+
 def test_no_gradient_through_a_saturated_activation() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 1))
@@ -754,9 +850,10 @@ def test_no_gradient_through_a_saturated_activation() -> None:
     [(8, 8), (4, 4), (2, 3), (8, 0), (2, 0)],
     ids=lambda bits: f"{bits[0]}-bit-weights-{bits[1]}-bit-activations",
 )
-def test_loss_falls_while_quantized(bits: tuple[int, int]) -> None:
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_loss_falls_while_quantized(bits: tuple[int, int], activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
+    network = nn.Sequential(nn.Linear(4, 32), activation(), nn.Linear(32, 16), activation(), nn.Linear(16, 1))
     case = Case(lambda: network, (4,))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     settings: dict[str, Any] = {"weight_bits": bits[0], "activation_bits": bits[1], "learning_steps": 0}

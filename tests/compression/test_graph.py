@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from policypress.compression import Residual, trace
-from policypress.compression.graph import FlattenNode, LayerNode, PoolNode, ReluNode, ResidualNode
+from policypress.compression.graph import FlattenNode, LayerNode, PoolNode, ReluNode, ResidualNode, TanhNode
 from policypress.errors import UnsupportedError
 
 END = nn.Linear(4, 2)
@@ -74,10 +74,49 @@ def test_two_relus_are_one() -> None:
     assert len(trace(network).nodes) == 2
 
 
+def test_a_tanh_is_a_node_behind_its_layer_also_when_it_is_shared() -> None:
+    tanh = nn.Tanh()
+    network = nn.Sequential(
+        nn.Sequential(nn.Linear(3, 4)), tanh, Residual(nn.Sequential(nn.Linear(4, 4), tanh)), nn.Linear(4, 4), tanh, END
+    )
+    nodes = trace(network).nodes
+    assert [type(node) for node in nodes] == [LayerNode, TanhNode, ResidualNode, LayerNode, TanhNode, LayerNode]
+    assert isinstance(nodes[2], ResidualNode)
+    tanhs = [nodes[1], nodes[2].body[1], nodes[4]]
+    assert [node.name for node in tanhs if isinstance(node, TanhNode)] == ["1", "2.body.1", "4"]
+    for node in tanhs:
+        assert isinstance(node, TanhNode)
+        assert node.module is tanh
+    other = nn.Identity()
+    nodes[1].replace(other)  # type: ignore[union-attr]
+    assert network[1] is other
+    assert network[4] is tanh
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [nn.Linear(4, 4), nn.ReLU()],
+        [nn.Linear(4, 4), nn.Tanh()],
+        [nn.Linear(4, 4), nn.Flatten()],
+        [Residual(nn.Sequential(nn.Linear(4, 4)))],
+        [],
+    ],
+    ids=["relu", "tanh", "flatten", "residual", "nothing"],
+)
+def test_a_tanh_must_follow_a_layer_at_once(before: list[nn.Module]) -> None:
+    sentence = rf"Tanh at 0\.{len(before)} must follow a Linear or Conv2d layer at once"
+    with pytest.raises(UnsupportedError, match=sentence):
+        trace(nn.Sequential(nn.Sequential(*before, nn.Tanh()), END))
+    if before:
+        with pytest.raises(UnsupportedError, match=rf"Tanh at 0\.body\.{len(before)} must follow"):
+            trace(nn.Sequential(Residual(nn.Sequential(*before, nn.Tanh())), END))
+
+
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        (nn.Tanh(), "Tanh at hidden.act cannot be pressed: hidden activations must be ReLU"),
+        (nn.ELU(), "ELU at hidden.act cannot be pressed: hidden activations must be ReLU or Tanh"),
         (nn.BatchNorm1d(4), "BatchNorm1d at hidden.act cannot be pressed"),
         (nn.LayerNorm(4), "LayerNorm at hidden.act cannot be pressed"),
         (nn.Dropout(0.1), "Dropout at hidden.act cannot be pressed"),
@@ -113,9 +152,10 @@ def test_what_cannot_be_pressed_is_named_with_its_place(module: nn.Module, sente
         (nn.Sequential(), "the network has no Linear or Conv2d layer"),
         (nn.Sequential(nn.Linear(3, 3), nn.Flatten()), "the network must end in a Linear or Conv2d layer"),
         (nn.Sequential(Residual(nn.Sequential(nn.Linear(3, 3)))), "the network must end in a Linear or Conv2d"),
-        (nn.Tanh(), "Tanh at the root cannot be pressed"),
+        (nn.ELU(), "ELU at the root cannot be pressed"),
+        (nn.Tanh(), "a bare layer cannot be pressed: wrap it in nn.Sequential"),
     ],
-    ids=["bare", "no layer", "empty", "flatten last", "residual last", "root"],
+    ids=["bare", "no layer", "empty", "flatten last", "residual last", "root", "bare tanh"],
 )
 def test_networks_that_are_none(network: nn.Module, sentence: str) -> None:
     with pytest.raises(UnsupportedError, match=sentence):

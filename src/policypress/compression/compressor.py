@@ -15,9 +15,11 @@ from policypress.compression.criterion import score
 from policypress.compression.fake_quant import (
     ActivationQuantizer,
     FakeQuantAdd,
+    FakeQuantTanh,
     LayerQuantizer,
     plain_layer,
     quantized_layer,
+    tanh_input,
     weight_channels,
 )
 from policypress.compression.graph import (
@@ -26,6 +28,7 @@ from policypress.compression.graph import (
     LayerNode,
     Node,
     ResidualNode,
+    TanhNode,
     trace,
 )
 from policypress.compression.masks import Masks, top_k_mask
@@ -185,6 +188,12 @@ class Compressor:
                     residual.block.add = Add()
                 else:
                     residual.block.add.active = active  # type: ignore[assignment]
+            for tanh in _tanhs(graph.nodes):
+                module = tanh.module
+                if isinstance(module, FakeQuantTanh):  # nn.Tanh where activations stay float
+                    module.active = active
+                    if phase is Phase.FLOAT:
+                        tanh.replace(nn.Tanh())
         if active:
             for node in self.graph.layers:
                 node.module.update_step()  # type: ignore[operator]
@@ -197,6 +206,8 @@ class Compressor:
                 node.replace(quantized_layer(node.module, follower, active=False))
             for block, deployed_block in zip(_residuals(graph.nodes), _residuals(self.graph.nodes), strict=True):
                 block.block.add = deployed_block.block.add
+            for tanh, deployed_tanh in zip(_tanhs(graph.nodes), _tanhs(self.graph.nodes), strict=True):
+                tanh.replace(deployed_tanh.module)
             return
         config = self.config
         source: ActivationQuantizer | None = None
@@ -213,10 +224,12 @@ class Compressor:
         self, nodes: Sequence[Node], source: ActivationQuantizer | None, layers: Sequence[LayerNode]
     ) -> ActivationQuantizer | None:
         config = self.config
-        for node in nodes:
+        for node, following in zip(nodes, (*nodes[1:], None), strict=True):
             if isinstance(node, LayerNode):
                 output = None
-                if source is not None and node is not layers[-1]:
+                if source is not None and isinstance(following, TanhNode):
+                    output = tanh_input()
+                elif source is not None and node is not layers[-1]:
                     output = ActivationQuantizer(config.activation_bits, signed=not node.relu)
                 quantizer = LayerQuantizer(
                     config.weight_bits,
@@ -228,6 +241,10 @@ class Compressor:
                 )
                 node.replace(quantized_layer(node.module, quantizer, active=False))
                 source = output
+            elif isinstance(node, TanhNode) and source is not None:
+                tanh = FakeQuantTanh(config.activation_bits)
+                node.replace(tanh)
+                source = tanh.output
             elif isinstance(node, ResidualNode):
                 branch = self._quantize_chain(node.body, source, layers)
                 if source is not None and branch is not None:
@@ -255,4 +272,15 @@ def _residuals(nodes: Sequence[Node]) -> list[ResidualNode]:
     for node in nodes:
         if isinstance(node, ResidualNode):
             found += [node, *_residuals(node.body)]
+    return found
+
+
+def _tanhs(nodes: Sequence[Node]) -> list[TanhNode]:
+    """Every Tanh, those inside residual blocks included."""
+    found = []
+    for node in nodes:
+        if isinstance(node, TanhNode):
+            found.append(node)
+        elif isinstance(node, ResidualNode):
+            found += _tanhs(node.body)
     return found

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from policypress.compression import kernels
 from policypress.config import Granularity, WeightRange
+from policypress.policy.policy import TANH_INPUT_LIMIT, TANH_INPUT_SCALE
+from policypress.policy.reference import tanh_table
 
 MULTIPLIER_BITS = 8
 FLOAT32_SHIFT = 16
@@ -68,6 +71,20 @@ class _IntegerAdd(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         grad = _inside(grad, ctx.saved_tensors[0], ctx.limits)
         return grad, grad, None
+
+
+class _IntegerTanh(torch.autograd.Function):
+    """``FakeQuantTanh.values``; its gradient is 1 - y * y, as that of tanh, with the output y that the table gave."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, tanh: Any) -> torch.Tensor:
+        values: torch.Tensor = tanh.values(x)
+        ctx.save_for_backward(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]), None
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -571,6 +588,44 @@ class FakeQuantAdd(nn.Module):
         """Codes of the sum for one code of the skip and of the branch, float64, before they become fixed point."""
         skip, branch = (q.scale().double() / self.output.scale().double() for q in self._operands)
         return skip, branch
+
+
+class FakeQuantTanh(nn.Module):
+    """Tanh as the frozen policy computes it: a table from the codes of the layer before (``tanh_input``) to codes of
+    ``bits`` bits in the range ``output``, [-1, 1]. Nothing of it is state: until ``active`` it is an ordinary tanh.
+    """
+
+    table: torch.Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.output = _constant_range(bits, 1.0)
+        self.active = False
+        positive = tanh_table(bits)
+        # The last entry stands for NaN, which must not be lost: it says that the training diverged.
+        codes = torch.tensor(np.concatenate([-positive[:0:-1], positive, [np.nan]]), dtype=torch.float32)
+        self.register_buffer("table", codes * self.output.scale(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.active:
+            return x.tanh()
+        return _IntegerTanh.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def values(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` on the layer's grid to values on that of the output, float32."""
+        places = (x * (1 / TANH_INPUT_SCALE)).add_(TANH_INPUT_LIMIT)  # whole numbers, exactly
+        return self.table[places.nan_to_num_(nan=len(self.table) - 1).int()]
+
+
+def tanh_input() -> ActivationQuantizer:
+    """The range of a layer's output that a FakeQuantTanh takes."""
+    return _constant_range(TANH_INPUT_LIMIT.bit_length() + 1, TANH_INPUT_LIMIT * TANH_INPUT_SCALE)
+
+
+def _constant_range(bits: int, limit: float) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(bits, signed=True, fixed_limit=limit)
+    quantizer.register_buffer("limit", quantizer.limit, persistent=False)
+    return quantizer
 
 
 def quantized_layer(

@@ -54,6 +54,24 @@ class ReluNode:
     """A ReLU that does not follow a layer."""
 
 
+@dataclass(frozen=True, eq=False)
+class TanhNode:
+    """A Tanh, at once after a layer: attribute ``attribute`` of ``owner``."""
+
+    owner: nn.Module
+    attribute: str
+    name: str
+
+    @property
+    def module(self) -> nn.Module:
+        module = self.owner._modules[self.attribute]
+        assert module is not None
+        return module
+
+    def replace(self, module: nn.Module) -> None:
+        self.owner._modules[self.attribute] = module.train(self.module.training)
+
+
 @dataclass(frozen=True)
 class FlattenNode:
     pass
@@ -72,7 +90,7 @@ class ResidualNode:
     body: tuple[Node, ...]
 
 
-Node = LayerNode | ReluNode | FlattenNode | PoolNode | ResidualNode
+Node = LayerNode | ReluNode | TanhNode | FlattenNode | PoolNode | ResidualNode
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +105,7 @@ class Graph:
 
 
 def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
-    """The chain of Linear, Conv2d, ReLU, MaxPool2d, Flatten and Residual modules under ``root``.
+    """The chain of Linear, Conv2d, ReLU, Tanh, MaxPool2d, Flatten and Residual modules under ``root``.
 
     ``paths`` names the submodules that run one after another ("" is ``root`` itself); containers must be
     nn.Sequential. Raises UnsupportedError for any other module, and when there is no layer.
@@ -97,7 +115,7 @@ def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
         owner_path, _, attribute = path.rpartition(".")
         owner = root.get_submodule(owner_path)
         nodes += _trace_module(owner if attribute else None, attribute, root.get_submodule(path), path)
-    graph = Graph(tuple(_fuse_relu(nodes)))
+    graph = Graph(_chain(nodes))
     if not graph.layers:
         raise UnsupportedError("the network has no Linear or Conv2d layer to press.")
     if not isinstance(graph.nodes[-1], LayerNode):
@@ -108,9 +126,11 @@ def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
 
 
 def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, name: str) -> list[Node]:
-    if isinstance(module, nn.Linear | nn.Conv2d):
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.Tanh):
         if owner is None:
             raise UnsupportedError("a bare layer cannot be pressed: wrap it in nn.Sequential.")
+        if isinstance(module, nn.Tanh):
+            return [TanhNode(owner, attribute, name)]
         if isinstance(module, nn.Conv2d):
             check_convolution(module, name)
         return [LayerNode(owner, attribute, name, relu=False)]
@@ -124,7 +144,7 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
             for node in _trace_module(module, key, child, prefix + key)
         ]
     if isinstance(module, Residual):
-        return [ResidualNode(module, tuple(_fuse_relu(_trace_module(module, "body", module.body, f"{name}.body"))))]
+        return [ResidualNode(module, _chain(_trace_module(module, "body", module.body, f"{name}.body")))]
     if isinstance(module, nn.ReLU):
         return [ReluNode()]
     if isinstance(module, nn.Flatten):
@@ -142,9 +162,18 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
     if isinstance(module, nn.Identity):
         return []
     raise UnsupportedError(
-        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU, layers "
+        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU or Tanh, layers "
         "Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers nn.Sequential."
     )
+
+
+def _chain(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """``nodes`` with every ReLU in the layer it follows; raises UnsupportedError for a Tanh that follows none."""
+    chain = tuple(_fuse_relu(nodes))
+    for before, node in zip((None, *chain), chain, strict=False):
+        if isinstance(node, TanhNode) and not (isinstance(before, LayerNode) and not before.relu):
+            raise UnsupportedError(f"Tanh at {node.name} must follow a Linear or Conv2d layer at once.")
+    return chain
 
 
 def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:

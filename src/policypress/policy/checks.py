@@ -10,6 +10,7 @@ import numpy as np
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.policy import (
     FLOAT_BITS,
+    TANH_INPUT_LIMIT,
     Flatten,
     InputQuantization,
     Layer,
@@ -18,6 +19,7 @@ from policypress.policy.policy import (
     Policy,
     Relu,
     Residual,
+    Tanh,
 )
 
 MAX_VALUES = 2**23  # weights in a policy, and values in any activation
@@ -40,7 +42,7 @@ def output_shape(op: Op, shape: Shape) -> Shape:
         case Layer():
             _fit(shape == op.weight.shape[1:], op, shape)
             return (op.weight.shape[0],)
-        case Relu():
+        case Relu() | Tanh():
             return shape
         case Flatten():
             return (math.prod(shape),)
@@ -117,6 +119,8 @@ def _accumulator_range(ops: Iterable[Op], codes: tuple[int, int]) -> tuple[int, 
                     low, high = (0 if op.relu else -reach), reach
             case Relu():
                 low, high = max(low, 0), max(high, 0)
+            case Tanh():
+                low, high = -op.high, op.high
             case Residual():
                 _accumulator_range(op.body, (low, high))
                 low, high = op.low, op.high
@@ -142,6 +146,8 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
             if (op.skip is not None) != integer:
                 raise UnsupportedError("A residual block is requantized in integer numerics and only there.")
             _check_numerics(op.body, integer)
+        elif isinstance(op, Tanh):
+            _check_tanh(op, ops[index - 1] if index else None, integer)
         elif isinstance(op, Layer):
             accumulators = index == len(ops) - 1  # go into the output, or into the sum of a residual block
             if integer and op.requantize is None and not accumulators:
@@ -152,6 +158,18 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
                 raise UnsupportedError(
                     f"Layer {op.name!r} needs a float32 bias and no requantization for float activations."
                 )
+
+
+def _check_tanh(op: Tanh, before: Op | None, integer: bool) -> None:
+    if not isinstance(before, Layer) or before.relu:
+        raise UnsupportedError("A Tanh must follow a layer without ReLU.")
+    if (op.bits > 0) != integer:
+        raise UnsupportedError("A Tanh has codes of some bits in integer numerics and only there.")
+    limits = None if before.requantize is None else (before.requantize.low, before.requantize.high)
+    if integer and limits != (-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT):
+        raise UnsupportedError(
+            f"Layer {before.name!r} must be requantized to [-{TANH_INPUT_LIMIT}, {TANH_INPUT_LIMIT}] for its Tanh."
+        )
 
 
 def _check_test_vectors(policy: Policy, outputs: Shape) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policypress.compression.fake_quant import INT32, FakeQuantAdd, multiplier_and_shift
-from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode
+from policypress.compression.fake_quant import INT32, FakeQuantAdd, FakeQuantTanh, multiplier_and_shift
+from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode, TanhNode
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.canonical import canonical
 from policypress.policy.checks import check_accumulators
@@ -29,6 +29,7 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
     TestVectors,
 )
 
@@ -124,6 +125,9 @@ def _ops(nodes: Sequence[Node]) -> tuple[Op, ...]:
 def _op(node: Node) -> Op:
     if isinstance(node, LayerNode):
         return _layer(node)
+    if isinstance(node, TanhNode):
+        tanh = node.module
+        return Tanh(tanh.output.bits) if isinstance(tanh, FakeQuantTanh) and tanh.active else Tanh()
     if isinstance(node, FlattenNode):
         return Flatten()
     if isinstance(node, PoolNode):

@@ -30,9 +30,10 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
 )
 
-_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL = range(6)
+_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH = range(7)
 _USUAL_BITS = 8
 
 
@@ -138,6 +139,10 @@ class _Encoder:
                 self._layer(op)
             case Relu():
                 w.unsigned(_RELU, KIND)
+            case Tanh():
+                w.unsigned(_TANH, KIND)
+                if op.bits:
+                    w.signed(op.bits - _USUAL_BITS, BITS)
             case Flatten():
                 w.unsigned(_FLATTEN, KIND)
             case MaxPool2d():
@@ -257,6 +262,8 @@ class _Decoder:
             return self._layer(is_conv=kind == _CONV)
         if kind == _RELU:
             return Relu()
+        if kind == _TANH:
+            return Tanh(self.reader.signed(BITS) + _USUAL_BITS if self._integer else 0)
         if kind == _FLATTEN:
             return Flatten()
         if kind == _MAX_POOL:

@@ -15,6 +15,10 @@ from policypress.errors import PolicypressError, UnsupportedError
 
 FLOAT_BITS = 32
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+TANH_INPUT_SCALE = 1 / 64
+TANH_INPUT_LIMIT = 255
+"""What a Tanh takes in integer numerics: codes of 9 bits worth 1/64 each, from -3.98 to 3.98. Output codes of 8 bits
+reach their limit at 3.125, and limits of at most 8 bits keep requantization within float32 and int32."""
 OBSERVATION_DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 Numerics = Literal["integer", "weight-only", "float"]
 
@@ -141,6 +145,26 @@ class Relu:
 
 
 @dataclass(frozen=True)
+class Tanh:
+    """Hyperbolic tangent of a layer's outputs.
+
+    In integer numerics the layer is requantized to [-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT], and a table
+    (``reference.tanh_table``) turns its codes, worth TANH_INPUT_SCALE each, into signed ones of ``bits`` bits, worth
+    1 / ``high`` each. Elsewhere ``bits`` is 0 and the values are float32.
+    """
+
+    bits: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.bits == 0 or 2 <= self.bits <= 8, f"A Tanh must have codes of 2 to 8 bits, not {self.bits}")
+
+    @property
+    def high(self) -> int:
+        """Largest output code in integer numerics."""
+        return int(2 ** (self.bits - 1)) - 1
+
+
+@dataclass(frozen=True)
 class Flatten:
     """(channels, height, width) becomes one vector in C order."""
 
@@ -189,7 +213,7 @@ class Residual:
         )
 
 
-Op = Layer | Relu | Flatten | MaxPool2d | Residual
+Op = Layer | Relu | Tanh | Flatten | MaxPool2d | Residual
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ bit wherever this module rounds in a fixed order, which is all of it but layers 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from policypress.errors import ObservationError
 from policypress.policy.policy import (
     FLOAT_BITS,
+    TANH_INPUT_LIMIT,
+    TANH_INPUT_SCALE,
     ActionTransform,
     Flatten,
     InputQuantization,
@@ -27,6 +30,7 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
 )
 
 Float32 = NDArray[np.float32]
@@ -121,6 +125,8 @@ def _integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
                     q = np.maximum(q, 0)
             case Relu():
                 q = np.maximum(q, 0)
+            case Tanh():
+                q = tanh_codes(op, q)
             case Flatten():
                 q = q.reshape(len(q), -1)
             case MaxPool2d():
@@ -154,6 +160,12 @@ def requantize(requantization: Requantization, accumulator: Int64) -> Int64:
     return codes
 
 
+def tanh_codes(op: Tanh, q: Int64) -> Int64:
+    """Output codes of a Tanh in integer numerics, shaped like ``q``; odd in ``q``."""
+    codes: Int64 = np.sign(q) * tanh_table(op.bits)[np.abs(q)]
+    return codes
+
+
 def _present(value: T | None) -> T:
     assert value is not None  # proven when the policy was made
     return value
@@ -166,6 +178,8 @@ def _float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
                 x = _float_layer(op, x)
             case Relu():
                 x = _relu(x)
+            case Tanh():
+                x = tanh(x)
             case Flatten():
                 x = x.reshape(len(x), -1)
             case MaxPool2d():
@@ -282,6 +296,18 @@ def tanh(x: Float32) -> Float32:
     large = np.float32(1) - (e + e) / (np.float32(1) + e)
 
     return np.copysign(np.where(a < _TANH_SPLIT, small, large), x).astype(np.float32)
+
+
+@cache
+def tanh_table(bits: int) -> Int64:
+    """Codes of ``bits`` bits for tanh of the codes 0 to TANH_INPUT_LIMIT: ``rint(high * tanh(code / 64))``, read-only.
+
+    The value before rint is never nearer than 1.5e-4 to a half, so any decent tanh gives the same table.
+    """
+    values = np.arange(TANH_INPUT_LIMIT + 1, dtype=np.float32) * np.float32(TANH_INPUT_SCALE)
+    table: Int64 = np.rint(np.float32(Tanh(bits).high) * tanh(values)).astype(np.int64)
+    table.flags.writeable = False
+    return table
 
 
 def _horner(coefficients: list[np.float32], x: Float32) -> Float32:
