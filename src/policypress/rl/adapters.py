@@ -30,13 +30,21 @@ try:
 except ImportError:  # its algorithms are refused by name
     sb3_contrib, BatchRenorm = None, type(None)  # type: ignore[assignment, misc]
 
-_UNSUPPORTED_OBSERVATION = (
+UNSUPPORTED_OBSERVATION = (
     "observations of {} space cannot be pressed: wrap the environment so that it returns one array "
     "(gymnasium.wrappers.FlattenObservation)."
 )
-_UNSUPPORTED_SDE = "agents trained with gSDE (use_sde=True) cannot be pressed: train without it."
+UNSUPPORTED_RECURRENT = "recurrent policies cannot be pressed: train one that sees stacked frames instead."
+UNSUPPORTED_SDE = "agents trained with gSDE (use_sde=True) cannot be pressed: train without it."
 _NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trained agent with policypress compress."
 _IMAGE_FEATURES = 512
+
+EXTRACTORS: dict[type[nn.Module], list[str]] = {
+    FlattenExtractor: ["flatten"],
+    NatureCNN: ["cnn", "linear"],
+    ResNetExtractor: ["blocks", "linear"],
+}
+"""Features extractors that can be pressed, with their submodules in the order they run."""
 
 Imitation = Literal["action", "logits", "values"]
 """What a student imitates: a Box action, the logits of a categorical policy, or the values of actions."""
@@ -115,7 +123,7 @@ class Adapter(ABC):
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises UnsupportedError for spaces that the algorithm or policypress cannot take."""
         if not isinstance(observation_space, spaces.Box):
-            raise UnsupportedError(_UNSUPPORTED_OBSERVATION.format(type(observation_space).__name__))
+            raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(observation_space).__name__))
         if not isinstance(action_space, self.action_spaces):
             names = " or ".join(kind.__name__ for kind in self.action_spaces)
             raise UnsupportedError(
@@ -171,7 +179,7 @@ class SACAdapter(_ContinuousAdapter):
     def graph(self, model: Any) -> Graph:
         actor = model.actor
         if actor.use_sde:
-            raise UnsupportedError(_UNSUPPORTED_SDE)
+            raise UnsupportedError(UNSUPPORTED_SDE)
         return trace(actor, [*_extractor_paths(actor.features_extractor), "latent_pi", "mu"])
 
     def auxiliary(self, model: Any) -> list[tuple[str, nn.Parameter]]:
@@ -192,7 +200,7 @@ class CrossQAdapter(SACAdapter):
         if not self._normalizes(model):
             return super().graph(model)
         if actor.use_sde:
-            raise UnsupportedError(_UNSUPPORTED_SDE)
+            raise UnsupportedError(UNSUPPORTED_SDE)
         latent, mu = _folded(actor.latent_pi, actor.mu)
         path = nn.Module()
         path.features_extractor, path.latent_pi, path.mu = actor.features_extractor, latent, mu
@@ -292,10 +300,8 @@ class _PolicyAdapter(Adapter):
 
     def graph(self, model: Any) -> Graph:
         policy = model.policy
-        if getattr(policy, "lstm_actor", None) is not None:
-            raise UnsupportedError("recurrent policies cannot be pressed: train one that stacks frames instead.")
         if policy.use_sde:
-            raise UnsupportedError(_UNSUPPORTED_SDE)
+            raise UnsupportedError(UNSUPPORTED_SDE)
         extractor = _extractor_paths(policy.pi_features_extractor, "pi_features_extractor")
         return trace(policy, [*extractor, "mlp_extractor.policy_net", "action_net"])
 
@@ -383,7 +389,7 @@ def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
     """The contract of ``model``'s observations, statistics of a VecNormalize around its environment included."""
     space = model.observation_space
     if not isinstance(space, spaces.Box):
-        raise UnsupportedError(_UNSUPPORTED_OBSERVATION.format(type(space).__name__))
+        raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(space).__name__))
     if is_image_space(space):
         if not model.policy.normalize_images:
             raise UnsupportedError(
@@ -476,14 +482,9 @@ def _policy_module(data: Mapping[str, Any]) -> str | None:
 
 def _extractor_paths(extractor: nn.Module, name: str = "features_extractor") -> list[str]:
     """Submodules of a features extractor in the order they run."""
-    paths: dict[type[nn.Module], list[str]] = {
-        FlattenExtractor: ["flatten"],
-        NatureCNN: ["cnn", "linear"],
-        ResNetExtractor: ["blocks", "linear"],
-    }
-    if type(extractor) not in paths:
+    if type(extractor) not in EXTRACTORS:
         raise UnsupportedError(
             f"features extractor {type(extractor).__name__} cannot be pressed; supported are "
-            f"{', '.join(kind.__name__ for kind in paths)}."
+            f"{', '.join(kind.__name__ for kind in EXTRACTORS)}."
         )
-    return [f"{name}.{path}" for path in paths[type(extractor)]]
+    return [f"{name}.{path}" for path in EXTRACTORS[type(extractor)]]
