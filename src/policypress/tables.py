@@ -106,6 +106,8 @@ def contract_rows(policy: Policy) -> dict[str, str]:
         takes += ", normalized inside (VecNormalize)"
     if action.kind == "discrete":
         gives = f"index of the largest output, from {action.start}"
+    elif action.kind == "multi-discrete":
+        gives = f"index of the largest output in each group of {', '.join(map(str, action.nvec))}"
     else:
         assert action.low is not None
         assert action.high is not None

@@ -103,6 +103,11 @@ class Graph:
     def layers(self) -> tuple[LayerNode, ...]:
         return tuple(_layers(self.nodes))
 
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of all layers."""
+        return sum(values.numel() for node in self.layers for values in node.module.parameters(recurse=False))
+
 
 def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
     """The chain of Linear, Conv2d, ReLU, Tanh, MaxPool2d, Flatten and Residual modules under ``root``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,12 @@ from policypress.policy.payload import Annotation, layer_annotations
 from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform, Policy
 
 T = TypeVar("T")
+_ACTION_KINDS: dict[str, Literal["box", "discrete", "multi-discrete"]] = {
+    "box": "box",
+    "discrete": "discrete",
+    "multi-discrete": "multi-discrete",
+}
+_MAX_GROUPS = 2**16
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 
 
@@ -133,7 +139,7 @@ def _decode_observation(value: dict[str, Any]) -> ObservationTransform:
 
 
 def _encode_action(transform: ActionTransform) -> dict[str, Any]:
-    return {
+    fields = {
         "kind": transform.kind,
         "shape": [int(size) for size in transform.shape],
         "dtype": transform.dtype,
@@ -142,26 +148,29 @@ def _encode_action(transform: ActionTransform) -> dict[str, Any]:
         "high": _encode_floats(transform.high),
         "start": int(transform.start),
     }
+    return fields | {"nvec": [int(size) for size in transform.nvec]} if transform.nvec else fields
 
 
 def _decode_action(value: dict[str, Any]) -> ActionTransform:
-    fields = _Fields(value, "kind", "shape", "dtype", "squash", "low", "high", "start")
+    grouped = ("nvec",) if value.get("kind") == "multi-discrete" else ()
+    fields = _Fields(value, "kind", "shape", "dtype", "squash", "low", "high", "start", *grouped)
     shape = fields.sizes("shape")
     kind = fields.get("kind", str)
     bounds = [fields.floats(name, np.float32) for name in ("low", "high")]
-    if kind not in ("box", "discrete"):
+    if kind not in _ACTION_KINDS:
         raise _malformed("kind")
     if any(bound is not None and bound.size != math.prod(shape) for bound in bounds):
         raise _malformed("bounds")
     low, high = (bound if bound is None else bound.reshape(shape) for bound in bounds)
     return ActionTransform(
-        kind="box" if kind == "box" else "discrete",
+        kind=_ACTION_KINDS[kind],
         shape=shape,
         dtype=fields.get("dtype", str),
         squash=fields.get("squash", bool),
         low=low,
         high=high,
         start=fields.get("start", int),
+        nvec=fields.sizes("nvec", limit=_MAX_GROUPS) if grouped else (),
     )
 
 
@@ -187,9 +196,9 @@ class _Fields:
             raise _malformed(name)
         return value
 
-    def sizes(self, name: str) -> tuple[int, ...]:
+    def sizes(self, name: str, limit: int = 8) -> tuple[int, ...]:
         sizes = self.get(name, list)
-        if len(sizes) > 8 or any(type(size) is not int or not 1 <= size < 2**31 for size in sizes):
+        if len(sizes) > limit or any(type(size) is not int or not 1 <= size < 2**31 for size in sizes):
             raise _malformed(name)
         return tuple(sizes)
 

@@ -82,8 +82,10 @@ def check_structure(policy: Policy) -> None:
         raise UnsupportedError(f"An observation holds at most {MAX_VALUES:,} values.")
     for op in policy.ops:
         shape = output_shape(op, shape)
-    if policy.action.kind == "box" and shape != (math.prod(policy.action.shape),):
-        raise UnsupportedError(f"A network with outputs {shape} cannot give actions {policy.action.shape}.")
+    action = policy.action
+    outputs = {"box": math.prod(action.shape), "multi-discrete": sum(action.nvec)}.get(action.kind)
+    if outputs is not None and shape != (outputs,):
+        raise UnsupportedError(f"A network with outputs {shape} cannot give actions {action.nvec or action.shape}.")
     _check_test_vectors(policy, shape)
 
 

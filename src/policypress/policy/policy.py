@@ -301,18 +301,33 @@ class ActionTransform:
 
     ``kind`` "box": tanh if ``squash``, then from [-1, 1] to [``low``, ``high``] if ``squash``, else clip to
     them; returns ``dtype`` of ``shape``. ``kind`` "discrete": the index of the largest output (the first of
-    equals), plus ``start``.
+    equals), plus ``start``. ``kind`` "multi-discrete": the outputs are groups of ``nvec`` each, one after another,
+    and every group gives the index of its largest output; returns int64 of shape (groups,).
     """
 
-    kind: Literal["box", "discrete"]
+    kind: Literal["box", "discrete", "multi-discrete"]
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     squash: bool = False
     low: NDArray[np.float32] | None = None
     high: NDArray[np.float32] | None = None
     start: int = 0
+    nvec: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _require(self.kind == "multi-discrete" or not self.nvec, "Only multi-discrete actions have an nvec")
+        if self.kind == "multi-discrete":
+            _require(
+                bool(self.nvec) and min(self.nvec) >= 1 and self.shape == (len(self.nvec),),
+                f"A multi-discrete action has the shape of its nvec, not {self.shape}, and an nvec of at least 1 each,"
+                f" not {self.nvec}",
+            )
+            _require(
+                self.dtype == "int64" and self.low is None and self.high is None
+                and not self.squash and self.start == 0,
+                "A multi-discrete action has the dtype int64, no bounds, no squashing and no start",
+            )  # fmt: skip
+            return
         if self.kind == "discrete":
             _require(abs(self.start) < 2**31, f"A discrete action's start must fit 32 bits, not {self.start}")
             _require(
@@ -321,7 +336,7 @@ class ActionTransform:
                 "A discrete action has the shape (), the dtype int64, no bounds and no squashing",
             )  # fmt: skip
             return
-        _require(self.kind == "box", f'An action is of kind "box" or "discrete", not {self.kind!r}')
+        _require(self.kind == "box", f'An action is of kind "box", "discrete" or "multi-discrete", not {self.kind!r}')
         _require(self.dtype in ("float32", "float64"), f"Box actions are float32 or float64, not {self.dtype}")
         _require(self.start == 0, "Only discrete actions have a start")
         for bound in (self.low, self.high):
@@ -443,8 +458,11 @@ class Policy:
         nonzeros = sum(layer.nonzeros for layer in layers)
         bits = "/".join(str(b) for b in sorted({layer.weight_bits for layer in layers}))
         observation, action = self.observation, self.action
-        outputs = layers[-1].weight.shape[0]
-        answer = f"{outputs} choices" if action.kind == "discrete" else f"{action.dtype}{list(action.shape)}"
+        answer = {
+            "box": f"{action.dtype}{list(action.shape)}",
+            "discrete": f"{layers[-1].weight.shape[0]} choices",
+            "multi-discrete": f"{'x'.join(map(str, action.nvec))} choices",
+        }[action.kind]
         return (
             f"Policy({observation.dtype}{list(observation.shape)} -> {answer}, {self.numerics},"
             f" {len(layers)} layers, {bits}-bit weights, {nonzeros:,} of {weights:,} nonzero)"

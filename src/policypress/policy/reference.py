@@ -253,6 +253,10 @@ def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
     if transform.kind == "discrete":
         choice: NDArray[np.int64] = np.argmax(outputs, axis=1).astype(np.int64)
         return choice + np.int64(transform.start)
+    if transform.kind == "multi-discrete":
+        groups = np.split(outputs, np.cumsum(transform.nvec)[:-1], axis=1)
+        choices: NDArray[np.int64] = np.stack([np.argmax(group, axis=1) for group in groups], axis=1).astype(np.int64)
+        return choices
     low, high = _present(transform.low), _present(transform.high)
     outputs = outputs.reshape(-1, *transform.shape)
     if transform.squash:

@@ -35,7 +35,7 @@ class CompressionCallback(BaseCallback):
     def _on_training_start(self) -> None:
         total = self.model._total_timesteps
         steps = self.steps or total
-        self.config.check_reachable(steps, total, getattr(self.model, "learning_starts", 0))
+        self.config.check_reachable(steps, total, adapter_for(self.model).learning_starts(self.model))
         attached = attached_compressor(self.model)
         if attached is not None and attached.config != self.config:
             raise ConfigError("this agent is being pressed with another config: give the same one, or a fresh agent.")
@@ -74,7 +74,7 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
     if config.prunes or config.quantizes:
         _fuse(optimizer)
     compressor = Compressor(
-        adapter.graph(model),
+        adapter.trained_graph(model),
         optimizer,
         config,
         steps,

@@ -57,7 +57,7 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     buffer.seek(0)
     model_class = adapter_named(algo).model_class
     try:
-        model = model_class.load(buffer, env=env, device=device)
+        model: BaseAlgorithm = model_class.load(buffer, env=env, device=device)
     except (AttributeError, KeyError) as error:
         raise RunError(f"{path} holds no {model_class.__name__} agent: name the algorithm that trained it.") from error
     state = getattr(model, STATE_ATTRIBUTE, None)

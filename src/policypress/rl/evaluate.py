@@ -133,6 +133,8 @@ def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
     if isinstance(space, spaces.Discrete):
         choices = policy.layers[-1].weight.shape[0]
         fits = action.kind == "discrete" and (int(space.n), int(space.start)) == (choices, action.start)
+    elif isinstance(space, spaces.MultiDiscrete):
+        fits = action.nvec == tuple(space.nvec.tolist()) and not space.start.any()
     else:
         fits = isinstance(space, spaces.Box) and action.kind == "box" and space.shape == action.shape
     if not fits:
