@@ -24,6 +24,7 @@ app = typer.Typer(
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
+_ALGORITHMS = "Algorithm that trained it: sac, td3, ddpg, tqc, crossq, dqn, qrdqn, ppo, a2c or trpo."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 
@@ -136,6 +137,106 @@ def train(
         _out.print_json(json.dumps(results))
         return
     _print_results(results, out)
+
+
+@app.command()
+def compress(
+    agent: Annotated[Path, typer.Argument(help="The zip that Stable-Baselines3's save wrote.")],
+    algo: Annotated[str, typer.Option(help=_ALGORITHMS)],
+    env: Annotated[str, typer.Option(help="Gymnasium environment id, for example HalfCheetah-v5.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            help="Widths of the student's last hidden layers, for example 24,24; auto: a tenth of the agent's. "
+            "Default: auto; with --sparsity or another --method, the agent's own."
+        ),
+    ] = None,
+    rate_weight: Annotated[
+        float | None,
+        typer.Option(help="Price of a bit beside the imitation; more gives a smaller file. Default: 0.005 if narrow."),
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that end as zero.")] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="2 to 8; 32: none. Default: 8.")] = None,
+    activation_bits: Annotated[int | None, typer.Option(help="2 to 8; 0: float activations. Default: 8.")] = None,
+    input_bits: Annotated[int | None, typer.Option(help="2 to 16. Default: 8.")] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Search for the smallest file that keeps this share of the return: 0.95.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Time for --keep.")] = 10.0,
+    jobs: Annotated[int | None, typer.Option(help="Students trained at once for --keep. Default: one a core.")] = None,
+    method: Annotated[
+        str, typer.Option(help="distill; ptq: no training, the baseline; finetune: train on, see --steps.")
+    ] = "distill",
+    steps: Annotated[int | None, typer.Option(help="Environment steps of --method finetune.")] = None,
+    batches: Annotated[int | None, typer.Option(help="Batches that a student learns from. Default: 100000.")] = None,
+    states: Annotated[int | None, typer.Option(help="Observations it learns from. Default: 100000.")] = None,
+    critic_weight: Annotated[
+        float | None, typer.Option(help="Weight of what the agent's critics say is lost. Default: 0.")
+    ] = None,
+    vecnormalize: Annotated[
+        Path | None, typer.Option(help="The file that VecNormalize.save wrote, if the agent was trained with it.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open the agent by unpickling, which can run any code in it.")
+    ] = False,
+    episodes: Annotated[int | None, typer.Option(help="Episodes of a measurement. Default: 50.")] = None,
+    seed: SeedOption = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
+    from policypress.rl.compress import Source, plan, press
+    from policypress.rl.search import search
+    from policypress.tables import candidate_line, compress_table
+
+    source = Source(agent, vecnormalize, trust)
+    config = plan(
+        source,
+        algo,
+        env,
+        method=method,
+        hidden="auto" if hidden == "auto" else None if hidden is None else _widths(hidden),
+        compression=_given(
+            sparsity=sparsity,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            input_bits=input_bits,
+            rate_weight=rate_weight,
+        ),
+        student=_given(batches=batches, states=states, critic_weight=critic_weight, seed=seed),
+        settings=_given(keep=keep, minutes=None if keep is None else minutes, steps=steps, episodes=episodes),
+    )
+    try:
+        if keep is None:
+            with _bars("loss") as advance:
+                result = press(
+                    source, config, out, resume=resume, progress=lambda done, of, loss: advance(method, done, of, loss)
+                )
+        else:
+            result = search(
+                source,
+                config,
+                out,
+                resume=resume,
+                jobs=jobs,
+                report=lambda candidate, best: _err.print(candidate_line(candidate, best)),
+            )
+    except KeyboardInterrupt:
+        _err.print("policypress: interrupted; go on with --resume.")
+        raise typer.Exit(130) from None
+    if as_json:
+        _out.print_json(json.dumps(result))
+    else:
+        _out.print(compress_table(result))
+        _out.print(f"policy  {out / 'policy.policy'}", soft_wrap=True)
+    if not result.get("reached", True):
+        _err.print(
+            f"policypress: no student keeps {keep:.0%} of the return by the lower end of its interval; this is the "
+            "closest: give more --minutes, or keep less.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -16,14 +16,14 @@ Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "random"]
 Granularity = Literal["auto", "tensor", "channel"]
-WeightRange = Literal["mse", "minmax"]
+WeightRange = Literal["mse", "minmax", "learned"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "allocation": ("erk", "uniform", "ivanov2025", "global"),
     "schedule": ("cubic", "linear", "one-shot", "constant"),
     "criterion": ("magnitude", "random"),
     "granularity": ("auto", "tensor", "channel"),
-    "weight_range": ("mse", "minmax"),
+    "weight_range": ("mse", "minmax", "learned"),
 }
 
 T = TypeVar("T")
@@ -55,7 +55,11 @@ class CompressionConfig:
     granularity: Granularity = "auto"
     """Weight scales: "tensor", "channel", or "auto": per channel for convolutions, per tensor for Linear."""
     weight_range: WeightRange = "mse"
-    """"mse" tracks the scale of least squared error (Lloyd-Max); "minmax" the largest magnitude."""
+    """"mse" tracks the scale of least squared error (Lloyd-Max), "minmax" the largest magnitude; "learned" follows the
+    gradient of the loss (Esser et al. 2020)."""
+    rate_weight: float = 0.0
+    """Weight of the bits that a weight takes in the file, a part of the loss while quantizing: more of it gives coarser
+    weights and more zeros. Needs weight_range="learned"; in units of the loss."""
     quantize_start: float = 0.85
     observe: float = 0.05
     """How long before ``quantize_start`` ranges are measured; 0 starts cold, as the paper does."""
@@ -82,6 +86,11 @@ class CompressionConfig:
             raise ConfigError(f"activation_bits={self.activation_bits} must be 2 to 8, or 0 for float activations.")
         if not 2 <= self.input_bits <= 16:
             raise ConfigError(f"input_bits={self.input_bits} must be 2 to 16.")
+        if self.rate_weight < 0.0 or (self.rate_weight and not (self.quantizes and self.weight_range == "learned")):
+            raise ConfigError(
+                f"rate_weight={self.rate_weight} must be at least 0, and needs weight_bits of 2 to 8 and "
+                "weight_range=learned."
+            )
         if not (self.quantize_start >= 0.0 and self.observe >= 0.0):
             raise ConfigError("quantize_start and observe must not be negative, for example 0.85 and 0.05.")
 
@@ -169,7 +178,88 @@ class TrainConfig:
         return self.eval_every or max(1, self.total_steps // 20)
 
 
-def to_json(config: CompressionConfig | TrainConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DistillConfig:
+    """One student of a trained agent; everything that decides the resulting policy but the agent itself.
+
+    The schedule's fractions in ``compression`` refer to ``batches``.
+    """
+
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    hidden: tuple[int, ...] = ()
+    """Widths of the student's last hidden layers; empty: the agent's own network."""
+    batches: int = 100_000
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    states: int = 100_000
+    """Observations that the student learns from, the most that are kept."""
+    collections: int = 20
+    """How often states are added while the student learns."""
+    critic_weight: float = 0.0
+    """Weight of what the student's actions lose by the agent's critics, beside the imitation."""
+    critic_start: float = 0.5
+    """Fraction of ``batches`` from which the critics count."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "batch_size", "collections"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.states < self.batch_size:
+            raise ConfigError(f"states={self.states} must be at least batch_size={self.batch_size}.")
+        if self.learning_rate <= 0.0:
+            raise ConfigError(f"learning_rate={self.learning_rate} must be positive, for example 3e-3.")
+        if self.critic_weight < 0.0:
+            raise ConfigError(f"critic_weight={self.critic_weight} must not be negative.")
+        if any(width < 1 for width in self.hidden):
+            raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
+        self.compression.check_reachable(self.batches, self.batches)
+
+
+@dataclass(frozen=True)
+class CompressConfig:
+    """One run of ``policypress compress``; everything that decides the resulting policy.
+
+    ``agent`` and ``vecnormalize`` are the SHA-256 of the files that were pressed ("" for none).
+    """
+
+    algo: str
+    env: str
+    agent: str
+    vecnormalize: str = ""
+    method: Literal["distill", "ptq", "finetune"] = "distill"
+    student: DistillConfig = field(default_factory=DistillConfig)
+    """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
+    steps: int = 0
+    """Environment steps of the method "finetune"."""
+    keep: float = 0.0
+    """Share of the agent's return to keep while the file becomes as small as it gets; 0: one student, no search."""
+    minutes: float = 0.0
+    """Time for the search."""
+    episodes: int = 50
+
+    def __post_init__(self) -> None:
+        if self.method not in ("distill", "ptq", "finetune"):
+            raise ConfigError(f"method={self.method!r} is not one of distill, ptq, finetune.")
+        if self.method == "finetune":
+            if self.steps < 1:
+                raise ConfigError("say how long to train on, for example --steps 100000.")
+            if self.student.hidden:
+                raise ConfigError("finetune keeps the agent's own network: leave --hidden out, or use distill.")
+            self.student.compression.check_reachable(self.steps, self.steps)
+        if self.keep and not 0.0 < self.keep <= 1.5:
+            raise ConfigError(f"keep={self.keep} must be a share of the agent's return, for example 0.95.")
+        if self.keep and (self.method != "distill" or self.minutes <= 0.0):
+            raise ConfigError("keep=... searches among distilled students: give --minutes, and no other --method.")
+        if self.episodes < 2:
+            raise ConfigError(f"episodes={self.episodes} must be at least 2.")
+
+
+Config = CompressionConfig | TrainConfig | DistillConfig | CompressConfig
+_NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
+
+
+def to_json(config: Config) -> dict[str, Any]:
     """The config as JSON values, with its version."""
     return {"version": CONFIG_VERSION, **asdict(config)}
 
@@ -183,14 +273,18 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known ones are {', '.join(sorted(known))}.")
     try:
-        if "compression" in values:
-            values["compression"] = CompressionConfig(**values["compression"])
-        if "hidden" in values:
-            values["hidden"] = tuple(values["hidden"])
-        return cls(**values)
+        return _built(cls, values)
     except TypeError as error:
         raise ConfigError(f"{cls.__name__} cannot be read: {error}.") from error
 
 
-def dumps(config: CompressionConfig | TrainConfig) -> str:
+def _built(cls: type[T], values: Mapping[str, Any]) -> T:
+    arguments = {
+        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name == "hidden" else value
+        for name, value in values.items()
+    }
+    return cls(**arguments)
+
+
+def dumps(config: Config) -> str:
     return json.dumps(to_json(config), indent=2, sort_keys=True)

@@ -14,6 +14,7 @@ from policypress.policy.policy import Policy
 if TYPE_CHECKING:
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
+    from policypress.rl.search import Candidate
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -32,6 +33,41 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{size['file_to_bound']:.2f}",
         )
     return table
+
+
+def compress_table(result: Mapping[str, Any]) -> Table:
+    """The teacher and its student, from the same seeds: IQM with its interval, what is kept, and bytes."""
+    teacher, student, size, kept = (result[name] for name in ("teacher", "evaluation", "size", "kept"))
+    table = _table("policy", "IQM of return", "kept", "nonzeros", "file", "ratio")
+    dense = f"{size['baseline_bytes']:,} B"
+    table.add_row("agent, float32", _iqm(teacher), "", f"{size['baseline_bytes'] // 4:,}", dense, "1.0x")
+    share = f"{kept['share']:.1%}\n[{kept['low']:.1%}, {kept['high']:.1%}]"
+    table.add_row(
+        f"student, {result['numerics']}",
+        _iqm(student),
+        share,
+        f"{size['nonzeros']:,}",
+        f"{size['file_bytes']:,} B",
+        f"{size['file_ratio']:.1f}x",
+    )
+    table.caption = (
+        f"{student['episodes']} episodes of {student['env']} from the same seeds; 95 % bootstrap intervals; "
+        f"{result['wall_seconds']:,.0f} s"
+    )
+    return table
+
+
+def candidate_line(candidate: Candidate, best: bool) -> str:
+    """One finished student of a search."""
+    return (
+        f"{'-'.join(map(str, candidate.hidden)):>12}  rate {candidate.knobs.rate_weight:.4f}  "
+        f"{candidate.file_bytes:>7,} B {candidate.ratio:5.0f}x  "
+        f"kept {candidate.share:6.1%} [{candidate.low:.1%}, {candidate.high:.1%}]{'  best' if best else ''}"
+    )
+
+
+def _iqm(evaluation: Mapping[str, Any]) -> str:
+    return f"{evaluation['iqm']:,.1f}\n[{evaluation['iqm_low']:,.1f}, {evaluation['iqm_high']:,.1f}]"
 
 
 def evaluation_table(result: Evaluation) -> Table:

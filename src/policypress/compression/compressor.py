@@ -13,6 +13,7 @@ from torch import nn
 from policypress.compression.allocation import allocate
 from policypress.compression.criterion import score
 from policypress.compression.fake_quant import (
+    STEP_STRIDE,
     ActivationQuantizer,
     FakeQuantAdd,
     FakeQuantTanh,
@@ -35,6 +36,8 @@ from policypress.compression.masks import Masks, top_k_mask
 from policypress.compression.schedule import PruningSchedule
 from policypress.config import CompressionConfig
 from policypress.errors import UnsupportedError
+
+_STEP_RATE = 0.1  # learning rate of the logarithm of a weight step over that of the weights
 
 
 class Phase(Enum):
@@ -91,7 +94,12 @@ class Compressor:
         shapes = [tuple(weight.shape) for weight in weights]
         self.target_zeros = allocate(config.allocation, shapes, config.sparsity, self._names)
         self._masks = Masks(weights, optimizer) if config.prunes else None
-        self._handle = optimizer.register_step_post_hook(self._after_step)
+        self.rate_weight = config.rate_weight
+        self._updates = 0
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     def step(self, step: int) -> None:
         """Brings masks and quantization to where the schedule wants them after ``step`` training steps."""
@@ -142,14 +150,27 @@ class Compressor:
         """Gives the network its plain layers back and stops enforcing masks; present weights stay."""
         self._removed = True
         self._set_phase(Phase.FLOAT)
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         if self._masks is not None:
             self._masks.remove()
 
-    def _after_step(self, *_: Any) -> None:
-        if self.phase is Phase.QUANTIZE:
+    def _before_step(self, *_: Any) -> None:
+        if self.rate_weight and self.phase is Phase.QUANTIZE:
+            weights = sum(node.module.weight.numel() for node in self.graph.layers)
             for node in self.graph.layers:
-                node.module.forget()  # type: ignore[operator]
+                node.module.add_rate_gradient(self.rate_weight / weights)  # type: ignore[operator]
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self.phase is not Phase.QUANTIZE:
+            return
+        self._updates += 1
+        learned = self.config.weight_range == "learned" and self._updates % STEP_STRIDE == 0
+        for node in self.graph.layers:
+            node.module.forget()  # type: ignore[operator]
+            if learned:
+                rate = float(optimizer.param_groups[0]["lr"])
+                node.module.policypress_quantizer.learn_step(_STEP_RATE * STEP_STRIDE * rate)  # type: ignore[union-attr, operator]
 
     def _prune(self, due: float) -> None:
         assert self._masks is not None

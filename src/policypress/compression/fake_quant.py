@@ -6,6 +6,7 @@ Every forward pass runs on integers held in float32 (or float64 where float32 co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,10 +29,11 @@ BIAS_LIMIT = 2**22
 """Largest bias code; keeps accumulators of common layers within float32's exact integers."""
 INT32 = (-(2**31), 2**31 - 1)
 _EXACT_FLOAT32 = 2**24
-_STRIDE = 8
+STEP_STRIDE = 8
 """Ranges and steps follow every eighth training pass; they move slower than weights and cost as much."""
 _MOMENTUM = 0.05
 _SMALLEST_STEP = 2.0**-40
+_ADAM = (0.9, 0.999)
 
 
 class _IntegerLayer(torch.autograd.Function):
@@ -91,12 +93,14 @@ class _StraightThrough(torch.autograd.Function):
     """``values``; the gradient passes to ``weight`` as it is."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor, layer: Any) -> torch.Tensor:
+        ctx.layer = layer
         return values
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        return grad, None
+        ctx.layer.gather_step_gradient(grad)
+        return grad, None, None
 
 
 def _inside(grad: torch.Tensor, codes: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
@@ -190,6 +194,8 @@ class LayerQuantizer(nn.Module):
     """
 
     step: torch.Tensor
+    moments: torch.Tensor
+    updates: torch.Tensor
 
     def __init__(
         self,
@@ -206,6 +212,10 @@ class LayerQuantizer(nn.Module):
         self.bits, self.weight_range = bits, weight_range
         self.high = 2 ** (bits - 1) - 1
         self.register_buffer("step", torch.zeros(channels))
+        if weight_range == "learned":
+            self.register_buffer("moments", torch.zeros(2, channels))
+            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.gradient: torch.Tensor | None = None  # of the loss for the step's logarithm, since the last update
         self._elsewhere = (source, leader)  # in a tuple: not submodules, they belong to other layers
         self.owns_source = owns_source
         # The first layer's, in a target network too: its inputs do not lie on the grid yet, but for images.
@@ -238,7 +248,10 @@ class LayerQuantizer(nn.Module):
         squared error from the step before. Never so small that a bias code would pass BIAS_LIMIT."""
         rows = weight.flatten(1) if self.step.numel() > 1 else weight.reshape(1, -1)
         step = rows.abs().amax(1) / self.high
-        if self.weight_range == "mse":
+        if self.weight_range == "learned":  # starts as Esser et al. 2020 propose
+            first = 2.0 * rows.abs().mean(1) / math.sqrt(self.high)
+            step = torch.where(self.step > 0, self.step, first)
+        elif self.weight_range == "mse":
             previous = torch.where(self.step > 0, torch.minimum(self.step, step), step)
             codes = (rows / previous.clamp(min=_SMALLEST_STEP)[:, None]).round_().clamp_(-self.high, self.high)
             power = (codes * codes).sum(1)
@@ -246,6 +259,20 @@ class LayerQuantizer(nn.Module):
         floor = bias.abs() / (bias_unit * BIAS_LIMIT)
         floor = floor if self.step.numel() > 1 else floor.amax(0, keepdim=True)
         self.step.copy_(torch.maximum(step, floor).clamp(min=_SMALLEST_STEP))
+
+    @torch.no_grad()
+    def learn_step(self, learning_rate: float) -> None:
+        """One step of Adam on the logarithm of ``step``, with the gradients gathered since the last one."""
+        if self.gradient is None:
+            return
+        self.updates += 1
+        first, second = self.moments
+        first.lerp_(self.gradient, 1.0 - _ADAM[0])
+        second.lerp_(self.gradient.square(), 1.0 - _ADAM[1])
+        corrections = [1.0 - beta ** int(self.updates) for beta in _ADAM]
+        move = (first / corrections[0]) / ((second / corrections[1]).sqrt() + 1e-12)
+        self.step.mul_(torch.exp(-learning_rate * move)).clamp_(min=_SMALLEST_STEP)
+        self.gradient = None
 
 
 class _Constants(NamedTuple):
@@ -341,7 +368,7 @@ class _FakeQuantized(nn.Module):
         if quantizer.source is None:
             constants, kept = self._state()
             values = kept.weight * _broadcast(constants.step, dims)
-            weight: torch.Tensor = _StraightThrough.apply(self.weight, values)  # type: ignore[no-untyped-call]
+            weight: torch.Tensor = _StraightThrough.apply(self.weight, values, self)  # type: ignore[no-untyped-call]
             return self._apply_layer(x, weight, self.bias)
         if torch.is_grad_enabled():
             return _IntegerLayer.apply(x, self.weight, self.bias, self, learning)  # type: ignore[no-any-return, no-untyped-call]
@@ -394,6 +421,8 @@ class _FakeQuantized(nn.Module):
                 grad, inputs, weight * _broadcast(constants.step, 4), [len(weight)], self.stride, self.padding,
                 self.dilation, False, [0, 0], self.groups, needs,
             )  # fmt: skip
+            if needs[1]:
+                self.gather_step_gradient(found[1])
             return found  # type: ignore[no-any-return]
         of_input, of_weight, of_bias = needs
         of_inputs = None
@@ -402,7 +431,39 @@ class _FakeQuantized(nn.Module):
             source = self.policypress_quantizer.source
             if source is not None and source.per_feature:
                 of_inputs = of_inputs / constants.source_scale
-        return of_inputs, grad.t() @ inputs if of_weight else None, grad.sum(0) if of_bias else None
+        of_weights = grad.t() @ inputs if of_weight else None
+        if of_weights is not None:
+            self.gather_step_gradient(of_weights)
+        return of_inputs, of_weights, grad.sum(0) if of_bias else None
+
+    @torch.no_grad()
+    def gather_step_gradient(self, of_weight: torch.Tensor) -> None:
+        """Adds what ``of_weight``, the gradient for the real weights that the codes stand for, means for the logarithm
+        of a learned step. Source: Esser et al. 2020, equation 3."""
+        quantizer = self.policypress_quantizer
+        if quantizer.weight_range != "learned" or quantizer.leader is not None:
+            return
+        step = _broadcast(quantizer.step, self.weight.dim())
+        exact = self._effective_weight() / step
+        exact.masked_fill_(exact.abs() > quantizer.high, 0.0)
+        self._add_step_gradient(of_weight * (self._state()[1].weight - exact) * (step / self._feature_scale()))
+
+    @torch.no_grad()
+    def add_rate_gradient(self, weight: float) -> None:
+        """Adds the gradient of ``weight`` times the sum of log2(1 + |w / step|), about the bits of the codes, to that
+        of the weights and of a learned step."""
+        quantizer = self.policypress_quantizer
+        effective = self._effective_weight()
+        step = _broadcast(quantizer.step, self.weight.dim())
+        slope = (weight / math.log(2)) / (effective.abs() + step)
+        if self.weight.grad is not None:
+            self.weight.grad.add_(slope * effective.sign() * self._feature_scale())
+        self._add_step_gradient(-slope * effective.abs())
+
+    def _add_step_gradient(self, products: torch.Tensor) -> None:
+        quantizer = self.policypress_quantizer
+        total = products.flatten(1).sum(1) if quantizer.step.numel() > 1 else products.sum().reshape(1)
+        quantizer.gradient = total if quantizer.gradient is None else quantizer.gradient + total
 
     def weight_codes(self) -> torch.Tensor:
         """Integer weights, float32, shape of ``weight``; scales of single input features are folded in."""
@@ -443,7 +504,7 @@ class _FakeQuantized(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return False
         self._memory.passes += 1
-        return self._memory.passes % _STRIDE == 1
+        return self._memory.passes % STEP_STRIDE == 1
 
     @torch.no_grad()
     def _state(self) -> tuple[_Constants, _Codes]:
@@ -525,8 +586,12 @@ class _FakeQuantized(nn.Module):
         return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent.clamp(min=0))
 
     def _effective_weight(self) -> torch.Tensor:
+        return self.weight * self._feature_scale()
+
+    def _feature_scale(self) -> torch.Tensor | float:
+        """Scales of single input features, which the codes of the weights take in."""
         source = self.policypress_quantizer.source
-        return self.weight * source.scale() if source is not None and source.per_feature else self.weight
+        return source.scale() if source is not None and source.per_feature else 1.0
 
     def _bias(self) -> torch.Tensor:
         return self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
@@ -565,7 +630,7 @@ class FakeQuantAdd(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.training and torch.is_grad_enabled():
             self._passes += 1
-            if self._passes % _STRIDE == 1:
+            if self._passes % STEP_STRIDE == 1:
                 self.output.observe_values((x + y).detach())
         if not self.active:
             return x + y

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from policypress.rl.checkpoint import replace_file
 
 
@@ -49,6 +51,37 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, str]]], path: Path) -
     sparsity.set_xlabel("environment steps")
     sparsity.set_ylim(-5, 105)
     sparsity.grid(alpha=0.3)
+    with replace_file(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+    plt.close(figure)
+
+
+Point = tuple[int, float, float, float]
+"""Bytes of a policy, the share of the teacher's return that it keeps, and the share's interval."""
+
+
+def plot_frontier(families: Mapping[str, Sequence[Point]], path: Path, keep: float = 0.0) -> None:
+    """Kept share of the return against bytes (logarithmic), one colour a family, ``keep`` as a line; as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    for index, (name, points) in enumerate(families.items()):
+        bytes_of, shares, lows, highs = (np.array(values) for values in zip(*sorted(points), strict=True))
+        errors = np.maximum(0.0, [shares - lows, highs - shares])
+        axis.errorbar(bytes_of, 100 * shares, 100 * errors, fmt="o-", ms=4, capsize=2, label=name, color=f"C{index}")
+    if keep:
+        axis.axhline(100 * keep, color="gray", linestyle=":", label=f"{keep:.0%} kept")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}")
+    axis.tick_params(axis="x", which="both", labelrotation=45)
+    axis.set_xlabel("bytes of the file's payload")
+    axis.set_ylabel("return kept, % of the teacher's IQM")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(loc="lower right")
     with replace_file(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     plt.close(figure)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
@@ -37,17 +38,21 @@ class Evaluation:
     @property
     def iqm(self) -> float:
         """Mean of the middle half (Agarwal et al. 2021)."""
-        ordered = np.sort(self.returns)
-        quarter = len(ordered) // 4
-        return float(ordered[quarter : len(ordered) - quarter].mean())
+        return float(interquartile_mean(np.asarray(self.returns)))
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % percentile-bootstrap interval of the mean."""
         return bootstrap_interval(self.returns)
 
+    @property
+    def iqm_interval(self) -> tuple[float, float]:
+        """95 % percentile-bootstrap interval of the IQM."""
+        return _limits(interquartile_mean(_resampled(self.returns)))
+
     def as_dict(self) -> dict[str, Any]:
         low, high = self.interval
+        iqm_low, iqm_high = self.iqm_interval
         return {
             "env": self.env,
             "seed": self.seed,
@@ -57,16 +62,58 @@ class Evaluation:
             "mean": self.mean,
             "std": self.std,
             "iqm": self.iqm,
+            "iqm_low": iqm_low,
+            "iqm_high": iqm_high,
             "low": low,
             "high": high,
         }
 
 
-def bootstrap_interval(returns: Sequence[float], resamples: int = _RESAMPLES) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Kept:
+    """Share of a teacher's IQM that a student keeps, with the 95 % bootstrap interval of that share.
+
+    Both ran from the same seeds, so the same episodes of both are drawn together. A share is 1 plus the difference over
+    the magnitude of the teacher's IQM, which is their ratio where that is positive.
+    """
+
+    share: float
+    low: float
+    high: float
+
+
+def kept(student: Sequence[float], teacher: Sequence[float]) -> Kept:
+    """``Kept`` for returns of the same number of episodes; ConfigError if the teacher returns nothing."""
+    ours, theirs = interquartile_mean(np.asarray(student)), interquartile_mean(np.asarray(teacher))
+    if theirs == 0.0:
+        raise ConfigError("the agent returns 0 in this environment: there is nothing that a student could keep.")
+    shares = 1.0 + (interquartile_mean(_resampled(student)) - interquartile_mean(_resampled(teacher))) / abs(theirs)
+    return Kept(float(1.0 + (ours - theirs) / abs(theirs)), *_limits(shares))
+
+
+def interquartile_mean(returns: NDArray[Any]) -> NDArray[Any]:
+    """Mean of the middle half of the last axis (Agarwal et al. 2021)."""
+    ordered = np.sort(np.asarray(returns, np.float64))
+    quarter = ordered.shape[-1] // 4
+    middle: NDArray[Any] = ordered[..., quarter : ordered.shape[-1] - quarter].mean(axis=-1)
+    return middle
+
+
+def bootstrap_interval(returns: Sequence[float]) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of the mean; the same numbers give the same interval."""
+    return _limits(_resampled(returns).mean(1))
+
+
+def _resampled(returns: Sequence[float]) -> NDArray[Any]:
+    """Bootstrap samples (_RESAMPLES, episodes), the same picks for every list of one length."""
     values = np.asarray(returns, np.float64)
-    picks = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    picks = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+    sampled: NDArray[Any] = values[picks]
+    return sampled
+
+
+def _limits(samples: NDArray[Any]) -> tuple[float, float]:
+    low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -1,0 +1,156 @@
+"""The network that is trained to stand in for another one: its copy, or a narrower one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from policypress.compression.graph import (
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ReluNode,
+    Residual,
+    ResidualNode,
+    TanhNode,
+)
+from policypress.errors import ConfigError
+
+
+def forward(graph: Graph, x: torch.Tensor) -> torch.Tensor:
+    """Outputs of the deployed path, before any action transform, for preprocessed observations (n, ...)."""
+    for node in graph.nodes:
+        x = _apply(node, x)
+    return x
+
+
+def hidden_widths(graph: Graph) -> tuple[int, ...]:
+    """Outputs of every layer but the last: units of Linear layers, channels of convolutions."""
+    return tuple(len(node.module.weight) for node in graph.layers[:-1])
+
+
+@torch.no_grad()
+def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> nn.Sequential:
+    """A network like ``graph``'s, but its last hidden layers are ``hidden`` wide (empty: an exact copy).
+
+    Each narrowed layer keeps the units that matter most, with their weights: those whose activation varies most on
+    ``observations`` (preprocessed, (n, ...)), times the norm of the weights that read them. A network of Linear layers
+    may also get another number of hidden layers; it then starts from fresh weights. Raises ConfigError if the widths do
+    not fit the network.
+    """
+    widths = hidden_widths(graph)
+    linear = all(isinstance(node, LayerNode | ReluNode | TanhNode | FlattenNode) for node in graph.nodes) and all(
+        isinstance(node.module, nn.Linear) for node in graph.layers
+    )
+    if linear and hidden and len(hidden) != len(widths):
+        return _fresh(graph, hidden)
+    if len(hidden) > len(widths):
+        raise ConfigError(f"hidden={_listed(hidden)} names more layers than the network has: {_listed(widths)}.")
+    target = (*widths[: len(widths) - len(hidden)], *hidden)
+    return nn.Sequential(*_narrowed(graph, target, observations))
+
+
+def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
+    match node:
+        case LayerNode():
+            x = node.module(x)
+            return x.relu() if node.relu else x
+        case ReluNode():
+            return x.relu()
+        case TanhNode():
+            return x.tanh()
+        case FlattenNode():
+            return x.flatten(1)
+        case PoolNode():
+            return F.max_pool2d(x, node.kernel, node.stride, node.padding)
+        case ResidualNode():
+            return node.block(x)  # type: ignore[no-any-return]
+
+
+def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[nn.Module]:
+    layers = list(graph.layers)
+    wanted = dict(zip(map(id, layers), (*widths, len(layers[-1].module.weight)), strict=True))
+    reader_of = {id(node): after for node, after in _neighbours(graph.nodes)}
+    kept = torch.arange(x.shape[1])
+    for node in graph.nodes:
+        before, x = x, _apply(node, x)
+        if isinstance(node, LayerNode):
+            count, units = wanted[id(node)], len(node.module.weight)
+            chosen = torch.arange(units)
+            if count != units:
+                if id(node) not in reader_of or not 1 <= count <= units:
+                    raise ConfigError(
+                        f"layer {node.name} of {units} units cannot become {count} wide: give 1 to {units}, and leave "
+                        "layers beside residual blocks as they are."
+                    )
+                chosen = _most_important(x, reader_of[id(node)].module.weight, count)
+            yield _layer(node.module, chosen, kept)
+            kept = chosen
+            if node.relu:
+                yield nn.ReLU()
+        elif isinstance(node, FlattenNode):
+            positions = math.prod(before.shape[2:])
+            kept = (kept[:, None] * positions + torch.arange(positions)).flatten()
+            yield nn.Flatten()
+        elif isinstance(node, ResidualNode):
+            if any(wanted[id(inner)] != len(inner.module.weight) for inner in Graph(node.body).layers):
+                raise ConfigError("layers inside residual blocks keep their width: name the layers behind them only.")
+            yield Residual(nn.Sequential(*_narrowed(Graph(node.body), hidden_widths(Graph(node.body)), before)))
+        elif isinstance(node, PoolNode):
+            yield nn.MaxPool2d(node.kernel, node.stride, node.padding)
+        else:
+            yield nn.ReLU() if isinstance(node, ReluNode) else nn.Tanh()
+
+
+def _neighbours(nodes: Sequence[Node]) -> Iterator[tuple[LayerNode, LayerNode]]:
+    """Layers whose units one other layer alone reads, and that layer."""
+    last: LayerNode | None = None
+    for node in nodes:
+        if isinstance(node, LayerNode):
+            if last is not None:
+                yield last, node
+            last = node
+        elif isinstance(node, ResidualNode):
+            last = None
+
+
+def _most_important(activations: torch.Tensor, reader: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of ``count`` units, in their order."""
+    units = activations.shape[1]
+    spread = activations.transpose(0, 1).reshape(units, -1).std(dim=1)
+    read = reader.reshape(len(reader), units, -1).square().sum(dim=(0, 2)).sqrt()
+    return (spread * read).topk(count).indices.sort().values
+
+
+def _layer(module: nn.Linear | nn.Conv2d, outputs: torch.Tensor, inputs: torch.Tensor) -> nn.Module:
+    weight = module.weight[outputs][:, inputs]
+    made: nn.Linear | nn.Conv2d
+    if isinstance(module, nn.Conv2d):
+        shape = (module.kernel_size, module.stride, module.padding)
+        made = nn.Conv2d(weight.shape[1], weight.shape[0], *shape, bias=module.bias is not None)  # type: ignore[arg-type]
+    else:
+        made = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None)
+    made.weight.copy_(weight)
+    if module.bias is not None and made.bias is not None:
+        made.bias.copy_(module.bias[outputs])
+    return made
+
+
+def _fresh(graph: Graph, hidden: Sequence[int]) -> nn.Sequential:
+    first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
+    widths = [first.shape[1], *hidden, last.shape[0]]
+    modules: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        modules += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *modules[:-1])
+
+
+def _listed(widths: Iterable[int]) -> str:
+    return ",".join(map(str, widths))

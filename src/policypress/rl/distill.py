@@ -1,0 +1,348 @@
+"""Distillation: a small student learns to act as the teacher does, on the states that the student itself visits.
+
+Sources: DAgger (Ross et al. 2011) for the states, policy distillation (Rusu et al. 2016) for Q values. No rewards are
+needed, and critics only if ``critic_weight`` asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from policypress.compression.compressor import Compressor
+from policypress.compression.graph import Graph, trace
+from policypress.compression.student import forward, student
+from policypress.config import DistillConfig, dumps
+from policypress.policy import reference
+from policypress.policy.canonical import canonical
+from policypress.policy.freeze import freeze_graph
+from policypress.policy.policy import ActionTransform, ObservationTransform, Policy
+from policypress.rl.adapters import Critic, Imitation
+from policypress.rl.checkpoint import replace_file
+
+Act = Callable[[NDArray[Any]], NDArray[Any]]
+States = Callable[[Act, Act, float, int], NDArray[Any]]
+"""``states(teacher, student, share, count)``: ``count`` raw observations, met while the student acts in ``share`` of
+the time and the teacher in the rest. Recorded logs, which do not depend on who acts, may ignore the first three."""
+Progress = Callable[[int, int, float], None]
+"""Called with (batches done, batches, loss)."""
+
+_FIRST_STATES = 0.1  # of all states, from the teacher's own episodes, before the first batch
+_LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
+_ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
+_REDRAW = 0.02  # of the steps: who acts is drawn anew
+_DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
+_TEMPERATURE = 0.25  # of Q values, in their own standard deviations
+_IMPORTANCE_STATES = 512
+_TEST_VECTORS = 32
+_CHECKPOINTS = 50
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained network: its deployed path and what happens before and after it.
+
+    ``imitation`` says what its outputs are: "action" (of a Box), "logits" of a categorical policy or Q "values".
+    ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1).
+    """
+
+    graph: Graph
+    observation: ObservationTransform
+    action: ActionTransform
+    imitation: Imitation = "action"
+    critics: Sequence[Critic] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: nn.Sequential, observation: ObservationTransform, action: ActionTransform) -> Teacher:
+        """A plain PyTorch actor; its outputs are the action of a Box, or the logits of discrete ones."""
+        return cls(trace(network), observation, action, "action" if action.kind == "box" else "logits")
+
+    @property
+    def baseline_bytes(self) -> int:
+        """The dense float32 network in bytes."""
+        return 4 * sum(p.numel() for node in self.graph.layers for p in node.module.parameters())
+
+    @torch.no_grad()
+    def outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Last layer's outputs for preprocessed observations (n, ...)."""
+        return forward(self.graph, x)
+
+    def policy(self) -> Policy:
+        """The teacher itself, in float32."""
+        return freeze_graph(self.graph, self.observation, self.action, provenance=self.provenance)
+
+
+class Distillation:
+    """One student on its way: ``run`` trains it to the end and freezes it.
+
+    With a ``folder`` it is checkpointed there, and goes on from its checkpoint if there is one.
+    """
+
+    def __init__(self, teacher: Teacher, states: States, config: DistillConfig, folder: Path | None = None) -> None:
+        self._teacher, self._states, self._config = teacher, states, config
+        self._checkpoint = None if folder is None else folder / "student.pt"
+        saved: dict[str, Any] | None = None
+        if self._checkpoint is not None and self._checkpoint.exists():
+            saved = torch.load(self._checkpoint, weights_only=True)
+        self._done = 0
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._memory = _Memory(config.states, teacher, folder, kept=0 if saved is None else saved["states"])
+        if saved is None:
+            self._collect(round(_FIRST_STATES * config.states), share=0.0)
+        torch.manual_seed(config.seed)
+        some = self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
+        self._network = student(teacher.graph, config.hidden, some)
+        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=config.learning_rate, fused=True)
+        self._compressor = Compressor(
+            self._network,
+            self._optimizer,
+            config.compression,
+            config.batches,
+            image=teacher.observation.image,
+            seed=config.seed,
+        )
+        if saved is not None:
+            self._restore(saved)
+
+    def run(self, progress: Progress | None = None) -> Policy:
+        """Trains what is left to train; returns the frozen student."""
+        config = self._config
+        collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
+        save_every = max(1, config.batches // _CHECKPOINTS)
+        for batch in range(self._done, config.batches):
+            if batch and batch % collect_every == 0:
+                count = math.ceil((1 - _FIRST_STATES) * config.states / config.collections)
+                self._collect(count, share=min(1.0, batch / (_ALL_STUDENT * config.batches)))
+            loss = self._learn(batch)
+            self._done = batch + 1
+            if self._done % save_every == 0:
+                self._save()
+                if progress is not None:
+                    progress(self._done, config.batches, float(loss.detach()))
+        self._compressor.step(config.batches)
+        self._network.eval()
+        return self._freeze()
+
+    def _learn(self, batch: int) -> torch.Tensor:
+        config = self._config
+        self._compressor.step(batch)
+        self._optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(batch / config.batches)
+        picks = torch.randint(self._memory.count, (config.batch_size,), generator=self._generator)
+        x, wanted = self._memory.inputs(picks), self._memory.outputs[picks]
+        outputs = self._network(x)
+        loss = imitation_loss(self._teacher, outputs, wanted)
+        if config.critic_weight and batch >= config.critic_start * config.batches:
+            loss = loss + config.critic_weight * self._regret(x, outputs, wanted)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        return loss
+
+    def _regret(self, x: torch.Tensor, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """What the student's actions lose by the teacher's critics, in standard deviations of the values."""
+        wanted, outputs = (squashed(self._teacher.action, values) for values in (wanted, outputs))
+        with torch.no_grad():
+            best = torch.cat([critic(x, wanted) for critic in self._teacher.critics], dim=1).amin(1)
+        values = torch.cat([critic(x, outputs) for critic in self._teacher.critics], dim=1).amin(1)
+        return ((best - values) / best.std().clamp(min=1e-6)).mean()
+
+    def _collect(self, count: int, share: float) -> None:
+        teacher = self._teacher
+        if share == 0.0:  # there may be no student yet
+            act = acting(teacher, teacher.outputs)
+            self._memory.add(self._states(act, act, share, count))
+            return
+        self._network.eval()
+        self._memory.add(self._states(acting(teacher, teacher.outputs), acting(teacher, self._network), share, count))
+        self._network.train()
+
+    def _freeze(self) -> Policy:
+        teacher, memory = self._teacher, self._memory
+        return canonical(
+            freeze_graph(
+                self._compressor.graph,
+                teacher.observation,
+                teacher.action,
+                baseline_bytes=teacher.baseline_bytes,
+                provenance={**teacher.provenance, "distill": json.loads(dumps(self._config))},
+                observations=memory.raw(np.linspace(0, memory.count - 1, _TEST_VECTORS).astype(int)),
+            )
+        )
+
+    def _save(self) -> None:
+        if self._checkpoint is None:
+            return
+        self._memory.flush()
+        state = {
+            "done": self._done,
+            "states": self._memory.count,
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "compressor": self._compressor.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+        with replace_file(self._checkpoint) as partial:
+            torch.save(state, partial)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self._done = saved["done"]
+        plain = {name: saved["network"][name] for name in self._network.state_dict()}
+        self._network.load_state_dict(plain)
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._compressor.load_state_dict(saved["compressor"])
+        self._network.load_state_dict(saved["network"])  # with the ranges, now that there is a place for them
+        self._generator.set_state(saved["generator"])
+
+
+def acting(teacher: Teacher, network: Callable[[torch.Tensor], torch.Tensor]) -> Act:
+    """Deterministic actions of ``network``, between the teacher's transforms, for raw observations (n, ...)."""
+
+    @torch.no_grad()
+    def act(observations: NDArray[Any]) -> NDArray[Any]:
+        x = torch.from_numpy(reference.observe(teacher.observation, observations))
+        return reference.act(teacher.action, network(x).numpy())
+
+    return act
+
+
+def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
+    """Outputs for a Box as actions in units of half its range, [-1, 1]; where it has no bounds, as they are."""
+    if action.squash:
+        return torch.tanh(outputs)
+    low, high = _bounds(action)
+    bounded = torch.isfinite(high - low)
+    centre, half = torch.where(bounded, (high + low) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+    return (outputs - centre) / half
+
+
+def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far the student's ``outputs`` are from the teacher's, both (n, outputs) before the action transform.
+
+    Actions: mean squared error in units of half the Box's range, nothing where both lie beyond the same bound. Logits:
+    Kullback-Leibler divergence. Q values: the same of their softmax, at a temperature relative to their spread.
+    """
+    action = teacher.action
+    if teacher.imitation == "action":
+        error = squashed(action, outputs) - squashed(action, wanted)
+        if not action.squash:
+            low, high = _bounds(action)
+            beyond = ((outputs > high) & (wanted > high)) | ((outputs < low) & (wanted < low))
+            error = error.masked_fill(beyond, 0.0)
+        return error.square().mean()
+    if teacher.imitation == "values":
+        wanted = wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
+    groups = list(action.nvec) or [outputs.shape[1]]
+    divergences = [
+        F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
+        for ours, theirs in zip(outputs.split(groups, dim=1), wanted.split(groups, dim=1), strict=True)
+    ]
+    return torch.stack(divergences).sum()
+
+
+def _bounds(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:
+    assert action.low is not None
+    assert action.high is not None
+    return torch.from_numpy(action.low.ravel()), torch.from_numpy(action.high.ravel())
+
+
+def _decay(progress: float) -> float:
+    """Factor of the learning rate: 1, then half a cosine to 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * max(0.0, (progress - (1.0 - _DECAY)) / _DECAY)))
+
+
+class EnvironmentStates:
+    """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
+
+    def __init__(self, make: Callable[[], gym.Env[Any, Any]], count: int = 10, seed: int = 0) -> None:
+        self._envs = [make() for _ in range(count)]
+        self._random = np.random.default_rng(seed)
+        self._observations = [env.reset(seed=seed + index)[0] for index, env in enumerate(self._envs)]
+        self._by_student = np.zeros(count, bool)
+
+    def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
+        states: list[NDArray[Any]] = []
+        while len(states) < count:
+            now = np.stack(self._observations)
+            states.extend(now)
+            # Drawn anew now and then, so that the teacher also acts from where the student went.
+            redrawn = self._random.random(len(now)) < _REDRAW
+            self._by_student[redrawn] = self._random.random(int(redrawn.sum())) < share
+            for act, group in ((teacher, ~self._by_student), (student, self._by_student)):
+                if group.any():
+                    for index, action in zip(np.flatnonzero(group), act(now[group]), strict=True):
+                        self._step(int(index), action)
+        return np.stack(states[:count])
+
+    def _step(self, index: int, action: Any) -> None:
+        env = self._envs[index]
+        self._observations[index], _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            self._observations[index], _ = env.reset()
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+class _Memory:
+    """Observations and the teacher's outputs for them; in files under ``folder`` if there is one, ``kept`` of them
+    from before."""
+
+    def __init__(self, size: int, teacher: Teacher, folder: Path | None, kept: int) -> None:
+        transform = teacher.observation
+        outputs = len(teacher.graph.layers[-1].module.weight)
+        self._teacher, self.count = teacher, kept
+        self._raw = _array(folder, "states", (size, *transform.shape), transform.dtype, kept)
+        self._outputs = _array(folder, "outputs", (size, outputs), "float32", kept)
+        self.outputs = torch.from_numpy(self._outputs)
+        # Preprocessed vectors are kept too; images would take four times the memory and are preprocessed when read.
+        self._inputs = None if transform.image else torch.zeros(size, *transform.shape)
+        if self._inputs is not None and kept:
+            self._inputs[:kept] = torch.from_numpy(reference.observe(transform, self._raw[:kept]))
+
+    def add(self, observations: NDArray[Any]) -> None:
+        """Labels ``observations`` (n, ...) with the teacher's outputs; what does not fit any more is left out."""
+        for start in range(0, len(observations), _CHUNK):
+            part = observations[start : start + min(_CHUNK, len(self._raw) - self.count)]
+            place = slice(self.count, self.count + len(part))
+            x = torch.from_numpy(reference.observe(self._teacher.observation, part))
+            self._raw[place], self._outputs[place] = part, self._teacher.outputs(x).numpy()
+            if self._inputs is not None:
+                self._inputs[place] = x
+            self.count += len(part)
+
+    def inputs(self, picks: torch.Tensor) -> torch.Tensor:
+        """Preprocessed observations."""
+        if self._inputs is not None:
+            return self._inputs[picks]
+        return torch.from_numpy(reference.observe(self._teacher.observation, self._raw[picks.numpy()]))
+
+    def raw(self, picks: NDArray[Any]) -> NDArray[Any]:
+        """Observations as they came."""
+        return np.array(self._raw[picks])
+
+    def flush(self) -> None:
+        for array in (self._raw, self._outputs):
+            if isinstance(array, np.memmap):
+                array.flush()
+
+
+def _array(folder: Path | None, name: str, shape: tuple[int, ...], dtype: str, kept: int) -> NDArray[Any]:
+    if folder is None:
+        return np.zeros(shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    mode: Literal["r+", "w+"] = "r+" if kept else "w+"
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)

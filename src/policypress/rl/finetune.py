@@ -1,0 +1,109 @@
+"""Pressing an agent by training it on: its own algorithm, with the callback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from policypress.config import CompressConfig
+from policypress.errors import UnsupportedError
+from policypress.policy.freeze import freeze
+from policypress.policy.policy import Policy
+from policypress.rl import checkpoint
+from policypress.rl.callback import CompressionCallback
+from policypress.rl.distill import Progress
+from policypress.rl.environments import make_env
+
+REBUILT_STEPS = 10_000
+"""Environment steps that the agent acts, without learning, to fill a replay buffer that its file does not hold."""
+_CHECKPOINTS = 50
+
+
+def finetune(
+    agent: Path, vecnormalize: Path | None, trust: bool, config: CompressConfig, folder: Path, progress: Progress | None
+) -> Policy:
+    """Trains the agent on for ``config.steps`` steps while it is pruned and quantized; returns the frozen policy.
+
+    Goes on from the checkpoint in ``folder`` if there is one. Raises UnsupportedError without ``trust``: optimizers and
+    settings of the algorithm are read by unpickling the agent.
+    """
+    if not trust:
+        raise UnsupportedError(
+            "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you trust "
+            "the file, or use --method distill."
+        )
+    saved = folder / "agent.zip"
+    env = _environment(config.env, vecnormalize, training=True)
+    try:
+        resumed = saved.exists()
+        model: Any = checkpoint.load(saved if resumed else agent, config.algo, env=env)
+        if not resumed:
+            model.num_timesteps = 0
+        if isinstance(model, OffPolicyAlgorithm):
+            _rebuild_buffer(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        model.learn(
+            config.steps - model.num_timesteps,
+            callback=[
+                CompressionCallback(config.student.compression, config.steps),
+                _Checkpoints(saved, config.steps, progress),
+            ],
+            reset_num_timesteps=False,
+            log_interval=None,
+        )
+        return freeze(model, provenance={"env": config.env, "finetuned": config.steps})
+    finally:
+        env.close()
+
+
+def _environment(env_id: str, vecnormalize: Path | None, training: bool) -> VecEnv:
+    env: VecEnv = DummyVecEnv([lambda: Monitor(make_env(env_id, training=training))])
+    if vecnormalize is not None:
+        env = VecNormalize.load(str(vecnormalize), env)
+        env.training = False  # the statistics stay those that the agent learned with
+    return env
+
+
+def _rebuild_buffer(model: OffPolicyAlgorithm) -> None:
+    """Fills an empty replay buffer with what the agent does now, exploration included."""
+    assert model.replay_buffer is not None
+    assert model.env is not None
+    model.learning_starts = 0
+    if model.replay_buffer.size():
+        return
+    done = model.num_timesteps
+    _, callback = model._setup_learn(REBUILT_STEPS, None, reset_num_timesteps=False)
+    frequency = TrainFreq(REBUILT_STEPS, TrainFrequencyUnit.STEP)
+    model.collect_rollouts(model.env, callback, frequency, model.replay_buffer, learning_starts=0)
+    model.num_timesteps = done
+
+
+class _Checkpoints(BaseCallback):
+    """Saves the agent now and then, and reports."""
+
+    def __init__(self, path: Path, steps: int, progress: Progress | None) -> None:
+        super().__init__()
+        self._path, self._steps, self._progress = path, steps, progress
+        self._every = max(1, steps // _CHECKPOINTS)
+        self._next = 0
+
+    def _on_training_start(self) -> None:
+        self._next = self.num_timesteps + self._every
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._next:
+            self._next += self._every
+            with checkpoint.replace_file(self._path) as partial:
+                model: BaseAlgorithm = self.model
+                with partial.open("wb") as file:
+                    model.save(file)
+            if self._progress is not None:
+                self._progress(min(self.num_timesteps, self._steps), self._steps, float("nan"))
+        return True

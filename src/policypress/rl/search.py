@@ -1,0 +1,339 @@
+"""``policypress compress --keep``: the smallest file that keeps a share of the agent's return, in a given time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from policypress.config import CompressConfig, DistillConfig
+from policypress.errors import PolicypressError, RunError
+from policypress.measure.size import size
+from policypress.policy import artifact
+from policypress.policy.policy import Policy
+from policypress.rl import checkpoint
+from policypress.rl.agents import load_agent
+from policypress.rl.compress import (
+    AUTO_SHRINK,
+    CompressFiles,
+    Source,
+    compress,
+    existing,
+    measure,
+    measured_teacher,
+    scaled_hidden,
+    teacher_of,
+    write_result,
+)
+from policypress.rl.curves import plot_frontier
+from policypress.rl.distill import Teacher
+from policypress.rl.evaluate import evaluate, kept
+
+Steps = tuple[tuple[int, int], ...]
+ROUNDS = 6
+"""A student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
+SEARCH_SEED = 5000
+"""Students are compared from ``reset(seed=5000 + i)``; the one that is chosen is then measured from other seeds."""
+_FIRST_RATE = 4e-3
+# Steps of (shrink, coarsen), in the order they are tried: from nothing, from the best so far, and while none is good.
+_FIRST: Steps = ((0, 0), (0, 1), (1, 0), (-1, 1), (0, 2), (2, 0), (-2, 2), (1, 2))
+_SMALLER: Steps = ((0, 1), (1, 0), (1, -1), (-1, 2), (1, 1), (-2, 3), (0, 2), (2, -1), (2, 0))
+_LARGER: Steps = ((0, -2), (-2, 0), (-2, -2), (0, -4), (-4, 0), (-4, -4), (-6, -2), (-8, -4), (-12, -4))
+_TIMED_BATCHES = 300
+_SPEED_MARGIN = 1.3  # students that run side by side slow each other down
+COLUMNS = (
+    *("name", "hidden", "rate_weight", "seed", "file_bytes", "ratio", "nonzeros"),
+    *("share", "low", "high", "seconds"),
+)
+
+
+@dataclass(frozen=True, order=True)
+class Knobs:
+    """One student: ``shrink`` narrows it by a quarter octave a step, ``coarsen`` raises the price of bits by half an
+    octave a step; 0 is where the search starts."""
+
+    shrink: int = 0
+    coarsen: int = 0
+    seed: int = 1
+
+    @property
+    def rate_weight(self) -> float:
+        return float(_FIRST_RATE * 2.0 ** (self.coarsen / 2))
+
+    @property
+    def factor(self) -> float:
+        """Of the teacher's hidden widths."""
+        return float(AUTO_SHRINK**-0.5 * 2.0 ** (-self.shrink / 4))
+
+    @property
+    def name(self) -> str:
+        return f"shrink{self.shrink:+d}-coarsen{self.coarsen:+d}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished student, as the search sees it; ``share``, ``low`` and ``high`` are those of ``Kept``."""
+
+    knobs: Knobs
+    hidden: tuple[int, ...]
+    file_bytes: int
+    ratio: float
+    nonzeros: int
+    share: float
+    low: float
+    high: float
+    seconds: float
+
+
+Report = Callable[[Candidate, bool], None]
+"""Called with each finished student, and whether it is the best so far."""
+
+
+def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) -> Knobs:
+    """The next student to try: one step smaller than the best so far, or larger while none keeps enough.
+
+    What a larger student could not keep, a smaller one is not tried for. With every step tried, the nearest miss gets
+    another seed.
+    """
+    tried = {*found, *running}
+    good = [candidate for candidate in found.values() if candidate.low >= keep]
+    if good:
+        best = min(good, key=lambda c: c.file_bytes).knobs
+        steps: tuple[tuple[int, int], ...] = (
+            (0, 1),
+            (1, 0),
+            (1, -1),
+            (-1, 2),
+            (1, 1),
+            (-2, 3),
+            (0, 2),
+            (2, -1),
+            (2, 0),
+        )
+    elif found:
+        best = max(found.values(), key=lambda c: c.low).knobs
+        steps = _LARGER
+    else:
+        best, steps = Knobs(), _FIRST
+    missed = [candidate.knobs for candidate in found.values() if candidate.low < keep] if good else []
+    for shrink, coarsen in steps:
+        step = replace(best, shrink=best.shrink + shrink, coarsen=best.coarsen + coarsen, seed=1)
+        if step not in tried and not any(m.shrink <= step.shrink and m.coarsen <= step.coarsen for m in missed):
+            return step
+    near = min(missed, key=lambda k: keep - found[k].low) if missed else best
+    return replace(near, seed=1 + max(knobs.seed for knobs in tried))
+
+
+def search(
+    source: Source,
+    config: CompressConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    jobs: int | None = None,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Tries students until ``config.minutes`` are over, ``jobs`` at a time (default: one a core); the smallest that
+    keeps ``config.keep`` of the teacher's return by the lower end of its interval goes to ``out``.
+
+    At any time ``out`` holds the best so far, and ``frontier.csv`` every finished student. Returns the contents of
+    ``result.json``, where "reached" says whether the chosen student, measured again, keeps enough. Raises what
+    ``press`` raises, and RunError if there was no time for a single student.
+    """
+    files = CompressFiles(Path(out))
+    agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
+    with checkpoint.locked(files.out):
+        if (finished := existing(files, config, resume)) is not None:
+            return finished
+        teacher = teacher_of(agent)
+        measured = measured_teacher(files, agent, teacher, config)
+        students = _Students(source, config, files, teacher, report)
+        students.train(jobs or os.cpu_count() or 1)
+        return _finish(students, files, config, measured)
+
+
+def _finish(
+    students: _Students, files: CompressFiles, config: CompressConfig, teacher: dict[str, Any]
+) -> dict[str, Any]:
+    """The smallest student that also keeps enough from the seeds of the final measurement, or else the closest."""
+    if not students.found:
+        raise RunError(f"no student was finished in {config.minutes:g} minutes: give more --minutes, and --resume.")
+    seconds = sum(candidate.seconds for candidate in students.found.values())
+    closest: dict[str, Any] | None = None
+    chosen: Policy | None = None
+    for candidate in students.by_size():
+        policy, result = measure(students.policy(candidate), config, teacher, seconds)
+        result["reached"] = result["kept"]["low"] >= config.keep
+        if closest is None or result["reached"] or result["kept"]["low"] > closest["kept"]["low"]:
+            chosen, closest = policy, result
+        if result["reached"]:
+            break
+    assert chosen is not None
+    assert closest is not None
+    write_result(files, chosen, closest)
+    return closest
+
+
+class _Students:
+    """Students trained side by side, one process each, and what came of them."""
+
+    def __init__(
+        self, source: Source, config: CompressConfig, files: CompressFiles, teacher: Teacher, report: Report | None
+    ) -> None:
+        self._source, self._config, self._files, self._teacher, self._report = source, config, files, teacher, report
+        self._folder = files.out / "students"
+        self.found: dict[Knobs, Candidate] = {}
+        for file in sorted(self._folder.glob("*/candidate.json")):
+            candidate = _candidate(json.loads(file.read_text()))
+            self.found[candidate.knobs] = candidate
+        reference = evaluate(teacher.policy(), config.env, episodes=config.episodes, seed=SEARCH_SEED)
+        self._returns = reference.returns
+
+    def train(self, jobs: int) -> None:
+        """Until the time is over; students that are not finished then stay where they are, for another call."""
+        spent = sum(candidate.seconds for candidate in self.found.values()) / jobs
+        deadline = time.monotonic() + 60.0 * self._config.minutes - spent
+        share = 60.0 * self._config.minutes / ROUNDS
+        batches = self._batches(share)
+        context = multiprocessing.get_context("spawn")
+        answers: Any = context.Queue()
+        running: dict[Knobs, Any] = {}
+        try:
+            while True:
+                while len(running) < jobs and time.monotonic() + 0.7 * share < deadline:
+                    knobs = self._unfinished(running) or propose(self.found, set(running), self._config.keep)
+                    arguments = (self._source, self._config, self._student(knobs, batches), knobs, self._returns)
+                    worker = context.Process(target=_train, args=(*arguments, self._folder, answers), daemon=True)
+                    worker.start()
+                    running[knobs] = worker
+                if not running or time.monotonic() > deadline:
+                    return
+                try:
+                    knobs, answer = answers.get(timeout=min(1.0, max(0.01, deadline - time.monotonic())))
+                except queue.Empty:
+                    for knobs, worker in running.items():
+                        if worker.exitcode not in (None, 0):
+                            raise RunError(f"student {knobs.name} ended with exit code {worker.exitcode}.") from None
+                    continue
+                running.pop(knobs).join()
+                if isinstance(answer, Exception):
+                    raise answer
+                self._add(answer)
+        finally:
+            for worker in running.values():
+                worker.terminate()
+                worker.join()
+
+    def by_size(self) -> list[Candidate]:
+        """Those that keep enough, the smallest first; all others behind them, the closest first."""
+        keep = self._config.keep
+        return sorted(self.found.values(), key=lambda c: (0, c.file_bytes) if c.low >= keep else (1, -c.low))
+
+    def policy(self, candidate: Candidate) -> Policy:
+        return Policy.load(self._folder / candidate.knobs.name / "policy.policy")
+
+    def _add(self, candidate: Candidate) -> None:
+        self.found[candidate.knobs] = candidate
+        best = self.by_size()[0] is candidate
+        if best:
+            artifact.write((self._folder / candidate.knobs.name / "policy.policy").read_bytes(), self._files.policy)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for one in sorted(self.found.values(), key=lambda c: c.file_bytes):
+            row = {name: getattr(one, name, None) for name in COLUMNS}
+            writer.writerow(
+                row
+                | {"name": one.knobs.name, "rate_weight": one.knobs.rate_weight, "seed": one.knobs.seed}
+                | {"hidden": "-".join(map(str, one.hidden))}
+            )
+        checkpoint.write_whole(self._files.out / "frontier.csv", text.getvalue())
+        plot_frontier(
+            {"students": [(one.file_bytes, one.share, one.low, one.high) for one in self.found.values()]},
+            self._files.out / "frontier.png",
+            keep=self._config.keep,
+        )
+        if self._report is not None:
+            self._report(candidate, best)
+
+    def _student(self, knobs: Knobs, batches: int) -> DistillConfig:
+        given = self._config.student
+        return replace(
+            given,
+            hidden=scaled_hidden(self._teacher, knobs.factor),
+            compression=replace(given.compression, weight_range="learned", rate_weight=knobs.rate_weight),
+            batches=batches,
+            seed=given.seed + knobs.seed - 1,
+        )
+
+    def _unfinished(self, running: Mapping[Knobs, Any]) -> Knobs | None:
+        """A student of an earlier call that was interrupted."""
+        for file in sorted(self._folder.glob("*/knobs.json")):
+            knobs = Knobs(**json.loads(file.read_text()))
+            if knobs not in self.found and knobs not in running:
+                return knobs
+        return None
+
+    def _batches(self, seconds: float) -> int:
+        """How many batches a student gets, so that it takes about ``seconds``; a round number, the same in every call
+        of one run."""
+        file = self._files.out / "batches.json"
+        if not file.exists():
+            probe = replace(self._student(Knobs(), _TIMED_BATCHES), states=self._config.student.batch_size)
+            compression = replace(probe.compression, quantize_start=0.0, observe=0.0)
+            started = time.monotonic()
+            compress(self._teacher, self._config.env, replace(probe, compression=compression))
+            pace = _SPEED_MARGIN * (time.monotonic() - started) / _TIMED_BATCHES
+            batches = max(1_000, round(seconds / pace, -3))
+            checkpoint.write_whole(file, json.dumps(int(batches)))
+        return int(json.loads(file.read_text()))
+
+
+def _train(
+    source: Source,
+    config: CompressConfig,
+    student: DistillConfig,
+    knobs: Knobs,
+    teacher_returns: tuple[float, ...],
+    students: Path,
+    answers: Any,
+) -> None:
+    """One student in a process of its own: trained, measured and written; the answer is a Candidate or an error."""
+    torch.set_num_threads(1)
+    folder = students / knobs.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
+        agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
+        started, parent = time.monotonic(), os.getppid()
+
+        def alive(*_: Any) -> None:
+            if os.getppid() != parent:
+                raise RunError("the process that started this search is gone: go on with --resume.")
+
+        policy = compress(teacher_of(agent), config.env, student, folder=folder / "checkpoint", progress=alive)
+        result = evaluate(policy, config.env, episodes=config.episodes, seed=SEARCH_SEED)
+        bytes_of, share = size(policy), kept(result.returns, teacher_returns)
+        candidate = Candidate(
+            knobs, student.hidden, bytes_of.file_bytes, bytes_of.file_ratio, bytes_of.nonzeros,
+            share.share, share.low, share.high, round(time.monotonic() - started, 1),
+        )  # fmt: skip
+        replace(policy, results={"search": {**result.as_dict(), "kept": asdict(share)}}).save(folder / "policy.policy")
+        checkpoint.write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
+        answers.put((knobs, candidate))
+    except PolicypressError as error:
+        answers.put((knobs, error))
+
+
+def _candidate(values: dict[str, Any]) -> Candidate:
+    return Candidate(**{**values, "knobs": Knobs(**values["knobs"]), "hidden": tuple(values["hidden"])})
