@@ -162,8 +162,8 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
     if isinstance(module, nn.Identity):
         return []
     raise UnsupportedError(
-        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU or Tanh, layers "
-        "Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers nn.Sequential."
+        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU or Tanh, "
+        "layers Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers nn.Sequential."
     )
 
 
