@@ -632,6 +632,7 @@ def test_a_quantized_target_network_follows_its_weights(build: Callable[[], nn.S
         assert not torch.equal(before, after)
         assert torch.equal(outputs(target), after)  # the first pass after an update is no other than the second
         assert torch.equal(outputs(network), after) is (tau == 1.0)
+    assert all(isinstance(module, FakeQuantTanh) for module in target.modules() if isinstance(module, nn.Tanh))
     compressor.remove()
     assert target.state_dict().keys() == build().state_dict().keys()
 
