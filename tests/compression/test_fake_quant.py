@@ -634,9 +634,9 @@ def test_requantization_is_exact_in_float32(pairs: list[tuple[int, int]], data: 
     )
     acc = torch.tensor(accumulators, dtype=torch.float64)
     for held in (acc, acc.float()):  # what float32 cannot hold is clipped
-        codes = kernels.requantize(held[None].clone(), ratio, (-127, 255), 1.0)[0]
+        codes = kernels.requantize(held[None].clone(), ratio, (-255, 255), 1.0)[0]
         wanted = [
-            min(max((a * m + (1 << (s - 1))) >> s, -127), 255) for a, (m, s) in zip(accumulators, pairs, strict=True)
+            min(max((a * m + (1 << (s - 1))) >> s, -255), 255) for a, (m, s) in zip(accumulators, pairs, strict=True)
         ]
         assert codes.tolist() == wanted
 

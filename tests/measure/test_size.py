@@ -43,7 +43,7 @@ def test_nominal_ratio_of_equal_bits_is_the_papers_formula() -> None:
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-@pytest.mark.parametrize("kind", ["vector", "image"])
+@pytest.mark.parametrize("kind", ["vector", "image", "tanh"])
 def test_file_size_is_the_payload(numerics: Numerics, kind: str) -> None:
     policy = make_policy(numerics, kind, vectors=True)  # type: ignore[arg-type]
     report = size(policy)

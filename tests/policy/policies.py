@@ -14,6 +14,7 @@ from policypress.policy.policy import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
+    TANH_INPUT_LIMIT,
     ActionTransform,
     Flatten,
     InputQuantization,
@@ -27,12 +28,13 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
     TestVectors,
     weight_limit,
 )
 
 NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")
-Kind = Literal["vector", "image"]
+Kind = Literal["vector", "image", "tanh"]
 
 
 class Builder:
@@ -46,8 +48,8 @@ class Builder:
         self.per_output = per_output
         self.density = density
 
-    def layer(self, *shape: int, role: Literal["hidden", "signed", "raw"], name: str, **geometry: Any) -> Layer:
-        """``role``: "hidden" has a ReLU, "signed" has none, "raw" gives its accumulators."""
+    def layer(self, *shape: int, role: Literal["hidden", "signed", "tanh", "raw"], name: str, **geometry: Any) -> Layer:
+        """``role``: "hidden" has a ReLU, "signed" none, "tanh" is for one, "raw" gives its accumulators."""
         rng = self.rng
         outputs, fan_in = shape[0], math.prod(shape[1:])
         kept = rng.random(shape) < self.density
@@ -67,7 +69,8 @@ class Builder:
             bias = rng.normal(size=outputs).astype(np.float32)
         requantize = None
         if self.integer and role != "raw":
-            low, high = (0, 255) if role == "hidden" else (-127, 127)
+            high = {"hidden": 255, "signed": 127, "tanh": TANH_INPUT_LIMIT}[role]
+            low = 0 if role == "hidden" else -high
             typical = 60 * math.sqrt(float((weight.astype(float) ** 2).sum()) / outputs)
             requantize = Requantization(*self.ratio(100 / typical, many), low, high)
         return Layer(weight, bias, self.bits, scale, role == "hidden", requantize, name=name, **geometry)
@@ -77,6 +80,9 @@ class Builder:
         multiplier = self.rng.integers(16, 256, many).astype(np.int32)
         shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 31).astype(np.int32)
         return multiplier, shift
+
+    def tanh(self, bits: int) -> Tanh:
+        return Tanh(bits if self.integer else 0)
 
     def residual(self, channels: int, name: str) -> Residual:
         """The block of the paper's network: ReLU, conv, ReLU, conv; the second gives accumulators."""
@@ -107,14 +113,22 @@ def make_policy(
     per_output: bool = True,
     vectors: bool = False,
 ) -> Policy:
-    """A random policy: a vector one with box actions, or an image one with discrete actions."""
+    """A random policy: a vector one with box actions (with ReLU or "tanh"), or an image one with discrete actions."""
     b = Builder(numerics, bits, seed, per_output)
-    if kind == "vector":
+    if kind != "image":
         ops: tuple[Op, ...] = (
             b.layer(9, 5, role="hidden", name="first"),
             b.layer(7, 9, role="hidden", name="second"),
             b.layer(3, 7, role="raw", name="mean"),
         )
+        if kind == "tanh":
+            ops = (
+                b.layer(9, 5, role="tanh", name="first"),
+                b.tanh(max(bits, 3)),
+                b.layer(7, 9, role="tanh", name="second"),
+                b.tanh(8),
+                ops[-1],
+            )
         moments = b.rng.normal(size=5), b.rng.uniform(0.5, 2, 5)
         observation = ObservationTransform((5,), "float64", normalization=Normalization(*moments, 1e-8, 4.0))
         low = np.array([-2, -1, 0], np.float32)

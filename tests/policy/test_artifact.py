@@ -34,7 +34,7 @@ from policypress.policy.policy import (
     Residual,
 )
 
-KINDS: tuple[Kind, ...] = ("vector", "image")
+KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 HEADER = struct.Struct("<8sHIII")
 
 

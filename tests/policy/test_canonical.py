@@ -24,6 +24,7 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
 )
 
 
@@ -56,6 +57,22 @@ def mlp(seed: int) -> Policy:
     ops: tuple[Op, ...] = (first, Relu(), second, last)
     scale = rng.uniform(1, 9, widths[0]).astype(np.float32)
     return policy(ops, (widths[0],), InputQuantization(scale, -127, 127, 8))
+
+
+def tanh_mlp(seed: int) -> Policy:
+    """A Tanh behind both hidden layers, a ReLU behind one of those."""
+    before = mlp(seed)
+    first, relu, second, last = before.ops
+    bits = int(np.random.default_rng(seed).integers(2, 9))
+    return dataclasses.replace(
+        before, ops=(for_tanh(first), Tanh(bits), relu, for_tanh(second), Tanh(8), last), baseline_bytes=1000
+    )
+
+
+def for_tanh(op: Op) -> Layer:
+    assert isinstance(op, Layer)
+    assert op.requantize is not None
+    return dataclasses.replace(op, relu=False, requantize=dataclasses.replace(op.requantize, low=-255, high=255))
 
 
 def cnn(seed: int) -> Policy:
@@ -92,7 +109,7 @@ def policy(ops: tuple[Op, ...], shape: tuple[int, ...], inputs: InputQuantizatio
     return Policy(ops, observation, ActionTransform("discrete", dtype="int64"), inputs, 1000)
 
 
-BUILDERS = [mlp, cnn, conv_to_dense]
+BUILDERS = [mlp, tanh_mlp, cnn, conv_to_dense]
 
 
 @pytest.mark.parametrize("build", BUILDERS)
@@ -112,10 +129,11 @@ def test_the_same_outputs_bit_for_bit(build, seed: int) -> None:  # type: ignore
         assert new.sparsity >= old.sparsity
 
 
-def test_an_mlp_is_left_with_units_that_work() -> None:
+@pytest.mark.parametrize("build", [mlp, tanh_mlp])
+def test_an_mlp_is_left_with_units_that_work(build) -> None:  # type: ignore[no-untyped-def]
     left = 0
     for seed in range(50):
-        layers = canonical(mlp(seed)).layers
+        layers = canonical(build(seed)).layers
         for one, reader in itertools.pairwise(layers):
             if len(one.weight) > 1:
                 assert one.weight.any(axis=1).all()
@@ -160,6 +178,18 @@ def test_constant_units_become_bias() -> None:
     assert (first.trained_shape, second.trained_shape) == ((2, 2), (2, 2))
 
 
+def test_constant_units_go_through_the_table_of_a_tanh() -> None:
+    one = np.ones(1, np.float32)
+    requantize = Requantization(np.array([128], np.int32), np.array([7], np.int32), -255, 255)
+    hidden = Layer(np.array([[0, 0], [3, 1]], np.int8), np.array([-64, 1], np.int32), 4, one, False, requantize)
+    last = Layer(np.array([[5, 2], [-1, 4]], np.int8), np.array([7, 8], np.int32), 4, one, False)
+    inputs = InputQuantization(np.ones(2, np.float32), -127, 127, 8)
+    found = canonical(policy((hidden, Tanh(8), last), (2,), inputs))
+    first, second = found.layers
+    assert first.weight.tolist() == [[3, 1]]
+    assert second.bias.tolist() == [7 - 5 * 97, 8 + 97]  # 127 tanh(-1) = -96.7
+
+
 def test_a_policy_that_says_nothing_keeps_a_unit() -> None:
     one = np.ones(1, np.float32)
     requantize = Requantization(np.array([128], np.int32), np.array([7], np.int32), 0, 255)
@@ -193,9 +223,10 @@ def test_scales_of_unread_features_are_ordinary() -> None:
     np.testing.assert_array_equal(after.input.inverse_scale[used], scale[used])
 
 
+@pytest.mark.parametrize("kind", ["vector", "tanh"])
 @pytest.mark.parametrize("numerics", ["weight-only", "float"])
-def test_float_activations_stay_close_and_vectors_stay_true(numerics: str) -> None:
-    before = make_policy(numerics, "vector", 8, seed=5, vectors=True)  # type: ignore[arg-type]
+def test_float_activations_stay_close_and_vectors_stay_true(numerics: str, kind: str) -> None:
+    before = make_policy(numerics, kind, 8, seed=5, vectors=True)  # type: ignore[arg-type]
     after = canonical(before)
     x = make_observations(before, 9)
     np.testing.assert_allclose(after.outputs(x), before.outputs(x), rtol=1e-4, atol=1e-5)

@@ -24,6 +24,7 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
     TestVectors,
 )
 
@@ -67,6 +68,13 @@ def test_limits_come_from_the_layer_before() -> None:
     check_accumulators([first, layer([[1]])], CODES)
     with pytest.raises(PolicypressError, match=r"output 0 of layer 'dense'.*overflows 32 bits"):
         check_accumulators([wide, last], CODES)
+
+
+def test_tanh_changes_the_limits() -> None:
+    wide = layer([[1]], high=INT32_MAX)
+    check_accumulators([wide, Tanh(5), layer([[127]], 2**31 - 1 - 127 * 15)], CODES)
+    with pytest.raises(PolicypressError, match="2,147,483,648"):
+        check_accumulators([wide, Tanh(5), layer([[127]], 2**31 - 127 * 15)], CODES)
 
 
 def test_relu_and_residual_change_the_limits() -> None:
@@ -114,6 +122,7 @@ def test_a_policy_is_proven_when_it_is_made() -> None:
         (layer(np.ones((4, 3))), (3,), (4,)),
         (layer(np.ones((4, 3, 2, 2))), (3, 5, 6), (4, 4, 5)),
         (Relu(), (2, 3), (2, 3)),
+        (Tanh(8), (2, 3, 4), (2, 3, 4)),
         (Flatten(), (2, 3, 4), (24,)),
         (MaxPool2d((3, 3), (2, 2), (1, 1)), (2, 7, 8), (2, 4, 4)),
         (Residual((layer(np.ones((3, 3))),)), (3,), (3,)),
@@ -179,6 +188,31 @@ def test_policies_that_cannot_be() -> None:
     broken(make_policy("weight-only", "vector"), "of an integer policy", input=CODES)
     broken(make_policy("float", "vector"), "of an integer policy", input=CODES)
     broken(make_policy("weight-only", "image"), "of an integer policy|residual", input=CODES)
+
+
+def test_where_a_tanh_cannot_be() -> None:
+    policy = make_policy("integer", "tanh")
+    first, tanh, second, other, last = policy.ops
+    assert isinstance(first, Layer)
+    assert isinstance(second, Layer)
+    assert first.requantize is not None
+    broken(policy, "A Tanh must follow a layer", ops=(tanh, *policy.ops))
+    broken(policy, "A Tanh must follow a layer", ops=(first, tanh, tanh, second, other, last))
+    broken(policy, "A Tanh must follow a layer", ops=(first, Relu(), tanh, second, other, last))
+    positive = dataclasses.replace(first, relu=True)
+    broken(policy, "a layer without ReLU", ops=(positive, *policy.ops[1:]))
+    for limits in ({"low": -127, "high": 127}, {"low": -256}, {"high": 256}):
+        requantize = dataclasses.replace(first.requantize, **limits)
+        narrow = dataclasses.replace(first, requantize=requantize)
+        broken(policy, r"Layer 'first' must be requantized to \[-255, 255\]", ops=(narrow, *policy.ops[1:]))
+    broken(policy, "last operation", ops=policy.ops[:-1])
+    broken(policy, "integer numerics and only there", ops=(first, Tanh(), second, other, last))
+    for numerics in ("weight-only", "float"):
+        floats = make_policy(numerics, "tanh")  # type: ignore[arg-type]
+        broken(floats, "integer numerics and only there", ops=(floats.ops[0], Tanh(8), *floats.ops[2:]))
+    for bits in (1, 9, -1):
+        with pytest.raises(UnsupportedError, match=f"A Tanh must have codes of 2 to 8 bits, not {bits}"):
+            Tanh(bits)
 
 
 def make_action(outputs: int) -> Any:

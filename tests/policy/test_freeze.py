@@ -21,6 +21,7 @@ from policypress.policy.policy import (
     ObservationTransform,
     Policy,
     Relu,
+    Tanh,
 )
 from policypress.policy.policy import Residual as FrozenResidual
 
@@ -42,6 +43,11 @@ def vector(features: int) -> ObservationTransform:
 def mlp() -> Any:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def tanh_mlp() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
 
 
 def cnn() -> Any:
@@ -114,6 +120,27 @@ def test_a_relu_shared_by_two_places_is_frozen_twice() -> None:
     policy = freeze_graph(trace(network), vector(4), DISCRETE)
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     np.testing.assert_allclose(policy.outputs(x), outputs_of(network, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [(32, 8), (8, 0), (8, 8), (4, 3)], ids=["float", "weight-only", "integer", "few bits"])
+def test_a_tanh_arrives_in_every_numerics(bits: tuple[int, int], tmp_path: Path) -> None:
+    network = tanh_mlp()
+    compressor = press(network, 4, weight_bits=bits[0], activation_bits=bits[1])
+    policy = freeze_graph(compressor.graph, vector(4), DISCRETE)
+    tanh = Tanh(bits[1] if policy.numerics == "integer" else 0)
+    assert [op if isinstance(op, Tanh) else type(op) for op in policy.ops] == [Layer, tanh, Layer, tanh, Layer]
+    policy.save(tmp_path / "x.policy")
+    loaded = pp.load(tmp_path / "x.policy")
+    x = 3 * np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    expected = outputs_of(network, x)
+    if policy.numerics == "integer":
+        np.testing.assert_array_equal(loaded.outputs(x), expected)
+        limits = [None if r is None else (r.low, r.high) for r in (layer.requantize for layer in loaded.layers)]
+        assert limits == [(-255, 255), (-255, 255), None]
+    else:
+        np.testing.assert_allclose(loaded.outputs(x), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(loaded.outputs(x), policy.outputs(x))
+    assert len(np.unique(expected)) > 32
 
 
 def test_while_ranges_are_only_measured_the_policy_is_float() -> None:

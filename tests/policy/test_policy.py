@@ -112,7 +112,7 @@ def test_predict_takes_a_list_of_floats() -> None:
 
 
 def test_predict_leaves_the_observation_alone() -> None:
-    for kind, numerics in itertools.product(("vector", "image"), NUMERICS):
+    for kind, numerics in itertools.product(("vector", "image", "tanh"), NUMERICS):
         policy = make_policy(numerics, kind)  # type: ignore[arg-type]
         observations = make_observations(policy, 3)
         before = observations.copy()

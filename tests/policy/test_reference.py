@@ -19,6 +19,8 @@ from policypress.policy import reference
 from policypress.policy.policy import (
     INT32_MAX,
     INT32_MIN,
+    TANH_INPUT_LIMIT,
+    TANH_INPUT_SCALE,
     ActionTransform,
     Flatten,
     InputQuantization,
@@ -32,6 +34,7 @@ from policypress.policy.policy import (
     Relu,
     Requantization,
     Residual,
+    Tanh,
 )
 
 torch = pytest.importorskip("torch", reason="convolutions and pooling are compared with torch's")
@@ -143,6 +146,43 @@ def test_relu_of_codes_and_of_floats() -> None:
     assert not np.signbit(outputs).any()
 
 
+def test_tanh_of_codes_and_of_floats() -> None:
+    keep = Requantization(int32(2**7), int32(7), -TANH_INPUT_LIMIT, TANH_INPUT_LIMIT)
+    hidden = Layer(np.array([[1]], np.int8), int32(0), 2, ONE, False, keep)
+    last = Layer(np.array([[1]], np.int8), int32(0), 2, ONE, False)
+    x = [[0], [1], [-1], [64], [-64], [199], [200], [-300]]
+    _, record = recorded(tiny((hidden, Tanh(8), last), (1,), InputQuantization(ONE, -300, 300, 10)), x)
+    # 127 tanh(1) = 96.7, 127 tanh(199 / 64) = 126.496; 300 is 255 before the table
+    assert record[1].ravel().tolist() == [0, 2, -2, 97, -97, 126, 127, -127]
+    assert record[0].ravel().tolist()[-1] == -255
+    hidden, last = (Layer(one.weight, np.zeros(1, np.float32), 2, ONE, False) for one in (hidden, last))
+    values = np.linspace(-12, 12, 99, dtype=np.float32)[:, None]
+    outputs, _ = recorded(tiny((hidden, Tanh(), last), (1,), None), values)
+    assert outputs.tobytes() == reference.tanh(values).tobytes()
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_table_of_tanh_is_rounded_correctly(bits: int) -> None:
+    """Every entry, and with room: no machine's tanh could round one of them otherwise."""
+    table, high = reference.tanh_table(bits), 2 ** (bits - 1) - 1
+    exact = [high * math.tanh(code * TANH_INPUT_SCALE) for code in range(TANH_INPUT_LIMIT + 1)]
+    assert table.tolist() == [math.floor(value + 0.5) for value in exact]
+    assert min(abs(value % 1 - 0.5) for value in exact) > 1.5e-4
+    assert (table[0], table[-1]) == (0, high)
+    assert (np.diff(table) >= 0).all()
+    assert not table.flags.writeable
+
+
+@pytest.mark.parametrize(("bits", "error"), [(2, 0.5041), (4, 0.0779), (6, 0.0235), (8, 0.0113)])
+def test_the_error_of_tanh_in_integers(bits: int, error: float) -> None:
+    """Rounding in front and rounding behind: the figures of docs/arithmetic.md."""
+    x = np.linspace(-8, 8, 100_001)
+    codes = np.clip(np.floor(x / TANH_INPUT_SCALE + 0.5), -TANH_INPUT_LIMIT, TANH_INPUT_LIMIT).astype(np.int64)
+    op = Tanh(bits)
+    off = np.abs(reference.tanh_codes(op, codes) / op.high - np.tanh(x)).max()
+    assert 0.97 * error < off < error
+
+
 def test_padding_never_wins_a_maximum() -> None:
     pool = MaxPool2d((3, 3), (2, 2), (1, 1))
     layer = Layer(np.array([[1, 1, 1, 1]], np.int8), int32(0), 2, ONE, False)
@@ -194,6 +234,8 @@ def slow(op: Op, x: Nested, record: list[Nested]) -> Nested:
         x = slow_conv(op, x) if op.is_conv else slow_linear(op, x)
     elif isinstance(op, Relu):
         x = deep(lambda v: max(v, 0), x)
+    elif isinstance(op, Tanh):
+        x = [int(math.copysign(math.floor(op.high * math.tanh(abs(v) / 64) + 0.5), v)) for v in x]
     elif isinstance(op, Flatten):
         x = [v for channel in x for row in channel for v in row]
     elif isinstance(op, MaxPool2d):
@@ -281,7 +323,7 @@ def slow_pool(pool: MaxPool2d, x: Nested) -> Nested:
 
 
 @pytest.mark.parametrize("per_output", [True, False])
-@pytest.mark.parametrize("kind", ["vector", "image"])
+@pytest.mark.parametrize("kind", ["vector", "image", "tanh"])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_integers_equal_those_of_slow_python(bits: int, kind: Kind, per_output: bool) -> None:
     policy = make_policy("integer", kind, bits=bits, seed=bits, per_output=per_output)
@@ -343,7 +385,7 @@ def test_weight_only_convolution_equals_scalar_float32() -> None:
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
-    for numerics, kind in itertools.product(("integer", "weight-only"), ("vector", "image")):
+    for numerics, kind in itertools.product(("integer", "weight-only"), ("vector", "image", "tanh")):
         policy = make_policy(numerics, kind, bits=4)  # type: ignore[arg-type]
         observations = make_observations(policy, 9)
         together = policy.outputs(observations)

@@ -14,12 +14,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from torch import nn
 
 import policypress as pp
 from policypress.compression.compressor import Phase
 from policypress.config import CompressionConfig
 from policypress.errors import PolicypressError, UnsupportedError
-from policypress.policy.policy import Policy
+from policypress.policy.policy import Layer, Policy, Tanh
 from policypress.rl import ResNetExtractor
 from policypress.rl import load as load_agent
 from policypress.rl.callback import attached_compressor
@@ -127,6 +128,22 @@ def test_outputs_before_the_action_are_equal_bit_for_bit_in_integers(algo: str, 
         assert len(np.unique(expected)) > 20
     else:
         np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("algo", ["sac", "dqn"])
+def test_hidden_tanh_is_equal_bit_for_bit_also_after_loading(algo: str, tmp_path: Path) -> None:
+    model = AGENTS[algo](ENVS[algo], gamma=0.0, learning_rate=1e-2, policy_kwargs={"activation_fn": nn.Tanh})
+    learn(model, steps=100)
+    model.policy.set_training_mode(False)
+    model.save(tmp_path / "agent.zip")
+    loaded = load_agent(tmp_path / "agent.zip", algo, env=model.get_env())
+    policy, again, observations = pp.freeze(model), pp.freeze(loaded), observations_for(model)
+    assert [type(op) for op in policy.ops] == [Layer, Tanh, Layer, Tanh, Layer]
+    expected = deployed_outputs(model, observations)
+    assert_alive(expected)
+    for one in (policy, again):
+        assert one.numerics == "integer"
+        np.testing.assert_array_equal(one.outputs(observations), expected)
 
 
 class Single(Follow):

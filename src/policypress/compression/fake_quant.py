@@ -655,7 +655,7 @@ class FakeQuantAdd(nn.Module):
         return skip, branch
 
 
-class FakeQuantTanh(nn.Module):
+class FakeQuantTanh(nn.Tanh):
     """Tanh as the frozen policy computes it: a table from the codes of the layer before (``tanh_input``) to codes of
     ``bits`` bits in the range ``output``, [-1, 1]. Nothing of it is state: until ``active`` it is an ordinary tanh.
     """
@@ -673,7 +673,7 @@ class FakeQuantTanh(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.active:
-            return x.tanh()
+            return super().forward(x)
         return _IntegerTanh.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def values(self, x: torch.Tensor) -> torch.Tensor:
