@@ -300,9 +300,9 @@ def zeros_of(model: BaseAlgorithm) -> dict[str, NDArray[np.bool_]]:
 
 
 def run_config(algo: str = "dqn", **changes: Any) -> TrainConfig:
-    """A run of 100 steps that prunes a 12-12 network to 80 % and quantizes it to 8 bits."""
+    """A run of 100 steps that prunes a 12-12 network (PPO: NatureCNN) to 80 % and quantizes it to 8 bits."""
     settings: dict[str, Any] = {
-        "env": {"sac": FOLLOW, "dqn": PICK}[algo],
+        "env": {"sac": FOLLOW, "dqn": PICK, "ppo": LOOK}[algo],
         "steps": 100,
         "seed": 7,
         "compression": PRESSED,
@@ -310,7 +310,12 @@ def run_config(algo: str = "dqn", **changes: Any) -> TrainConfig:
         "eval_every": 25,
         "eval_episodes": 2,
         "final_episodes": 5,
-        "algo_kwargs": {"learning_starts": 10, "batch_size": 8, **({"train_freq": 1} if algo == "dqn" else {})},
+        **({"network": "nature", "hidden": (12,)} if algo == "ppo" else {}),
+        "algo_kwargs": {
+            "sac": {"learning_starts": 10, "batch_size": 8},
+            "dqn": {"learning_starts": 10, "batch_size": 8, "train_freq": 1},
+            "ppo": {"n_steps": 20, "batch_size": 10},
+        }[algo],
         **changes,
     }
     return TrainConfig(algo, **settings)

@@ -41,7 +41,7 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     try:
         with zipfile.ZipFile(path) as archive:
             contents = {name: archive.read(name) for name in archive.namelist()}
-        data = json.loads(contents["data"])
+        attributes = json.loads(contents["data"])
         weights = torch.load(io.BytesIO(contents["policy.pth"]), map_location=device, weights_only=True)
     except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
         raise RunError(
@@ -58,7 +58,7 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     adapter = adapter_named(algo)
     model_class = adapter.model_class
     no_agent = f"{path} holds no {model_class.__name__} agent: name the algorithm that trained it."
-    if (saved := adapter_that_saved(data)) is not None and saved is not adapter:
+    if (saved := adapter_that_saved(attributes)) is not None and saved is not adapter:
         raise RunError(no_agent)
     try:
         model: BaseAlgorithm = model_class.load(buffer, env=env, device=device)

@@ -19,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.config import TrainConfig, dumps, from_json
@@ -307,12 +308,20 @@ class _RunCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self.evaluate_if_due()
-        if self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint += self._checkpoint_every
-            self.save()
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            self._save_if_due()
         if self.n_calls % 50 == 0:
             self._report()
         return True
+
+    def _on_rollout_start(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if self.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint += self._checkpoint_every
+            self.save()
 
     def evaluate_if_due(self, final: bool = False) -> None:
         last = int(self._rows[-1]["step"]) if self._rows else 0
