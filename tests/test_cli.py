@@ -146,7 +146,7 @@ TRAIN_ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "not a number": (("--sparsity", "nan"), "sparsity=nan must be at least 0 and below 1"),
     "emptied layer": (("--sparsity", "0.999"), "would leave no weight in layer"),
     "env": (("--env", "Pendulm-v1"), "there is no environment 'Pendulm-v1'; did you mean Pendulum-v1?"),
-    "algo": (("--algo", "ppo"), "algo='ppo' is not one of sac, dqn."),
+    "algo": (("--algo", "her"), "algo='her' is not one of sac, ddpg, td3"),
     "algo and actions": (("--algo", "sac"), "SAC needs Box actions, not Discrete(3)"),
     "preset": (("--preset", "paper"), "preset='paper' is not one of"),
     "preset and env": (("--preset", "ivanov2025"), "preset ivanov2025 is for SAC on continuous control"),

@@ -52,7 +52,7 @@ def _verbs() -> None:
 
 @app.command()
 def train(
-    algo: Annotated[str, typer.Option(help="Algorithm: sac or dqn.")],
+    algo: Annotated[str, typer.Option(help="Algorithm: sac, td3, ddpg, tqc, dqn, ppo or a2c.")],
     env: Annotated[str, typer.Option(help="Gymnasium environment id, for example HalfCheetah-v5.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     steps: Annotated[int | None, typer.Option(help="Nominal environment steps.")] = None,

@@ -112,7 +112,7 @@ class CompressionConfig:
         if self.prunes and self.prune_end * steps <= learning_starts:
             raise ConfigError(
                 f"pruning would end at step {self.prune_end * steps:.0f}, before learning starts at step "
-                f"{learning_starts}: train longer or lower learning_starts."
+                f"{learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
             )
         if self.quantizes and self.quantize_start * steps >= total_steps:
             raise ConfigError(
@@ -122,7 +122,7 @@ class CompressionConfig:
         if self.quantizes and self.quantize_start * steps <= learning_starts:
             raise ConfigError(
                 f"quantization would start at step {self.quantize_start * steps:.0f}, before learning starts at "
-                f"step {learning_starts}: train longer or lower learning_starts."
+                f"step {learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
             )
 
 

@@ -118,6 +118,23 @@ def test_shapes_of_actions_and_observations_come_back() -> None:
     assert actions.shape == (4, 3, 1)
 
 
+def test_multi_discrete_actions_come_back() -> None:
+    policy = make_policy("integer", "vector")
+    last = policy.ops[-1]
+    assert isinstance(last, Layer)
+    weight, bias = np.repeat(last.weight, 7, axis=0), np.repeat(last.bias, 7)
+    wide = dataclasses.replace(last, weight=weight, bias=bias, scale=np.resize(last.scale, 21))
+    nvec = (2, 1, *(2,) * 9)  # more groups than an array has dimensions
+    policy = dataclasses.replace(
+        policy, ops=(*policy.ops[:-1], wide), action=ActionTransform("multi-discrete", (11,), "int64", nvec=nvec)
+    )
+    back = artifact.decode(artifact.encode(policy))
+    assert_same(back, policy)
+    assert back.action.nvec == nvec
+    assert back.predict(np.ones((4, 5)))[0].shape == (4, 11)
+    assert "2x1x2x2x2x2x2x2x2x2x2 choices" in repr(back)
+
+
 def test_a_sparse_float_policy_is_stored_sparse() -> None:
     policy = make_policy("float", "vector")
     first, *rest = policy.ops
@@ -295,6 +312,8 @@ def test_bytes_after_the_end() -> None:
         ('"dtype":"float64"', '"dtype":"object"', "dtypes"),
         ('"kind":"box"', '"kind":"cone"', "kind"),
         ('"kind":"box"', '"kind":"discrete"', "discrete"),
+        ('"kind":"box"', '"kind":"multi-discrete"', "nvec"),
+        ('"shape":[3]', '"nvec":[3],"shape":[3]', "others"),
         ('"shape":[5]', '"shape":[-5]', "shape"),
         ('"shape":[5]', '"shape":[5.0]', "shape"),
         ('"shape":[5]', '"shape":[1000000000,1000000000]', "normalization"),

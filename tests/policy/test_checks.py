@@ -15,6 +15,7 @@ from policypress.policy.checks import check_accumulators, output_shape
 from policypress.policy.policy import (
     INT32_MAX,
     INT32_MIN,
+    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
@@ -185,6 +186,8 @@ def test_policies_that_cannot_be() -> None:
     broken(policy, "float activations", input=None)
     broken(policy, "inverse scales", input=InputQuantization(np.ones(4, np.float32), -7, 7, 4))
     broken(policy, "cannot give actions", action=make_action(4))
+    groups = ActionTransform("multi-discrete", (2,), "int64", nvec=(3, 3))
+    broken(policy, r"cannot give actions \(3, 3\)", action=groups)
     broken(make_policy("weight-only", "vector"), "of an integer policy", input=CODES)
     broken(make_policy("float", "vector"), "of an integer policy", input=CODES)
     broken(make_policy("weight-only", "image"), "of an integer policy|residual", input=CODES)

@@ -271,6 +271,27 @@ def test_action_transforms_that_cannot_be(change: dict[str, Any], words: str) ->
     refuse(ActionTransform, BOX | change, words)
 
 
+GROUPS: dict[str, Any] = {"kind": "multi-discrete", "shape": (2,), "dtype": "int64", "nvec": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (GROUPS | {"nvec": ()}, "nvec of at least 1"),
+        (GROUPS | {"nvec": (2, 0)}, "nvec of at least 1"),
+        (GROUPS | {"shape": (3,)}, r"not \(3,\)"),
+        (GROUPS | {"dtype": "int32"}, "int64"),
+        (GROUPS | {"start": 1}, "no start"),
+        (GROUPS | {"squash": True}, "no squashing"),
+        (BOX | {"nvec": (2,)}, "Only multi-discrete"),
+        ({"kind": "discrete", "dtype": "int64", "nvec": (2,)}, "Only multi-discrete"),
+    ],
+)
+def test_multi_discrete_actions_that_cannot_be(fields: dict[str, Any], words: str) -> None:
+    ActionTransform(**GROUPS)
+    refuse(ActionTransform, fields, words)
+
+
 def test_a_start_of_more_than_32_bits_is_refused() -> None:
     refuse(ActionTransform, {"kind": "discrete", "dtype": "int64", "start": 2**31}, "32 bits")
 

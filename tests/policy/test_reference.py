@@ -614,3 +614,10 @@ def test_discrete_action_is_the_first_of_the_largest() -> None:
     got = reference.act(transform, np.array([[0, 2, 2], [5, 2, 5], [-3, -2, -1]], np.float32))
     assert got.dtype == np.int64
     assert got.tolist() == [0, -1, 1]
+
+
+def test_multi_discrete_action_is_the_first_of_the_largest_in_every_group() -> None:
+    transform = ActionTransform("multi-discrete", (3,), "int64", nvec=(2, 1, 3))
+    got = reference.act(transform, np.array([[0, 1, -9, 4, 4, 5], [2, 2, 7, 8, 1, 8]], np.float32))
+    assert got.dtype == np.int64
+    assert got.tolist() == [[1, 0, 2], [0, 0, 0]]

@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import DQN, PPO, SAC
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -224,8 +225,8 @@ def test_logger_gets_phase_sparsity_and_ranges() -> None:
 
 
 def test_unsupported_algorithm() -> None:
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, device="cpu")
-    with pytest.raises(UnsupportedError, match=r"^PPO agents cannot be pressed; supported are SAC, DQN\.$"):
+    model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
+    with pytest.raises(UnsupportedError, match=r"^RecurrentPPO agents cannot be pressed; supported are SAC, DDPG, "):
         model.learn(16, callback=CompressionCallback(PRUNED))
 
 
@@ -423,13 +424,13 @@ def test_what_is_not_an_agent_is_refused(content: bytes | None, tmp_path: Path) 
         policypress.rl.load(file, "sac")
 
 
-@pytest.mark.parametrize(("saved", "opened"), [("sac", "dqn"), ("dqn", "sac")])
+@pytest.mark.parametrize(("saved", "opened"), [("sac", "dqn"), ("dqn", "sac"), ("sac", "ppo"), ("sac", "td3")])
 def test_an_agent_of_another_algorithm_is_refused(saved: str, opened: str, tmp_path: Path) -> None:
     AGENTS[saved]().save(tmp_path / "agent.zip")
     with pytest.raises(RunError, match=f"holds no {opened.upper()} agent: name the algorithm that trained it"):
         policypress.rl.load(tmp_path / "agent.zip", opened)
-    with pytest.raises(ConfigError, match="algo='ppo' is not one of sac, dqn"):
-        policypress.rl.load(tmp_path / "agent.zip", "ppo")
+    with pytest.raises(ConfigError, match="algo='her' is not one of sac, ddpg, td3"):
+        policypress.rl.load(tmp_path / "agent.zip", "her")
 
 
 def test_an_agent_that_policypress_never_saw_opens_too(tmp_path: Path) -> None:

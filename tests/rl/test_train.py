@@ -24,8 +24,8 @@ from policypress.rl.compare import train_all
 from policypress.rl.plan import dense_baseline, plan
 from rl.toys import FILES, FOLLOW, LOOK, LOOK_CHANNELS_LAST, NAMED, PICK, PRESSED, dqn, image_dqn, run_config, sac
 
-STEPS = {"sac": 100, "dqn": 150}
-CONFIGS = {"sac": run_config("sac"), "dqn": run_config("dqn", n_envs=2, extension=0.5)}
+STEPS = {"sac": 100, "dqn": 150, "ppo": 100}
+CONFIGS = {"sac": run_config("sac"), "dqn": run_config("dqn", n_envs=2, extension=0.5), "ppo": run_config("ppo")}
 
 
 class Run(NamedTuple):
@@ -35,7 +35,7 @@ class Run(NamedTuple):
     progress: list[tuple[int, int, float | None]]
 
 
-@pytest.fixture(scope="module", params=["sac", "dqn"])
+@pytest.fixture(scope="module", params=CONFIGS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out, config = tmp_path_factory.mktemp(request.param) / "made" / "run", CONFIGS[request.param]
     progress: list[Any] = []
@@ -77,7 +77,12 @@ def test_result_tells_what_happened(run: Run) -> None:
 
 
 def test_ratio_counts_from_the_network_that_would_be_deployed_otherwise(run: Run) -> None:
-    parameters = {"sac": (3 + 1) * 256 + (256 + 1) * 256 + (256 + 1) * 2, "dqn": 4 * 64 + 65 * 64 + 65 * 3}
+    convolutions = (4 * 8 * 8 + 1) * 32 + (32 * 4 * 4 + 1) * 64 + (64 * 3 * 3 + 1) * 64
+    parameters = {
+        "sac": (3 + 1) * 256 + (256 + 1) * 256 + (256 + 1) * 2,
+        "dqn": 4 * 64 + 65 * 64 + 65 * 3,
+        "ppo": convolutions + 65 * 512 + 513 * 2,
+    }
     assert run.result["size"]["baseline_bytes"] == parameters[run.config.algo] * 4
 
 
@@ -104,7 +109,7 @@ def test_agent_file_holds_the_same_policy(run: Run) -> None:
 
 def test_learning_curve_has_a_row_for_each_evaluation(run: Run) -> None:
     rows = rows_of(run.out)
-    steps = {"sac": [25, 50, 75, 100], "dqn": [26, 50, 76, 100, 126, 150]}[run.config.algo]
+    steps = [26, 50, 76, 100, 126, 150] if run.config.algo == "dqn" else [25, 50, 75, 100]
     assert [int(row["step"]) for row in rows] == steps
     sparsity = [float(row["sparsity"]) for row in rows]
     assert sparsity == sorted(sparsity)
@@ -222,7 +227,8 @@ def test_checkpoints_do_not_change_what_is_learned(run: Run, tmp_path: Path, no_
 
 
 REFUSED: dict[str, tuple[TrainConfig, type[PolicypressError], str]] = {
-    "algo": (TrainConfig("ppo", PICK, 100), ConfigError, r"algo='ppo' is not one of sac, dqn\."),
+    "algo": (TrainConfig("her", PICK, 100), ConfigError, r"algo='her' is not one of sac, ddpg, td3, tqc, .*a2c\."),
+    "rollout": (TrainConfig("ppo", PICK, 100), ConfigError, "learning starts at step 2048, after the last one"),
     "setting": (run_config(algo_kwargs={"lerning_rate": 1}), ConfigError, "DQN takes no setting lerning_rate; it"),
     "ours": (run_config(algo_kwargs={"policy_kwargs": {}}), ConfigError, "DQN takes no setting policy_kwargs"),
     "text": (run_config(algo_kwargs={"gamma": "much"}), ConfigError, "gamma='much' is not a number"),

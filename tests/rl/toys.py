@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.compression.compressor import Compressor
 from policypress.config import CompressionConfig, TrainConfig
+from policypress.rl.adapters import ADAPTERS
 from policypress.rl.callback import CompressionCallback, attached_compressor
 
 EPISODE = 10
@@ -111,6 +115,34 @@ class LookChannelsLast(Look):
         return np.moveaxis(super()._draw(), 0, -1)
 
 
+class Choose(Pick):
+    """Multi-discrete: say which of two numbers is larger, and which of three."""
+
+    observation_space = spaces.Box(-1, 1, (5,), np.float32)
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def _draw(self) -> Any:
+        return self.np_random.uniform(-1, 1, 5).astype(np.float32)
+
+    def _reward(self, action: Any) -> float:
+        return float(action[0] == np.argmax(self._shown[:2])) + float(action[1] == np.argmax(self._shown[2:]))
+
+
+class ChooseOther(Choose):
+    """``Choose`` with its questions in the other order."""
+
+    action_space = spaces.MultiDiscrete([3, 2])
+
+
+class Aim(Look):
+    """``Look`` with a continuous answer."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def _reward(self, action: Any) -> float:
+        return -abs(float(action[0]) - (2 * self._bright - 1))
+
+
 class Named(_Toy):
     """Dict observations."""
 
@@ -126,9 +158,11 @@ class Named(_Toy):
 
 FOLLOW, PICK, LOOK = "toys/Follow-v0", "toys/Pick-v0", "toys/Look-v0"
 PICK_OF_FOUR, LOOK_CHANNELS_LAST, NAMED = "toys/PickOfFour-v0", "toys/LookChannelsLast-v0", "toys/Named-v0"
+CHOOSE, CHOOSE_OTHER, AIM = "toys/Choose-v0", "toys/ChooseOther-v0", "toys/Aim-v0"
 for _id, _kind in {
     FOLLOW: Follow, PICK: Pick, LOOK: Look,
-    PICK_OF_FOUR: PickOfFour, LOOK_CHANNELS_LAST: LookChannelsLast, NAMED: Named,
+    PICK_OF_FOUR: PickOfFour, LOOK_CHANNELS_LAST: LookChannelsLast, NAMED: Named, CHOOSE: Choose,
+    CHOOSE_OTHER: ChooseOther, AIM: Aim,
 }.items():  # fmt: skip
     gym.register(_id, entry_point=_kind, disable_env_checker=True)
 
@@ -171,6 +205,24 @@ def image_dqn(policy_kwargs: dict[str, Any] | None = None, env: str = LOOK, **kw
         "seed": 3, "device": "cpu", **kwargs,
     }  # fmt: skip
     return DQN("CnnPolicy", _environment(env, 1), policy_kwargs=policy_kwargs, **settings)
+
+
+def agent(algo: str, env: str, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    """A small ReLU agent of any algorithm: 16-16 networks on vectors, NatureCNN on images."""
+    adapter = ADAPTERS[algo]
+    settings: dict[str, Any] = {"seed": 3, "device": "cpu"}
+    if issubclass(adapter.model_class, OffPolicyAlgorithm):
+        settings |= {"learning_starts": 20, "batch_size": 8, "buffer_size": 400}
+        settings |= {} if isinstance(adapter.net_arch(()), dict) else {"train_freq": 1}
+    else:
+        settings |= {"n_steps": 20}
+        settings |= {"batch_size": 10} if "batch_size" in signature(adapter.model_class).parameters else {}
+    image = env in (LOOK, AIM, LOOK_CHANNELS_LAST)
+    shape: dict[str, Any] = {"features_extractor_kwargs": {"features_dim": 16}} if image else {}
+    network = {"net_arch": [16, 16], "activation_fn": torch.nn.ReLU, **shape, **(policy_kwargs or {})}
+    if image:
+        network.setdefault("features_extractor_class", NatureCNN)
+    return adapter.model_class("MlpPolicy", _environment(env, 1), policy_kwargs=network, **settings | kwargs)
 
 
 AGENTS: dict[str, Callable[..., Any]] = {"sac": sac, "dqn": dqn}
@@ -248,9 +300,9 @@ def zeros_of(model: BaseAlgorithm) -> dict[str, NDArray[np.bool_]]:
 
 
 def run_config(algo: str = "dqn", **changes: Any) -> TrainConfig:
-    """A run of 100 steps that prunes a 12-12 network to 80 % and quantizes it to 8 bits."""
+    """A run of 100 steps that prunes a 12-12 network (PPO: NatureCNN) to 80 % and quantizes it to 8 bits."""
     settings: dict[str, Any] = {
-        "env": {"sac": FOLLOW, "dqn": PICK}[algo],
+        "env": {"sac": FOLLOW, "dqn": PICK, "ppo": LOOK}[algo],
         "steps": 100,
         "seed": 7,
         "compression": PRESSED,
@@ -258,7 +310,12 @@ def run_config(algo: str = "dqn", **changes: Any) -> TrainConfig:
         "eval_every": 25,
         "eval_episodes": 2,
         "final_episodes": 5,
-        "algo_kwargs": {"learning_starts": 10, "batch_size": 8, **({"train_freq": 1} if algo == "dqn" else {})},
+        **({"network": "nature", "hidden": (12,)} if algo == "ppo" else {}),
+        "algo_kwargs": {
+            "sac": {"learning_starts": 10, "batch_size": 8},
+            "dqn": {"learning_starts": 10, "batch_size": 8, "train_freq": 1},
+            "ppo": {"n_steps": 20, "batch_size": 10},
+        }[algo],
         **changes,
     }
     return TrainConfig(algo, **settings)

@@ -69,7 +69,7 @@ def freeze(
         "versions": _versions(),
         **(provenance or {}),
     }
-    recorded = _recorded_observations(model)
+    recorded = _recorded_observations(model, observation)
     policy = freeze_graph(
         adapter.graph(model),
         observation,
@@ -184,15 +184,19 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
     return values
 
 
-def _recorded_observations(model: Any) -> NDArray[Any] | None:
-    """Up to 32 observations that the agent met, evenly spread over its replay buffer."""
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is None or buffer.size() == 0:
+def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArray[Any] | None:
+    """Up to 32 observations that the agent met, evenly spread over its replay buffer or last rollout."""
+    shape, dtype = transform.shape, np.dtype(transform.dtype)
+    replay, rollout = getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None)
+    if replay is not None and replay.size() > 0:
+        met = replay.observations[: replay.size(), 0]
+    elif rollout is not None and rollout.full and transform.normalization is None:  # a rollout holds normalized ones
+        met = rollout.observations.reshape(-1, *shape)
+    else:
         return None
-    shape, dtype = model.observation_space.shape, model.observation_space.dtype
-    count = max(1, min(32, buffer.size(), _TEST_VECTOR_BYTES // (int(np.prod(shape)) * dtype.itemsize)))
-    picks = np.linspace(0, buffer.size() - 1, count).astype(int)
-    return np.asarray(buffer.observations[picks, 0]).reshape(count, *shape).astype(dtype)
+    count = max(1, min(32, len(met), _TEST_VECTOR_BYTES // (int(np.prod(shape)) * dtype.itemsize)))
+    picks = np.linspace(0, len(met) - 1, count).astype(int)
+    return np.asarray(met[picks]).reshape(count, *shape).astype(dtype)
 
 
 def _environment_id(model: BaseAlgorithm) -> str | None:

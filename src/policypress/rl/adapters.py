@@ -129,6 +129,8 @@ class Adapter(ABC):
             raise UnsupportedError(
                 f"{self.model_class.__name__} needs {names} actions, not {action_space}: choose another --algo."
             )
+        if isinstance(action_space, spaces.MultiDiscrete) and len(action_space.shape) != 1:
+            raise UnsupportedError(f"multi-discrete actions of shape {action_space.shape} must be flattened first.")
         if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete) and np.any(action_space.start != 0):
             raise UnsupportedError(
                 f"actions that count from {action_space.start} are not Stable-Baselines3's: wrap the environment so "
@@ -155,6 +157,7 @@ class _ContinuousAdapter(Adapter):
     """Off-policy actor-critic: one actor of Box actions, critics that value them."""
 
     default_hidden, action_spaces = (256, 256), (spaces.Box,)
+    critic_hidden: tuple[int, ...] = (256, 256)
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:
         return model.actor.optimizer  # type: ignore[no-any-return]
@@ -163,7 +166,7 @@ class _ContinuousAdapter(Adapter):
         return _box_action(model.action_space, squash=True)
 
     def net_arch(self, hidden: Sequence[int]) -> Any:
-        return {"pi": list(hidden), "qf": list(self.default_hidden)}
+        return {"pi": list(hidden), "qf": list(self.critic_hidden)}
 
     def imitation(self, model: BaseAlgorithm) -> Imitation:
         return "action"
@@ -194,6 +197,7 @@ class TQCAdapter(SACAdapter):
 class CrossQAdapter(SACAdapter):
     name, policy_module = "crossq", "sb3_contrib.crossq.policies"
     model_class: Any = getattr(sb3_contrib, "CrossQ", None)
+    critic_hidden = (1024, 1024)
 
     def graph(self, model: Any) -> Graph:
         actor = model.actor
@@ -218,7 +222,7 @@ class CrossQAdapter(SACAdapter):
 
 class TD3Adapter(_ContinuousAdapter):
     name, model_class, policy_module = "td3", TD3, "stable_baselines3.td3.policies"
-    default_hidden = (400, 300)
+    default_hidden = critic_hidden = (400, 300)
 
     def graph(self, model: Any) -> Graph:
         return self._actor_graph(model.actor)

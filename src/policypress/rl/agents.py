@@ -288,7 +288,7 @@ def _rebuilt(
             "trained in."
         )
     model.policy.load_state_dict(weights)
-    model.num_timesteps, model.seed = int(data.get("num_timesteps") or 0), data.get("seed")
+    model.num_timesteps, model.seed = _whole(data.get("num_timesteps")) or 0, _whole(data.get("seed"))
     rebuilt: BaseAlgorithm = model
     return rebuilt
 
@@ -319,6 +319,10 @@ def _policy_kwargs(path: Path, data: Mapping[str, Any], weights: Mapping[str, to
     if isinstance(kwargs.get("net_arch"), list) and kwargs["net_arch"] and isinstance(kwargs["net_arch"][0], dict):
         kwargs["net_arch"] = kwargs["net_arch"][0]  # written before Stable-Baselines3 1.8
     return kwargs
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _needs_trust(path: Path, reason: str) -> UnsupportedError:

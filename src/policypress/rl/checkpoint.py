@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from policypress.config import CompressionConfig, from_json
 from policypress.errors import RunError
-from policypress.rl.adapters import adapter_named
+from policypress.rl.adapters import adapter_named, adapter_that_saved
 from policypress.rl.callback import STATE_ATTRIBUTE, attach
 
 QUANTIZER_KEY = ".policypress_quantizer."
@@ -42,8 +41,9 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     try:
         with zipfile.ZipFile(path) as archive:
             contents = {name: archive.read(name) for name in archive.namelist()}
+        attributes = json.loads(contents["data"])
         weights = torch.load(io.BytesIO(contents["policy.pth"]), map_location=device, weights_only=True)
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
         raise RunError(
             f"{path} is not an agent saved by Stable-Baselines3: give the zip that model.save wrote."
         ) from error
@@ -55,11 +55,15 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
         for name, data in contents.items():
             archive.writestr(name, data)
     buffer.seek(0)
-    model_class = adapter_named(algo).model_class
+    adapter = adapter_named(algo)
+    model_class = adapter.model_class
+    no_agent = f"{path} holds no {model_class.__name__} agent: name the algorithm that trained it."
+    if (saved := adapter_that_saved(attributes)) is not None and saved is not adapter:
+        raise RunError(no_agent)
     try:
         model: BaseAlgorithm = model_class.load(buffer, env=env, device=device)
     except (AttributeError, KeyError) as error:
-        raise RunError(f"{path} holds no {model_class.__name__} agent: name the algorithm that trained it.") from error
+        raise RunError(no_agent) from error
     state = getattr(model, STATE_ATTRIBUTE, None)
     if state is not None:
         compressor = attach(model, from_json(CompressionConfig, state["config"]), state["steps"])
@@ -69,14 +73,17 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     return model
 
 
-def map_replay_buffer(model: OffPolicyAlgorithm, folder: Path, resume: bool) -> None:
+def map_replay_buffer(model: BaseAlgorithm, folder: Path, resume: bool) -> None:
     """Puts the replay buffer's arrays into files under ``folder``, so that a checkpoint need not copy them.
+
+    Does nothing for on-policy agents: they have none, and collect a rollout anew after a resume.
 
     After a crash, transitions newer than the checkpoint are overwritten as training goes on; no older one is lost
     except those that they had already replaced in a full buffer.
     """
-    buffer = model.replay_buffer
-    assert isinstance(buffer, ReplayBuffer)
+    buffer = getattr(model, "replay_buffer", None)
+    if not isinstance(buffer, ReplayBuffer):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(buffer, name) for name in _BUFFER_ARRAYS if getattr(buffer, name, None) is not None}
     needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(folder).free
@@ -98,16 +105,15 @@ def map_replay_buffer(model: OffPolicyAlgorithm, folder: Path, resume: bool) -> 
         setattr(buffer, name, mapped)
 
 
-def save_checkpoint(model: OffPolicyAlgorithm, folder: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint named after ``num_timesteps`` under ``folder``, then removes the older ones.
 
-    ``state`` (JSON values) travels with it. The replay buffer must be mapped by ``map_replay_buffer``.
+    ``state`` (JSON values) travels with it. A replay buffer must be mapped by ``map_replay_buffer``.
     """
     final = folder / f"step-{model.num_timesteps:012d}"
     if final.exists():
         return
-    buffer = model.replay_buffer
-    assert isinstance(buffer, ReplayBuffer)
+    buffer = getattr(model, "replay_buffer", None)
     for name in _BUFFER_ARRAYS:
         array = getattr(buffer, name, None)
         if isinstance(array, np.memmap):
@@ -115,7 +121,9 @@ def save_checkpoint(model: OffPolicyAlgorithm, folder: Path, state: dict[str, An
     folder.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     model.save(partial / "agent.zip")
-    everything = {**state, "buffer": {"pos": buffer.pos, "full": buffer.full}, "random": _random_state()}
+    everything = {**state, "random": _random_state()}
+    if isinstance(buffer, ReplayBuffer):
+        everything["buffer"] = {"pos": buffer.pos, "full": buffer.full}
     (partial / "state.json").write_text(json.dumps(everything))
     partial.rename(final)
     for old in folder.iterdir():
@@ -129,12 +137,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore_checkpoint(model: OffPolicyAlgorithm, checkpoint: Path) -> dict[str, Any]:
+def restore_checkpoint(model: BaseAlgorithm, checkpoint: Path) -> dict[str, Any]:
     """Buffer position and random states of ``checkpoint``; returns the ``state`` it was saved with."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-    buffer = model.replay_buffer
-    assert isinstance(buffer, ReplayBuffer)
-    buffer.pos, buffer.full = int(state["buffer"]["pos"]), bool(state["buffer"]["full"])
+    buffer = getattr(model, "replay_buffer", None)
+    if isinstance(buffer, ReplayBuffer):
+        buffer.pos, buffer.full = int(state["buffer"]["pos"]), bool(state["buffer"]["full"])
     saved = state["random"]
     torch.set_rng_state(torch.tensor(saved["torch"], dtype=torch.uint8))
     name, keys, *rest = saved["numpy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from policypress import presets
 from policypress.config import CompressionConfig, TrainConfig
 from policypress.errors import ConfigError
+from policypress.rl.adapters import adapter_named
 from policypress.rl.environments import is_atari, make_env
 
 DEFAULT_PRESET = "policypress"
@@ -40,7 +42,9 @@ def plan(
     training = dict(training or {})
     network = training.setdefault("network", "nature" if image else "mlp")
     settings = presets.train_settings(preset, family, network, steps)
-    settings["algo_kwargs"] = {**settings.get("algo_kwargs", {}), **(algo_kwargs or {})}
+    taken = inspect.signature(adapter_named(algo).model_class).parameters  # a preset speaks of SAC and DQN
+    preset_kwargs = {name: value for name, value in settings.get("algo_kwargs", {}).items() if name in taken}
+    settings["algo_kwargs"] = {**preset_kwargs, **(algo_kwargs or {})}
     return TrainConfig(
         algo,
         env,

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.config import TrainConfig, dumps, from_json
@@ -141,7 +142,7 @@ def _run(config: TrainConfig, files: RunFiles, adapter: Adapter, progress: Progr
 
 
 def _finish(
-    config: TrainConfig, files: RunFiles, model: OffPolicyAlgorithm, adapter: Adapter, run: _RunCallback
+    config: TrainConfig, files: RunFiles, model: BaseAlgorithm, adapter: Adapter, run: _RunCallback
 ) -> dict[str, Any]:
     policy = _freeze(config, model, adapter)
     evaluation = evaluate(policy, episodes=config.final_episodes, seed=FINAL_SEED).as_dict()
@@ -170,7 +171,7 @@ def read_evaluations(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(RunFiles(Path(out)).evaluations.read_text())))
 
 
-def _freeze(config: TrainConfig, model: OffPolicyAlgorithm, adapter: Adapter) -> Policy:
+def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter) -> Policy:
     baseline = adapter.default_parameters(model) * 4 if config.hidden else None
     compression = json.loads(dumps(config.compression)) if config.compression != type(config.compression)() else None
     return freeze(
@@ -200,11 +201,12 @@ def _model(
 
 def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
     kwargs = dict(config.algo_kwargs)
-    default_size = inspect.signature(adapter.model_class).parameters["buffer_size"].default
+    buffer = inspect.signature(adapter.model_class).parameters.get("buffer_size")
     if isinstance(kwargs.get("train_freq"), list):  # JSON has no tuples
         kwargs["train_freq"] = tuple(kwargs["train_freq"])
-    # A buffer larger than the run is never filled: the same training, less memory.
-    kwargs["buffer_size"] = min(int(kwargs.get("buffer_size", default_size)), config.total_steps + config.n_envs)
+    if buffer is not None:
+        # A buffer larger than the run is never filled: the same training, less memory.
+        kwargs["buffer_size"] = min(int(kwargs.get("buffer_size", buffer.default)), config.total_steps + config.n_envs)
     policy_kwargs = adapter.policy_kwargs(config) or None
     try:
         return adapter.model_class(
@@ -216,9 +218,10 @@ def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
             **kwargs,
         )
     except MemoryError as error:
+        setting, example = ("buffer_size", 100_000) if buffer is not None else ("n_steps", 256)
         raise ConfigError(
-            f"a replay buffer of {kwargs['buffer_size']:,} transitions does not fit into memory: lower it, for example "
-            "--set buffer_size=100000."
+            f"a buffer of {kwargs.get(setting)} transitions does not fit into memory: lower it, for example "
+            f"--set {setting}={example}."
         ) from error
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
@@ -247,10 +250,6 @@ def check(config: TrainConfig) -> Adapter:
     for name, value in config.algo_kwargs.items():
         if isinstance(value, str) and isinstance(known[name].default, int | float):
             raise ConfigError(f"{name}={value!r} is not a number: give one as in {name}={known[name].default}.")
-    learning_starts = config.algo_kwargs.get("learning_starts", known["learning_starts"].default)
-    config.compression.check_reachable(config.steps, config.total_steps, int(learning_starts))
-    if learning_starts >= config.total_steps:
-        raise ConfigError(f"learning starts at step {learning_starts}, after the last one: train longer.")
     env = make_env(config.env, training=False)
     try:
         adapter.check_spaces(env.observation_space, env.action_space)
@@ -263,10 +262,17 @@ def check(config: TrainConfig) -> Adapter:
     finally:
         env.close()
     # A trial shows what only the agent itself can tell, before anything is written.
-    small = replace(config, n_envs=1, algo_kwargs={**config.algo_kwargs, "buffer_size": 1})
+    small = config
+    if "buffer_size" in known:
+        small = replace(config, n_envs=1, algo_kwargs={**config.algo_kwargs, "buffer_size": 1})
     trial = _training_env(small)
     try:
-        attach(_new_model(small, adapter, trial), config.compression, config.steps)
+        model = _new_model(small, adapter, trial)
+        learning_starts = adapter.learning_starts(model)
+        config.compression.check_reachable(config.steps, config.total_steps, learning_starts)
+        if learning_starts >= config.total_steps:
+            raise ConfigError(f"learning starts at step {learning_starts}, after the last one: train longer.")
+        attach(model, config.compression, config.steps)
     finally:
         trial.close()
     return adapter
@@ -302,12 +308,20 @@ class _RunCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self.evaluate_if_due()
-        if self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint += self._checkpoint_every
-            self.save()
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            self._save_if_due()
         if self.n_calls % 50 == 0:
             self._report()
         return True
+
+    def _on_rollout_start(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if self.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint += self._checkpoint_every
+            self.save()
 
     def evaluate_if_due(self, final: bool = False) -> None:
         last = int(self._rows[-1]["step"]) if self._rows else 0
