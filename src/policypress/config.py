@@ -14,14 +14,14 @@ FLOAT_BITS = 32
 
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
-Criterion = Literal["magnitude", "random"]
+Criterion = Literal["magnitude", "flow", "random"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "allocation": ("erk", "uniform", "ivanov2025", "global"),
     "schedule": ("cubic", "linear", "one-shot", "constant"),
-    "criterion": ("magnitude", "random"),
+    "criterion": ("magnitude", "flow", "random"),
     "granularity": ("auto", "tensor", "channel"),
     "weight_range": ("mse", "minmax", "learned"),
 }
@@ -41,6 +41,7 @@ class CompressionConfig:
     allocation: Allocation = "erk"
     schedule: Schedule = "cubic"
     criterion: Criterion = "magnitude"
+    """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units."""
     prune_start: float = 0.2
     prune_end: float = 0.8
     prune_iterations: int = 600
@@ -73,6 +74,10 @@ class CompressionConfig:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number.")
         if not 0.0 <= self.sparsity < 1.0:
             raise ConfigError(f"sparsity={self.sparsity} must be at least 0 and below 1, for example sparsity=0.95.")
+        if self.criterion == "flow" and self.prune_auxiliary:
+            raise ConfigError(
+                "criterion=flow ranks the weights of the deployed network alone: leave prune_auxiliary off."
+            )
         if not 0.0 <= self.prune_start <= self.prune_end:
             raise ConfigError(
                 f"prune_start={self.prune_start} and prune_end={self.prune_end} must satisfy "

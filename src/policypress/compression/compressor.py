@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from policypress.compression.allocation import allocate
-from policypress.compression.criterion import score
+from policypress.compression.criterion import flow, score
 from policypress.compression.fake_quant import (
     STEP_STRIDE,
     ActivationQuantizer,
@@ -177,8 +177,8 @@ class Compressor:
         self.sparsity = self.config.sparsity * due
         scores = [
             # What is pruned already is worth less than any live weight, also less than a live zero.
-            torch.where(mask, score(self.config.criterion, weight, self._generator), -1.0)
-            for weight, mask in zip(self._masks.weights, self._masks.masks, strict=True)
+            torch.where(mask, worth, -1.0)
+            for worth, mask in zip(self._scores(self._masks.weights), self._masks.masks, strict=True)
         ]
         if self.config.allocation == "global":
             zeros = _global_zeros(scores, self.sparsity)
@@ -192,6 +192,12 @@ class Compressor:
             with torch.no_grad():
                 for node, mask in zip(target.layers, masks, strict=False):
                     node.module.weight.mul_(mask)
+
+    def _scores(self, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if self.config.criterion == "flow":
+            scores = flow(self.graph.nodes)
+            return [scores[node.name] for node in self.graph.layers]
+        return [score(self.config.criterion, weight, self._generator) for weight in weights]
 
     def _set_phase(self, phase: Phase) -> None:
         was, self.phase = self.phase, phase
