@@ -21,20 +21,24 @@ fractions = st.floats(0, 2)
 @st.composite
 def compressions(draw: st.DrawFn) -> CompressionConfig:
     start, end = sorted((draw(fractions), draw(fractions)))
+    criterion = draw(st.sampled_from(["magnitude", "flow", "random"]))
+    weight_bits = draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 32]))
+    weight_range = draw(st.sampled_from(["mse", "minmax", "learned"]))
     return CompressionConfig(
         sparsity=draw(st.floats(0, 1, exclude_max=True)),
         allocation=draw(st.sampled_from(["erk", "uniform", "ivanov2025", "global"])),
         schedule=draw(st.sampled_from(["cubic", "linear", "one-shot", "constant"])),
-        criterion=draw(st.sampled_from(["magnitude", "random"])),
+        criterion=criterion,
         prune_start=start,
         prune_end=end,
         prune_iterations=draw(st.integers(1, 1000)),
-        prune_auxiliary=draw(st.booleans()),
-        weight_bits=draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 32])),
+        prune_auxiliary=criterion != "flow" and draw(st.booleans()),
+        weight_bits=weight_bits,
         activation_bits=draw(st.sampled_from([0, 2, 3, 4, 5, 6, 7, 8])),
         input_bits=draw(st.integers(2, 16)),
         granularity=draw(st.sampled_from(["auto", "tensor", "channel"])),
-        weight_range=draw(st.sampled_from(["mse", "minmax"])),
+        weight_range=weight_range,
+        rate_weight=draw(st.floats(0, 1)) if weight_range == "learned" and weight_bits < 32 else 0.0,
         quantize_start=draw(fractions),
         observe=draw(fractions),
     )
@@ -167,7 +171,7 @@ def test_json_of_the_wrong_type_is_a_config_error(broken: dict[str, Any]) -> Non
         ({"observe": -0.1}, "quantize_start and observe must not be negative"),
         ({"allocation": "ERK"}, "allocation='ERK' is not one of erk, uniform, ivanov2025, global"),
         ({"schedule": "cosine"}, "schedule='cosine' is not one of cubic, linear, one-shot, constant"),
-        ({"criterion": "gradient"}, "criterion='gradient' is not one of magnitude, random"),
+        ({"criterion": "gradient"}, "criterion='gradient' is not one of magnitude, flow, random"),
         ({"granularity": "row"}, "granularity='row' is not one of auto, tensor, channel"),
         ({"weight_range": "max"}, "weight_range='max' is not one of mse, minmax"),
     ],

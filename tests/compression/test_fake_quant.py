@@ -36,6 +36,7 @@ from policypress.compression.fake_quant import (
 )
 from policypress.compression.graph import LayerNode, Node, ResidualNode, TanhNode
 from policypress.config import CompressionConfig, Granularity, WeightRange
+from policypress.measure.size import size
 from policypress.policy import reference
 from policypress.policy.freeze import freeze_graph
 from policypress.policy.policy import ActionTransform, ObservationTransform, Policy, Requantization
@@ -1043,3 +1044,108 @@ def test_the_module_under_test_computes_in_integers() -> None:
     assert {type(node.module) for node in compressor.graph.layers} == {fake_quant.FakeQuantLinear}
     policy = frozen(compressor, (5,))
     assert {int(code) for layer in policy.layers for code in np.unique(layer.weight)} == {-1, 0, 1}
+
+
+# Learned steps and the price of bits
+
+
+def esser(weight: torch.Tensor, step: torch.Tensor, high: int) -> torch.Tensor:
+    """Real weights of a learned step, differentiable in both as Esser et al. 2020 define it."""
+    exact = (weight / step).clamp(-high, high)
+    return (exact + (exact.round() - exact).detach()) * step
+
+
+@pytest.mark.parametrize("activation_bits", [0, 8])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_step_gets_the_gradient_of_esser(bits: int, granularity: Granularity, activation_bits: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    config = CompressionConfig(
+        weight_bits=bits, weight_range="learned", granularity=granularity, activation_bits=activation_bits,
+        quantize_start=0.5, observe=0.5,
+    )  # fmt: skip
+    compressor = Compressor(network, optimizer, config, 2)
+    x = torch.randn(64, 6) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0, 5.0])
+    compressor.step(0)
+    network(x)
+    compressor.step(1)
+    network.train()
+    wanted = torch.randn(64, 3)
+    ((network(x) - wanted) ** 2).mean().backward()
+    last = network[2]
+    quantizer = last.policypress_quantizer
+    step = quantizer.step.clone().requires_grad_()
+    with torch.no_grad():
+        hidden = network[1](network[0](x))
+    real = esser(last.weight.detach(), step.reshape(-1, 1), quantizer.high)
+    outputs = F.linear(hidden, real, last.bias)
+    outputs = outputs + (network(x) - outputs).detach()  # biases and inputs are rounded too
+    ((outputs - wanted) ** 2).mean().backward()
+    assert step.grad is not None
+    torch.testing.assert_close(quantizer.gradient, step.grad * step.detach(), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_the_rate_has_the_gradient_of_its_formula(granularity: Granularity) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    config = CompressionConfig(
+        weight_bits=8, weight_range="learned", granularity=granularity, rate_weight=0.1, quantize_start=0.5, observe=0.5
+    )
+    compressor = Compressor(network, optimizer, config, 2)
+    compressor.step(0)
+    network(torch.randn(64, 6) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0, 5.0]))
+    compressor.step(1)
+    for layer in (network[0], network[2]):
+        quantizer = layer.policypress_quantizer
+        weight, step = layer.weight.detach().clone().requires_grad_(), quantizer.step.clone().requires_grad_()
+        source = quantizer.source.scale() if layer is network[0] else 1.0
+        (0.1 * torch.log2(1 + (weight * source / step.reshape(-1, 1)).abs()).sum()).backward()
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        quantizer.gradient = None
+        layer.add_rate_gradient(0.1)
+        torch.testing.assert_close(layer.weight.grad, weight.grad)
+        assert step.grad is not None
+        torch.testing.assert_close(quantizer.gradient, step.grad * step.detach())
+
+
+def pressed(rate_weight: float, weight_range: WeightRange) -> tuple[float, int, int]:
+    """Loss, payload bytes and zeros of a regression learned at this price of bits."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 2))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    config = CompressionConfig(
+        weight_bits=8, weight_range=weight_range, rate_weight=rate_weight, quantize_start=0.1, observe=0.05
+    )
+    compressor = Compressor(network, optimizer, config, 1500)
+    x = torch.randn(1000, 6)
+    y = torch.stack([torch.sin(2 * x[:, 0]) + 0.5 * x[:, 1], x[:, 2] * x[:, 3]], dim=1)
+    for step in range(1500):
+        compressor.step(step)
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, 2 * (1 - step / 1500))
+        picks = torch.randint(len(x), (128,))
+        loss = F.mse_loss(network(x[picks]), y[picks])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bounds = np.full(2, 100, np.float32)
+    policy = freeze_graph(
+        compressor.graph,
+        ObservationTransform((6,), "float32"),
+        ActionTransform("box", (2,), low=-bounds, high=bounds),
+    )
+    np.testing.assert_array_equal(policy.outputs(x.numpy()), network.eval()(x).detach().numpy())
+    zeros = sum(layer.weight.size - layer.nonzeros for layer in policy.layers)
+    return float(F.mse_loss(network(x), y).detach()), size(policy).file_bytes, zeros
+
+
+def test_a_price_for_bits_buys_fewer_of_them() -> None:
+    free, cheap, dear = (pressed(rate, "learned") for rate in (0.0, 0.03, 0.3))
+    variance = 2.0
+    assert free[1] > 1.1 * cheap[1] > 1.5 * dear[1]
+    assert free[2] < cheap[2] < dear[2]
+    assert free[0] < cheap[0] < dear[0] < 0.5 * variance
+    assert free[0] < 0.1 * variance

@@ -1,0 +1,134 @@
+"""Copies and narrower copies of a network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from policypress.compression.graph import Graph, Residual, trace
+from policypress.compression.student import forward, hidden_widths, student
+from policypress.errors import ConfigError
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)
+    )  # fmt: skip
+
+
+def cnn() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 2, bias=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 3),
+    )  # fmt: skip
+
+
+def resnet() -> nn.Sequential:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), Residual(body), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10), nn.ReLU(), nn.Linear(10, 3)
+    )
+
+
+NETWORKS = {"mlp": (mlp, (7, 5)), "cnn": (cnn, (7, 2, 13, 13)), "resnet": (resnet, (7, 2, 10, 10))}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_deployed_path_is_the_network(name: str) -> None:
+    make, shape = NETWORKS[name]
+    network, x = make(), torch.randn(shape)
+    assert torch.equal(forward(trace(network), x), network(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_widths_it_is_a_copy_that_shares_nothing(name: str) -> None:
+    make, shape = NETWORKS[name]
+    network, x = make(), torch.randn(shape)
+    copy = student(trace(network), (), x)
+    assert torch.equal(copy(x), network(x))
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.zero_()
+    assert network(x).abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "widths"),
+    [
+        ("mlp", (3, 2), (3, 2)),
+        ("cnn", (2, 3, 5), (2, 3, 5)),
+        ("cnn", (5,), (6, 4, 5)),
+        ("resnet", (4,), (3, 3, 3, 4)),
+    ],
+)
+def test_widths_are_those_of_the_last_hidden_layers(
+    name: str, hidden: tuple[int, ...], widths: tuple[int, ...]
+) -> None:
+    make, shape = NETWORKS[name]
+    network, x = make(), torch.randn(shape)
+    narrow = student(trace(network), hidden, x)
+    assert hidden_widths(trace(narrow)) == widths
+    assert narrow(x).shape == (7, 3)
+
+
+def with_units(network: nn.Sequential, node: int, alive: list[int]) -> Graph:
+    """All units of a layer but ``alive`` say nothing."""
+    graph = trace(network)
+    module = graph.layers[node].module
+    dead = [unit for unit in range(len(module.weight)) if unit not in alive]
+    with torch.no_grad():
+        module.weight[dead] = 0
+        if module.bias is not None:
+            module.bias[dead] = 0
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "alive", "hidden"),
+    [
+        ("mlp", 0, [1, 4, 11], (3, 8)),
+        ("mlp", 1, [0, 7], (12, 2)),
+        ("cnn", 0, [0, 2, 5], (3, 4, 10)),
+        ("cnn", 1, [1, 3], (6, 2, 10)),  # its channels become positions of the Linear layer behind it
+        ("resnet", 3, [8, 9], (2,)),
+    ],
+)
+def test_the_units_that_say_something_stay(name: str, node: int, alive: list[int], hidden: tuple[int, ...]) -> None:
+    make, shape = NETWORKS[name]
+    network, x = make(), torch.randn(shape)
+    graph = with_units(network, node, alive)
+    assert torch.allclose(student(graph, hidden, x)(x), network(x), atol=1e-6)
+
+
+def test_units_that_nobody_reads_go_first() -> None:
+    network, x = mlp(), torch.randn(50, 5)
+    with torch.no_grad():
+        network[0].weight[3] *= 100  # loud, but unread
+        network[2].weight[:, 3] = 0
+    assert torch.allclose(student(trace(network), (11, 8), x)(x), network(x), atol=1e-6)
+
+
+def test_another_number_of_linear_layers_starts_anew() -> None:
+    x = torch.randn(7, 5)
+    deeper = student(trace(mlp()), (6, 6, 6), x)
+    assert hidden_widths(trace(deeper)) == (6, 6, 6)
+    assert deeper(x).shape == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "sentence"),
+    [
+        ("mlp", (13, 8), "cannot become 13 wide: give 1 to 12"),
+        ("cnn", (2, 2, 2, 2), "names more layers than the network has: 6,4,10"),
+        ("resnet", (3, 2, 3, 4), "layers inside residual blocks keep their width|leave layers beside residual blocks"),
+        ("resnet", (2, 3, 3, 4), "leave layers beside residual blocks"),
+    ],
+)
+def test_widths_that_do_not_fit(name: str, hidden: tuple[int, ...], sentence: str) -> None:
+    make, shape = NETWORKS[name]
+    with pytest.raises(ConfigError, match=sentence):
+        student(trace(make()), hidden, torch.randn(shape))
