@@ -180,7 +180,7 @@ def test_the_critic_beside_a_pressed_ppo_actor_learns_on() -> None:
 
 def test_a_window_within_the_first_rollout_is_refused() -> None:
     model = agent("ppo", FOLLOW, n_steps=90)
-    with pytest.raises(ConfigError, match="before learning starts at step 90: .*n_steps of on-policy algorithms"):
+    with pytest.raises(ConfigError, match=r"before learning starts at step 90: .*n_steps of on-policy algorithms"):
         model.learn(100, callback=CompressionCallback(PRESSED))
 
 
