@@ -21,6 +21,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.rl import CompressionCallback, adapters, evaluate
 from policypress.rl.adapters import ADAPTERS, NAMES, Adapter, adapter_named
 from policypress.rl.callback import attach
+from policypress.tables import contract_rows
 from rl.toys import AIM, CHOOSE, CHOOSE_OTHER, FOLLOW, LOOK, PICK, PRESSED, agent, learn, random_observations
 
 CONTINUOUS = ["sac", "td3", "ddpg", "tqc", "crossq"]
@@ -177,6 +178,12 @@ def test_the_critic_beside_a_pressed_ppo_actor_learns_on() -> None:
     assert [int((node.module.weight == 0).sum()) for node in compressor.graph.layers] == compressor.target_zeros
 
 
+def test_a_window_within_the_first_rollout_is_refused() -> None:
+    model = agent("ppo", FOLLOW, n_steps=90)
+    with pytest.raises(ConfigError, match=r"before learning starts at step 90: .*n_steps of on-policy algorithms"):
+        model.learn(100, callback=CompressionCallback(PRESSED))
+
+
 @pytest.mark.parametrize("algo", ["td3", "ddpg"])
 def test_target_actors_follow_the_masks(algo: str) -> None:
     model = agent(algo, FOLLOW)
@@ -294,6 +301,7 @@ def test_multi_discrete_actions_reach_the_environment(tmp_path: Any) -> None:
     pp.freeze(model).save(path)
     policy = pp.load(path)
     assert policy.action.nvec == (2, 3)
+    assert contract_rows(policy)["gives"] == "index of the largest output in each group of 2, 3"
     observations = random_observations(model)
     actions = policy.predict(observations)[0]
     assert {tuple(action) for action in actions} > {tuple(actions[0])}

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common import save_util
 from stable_baselines3.common.monitor import Monitor
@@ -215,6 +215,7 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, VecNormal
 
 def test_statistics_of_vecnormalize_are_folded_in(normalized: tuple[Any, VecNormalize, Path], no_pickles: None) -> None:
     model, env, folder = normalized
+    assert pp.freeze(model).test_vectors is None  # its rollouts hold normalized observations
     loaded = load_agent(folder / "agent.zip", "ppo", FOLLOW, vecnormalize=folder / "vecnormalize.pkl")
     statistics: Any = env.obs_rms
     assert loaded.observation.normalization is not None
@@ -414,6 +415,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, type[PolicypressError]
     "recurrent": (
         lambda path: RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", device="cpu").save(path),
         "ppo", "Pendulum-v1", UnsupportedError, "recurrent policies cannot be pressed",
+    ),
+    "masks": (
+        lambda path: MaskablePPO("MlpPolicy", PICK, n_steps=8, batch_size=8, device="cpu").save(path),
+        "ppo", PICK, UnsupportedError, "policies with action masks cannot be pressed",
     ),
     "gsde": (
         lambda path: PPO("MlpPolicy", "Pendulum-v1", use_sde=True, device="cpu").save(path),

@@ -280,6 +280,8 @@ def test_settings_out_of_range_name_themselves(values: dict[str, Any]) -> None:
 
 def test_plan_knows_the_family_of_the_environment() -> None:
     assert plan("dqn", LOOK, 1000).network == "nature"
+    assert plan("td3", FOLLOW, 1000).algo_kwargs == {"learning_starts": 100}
+    assert plan("ppo", FOLLOW, 1000, algo_kwargs={"n_steps": 50}).algo_kwargs == {"n_steps": 50}
     assert plan("sac", FOLLOW, 1000).compression == CompressionConfig()
     assert plan("sac", FOLLOW, 1000, compression={"sparsity": 0.9}).compression.weight_bits == 8
     paper = plan("sac", FOLLOW, preset="ivanov2025", compression={"sparsity": 0.9})

@@ -107,7 +107,7 @@ class Adapter(ABC):
 
     def saved(self, data: Mapping[str, Any]) -> bool:
         """Whether an agent with these attributes (the JSON in its zip) was trained by this algorithm."""
-        return _policy_module(data) == self.policy_module
+        return policy_module_of(data) == self.policy_module
 
     def default_parameters(self, model: BaseAlgorithm) -> int:
         """Parameters of the dense network that the algorithm would deploy if nobody had narrowed it."""
@@ -479,7 +479,8 @@ def _mean_of_quantiles(layer: nn.Linear, network: Any) -> nn.Linear:
     return mean
 
 
-def _policy_module(data: Mapping[str, Any]) -> str | None:
+def policy_module_of(data: Mapping[str, Any]) -> str | None:
+    """Where the policy class of an agent lives, as the JSON in its zip says; None if it does not."""
     described = data.get("policy_class")
     return described.get("__module__") if isinstance(described, dict) else None
 

@@ -39,6 +39,7 @@ from policypress.rl.adapters import (
     adapter_named,
     adapter_that_saved,
     observation_transform,
+    policy_module_of,
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY
@@ -189,6 +190,8 @@ def _check_saved(
 ) -> None:
     if any(key.startswith("lstm_actor.") for key in weights):
         raise UnsupportedError(UNSUPPORTED_RECURRENT)
+    if policy_module_of(data) == "sb3_contrib.common.maskable.policies":
+        raise UnsupportedError("policies with action masks cannot be pressed: a frozen policy sees observations alone.")
     if data.get("use_sde"):
         raise UnsupportedError(UNSUPPORTED_SDE)
     if any(QUANTIZER_KEY in key for key in weights):
