@@ -171,6 +171,10 @@ def compress(
     steps: Annotated[int | None, typer.Option(help="Environment steps of --method finetune.")] = None,
     batches: Annotated[int | None, typer.Option(help="Batches that a student learns from. Default: 100000.")] = None,
     states: Annotated[int | None, typer.Option(help="Observations it learns from. Default: 100000.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam, at first. Default: 0.003; 0.001 for the agent's own network, images.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Observations a batch. Default: 256.")] = None,
     critic_weight: Annotated[
         float | None, typer.Option(help="Weight of what the agent's critics say is lost. Default: 0.")
     ] = None,
@@ -204,7 +208,14 @@ def compress(
             input_bits=input_bits,
             rate_weight=rate_weight,
         ),
-        student=_given(batches=batches, states=states, critic_weight=critic_weight, seed=seed),
+        student=_given(
+            batches=batches,
+            states=states,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            critic_weight=critic_weight,
+            seed=seed,
+        ),
         settings=_given(keep=keep, minutes=None if keep is None else minutes, steps=steps, episodes=episodes),
     )
     try:

@@ -195,7 +195,7 @@ class DistillConfig:
     """Widths of the student's last hidden layers; empty: the agent's own network."""
     batches: int = 100_000
     batch_size: int = 256
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     states: int = 100_000
     """Observations that the student learns from, the most that are kept."""
     collections: int = 20
@@ -279,7 +279,7 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known ones are {', '.join(sorted(known))}.")
     try:
         return _built(cls, values)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ConfigError(f"{cls.__name__} cannot be read: {error}.") from error
 
 

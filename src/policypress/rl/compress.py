@@ -150,15 +150,19 @@ def plan(
         given = {"weight_range": "learned", "rate_weight": 0.0 if given.get("sparsity") else RATE_WEIGHT, **given}
     if method == "distill":
         pruned = given.get("sparsity", 0.0) > 0.0
-        given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": 0.5 if pruned else 0.1, **given}
+        start = 0.6 if pruned else 0.1
+        given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
     widths = scaled_hidden(teacher_of(agent), AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
+    # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
+    gentle = not widths or agent.observation.image
+    student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
     return CompressConfig(
         algo,
         env,
         digest(source.agent),
         "" if source.vecnormalize is None else digest(source.vecnormalize),
         method=method,  # type: ignore[arg-type]
-        student=DistillConfig(CompressionConfig(**{"weight_bits": 8, **given}), hidden=widths, **(student or {})),
+        student=DistillConfig(CompressionConfig(**{"weight_bits": 8, **given}), hidden=widths, **student),
         **(settings or {}),
     )
 
