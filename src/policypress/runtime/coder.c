@@ -685,14 +685,13 @@ static uint32_t code_value(pass *s, coder_column *column, uint32_t value) {
     return value;
 }
 
-/* One weight, `above` another; -1 if it cannot be. Adds the bits that it takes to `cost`, unless NULL. */
+/* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
 static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost *cost) {
     coder_column *column = &s->w->columns[j];
     uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
-    uint64_t before = cost ? coder_bits(s->c) : 0, middle;
-    unsigned nonzero = s->p[MODE] != FLAGS || code_flag(s, j, value != 0), negative = 0;
-    middle = cost ? coder_bits(s->c) : 0;
-    if (nonzero) {
+    unsigned negative = 0;
+    if (s->p[MODE] != FLAGS || code_flag(s, j, value != 0)) {
+        uint64_t before = cost ? coder_bits(s->c) : 0;
         value = code_value(s, column, value - s->first) + s->first;
         if (value >> s->digits)
             return -1;
@@ -700,14 +699,12 @@ static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost 
             negative = code_sign(s, column, above, *code < 0);
         s->count++;
         column->count++;
+        if (cost)
+            cost->values += coder_bits(s->c) - before;
     } else
         value = 0;
     *code = (int8_t)(negative ? -(int)value : (int)value);
     s->left = *code;
-    if (cost) {
-        cost->positions += middle - before;
-        cost->values += coder_bits(s->c) - middle;
-    }
     return 0;
 }
 
@@ -722,10 +719,8 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
     middle = coder_bits(c);
     if (code_model(c, m, FAMILY, SIGNS, bits))
         return 1;
-    if (cost) {
-        cost->positions = middle - before;
+    if (cost)
         cost->values = coder_bits(c) - middle;
-    }
     s.c = c;
     s.w = w;
     s.columns = columns;
@@ -740,6 +735,8 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
             return 1;
         above = row;
     }
+    if (cost)
+        cost->positions = coder_bits(c) - before - cost->values;
     return 0;
 }
 
