@@ -7,7 +7,7 @@ Random policies have the exact sparsity in every layer, weights that are rounded
 limit / 3.5, and biases of 40; their units are sorted and all kept. Trained policies are those of results/, which are
 without idle units already. "source" is H with the entropies of those distributions: what even a coder that knows them
 needs, where counts of a few values make H too small. "order" is the share of sum log2(hidden units!) that sorting gives
-back: payloads of five random orders minus the sorted one. Peers get the same integers. Times are those of the processor.
+back: payloads of five random orders minus the sorted one. Peers get the same integers. Times are CPU times.
 """
 
 from __future__ import annotations

@@ -115,6 +115,23 @@ def test_infinite_bounds_and_odd_numbers_come_back() -> None:
     assert_same(artifact.decode(artifact.encode(policy)), policy)
 
 
+@pytest.mark.parametrize("limits", [(0, 255), (-127, 127), (0, 15), (-32767, 32767), (-5, 9), (3, 40_000)])
+@pytest.mark.parametrize("scale", [1e-30, 0.25, 2.0**-12, 0.1, 3e38])
+def test_unusual_limits_and_scales_come_back(limits: tuple[int, int], scale: float) -> None:
+    policy = make_policy("integer", "vector", per_output=False)
+    first, second, last = policy.layers
+    assert first.requantize is not None
+    first = dataclasses.replace(first, requantize=dataclasses.replace(first.requantize, low=limits[0], high=limits[1]))
+    last = dataclasses.replace(last, scale=np.array([scale], np.float32))
+    data = artifact.encode_payload(dataclasses.replace(policy, ops=(first, second, last)))
+    (back, _, end), _ = artifact.decode_payload(data)
+    assert isinstance(back, Layer)
+    assert isinstance(end, Layer)
+    assert back.requantize is not None
+    assert (back.requantize.low, back.requantize.high) == limits
+    assert end.scale.tobytes() == last.scale.tobytes()
+
+
 def test_shapes_of_actions_and_observations_come_back() -> None:
     policy = make_policy("integer", "vector")
     first = policy.ops[0]
