@@ -22,7 +22,23 @@ from numpy.typing import NDArray
 from policy.policies import NUMERICS, Kind, assert_same, make_observations, make_policy
 from policypress.errors import ArtifactError, ObservationError, PolicypressError
 from policypress.policy import artifact
-from policypress.policy.codec import BITS, KIND, SIZE, SMALL, Writer
+from policypress.policy.codec import (
+    BITS,
+    COUNT,
+    EXPONENT,
+    FLAGS,
+    FLOATS,
+    FORM,
+    GEOMETRY,
+    INPUT_BITS,
+    INPUT_LIMITS,
+    INPUTS,
+    KIND,
+    LIMITS,
+    MULTIPLIER,
+    SIZE,
+    Writer,
+)
 from policypress.policy.policy import (
     ActionTransform,
     Flatten,
@@ -45,7 +61,7 @@ def split(data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
-def join(payload: bytes, card: bytes, vectors: bytes, version: int = 2) -> bytes:
+def join(payload: bytes, card: bytes, vectors: bytes, version: int = 3) -> bytes:
     """A file of these sections with a correct checksum."""
     header = HEADER.pack(b"\x89POLICY\n", version, len(payload), len(card), len(vectors))
     body = header + payload + card + vectors
@@ -97,6 +113,23 @@ def test_infinite_bounds_and_odd_numbers_come_back() -> None:
     results = {"large": 10**30, "small": 5e-324, "neg": -0.0, "text": "\u2028\0 ☃", "none": None, "yes": True}
     policy = dataclasses.replace(policy, action=action, results=results)
     assert_same(artifact.decode(artifact.encode(policy)), policy)
+
+
+@pytest.mark.parametrize("limits", [(0, 255), (-127, 127), (0, 15), (-32767, 32767), (-5, 9), (3, 40_000)])
+@pytest.mark.parametrize("scale", [1e-30, 0.25, 2.0**-12, 0.1, 3e38])
+def test_unusual_limits_and_scales_come_back(limits: tuple[int, int], scale: float) -> None:
+    policy = make_policy("integer", "vector", per_output=False)
+    first, second, last = policy.layers
+    assert first.requantize is not None
+    first = dataclasses.replace(first, requantize=dataclasses.replace(first.requantize, low=limits[0], high=limits[1]))
+    last = dataclasses.replace(last, scale=np.array([scale], np.float32))
+    data = artifact.encode_payload(dataclasses.replace(policy, ops=(first, second, last)))
+    (back, _, end), _ = artifact.decode_payload(data)
+    assert isinstance(back, Layer)
+    assert isinstance(end, Layer)
+    assert back.requantize is not None
+    assert (back.requantize.low, back.requantize.high) == limits
+    assert end.scale.tobytes() == last.scale.tobytes()
 
 
 def test_shapes_of_actions_and_observations_come_back() -> None:
@@ -273,9 +306,9 @@ def test_a_file_whose_line_ends_were_converted() -> None:
     refused(FILE.replace(b"\n", b"\r\n"), "not a policy file")
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 65535])
+@pytest.mark.parametrize("version", [0, 1, 2, 65535])
 def test_other_versions(version: int) -> None:
-    refused(join(*split(FILE), version=version), f"version {version}, but this policypress reads version 2")
+    refused(join(*split(FILE), version=version), f"version {version}, but this policypress reads version 3")
 
 
 def test_truncation_at_every_byte() -> None:
@@ -370,7 +403,7 @@ def test_test_vectors_that_do_not_match() -> None:
 
 
 HUGE = 2**23
-Step = tuple[str, Any, int] | NDArray[Any]
+Step = tuple[Any, ...] | NDArray[Any]
 
 
 def stream(*steps: Step) -> bytes:
@@ -378,8 +411,8 @@ def stream(*steps: Step) -> bytes:
     writer = Writer()
     for step in steps:
         if isinstance(step, tuple):
-            verb, value, context = step
-            getattr(writer, verb)(value, context)
+            verb, *arguments = step
+            getattr(writer, verb)(*arguments)
         else:
             writer.integers(step)
     return writer.finish()
@@ -388,24 +421,29 @@ def stream(*steps: Step) -> bytes:
 def layer(outputs: int, inputs: int, *, kind: int = 0, flags: int = 0, bits: int = 8) -> list[Step]:
     """The beginning of a policy of one layer."""
     return [
-        ("unsigned", 1, SIZE),
+        ("unsigned", 1, COUNT),
         ("unsigned", kind, KIND),
-        ("unsigned", flags, KIND),
-        ("signed", bits - 8, BITS),
+        ("unsigned", flags, FLAGS),
+        ("unsigned", bits, BITS),
         ("unsigned", outputs, SIZE),
-        ("unsigned", inputs, SIZE),
+        ("unsigned", inputs, INPUTS),
     ]
 
 
-FLOAT_INPUT: list[Step] = [("unsigned", 0, BITS)]
+def multiplier(digits: int) -> list[Step]:
+    """The beginning of one of so many binary digits."""
+    return [("unsigned", 0, LIMITS), ("unsigned", 0, FORM), ("unsigned", digits, MULTIPLIER)]
+
+
+FLOAT_INPUT: list[Step] = [("unsigned", 0, INPUT_BITS)]
 ONE_INPUT: list[Step] = [  # 8 bits, signed, scale 1.0
-    ("unsigned", 8, BITS),
-    ("unsigned", 1, KIND),
-    ("signed", 0, BITS),
+    ("unsigned", 8, INPUT_BITS),
+    ("unsigned", 1, INPUT_LIMITS),
     ("unsigned", 1, SIZE),
-    np.array([1], np.float32).view(np.int32),
+    ("floats", np.ones(1, np.float32)),
 ]
 NOTHING = np.zeros(1, np.int32)
+ZEROS = FLOATS[0]
 
 
 @pytest.mark.parametrize(
@@ -416,18 +454,26 @@ NOTHING = np.zeros(1, np.int32)
         stream(*FLOAT_INPUT, *layer(1, HUGE, bits=32), NOTHING),
         stream(*FLOAT_INPUT, *layer(128, 2**16 - 1), NOTHING),
         stream(*FLOAT_INPUT, *layer(128, 2**16 - 1, bits=32), NOTHING),
-        stream(*FLOAT_INPUT, *layer(1, 1, kind=1), *[("unsigned", 2**20, SMALL)] * 6),
-        stream(*FLOAT_INPUT, *layer(1, 1, kind=1), *[("unsigned", 0, SMALL)] * 6),
+        stream(*FLOAT_INPUT, *layer(1, 1, kind=1), *[("unsigned", 2**20, GEOMETRY)] * 6),
+        stream(*FLOAT_INPUT, *layer(1, 1, kind=1), *[("unsigned", 0, GEOMETRY)] * 6),
         stream(*ONE_INPUT, *layer(2**16 - 1, 0), NOTHING),
-        stream(*ONE_INPUT, *layer(2**16 - 1, 0, flags=2), ("unsigned", 0, KIND), ("signed", 0, BITS)),
+        stream(*ONE_INPUT, *layer(2**16 - 1, 0, flags=2), ("unsigned", 0, LIMITS)),
+        stream(*ONE_INPUT, *layer(1, 0, flags=2), *multiplier(0)),
+        stream(*ONE_INPUT, *layer(1, 0, flags=2), *multiplier(9)),
         stream(*ONE_INPUT, *layer(HUGE, 1), NOTHING),
-        stream(("unsigned", 8, BITS), ("unsigned", 1, KIND), ("signed", 0, BITS), ("unsigned", HUGE, SIZE)),
-        stream(("unsigned", 17, BITS)),
-        stream(("unsigned", 8, BITS), ("unsigned", 3, KIND)),
-        stream(("unsigned", 8, BITS), ("unsigned", 1, KIND), ("signed", 9, BITS)),
-        stream(*FLOAT_INPUT, ("unsigned", 2**31, SIZE)),
-        stream(*FLOAT_INPUT, *[("unsigned", 1, SIZE), ("unsigned", 5, KIND)] * 500),  # type: ignore[list-item]
-        stream(*FLOAT_INPUT, ("unsigned", 1, SIZE), ("unsigned", 9, KIND)),
+        stream(("unsigned", 8, INPUT_BITS), ("unsigned", 1, INPUT_LIMITS), ("unsigned", HUGE, SIZE)),
+        stream(
+            ("unsigned", 8, INPUT_BITS), ("unsigned", 1, INPUT_LIMITS), ("unsigned", 1, SIZE), ("unsigned", 32, ZEROS)
+        ),
+        stream(("unsigned", 17, INPUT_BITS)),
+        stream(("unsigned", 8, INPUT_BITS), ("unsigned", 3, INPUT_LIMITS)),
+        stream(("unsigned", 8, INPUT_BITS), ("unsigned", 3 + 2 * 17, INPUT_LIMITS)),
+        stream(("unsigned", 8, INPUT_BITS), ("unsigned", 2**32 - 1, INPUT_LIMITS)),
+        stream(*FLOAT_INPUT, ("unsigned", 2**31, COUNT)),
+        stream(*FLOAT_INPUT, *[("unsigned", 1, COUNT), ("unsigned", 5, KIND)] * 500),
+        stream(*FLOAT_INPUT, ("unsigned", 1, COUNT), ("unsigned", 9, KIND)),
+        stream(*ONE_INPUT, *layer(1, 0, flags=4), ("unsigned", 0, FORM), ("signed", 300, EXPONENT)),
+        stream(*ONE_INPUT, *layer(1, 0, flags=4), ("unsigned", 0, FORM), ("signed", -(2**31), EXPONENT)),
         stream(*FLOAT_INPUT, *layer(1, 1, flags=8)),
         stream(*FLOAT_INPUT, *layer(1, 1, bits=9)),
         stream(*FLOAT_INPUT, *layer(0, 1)),

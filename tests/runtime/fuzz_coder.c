@@ -25,7 +25,7 @@ static int pass(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int a
     if (coder_integers(c, w, values, n, ascending))
         return 1;
     if (!c->input)
-        coder_matrix_search(w, codes, rows, columns, bits, &model);
+        coder_matrix_search(c, w, codes, rows, columns, bits, &model);
     return coder_matrix(c, w, codes, rows, columns, bits, &model, NULL);
 }
 

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 MAGIC = b"\x89POLICY\n"  # not text, and damaged by a transfer that converts line ends
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_FILE_BYTES = 2**27
 
 _HEADER = struct.Struct("<8sHIII")  # magic, version, lengths of payload, card and test vectors

@@ -17,8 +17,12 @@ ALLOCATION_LIMIT = 3 * 2**24  # bytes that the sizes declared in one file may ma
 MAX_SIDE = 2**16 - 1  # rows and columns of a matrix
 _CHUNK = 2**15  # integers coded at a time
 
-# Integers of one kind adapt together.
-SIZE, KIND, BITS, FLAG, SMALL = range(1, 6)
+# Integers of one kind adapt together; runtime/coder.c knows what each probably is at first.
+COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS, GEOMETRY, FORM, MULTIPLIER, SHIFT = range(13)
+INTEGERS, FLOATS = (13, 14), (15, 16)  # zeros at the end, order
+CONSTANT, EXPONENT = 17, 18
+
+_USUAL = 0x42000000  # 32.0 as float32, of which inverse scales are not far
 
 
 class Writer:
@@ -44,16 +48,23 @@ class Writer:
         """A number of ``bits`` bits of which nothing is known."""
         self._encoder.uniform(int(value), bits)
 
-    def integers(self, values: NDArray[np.int32]) -> None:
+    def digits(self, value: int, context: int) -> None:
+        """An integer of [1, 256), by how many binary digits it has."""
+        length = int(value).bit_length()
+        self.unsigned(length, context)
+        if length > 1:
+            self.uniform(value - (1 << length - 1), length - 1)
+
+    def integers(self, values: NDArray[np.int32], contexts: tuple[int, int] = INTEGERS) -> None:
         """A vector of int32; powers of two in all of them, equal values and sorted order take next to nothing."""
         shift = min(_trailing_zeros(values), 31)
-        self.unsigned(shift, SMALL)
+        self.unsigned(shift, contexts[0])
         values = values >> shift
         constant = bool((values == values[0]).all())
         ascending = not constant and bool((np.diff(values.astype(np.int64)) >= 0).all())
-        self.unsigned(0 if constant else 2 if ascending else 1, FLAG)
+        self.unsigned(0 if constant else 2 if ascending else 1, contexts[1])
         if constant:
-            self.signed(values[0], SIZE)
+            self.signed(values[0], CONSTANT)
             return
         for start in range(0, len(values), _CHUNK):
             self._encoder.integers(np.ascontiguousarray(values[start : start + _CHUNK], np.int32).tobytes(), ascending)
@@ -65,12 +76,13 @@ class Writer:
             raise UnsupportedError(
                 f"A layer of {rows:,} outputs and {columns:,} inputs does not fit: {MAX_SIDE:,} each."
             )
-        _, positions, values = self._encoder.matrix(np.ascontiguousarray(codes).tobytes(), rows, columns, bits)
+        positions, values = self._encoder.matrix(np.ascontiguousarray(codes).tobytes(), rows, columns, bits)
         return positions / 256, values / 256
 
     def floats(self, values: NDArray[np.float32]) -> None:
         """A vector of float32, exactly; those of few significant bits take few."""
-        self.integers(np.ascontiguousarray(values, np.float32).view(np.int32))
+        words = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        self.integers((words - np.uint32(_USUAL)).view(np.int32), FLOATS)
 
     def finish(self) -> bytes:
         return self._encoder.finish()
@@ -98,13 +110,19 @@ class Reader:
     def uniform(self, bits: int) -> int:
         return self._call("uniform", bits)  # type: ignore[no-any-return]
 
-    def integers(self, count: int) -> NDArray[np.int32]:
+    def digits(self, context: int) -> int:
+        length = self.unsigned(context)
+        if not 1 <= length <= 8:
+            raise ArtifactError("a number is malformed.")
+        return (1 << length - 1) + (self.uniform(length - 1) if length > 1 else 0)
+
+    def integers(self, count: int, contexts: tuple[int, int] = INTEGERS) -> NDArray[np.int32]:
         self.allocate(16 * count)  # with copies
-        shift, order = self.unsigned(SMALL), self.unsigned(FLAG)
+        shift, order = self.unsigned(contexts[0]), self.unsigned(contexts[1])
         if shift > 31 or order > 2:
             raise ArtifactError("a vector is malformed.")
         if order == 0:
-            values = np.full(count, self.signed(SIZE), np.int64)
+            values = np.full(count, self.signed(CONSTANT), np.int64)
         else:
             chunks = [self._call("integers", min(_CHUNK, count - i), order == 2) for i in range(0, count, _CHUNK)]
             values = np.frombuffer(b"".join(chunks), np.int32).astype(np.int64)
@@ -121,7 +139,7 @@ class Reader:
         return codes.reshape(rows, columns).copy()
 
     def floats(self, count: int) -> NDArray[np.float32]:
-        return self.integers(count).view(np.float32)
+        return (self.integers(count, FLOATS).view(np.uint32) + np.uint32(_USUAL)).view(np.float32)
 
     def finish(self) -> None:
         """Raises ArtifactError if the stream goes on, or ended too early."""

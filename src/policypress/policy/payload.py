@@ -16,7 +16,24 @@ from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError
 from policypress.policy.checks import MAX_DEPTH, MAX_OPS, MAX_VALUES
-from policypress.policy.codec import BITS, FLAG, KIND, SIZE, SMALL, Reader, Writer
+from policypress.policy.codec import (
+    BITS,
+    COUNT,
+    EXPONENT,
+    FLAGS,
+    FORM,
+    GEOMETRY,
+    INPUT_BITS,
+    INPUT_LIMITS,
+    INPUTS,
+    KIND,
+    LIMITS,
+    MULTIPLIER,
+    SHIFT,
+    SIZE,
+    Reader,
+    Writer,
+)
 from policypress.policy.policy import (
     FLOAT_BITS,
     INT32_MAX,
@@ -35,6 +52,8 @@ from policypress.policy.policy import (
 
 _LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH = range(7)
 _USUAL_BITS = 8
+_USUAL_EXPONENT = 115  # of scales
+_OTHER_LIMITS = 2  # 0 and 1: unsigned and signed codes of the usual bits; 3 + 2 * bits + sign: of others
 
 
 class Annotation(NamedTuple):
@@ -120,15 +139,15 @@ class _Encoder:
 
     def input(self, quantization: InputQuantization | None) -> None:
         w = self.writer
-        w.unsigned(0 if quantization is None else quantization.bits, BITS)
+        w.unsigned(0 if quantization is None else quantization.bits, INPUT_BITS)
         if quantization is not None:
-            self._limits(quantization.low, quantization.high, quantization.bits)
+            self._limits(quantization.low, quantization.high, quantization.bits, INPUT_LIMITS)
             self._width = quantization.inverse_scale.size
             w.unsigned(self._width, SIZE)
             w.floats(quantization.inverse_scale)
 
     def ops(self, ops: tuple[Op, ...]) -> None:
-        self.writer.unsigned(len(ops), SIZE)
+        self.writer.unsigned(len(ops), COUNT)
         for op in ops:
             self._op(op)
 
@@ -164,10 +183,10 @@ class _Encoder:
         outputs, inputs = layer.weight.shape[:2]
         scaled, requantize = _scale_is_used(self.policy, layer), layer.requantize
         w.unsigned(_CONV if layer.is_conv else _LINEAR, KIND)
-        w.unsigned(layer.relu + 2 * (requantize is not None) + 4 * scaled, KIND)
-        w.signed(layer.weight_bits - _USUAL_BITS, BITS)
+        w.unsigned(layer.relu + 2 * (requantize is not None) + 4 * scaled, FLAGS)
+        w.unsigned(layer.weight_bits, BITS)
         w.unsigned(outputs, SIZE)
-        w.unsigned(0 if inputs == self._width else inputs, SIZE)
+        w.unsigned(0 if inputs == self._width else inputs, INPUTS)
         self._width = outputs
         if layer.is_conv:
             self._sizes(*layer.weight.shape[2:], *layer.stride, *layer.padding)
@@ -175,8 +194,8 @@ class _Encoder:
             self._scale(layer.scale)
         if requantize is not None:
             self._limits(requantize.low, requantize.high, _USUAL_BITS)
-            self._vector(requantize.multiplier, 8)
-            self._vector(requantize.shift, 5)
+            self._vector(requantize.multiplier, MULTIPLIER)
+            self._vector(requantize.shift, SHIFT)
         cost, before = Cost(), w.bits
         if self.policy.input is None:
             w.floats(layer.bias)
@@ -197,40 +216,41 @@ class _Encoder:
         cost.constants = w.bits - start - cost.total
         self.costs.append(cost)
 
-    def _vector(self, values: NDArray[np.int32], bits: int) -> None:
-        """One number of ``bits`` bits, or one for each output."""
-        self.writer.unsigned(values.size > 1, FLAG)
+    def _vector(self, values: NDArray[np.int32], context: int) -> None:
+        """One number of up to 8 bits, or one for each output."""
+        self.writer.unsigned(values.size > 1, FORM)
         if values.size > 1:
             self.writer.integers(values)
         else:
-            self.writer.uniform(values[0], bits)
+            self.writer.digits(values[0], context)
 
     def _scale(self, scale: NDArray[np.float32]) -> None:
         """One positive float32, of which the lower half is usually zero, or one for each output."""
         w, words = self.writer, scale.view(np.uint32)
-        w.unsigned(2 if words.size > 1 else 1 if words[0] & 0xFFFF else 0, FLAG)
+        w.unsigned(2 if words.size > 1 else 1 if words[0] & 0xFFFF else 0, FORM)
         if words.size > 1:
             w.floats(scale)
             return
-        w.uniform(words[0] >> 16, 15)
+        w.signed(int(words[0] >> 23) - _USUAL_EXPONENT, EXPONENT)
+        w.uniform(words[0] >> 16 & 127, 7)
         if words[0] & 0xFFFF:
             w.uniform(words[0] & 0xFFFF, 16)
 
-    def _limits(self, low: int, high: int, bits: int) -> None:
+    def _limits(self, low: int, high: int, bits: int, context: int = LIMITS) -> None:
         """Limits of codes: a number of bits and whether they have a sign, or the limits themselves."""
         w = self.writer
         kinds = {limits: (b, kind) for b in range(2, 17) for kind, limits in enumerate(_usual_limits(b))}
         found = kinds.get((low, high))
-        w.unsigned(2 if found is None else found[1], KIND)
-        if found is not None:
-            w.signed(found[0] - bits, BITS)
+        if found is None:
+            w.unsigned(_OTHER_LIMITS, context)
+            w.signed(low, GEOMETRY)
+            w.signed(high, GEOMETRY)
         else:
-            w.signed(low, SMALL)
-            w.signed(high, SMALL)
+            w.unsigned(found[1] if found[0] == bits else _OTHER_LIMITS + 1 + 2 * found[0] + found[1], context)
 
     def _sizes(self, *sizes: int) -> None:
         for size in sizes:
-            self.writer.unsigned(size, SMALL)
+            self.writer.unsigned(size, GEOMETRY)
 
 
 class _Decoder:
@@ -240,18 +260,18 @@ class _Decoder:
 
     def input(self) -> InputQuantization | None:
         r = self.reader
-        bits = r.unsigned(BITS)
+        bits = r.unsigned(INPUT_BITS)
         if bits == 0:
             return None
         if not 2 <= bits <= 16:
             raise ArtifactError(f"its input has {bits:,} bits.")
         self._integer = True
-        low, high = self._limits(bits)
+        low, high = self._limits(bits, INPUT_LIMITS)
         self._width = self._count(r.unsigned(SIZE))
         return InputQuantization(r.floats(self._width), low, high, bits)
 
     def ops(self, depth: int) -> tuple[Op, ...]:
-        count = self.reader.unsigned(SIZE)
+        count = self.reader.unsigned(COUNT)
         if count > MAX_OPS or depth > MAX_DEPTH:
             raise ArtifactError("it declares too many operations.")
         return tuple(self._op(depth) for _ in range(count))
@@ -284,11 +304,11 @@ class _Decoder:
 
     def _layer(self, is_conv: bool) -> Layer:
         r = self.reader
-        flags, bits = r.unsigned(KIND), r.signed(BITS) + _USUAL_BITS
+        flags, bits = r.unsigned(FLAGS), r.unsigned(BITS)
         if flags > 7 or (bits != FLOAT_BITS and not 2 <= bits <= 8):
             raise ArtifactError(f"a layer has the flags {flags:,} and weights of {bits:,} bits.")
         outputs = self._count(r.unsigned(SIZE))
-        inputs = self._count(r.unsigned(SIZE) or self._width)
+        inputs = self._count(r.unsigned(INPUTS) or self._width)
         self._width = outputs
         kernel, stride, padding = (self._pair() if is_conv else None for _ in range(3))
         shape = (outputs, inputs, *(kernel or ()))
@@ -299,7 +319,7 @@ class _Decoder:
         requantize = None
         if flags & 2:
             low, high = self._limits(_USUAL_BITS)
-            requantize = Requantization(self._vector(outputs, 8), self._vector(outputs, 5), low, high)
+            requantize = Requantization(self._vector(outputs, MULTIPLIER), self._vector(outputs, SHIFT), low, high)
         bias = r.integers(outputs) if self._integer else r.floats(outputs)
         codes = r.matrix(outputs, size // outputs, 2 if bits == FLOAT_BITS else bits)
         weight: NDArray[np.int8] | NDArray[np.float32] = codes
@@ -334,28 +354,30 @@ class _Decoder:
             raise ArtifactError("each layer needs one scale, in the payload or in the card.")
         return annotation.name, annotation.trained_shape, scales[0]
 
-    def _limits(self, bits: int) -> tuple[int, int]:
+    def _limits(self, bits: int, context: int = LIMITS) -> tuple[int, int]:
         r = self.reader
-        kind = r.unsigned(KIND)
-        if kind > 2:
-            raise ArtifactError("limits of codes are malformed.")
-        if kind == 2:
-            return r.signed(SMALL), r.signed(SMALL)
-        bits += r.signed(BITS)
+        kind = r.unsigned(context)
+        if kind == _OTHER_LIMITS:
+            return r.signed(GEOMETRY), r.signed(GEOMETRY)
+        if kind > _OTHER_LIMITS:
+            bits, kind = divmod(kind - _OTHER_LIMITS - 1, 2)
         if not 2 <= bits <= 16:
             raise ArtifactError(f"codes have {bits:,} bits.")
         return _usual_limits(bits)[kind]
 
-    def _vector(self, outputs: int, bits: int) -> NDArray[np.int32]:
+    def _vector(self, outputs: int, context: int) -> NDArray[np.int32]:
         r = self.reader
-        return r.integers(outputs) if r.unsigned(FLAG) else np.array([r.uniform(bits)], np.int32)
+        return r.integers(outputs) if r.unsigned(FORM) else np.array([r.digits(context)], np.int32)
 
     def _scale(self, outputs: int) -> NDArray[np.float32]:
         r = self.reader
-        form = r.unsigned(FLAG)
+        form = r.unsigned(FORM)
         if form >= 2:
             return r.floats(outputs)
-        word = r.uniform(15) << 16
+        exponent = r.signed(EXPONENT) + _USUAL_EXPONENT
+        if not 0 <= exponent <= 255:
+            raise ArtifactError("a scale is malformed.")
+        word = exponent << 23 | r.uniform(7) << 16
         return np.array([word | (r.uniform(16) if form else 0)], np.uint32).view(np.float32)
 
     @staticmethod
@@ -365,4 +387,4 @@ class _Decoder:
         return count
 
     def _pair(self) -> tuple[int, int]:
-        return self.reader.unsigned(SMALL), self.reader.unsigned(SMALL)
+        return self.reader.unsigned(GEOMETRY), self.reader.unsigned(GEOMETRY)

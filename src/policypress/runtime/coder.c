@@ -7,18 +7,19 @@
  * coding for data compression", 1987; bytewise as in Martin's range coder, 1979). Carries run back into the bytes
  * already written. The last bytes are cut: the decoder reads zeros past the end, at most four of them.
  *
- * Integers: Elias gamma codes with adaptive lengths.
+ * Integers: whether it is the last one of its class again, else Elias gamma codes with adaptive lengths.
  *
  * Vectors: a grid of 256 bins around the mean and a symmetric distribution over them; then each value's sign, bin and
  * place in the bin. Sorted vectors are coded as order statistics, so that their order costs nothing.
  *
  * Matrices, in C order: a model (about 2 bytes), then for each weight
- *   a zero flag. Its odds are those of the matrix so far, times the ratios of the column's and of the row's nonzeros to
- *     what was expected of them, both shrunk towards 1 by a parameter of the model;
- *   a sign, one bit;
+ *   a zero flag, unless the matrix has no zeros, or many of them, which are magnitudes then. Its odds are those of the
+ *     matrix so far, times the ratios of the column's and of the row's nonzeros to what was expected of them, both
+ *     shrunk towards 1 by a parameter of the model. Where that pays, the neighbours before and above correct the odds.
  *   the magnitude, along a binary tree of adaptive probabilities. They start from one of four distributions (heavy
  *     tail, Laplace, Gauss, between) with given mean, so that small matrices need not teach 127 probabilities. Each of
  *     nine classes of expected magnitude, from the row's and the column's sums so far, has a tree of its own.
+ *   a sign, of even odds, or corrected by the last signs in row and column and by the neighbours.
  *
  * A decoder accepts any bytes without harm; what it reports is reading past the end and values out of range.
  */
@@ -67,14 +68,68 @@ static uint32_t odds(uint64_t a, uint64_t b) {
     return p < 1 ? 1 : p > 65535 ? 65535 : p;
 }
 
+/* 2^11 * log2(1 + i / 32) */
+static const uint16_t LOG2[33] = {
+    0, 91, 179, 265, 348, 429, 508, 585, 659, 732, 803, 873, 941, 1007, 1072, 1136, 1198,
+    1259, 1319, 1377, 1435, 1491, 1546, 1600, 1653, 1706, 1757, 1808, 1857, 1906, 1954, 2001, 2048,
+};
+
+/* 256 * log2(x), for 0 < x <= 2^16 */
+static int32_t log2_small(uint32_t x) {
+    uint32_t digits = 16, i;
+    for (uint32_t step = 8; step; step >>= 1)
+        if (x <= 65536u >> step) {
+            x <<= step;
+            digits -= step;
+        }
+    if (x == 65536)
+        return (int32_t)digits << 8;
+    i = (x >> 10) - 32;
+    return (int32_t)((digits - 1) << 8) + (int32_t)((LOG2[i] * (1024 - (x & 1023)) + LOG2[i + 1] * (x & 1023)) >> 13);
+}
+
+/* Log odds of p / 2^16 in 1 / 256, and back. */
+static int32_t stretch(uint32_t p) {
+    return log2_small(p) - log2_small(65536 - p);
+}
+
+static uint32_t squash(int32_t x) {
+    uint32_t u = x < 0 ? (uint32_t)-x : (uint32_t)x;
+    uint32_t p = UINT32_MAX / (65536 + exp2_negative(u < 3840 ? (u + 4) >> 3 : 480)); /* never 65536 */
+    return x < 0 ? 65536 - p : p;
+}
+
 /* ---- coder ---- */
+
+/* Classes that vectors and matrices keep to themselves. */
+enum { GRID_SHIFT = CODER_CONTEXTS, GRID_FAMILY, GRID_SCALE, GRID_CENTER, MODEL };
+
+/*
+ * What the first integer of each class probably is, and in how many of 16 cases; how many digits it has at least in
+ * most of the others. The classes of the caller are told as the payload of a policy uses them.
+ */
+static const struct {
+    uint8_t value, chance, digits;
+} LIKELY[CODER_KINDS] = {
+    /* number of operations; bits of the input, its limits; other limits; outputs, inputs; kinds, flags, weight bits */
+    {3, 10, 0}, {8, 14, 0}, {1, 14, 0}, {0, 14, 0}, {24, 4, 4}, {0, 14, 4}, {0, 13, 0}, {3, 12, 0}, {8, 8, 2},
+    /* geometry; forms; digits of multipliers, shifts; zeros and order of integers, of floats; constants; exponents */
+    {1, 6, 0}, {0, 14, 0}, {8, 13, 0}, {4, 11, 0}, {0, 13, 0}, {2, 9, 0}, {21, 13, 0}, {1, 13, 0}, {0, 4, 0}, {0, 4, 0},
+    /* grids: shift, family, scale, center */
+    {2, 4, 0}, {2, 8, 0}, {0, 6, 0}, {0, 6, 0},
+    /* models: enum MODE and the following */
+    {0, 8, 0}, {1, 8, 0}, {1, 8, 0}, {0, 14, 0}, {3, 8, 0}, {0, 4, 0}, {1, 8, 0}, {0, 8, 0}, {0, 8, 0}, {0, 14, 0},
+};
 
 static void start(coder *c) {
     memset(c, 0, sizeof *c);
     c->range = UINT32_MAX;
-    for (unsigned i = 0; i < CODER_CONTEXTS; i++)
+    for (unsigned i = 0; i < CODER_KINDS; i++) {
+        c->integers[i].last = LIKELY[i].value;
+        c->integers[i].again = (uint32_t)LIKELY[i].chance << 28 | 2;
         for (unsigned j = 0; j < 33; j++)
-            c->lengths[i][j] = 1u << 31;
+            c->integers[i].lengths[j] = j < LIKELY[i].digits ? 7u << 29 : 1u << 31;
+    }
 }
 
 void coder_encode_start(coder *c, uint8_t *output, size_t size) {
@@ -181,29 +236,51 @@ uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
 
 /* ---- integers ---- */
 
-/* Elias gamma: the number of binary digits in unary, by adaptive contexts, then the digits below the first. */
-uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context) {
-    coder_context *lengths = c->lengths[context % CODER_CONTEXTS];
+/* Whether it is the last one again; if not, the number of binary digits in unary, then the digits below the first. */
+static uint32_t code_integer(coder *c, uint32_t value, unsigned kind) {
+    coder_integer *known = &c->integers[kind];
     unsigned length = 0;
-    while (length < 32 && code_adaptive(c, &lengths[length], length < 32 && value >> length != 0))
+    if (code_adaptive(c, &known->again, value == known->last))
+        return known->last;
+    while (length < 32 && code_adaptive(c, &known->lengths[length], value >> length != 0))
         length++;
-    return length < 2 ? length : 1u << (length - 1) | coder_uniform(c, value, length - 1);
+    value = length < 2 ? length : 1u << (length - 1) | coder_uniform(c, value, length - 1);
+    return known->last = value;
+}
+
+static uint32_t unsigned_form(int32_t value) {
+    return value < 0 ? ~((uint32_t)value << 1) : (uint32_t)value << 1;
+}
+
+static int32_t signed_form(uint32_t u) {
+    return u & 1 ? -(int32_t)(u >> 1) - 1 : (int32_t)(u >> 1);
+}
+
+/* An integer by its distance from a usual one. */
+static uint32_t code_near(coder *c, uint32_t value, uint32_t usual, unsigned kind) {
+    return (uint32_t)signed_form(code_integer(c, unsigned_form((int32_t)(value - usual)), kind)) + usual;
+}
+
+uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context) {
+    return code_integer(c, value, context % CODER_CONTEXTS);
 }
 
 int32_t coder_signed(coder *c, int32_t value, unsigned context) {
-    uint32_t u = coder_unsigned(c, value < 0 ? ~((uint32_t)value << 1) : (uint32_t)value << 1, context);
-    return u & 1 ? -(int32_t)(u >> 1) - 1 : (int32_t)(u >> 1);
+    return signed_form(coder_unsigned(c, unsigned_form(value), context));
 }
 
 /* ---- distributions of magnitudes ---- */
 
-/* Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), as running sums from sums[0] = 0. */
-static void distribution(uint32_t *sums, uint32_t n, unsigned family, int scale) {
+/*
+ * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), as running sums from sums[0] = 0.
+ * If `zero`, 0 is one value and every other magnitude stands for two.
+ */
+static void distribution(uint32_t *sums, uint32_t n, unsigned family, int scale, unsigned zero) {
     /* 2^(scale / 4) with 6 binary digits after the point */
     uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale));
     sums[0] = 0;
     for (uint32_t m = 0; m < n; m++) {
-        uint32_t u = ((2 * m + 1) << 12) / mean; /* in 1 / 128 of the mean */
+        uint32_t u = ((2 * m + 1 - zero) << 12) / mean; /* in 1 / 128 of the mean */
         uint32_t weight;
         if (u > 4095)
             u = 4095;
@@ -215,7 +292,7 @@ static void distribution(uint32_t *sums, uint32_t n, unsigned family, int scale)
             weight = exp2_negative((u * 23 + u * u * 8 / 128) >> 7);
         else /* Gauss: exp(-u^2 / pi) */
             weight = exp2_negative((u * u / 128 * 15) >> 7);
-        sums[m + 1] = sums[m] + weight + 4;
+        sums[m + 1] = sums[m] + (weight >> (zero && !m)) + 4;
     }
 }
 
@@ -233,6 +310,7 @@ static void grow(coder_context *nodes, const uint32_t *sums, unsigned digits, ui
     }
 }
 
+/* Along a binary tree; `nodes` may start from a distribution. */
 static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, unsigned digits) {
     uint32_t node = 1;
     while (digits--)
@@ -242,23 +320,30 @@ static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, u
 
 /* ---- vectors of integers ---- */
 
-enum { BIN_DIGITS = 7, BINS = 1 << BIN_DIGITS };
+enum { BIN_DIGITS = 7, BINS = 1 << BIN_DIGITS, USUAL_SCALE = 22 };
 
 /* A vector lies on 2 * BINS bins of width 2^shift around its center; a bin has the probability of its number. */
 typedef struct {
     uint32_t shift, family, scale;
-    int32_t center; /* in units of 4 bins */
+    int32_t center; /* in units of an eighth to a quarter of the mean distance, at least one bin */
 } grid;
 
 static void code_grid(coder *c, grid *g) {
-    g->shift = coder_uniform(c, g->shift, 5);
-    g->family = coder_uniform(c, g->family, 2);
-    g->scale = coder_uniform(c, g->scale, 5);
-    g->center = coder_signed(c, g->center, 0);
+    g->shift = code_integer(c, g->shift, GRID_SHIFT);
+    g->family = code_integer(c, g->family, GRID_FAMILY);
+    if (g->shift) /* it is the least that holds all values, which tells about how wide they are */
+        g->scale = code_near(c, g->scale, USUAL_SCALE, GRID_SCALE);
+    else
+        g->scale = coder_uniform(c, g->scale, 5);
+    g->center = signed_form(code_integer(c, unsigned_form(g->center), GRID_CENTER));
+}
+
+static int64_t unit(const grid *g) {
+    return g->scale < 12 ? 1 : 1 << (g->scale / 4 - 2);
 }
 
 static int64_t lowest(const grid *g) {
-    return ((int64_t)g->center * 4 - BINS) * ((int64_t)1 << g->shift);
+    return ((int64_t)g->center * unit(g) - BINS) * ((int64_t)1 << g->shift);
 }
 
 /* A number below `limit` <= 2^digits, all equally likely. */
@@ -280,7 +365,7 @@ static uint32_t code_below(coder *c, uint32_t value, uint32_t limit, unsigned di
 /* The values in any order: bin, then the place in the bin. */
 static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *values, uint32_t n) {
     uint32_t sums[BINS + 1];
-    distribution(sums, BINS, g->family, (int)g->scale);
+    distribution(sums, BINS, g->family, (int)g->scale, 0);
     grow(w->nodes[0], sums, BIN_DIGITS, 255);
     for (uint32_t i = 0; i < n; i++) {
         int64_t value = values[i] - lowest(g) - ((int64_t)BINS << g->shift);
@@ -303,7 +388,7 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
  */
 static int code_ascending(coder *c, const grid *g, int32_t *values, uint32_t n) {
     uint32_t sums[BINS + 1], behind, cut = 0, i = 0, digits;
-    distribution(sums, BINS, g->family, (int)g->scale);
+    distribution(sums, BINS, g->family, (int)g->scale, 0);
     /* parts so small that two values rarely share one */
     while (cut < g->shift && (uint64_t)(sums[1] - sums[0]) * n >> cut > sums[BINS])
         cut++;
@@ -340,10 +425,12 @@ static int code_ascending(coder *c, const grid *g, int32_t *values, uint32_t n) 
 }
 
 static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, uint32_t n, int ascending) {
-    int32_t far;
+    int64_t far;
     code_grid(c, g);
-    far = g->shift < 28 ? 1 << (30 - g->shift) : 0; /* no 32-bit integer is further away */
-    if (g->center < -far || g->center > far || !far)
+    if (g->shift > 27 || g->family > 3 || g->scale > 31)
+        return 1;
+    far = (int64_t)1 << (32 - g->shift); /* no 32-bit integer is further away */
+    if (g->center < -far || g->center > far)
         return 1;
     return ascending ? code_ascending(c, g, values, n) : code_vector(c, w, g, values, n);
 }
@@ -353,27 +440,28 @@ static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uin
     int64_t sum = 0, least = values[0], most = values[0];
     uint64_t cost = UINT64_MAX;
     uint32_t tried = ascending || n < 2048 ? n : 2048; /* so many tell enough */
-    grid g = {0, 0, 0, 0};
     for (uint32_t i = 0; i < n; i++) {
         sum += values[i];
         least = values[i] < least ? values[i] : least;
         most = values[i] > most ? values[i] : most;
     }
-    do {
-        int64_t unit = (int64_t)4 << g.shift, offset = (int64_t)n * unit;
-        /* the mean, rounded down */
-        g.center = (int32_t)((sum - (sum < 0 ? offset - 1 : 0)) / offset);
-    } while ((least < lowest(&g) || most >= lowest(&g) + ((int64_t)2 * BINS << g.shift)) && ++g.shift);
-    for (g.family = 0; g.family < 4; g.family++)
-        for (g.scale = 0; g.scale < 32; g.scale++) {
-            coder trial = *c;
-            trial.output = NULL;
-            code_values(&trial, w, &g, values, tried, ascending);
-            if (coder_bits(&trial) < cost) {
-                cost = coder_bits(&trial);
-                *best = g;
-            }
+    for (unsigned k = 0; k < 256; k++) {
+        grid g = {0, k >> 5 & 3, k & 31, 0};
+        coder trial = *c;
+        trial.output = NULL;
+        for (;; g.shift++) {
+            int64_t width = (int64_t)n * unit(&g) * ((int64_t)1 << g.shift);
+            /* the mean, rounded down; or none, which takes fewer bits */
+            g.center = k < 128 ? (int32_t)((sum - (sum < 0 ? width - 1 : 0)) / width) : 0;
+            if (least >= lowest(&g) && most < lowest(&g) + ((int64_t)2 * BINS << g.shift))
+                break;
         }
+        code_values(&trial, w, &g, values, tried, ascending);
+        if (coder_bits(&trial) < cost) {
+            cost = coder_bits(&trial);
+            *best = g;
+        }
+    }
 }
 
 int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
@@ -389,18 +477,89 @@ int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, in
 
 enum { SAMPLE = 1 << 17 }; /* weights that the search looks at */
 
-enum { ROW, COLUMN, FAMILY, SCALE, TRUST, ROW_SCALE, COLUMN_SCALE };
+/* Of a model: what codes zeros; then what changes the bits of positions, and of values. */
+enum { MODE, ROW, COLUMN, NEAR, FAMILY, SCALE, TRUST, ROW_SCALE, COLUMN_SCALE, SIGNS };
 
-/* How many bits each parameter takes, and what some of them stand for. */
-static const uint8_t DIGITS[CODER_PARAMETERS] = {2, 2, 2, 5, 2, 2, 2};
+/* No weight is zero; a flag before each weight; zero is one of the magnitudes. */
+enum { DENSE, FLAGS, MAGNITUDES };
+
+static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
 static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probability counts for */
 static const uint16_t STRENGTH[4] = {0, 2, 8, 32};   /* weights that the mean of the matrix counts for */
 
-static void code_model(coder *c, coder_model *m, unsigned bits) {
-    m->zeros = (uint8_t)coder_uniform(c, m->zeros, 1);
-    for (unsigned i = m->zeros ? 0 : FAMILY; i < (bits > 2 ? CODER_PARAMETERS : FAMILY); i++)
-        m->parameters[i] = (uint8_t)coder_uniform(c, m->parameters[i], DIGITS[i]);
+/* Of the mean magnitude, in quarters of a power of two; it is smaller where zeros count. */
+static int scale_of(const uint8_t *p) {
+    return p[MODE] == MAGNITUDES ? p[SCALE] - 8 : p[SCALE];
 }
+
+/* Whether the stream has a parameter of this model. */
+static int has(const coder_model *m, unsigned i, unsigned bits) {
+    if (i >= ROW && i <= NEAR)
+        return m->parameters[MODE] == FLAGS;
+    return i == MODE || i == SIGNS || bits > 2;
+}
+
+static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, unsigned bits) {
+    for (unsigned i = first; i <= last; i++)
+        if (has(m, i, bits)) {
+            uint32_t value = m->parameters[i], usual = 4 * bits - (m->parameters[MODE] == MAGNITUDES ? 4 : 12);
+            value = i == SCALE ? code_near(c, value, usual, MODEL + i) : code_integer(c, value, MODEL + i);
+            if (value > MOST[i])
+                return 1;
+            m->parameters[i] = (uint8_t)value;
+        }
+    return 0;
+}
+
+/*
+ * Corrections of log odds: each context adds what its bits so far ask for, by damped Newton steps that start small, so
+ * that contexts that say nothing cost next to nothing. One that has learned from its MEMORY (of p (1 - p), in 1 / 2^12)
+ * starts to forget: density changes slowly, signs change fast. No offset gets large: once p is next to 0 or 1, steps in
+ * that direction are rounded to none.
+ */
+enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 3200 };
+
+static unsigned code_corrected(coder *c, uint32_t p, coder_correction *const *k, unsigned n, uint32_t memory,
+                               unsigned bit) {
+    int32_t x = stretch(p) * 256, error;
+    uint32_t weight;
+    for (unsigned i = 0; i < n; i++)
+        x += k[i]->offset;
+    p = squash(x / 256);
+    bit = code_bit(c, p, bit);
+    error = (int32_t)(bit << 16) - (int32_t)p;
+    weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
+    for (unsigned i = 0; i < n; i++) {
+        if (k[i]->weight < memory)
+            k[i]->weight += weight;
+        k[i]->offset += error * STEP / (int32_t)(CAUTION + k[i]->weight);
+    }
+    return bit;
+}
+
+/*
+ * Contexts of corrections: the five flags before in the row; three flags of the row above; the three signs before in
+ * the row, and in the column; whether the weights before and above are negative, zero or positive.
+ */
+enum { FLAG_ROW = 0, FLAG_ABOVE = 32, SIGN_ROW = 40, SIGN_COLUMN = 48, SIGN_NEAR = 56 };
+
+/* A matrix on its way. */
+typedef struct {
+    coder *c;
+    coder_workspace *w;
+    const uint8_t *p; /* the model */
+    uint32_t columns, row;
+    uint32_t seen[2];              /* twice the zeros and nonzeros so far, from one half each */
+    uint32_t mean, kr, kc, ks, kt; /* in 1 / 16: mean magnitude, and what shrinks the statistics */
+    unsigned digits, first;        /* of the magnitudes; the least of them */
+
+    /* The row so far. */
+    uint32_t count, sum, expected, flags, signs; /* as in a column */
+    uint32_t usual;                              /* nonzeros of a column so far, were all columns alike, in 1 / 16 */
+    uint32_t step;                               /* density per count, 2^32 / 16 */
+    uint64_t share; /* sum over the columns so far of the factor by which they are dense */
+    int left;       /* the code before */
+} pass;
 
 /* mean * a / b, bounded so that sums over a row or column fit */
 static uint32_t predict(uint32_t mean, uint32_t a, uint32_t b) {
@@ -408,108 +567,173 @@ static uint32_t predict(uint32_t mean, uint32_t a, uint32_t b) {
     return x < 32768 ? (uint32_t)x : 32768;
 }
 
-/* Codes the first of every `every` rows. */
-static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, uint32_t every,
-                     unsigned bits, coder_model *m, coder_cost *cost) {
-    uint32_t seen[2] = {1, 1}; /* twice the zeros and nonzeros so far, from one half each */
+static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
+    coder_workspace *w = s->w;
+    const uint8_t *p = s->p = m->parameters;
     uint32_t sums[129];
-    uint32_t mean, kr, kc, ks, kt; /* in 1 / 16: mean magnitude, and what shrinks the statistics */
-    uint64_t before = coder_bits(c), now;
-    unsigned digits = bits - 1;
-    const uint8_t *p = m->parameters;
-
-    memset(w->columns, 0, columns * sizeof *w->columns);
-    code_model(c, m, bits);
-    mean = exp2_negative(320 - 8u * p[SCALE]) >> 2;
+    memset(w->columns, 0, s->columns * sizeof *w->columns);
+    memset(w->corrections, 0, sizeof w->corrections);
+    s->seen[0] = s->seen[1] = 1;
+    s->row = 0;
+    s->first = p[MODE] != MAGNITUDES;
+    s->digits = bits - 1;
+    s->mean = exp2_negative((uint32_t)(320 - 8 * scale_of(p))) >> 2;
     for (int i = 0; i < CODER_CLASSES; i++) {
         if (i != CODER_CLASSES / 2 && !p[ROW_SCALE] && !p[COLUMN_SCALE])
             continue;
-        distribution(sums, 1u << digits, p[FAMILY], p[SCALE] + 2 * (i - CODER_CLASSES / 2));
-        sums[1u << digits] = sums[(1u << digits) - 1]; /* no code is -2^(bits - 1) */
-        grow(w->nodes[i], sums, digits, TRUSTED[p[TRUST]]);
+        distribution(sums, 1u << s->digits, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->first);
+        if (s->first)
+            sums[1u << s->digits] = sums[(1u << s->digits) - 1]; /* no code is -2^(bits - 1) */
+        grow(w->nodes[i], sums, s->digits, TRUSTED[p[TRUST]]);
     }
-    kr = 16u * STRENGTH[p[ROW]];
-    kc = 16u * STRENGTH[p[COLUMN]];
-    ks = mean * STRENGTH[p[ROW_SCALE]];
-    kt = mean * STRENGTH[p[COLUMN_SCALE]];
-    if (cost) {
-        now = coder_bits(c);
-        cost->model = now - before;
-        cost->values = 0;
-        before = now;
+    s->kr = 16u * STRENGTH[p[ROW]];
+    s->kc = 16u * STRENGTH[p[COLUMN]];
+    s->ks = s->mean * STRENGTH[p[ROW_SCALE]];
+    s->kt = s->mean * STRENGTH[p[COLUMN_SCALE]];
+}
+
+static void start_row(pass *s) {
+    uint32_t density = odds(s->seen[1], s->seen[0]);
+    s->count = s->sum = s->expected = s->flags = s->signs = 0;
+    s->usual = (uint32_t)(((uint64_t)density * s->row) >> 12);
+    s->step = (uint32_t)(((uint64_t)density << 16) / (s->usual + s->kc + 1));
+    s->share = 0;
+    s->left = 0;
+}
+
+/* 2^16 times the probability that the next weight is not zero, by the counts so far. */
+static uint32_t density(pass *s, const coder_column *column) {
+    uint64_t a = s->seen[1], b = s->seen[0], factor = s->usual + s->kc + 1;
+    if (s->p[COLUMN]) {
+        factor = 16 * column->count + s->kc;
+        a *= factor;
+        b *= s->usual + s->kc;
     }
-    for (uint32_t i = 0; i < (rows + every - 1) / every; i++) {
-        int8_t *at = codes + (size_t)i * every * columns;
-        uint32_t row_count = 0, row_sum = 0, row_expected = 0;
-        uint32_t density = odds(seen[1], seen[0]);
-        /* nonzeros of a column so far, were all columns alike, in 1 / 16 */
-        uint32_t expected = (uint32_t)(((uint64_t)density * i) >> 12);
-        uint64_t share = 0; /* sum over the columns so far of the factor by which they are dense */
-        uint32_t step = (uint32_t)(((uint64_t)density << 16) / (expected + kc + 1)); /* density per count, 2^32 / 16 */
-        for (uint32_t j = 0; j < columns; j++) {
-            coder_column *column = &w->columns[j];
-            int code = *at;
-            unsigned nonzero = 1;
-            if (m->zeros) {
-                uint64_t a = seen[1], b = seen[0], factor = expected + kc + 1;
-                if (p[COLUMN]) {
-                    uint32_t x = 16 * column->count + kc;
-                    a *= x;
-                    b *= expected + kc;
-                    factor = x;
-                }
-                if (p[ROW] && i) {
-                    uint64_t e = (share * step) >> 28;
-                    a *= 16 * row_count + kr;
-                    b *= (e < 1u << 20 ? e : 1u << 20) + kr;
-                }
-                share += factor;
-                nonzero = code_bit(c, odds(a, b), code != 0);
-                seen[nonzero] += 2;
-                if (seen[0] + seen[1] > 1u << 21) {
-                    seen[0] = (seen[0] + 1) / 2;
-                    seen[1] = (seen[1] + 1) / 2;
-                }
-            }
-            if (nonzero) {
-                uint32_t value, class = CODER_CLASSES / 2, predicted_row = mean, predicted_column = mean;
-                uint64_t mark = cost ? coder_bits(c) : 0;
-                uint64_t a = 1, b = 1;
-                unsigned sign = code_bit(c, 1u << 15, code < 0);
-                if (p[ROW_SCALE]) {
-                    a = row_sum + ks;
-                    b = row_expected + ks;
-                    predicted_column = predict(mean, row_sum + ks, row_expected + ks);
-                }
-                if (p[COLUMN_SCALE]) {
-                    predicted_row = predict(mean, column->sum + kt, column->expected + kt);
-                    a *= column->sum + kt;
-                    b *= column->expected + kt;
-                }
-                if (p[ROW_SCALE] || p[COLUMN_SCALE]) {
-                    int x = (int)log2_fixed(a, 3) - (int)log2_fixed(b, 3);
-                    x = (x + 2 + 4 * (CODER_CLASSES / 2)) >> 2;
-                    class = x < 0 ? 0 : x >= CODER_CLASSES ? CODER_CLASSES - 1 : (uint32_t)x;
-                }
-                value = (uint32_t)(code < 0 ? -code : code) - 1;
-                value = code_magnitude(c, w->nodes[class], value, digits) - (1u << digits) + 1;
-                if (value >> digits)
-                    return 1;
-                *at = (int8_t)(sign ? -(int)value : (int)value);
-                row_sum += 16 * value;
-                row_expected += predicted_row;
-                row_count++;
-                column->sum += 16 * value;
-                column->expected += predicted_column;
-                column->count++;
-                if (cost)
-                    cost->values += coder_bits(c) - mark;
-            } else
-                *at = 0;
-            at++;
-        }
+    if (s->p[ROW] && s->row) {
+        uint64_t e = (s->share * s->step) >> 28;
+        a *= 16 * s->count + s->kr;
+        b *= (e < 1u << 20 ? e : 1u << 20) + s->kr;
+    }
+    s->share += factor;
+    return odds(a, b);
+}
+
+static unsigned code_flag(pass *s, uint32_t j, unsigned nonzero) {
+    coder_column *column = &s->w->columns[j];
+    uint32_t p = density(s, column);
+    if (s->p[NEAR]) {
+        unsigned above = (column->flags & 1) << 1;
+        coder_correction *k[2];
+        if (j)
+            above |= (column[-1].flags & 2) << 1;
+        if (j + 1 < s->columns)
+            above |= column[1].flags & 1;
+        k[0] = &s->w->corrections[FLAG_ROW + (s->flags & 31)];
+        k[1] = &s->w->corrections[FLAG_ABOVE + above];
+        nonzero = code_corrected(s->c, p, k, 2, FLAG_MEMORY, nonzero);
+    } else
+        nonzero = code_bit(s->c, p, nonzero);
+    s->seen[nonzero] += 2;
+    if (s->seen[0] + s->seen[1] > 1u << 21) {
+        s->seen[0] = (s->seen[0] + 1) / 2;
+        s->seen[1] = (s->seen[1] + 1) / 2;
+    }
+    s->flags = s->flags << 1 | nonzero;
+    column->flags = (uint8_t)(column->flags << 1 | nonzero);
+    return nonzero;
+}
+
+static unsigned code_sign(pass *s, coder_column *column, int above, unsigned sign) {
+    if (s->p[SIGNS]) {
+        coder_correction *k[3];
+        k[0] = &s->w->corrections[SIGN_ROW + (s->signs & 7)];
+        k[1] = &s->w->corrections[SIGN_COLUMN + (column->signs & 7)];
+        k[2] = &s->w->corrections[SIGN_NEAR + 3 * ((s->left > 0) - (s->left < 0) + 1) + (above > 0) - (above < 0) + 1];
+        sign = code_corrected(s->c, 1u << 15, k, 3, SIGN_MEMORY, sign);
+    } else
+        sign = code_bit(s->c, 1u << 15, sign);
+    s->signs = s->signs << 1 | sign;
+    column->signs = (uint8_t)(column->signs << 1 | sign);
+    return sign;
+}
+
+/* The magnitude, counted from the least there is, by the scale that its row and column lead to expect. */
+static uint32_t code_value(pass *s, coder_column *column, uint32_t value) {
+    uint32_t class = CODER_CLASSES / 2, by_row = s->mean, by_column = s->mean;
+    uint64_t a = 1, b = 1;
+    if (s->p[ROW_SCALE]) {
+        a = s->sum + s->ks;
+        b = s->expected + s->ks;
+        by_row = predict(s->mean, s->sum + s->ks, s->expected + s->ks);
+    }
+    if (s->p[COLUMN_SCALE]) {
+        a *= column->sum + s->kt;
+        b *= column->expected + s->kt;
+        by_column = predict(s->mean, column->sum + s->kt, column->expected + s->kt);
+    }
+    if (s->p[ROW_SCALE] || s->p[COLUMN_SCALE]) {
+        int x = (int)log2_fixed(a, 3) - (int)log2_fixed(b, 3);
+        x = (x + 2 + 4 * (CODER_CLASSES / 2)) >> 2;
+        class = x < 0 ? 0 : x >= CODER_CLASSES ? CODER_CLASSES - 1 : (uint32_t)x;
+    }
+    value = code_magnitude(s->c, s->w->nodes[class], value, s->digits) - (1u << s->digits);
+    /* what is far back counts less */
+    s->sum += 16 * value + 16 * s->first - (s->sum >> 5);
+    s->expected += by_column - (s->expected >> 5);
+    column->sum += 16 * value + 16 * s->first - (column->sum >> 4);
+    column->expected += by_row - (column->expected >> 4);
+    return value;
+}
+
+/* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
+static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost *cost) {
+    coder_column *column = &s->w->columns[j];
+    uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
+    unsigned negative = 0;
+    if (s->p[MODE] != FLAGS || code_flag(s, j, value != 0)) {
+        uint64_t before = cost ? coder_bits(s->c) : 0;
+        value = code_value(s, column, value - s->first) + s->first;
+        if (value >> s->digits)
+            return -1;
+        if (value)
+            negative = code_sign(s, column, above, *code < 0);
+        s->count++;
+        column->count++;
+        if (cost)
+            cost->values += coder_bits(s->c) - before;
+    } else
+        value = 0;
+    *code = (int8_t)(negative ? -(int)value : (int)value);
+    s->left = *code;
+    return 0;
+}
+
+/* Codes the first of every `every` rows. */
+static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, uint32_t every,
+                     unsigned bits, coder_model *m, coder_cost *cost) {
+    pass s = {0};
+    const int8_t *above = NULL;
+    uint64_t before = coder_bits(c), middle;
+    if (code_model(c, m, MODE, NEAR, bits))
+        return 1;
+    middle = coder_bits(c);
+    if (code_model(c, m, FAMILY, SIGNS, bits))
+        return 1;
+    if (cost)
+        cost->values = coder_bits(c) - middle;
+    s.c = c;
+    s.w = w;
+    s.columns = columns;
+    start_matrix(&s, m, bits);
+    for (uint32_t i = 0; i < rows; i += every, s.row++) {
+        int8_t *row = codes + (size_t)i * columns;
+        start_row(&s);
+        for (uint32_t j = 0; j < columns; j++)
+            if (code_weight(&s, j, &row[j], above ? above[j] : 0, cost))
+                return 1;
         if (coder_overrun(c))
             return 1;
+        above = row;
     }
     if (cost)
         cost->positions = coder_bits(c) - before - cost->values;
@@ -521,51 +745,79 @@ int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uin
     return code_rows(c, w, codes, rows, columns, 1, bits, m, cost);
 }
 
-/* Keeps `m` in place of `best` where it makes the positions, or the values, smaller. */
-static void try_model(coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, uint32_t every,
-                      unsigned bits, coder_model *m, coder_model *best, coder_cost *least) {
-    coder trial;
+/* What a search looks at, and what it has found. */
+typedef struct {
+    const coder *c;
+    coder_workspace *w;
+    int8_t *codes;
+    uint32_t rows, columns, every;
+    unsigned bits;
+    coder_model best;
+    coder_cost least;
+} search;
+
+/* Keeps `m` in place of the best where it makes the positions, or the values, smaller. */
+static void try_model(search *s, coder_model m) {
+    coder trial = *s->c;
     coder_cost cost;
-    coder_encode_start(&trial, NULL, 0);
-    code_rows(&trial, w, codes, rows, columns, every, bits, m, &cost);
+    trial.output = NULL;
+    code_rows(&trial, s->w, s->codes, s->rows, s->columns, s->every, s->bits, &m, &cost);
     for (unsigned i = 0; i < CODER_PARAMETERS; i++)
-        if (i < FAMILY ? cost.positions < least->positions : cost.values < least->values)
-            best->parameters[i] = m->parameters[i];
-    if (cost.positions < least->positions)
-        least->positions = cost.positions;
-    if (cost.values < least->values)
-        least->values = cost.values;
+        if (i < FAMILY ? cost.positions < s->least.positions : cost.values < s->least.values)
+            s->best.parameters[i] = m.parameters[i];
+    if (cost.positions < s->least.positions)
+        s->least.positions = cost.positions;
+    if (cost.values < s->least.values)
+        s->least.values = cost.values;
 }
 
-void coder_matrix_search(coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
-                         coder_model *best) {
-    uint32_t count = 0, sum = 0;
-    /* A large matrix tells enough by some of its rows. */
-    uint32_t every = rows * columns / SAMPLE + 1 < rows / 16 ? rows * columns / SAMPLE + 1 : rows / 16 + 1;
-    coder_cost least = {0, UINT64_MAX, UINT64_MAX};
-    coder_model m = {0};
-    for (uint32_t i = 0; i < rows * columns; i++) {
-        int code = codes[i];
-        count += code != 0;
-        sum += (uint32_t)(code < 0 ? -code : code);
-    }
-    m.zeros = count < rows * columns;
-    m.parameters[FAMILY] = 2;
-    m.parameters[SCALE] = (uint8_t)(count ? log2_fixed(sum, 2) - log2_fixed(count, 2) : 0);
-    m.parameters[TRUST] = 1;
-    *best = m;
-    try_model(w, codes, rows, columns, every, bits, &m, best, &least);
-    /* one parameter after the other, twice, each up to 3 steps from its best value so far */
-    for (unsigned i = 0; i < 2 * CODER_PARAMETERS; i++) {
-        unsigned k = i % CODER_PARAMETERS;
-        int center = best->parameters[k];
-        if (k < FAMILY ? !m.zeros : bits == 2)
+/* One parameter after the other, twice, each up to 3 steps from its best value so far. */
+static void search_mode(search *s, coder_model m) {
+    s->best = m;
+    s->least.positions = s->least.values = UINT64_MAX;
+    try_model(s, m);
+    for (unsigned n = 0; n < 2 * CODER_PARAMETERS; n++) {
+        unsigned i = n % CODER_PARAMETERS;
+        int center = s->best.parameters[i];
+        if (i == MODE || !has(&m, i, s->bits))
             continue;
         for (int x = center - 3; x <= center + 3; x++)
-            if (x != center && x >= 0 && x >> DIGITS[k] == 0) {
-                m = *best;
-                m.parameters[k] = (uint8_t)x;
-                try_model(w, codes, rows, columns, every, bits, &m, best, &least);
+            if (x != center && x >= 0 && x <= MOST[i]) {
+                m = s->best;
+                m.parameters[i] = (uint8_t)x;
+                try_model(s, m);
             }
     }
+}
+
+/* Four times the binary logarithm of a / b >= 1, 0 for 0 / 0, as far as it can be told. */
+static uint8_t search_scale(uint64_t a, uint64_t b) {
+    uint32_t scale = b ? log2_fixed(a, 2) - log2_fixed(b, 2) : 0;
+    return (uint8_t)(scale < MOST[SCALE] ? scale : MOST[SCALE]);
+}
+
+void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
+                         unsigned bits, coder_model *best) {
+    uint32_t size = rows * columns, count = 0;
+    uint64_t sum = 0, cost;
+    coder_model m = {{FLAGS, 1, 1, 0, 3, 0, 1, 0, 0, 0}};
+    search s = {c, w, codes, rows, columns, 1, bits, m, {0, 0}};
+    /* A large matrix tells enough by some of its rows. */
+    s.every = size / SAMPLE + 1 < rows / 16 ? size / SAMPLE + 1 : rows / 16 + 1;
+    for (uint32_t i = 0; i < size; i++) {
+        count += codes[i] != 0;
+        sum += (uint32_t)(codes[i] < 0 ? -codes[i] : codes[i]);
+    }
+    m.parameters[MODE] = count < size ? FLAGS : DENSE;
+    m.parameters[SCALE] = search_scale(sum, count);
+    search_mode(&s, m);
+    *best = s.best;
+    if (count == size || bits == 2 || count <= size / 4)
+        return;
+    cost = s.least.positions + s.least.values;
+    m.parameters[MODE] = MAGNITUDES;
+    m.parameters[SCALE] = search_scale(4 * sum, size);
+    search_mode(&s, m);
+    if (s.least.positions + s.least.values < cost)
+        *best = s.best;
 }

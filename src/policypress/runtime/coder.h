@@ -5,46 +5,56 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CODER_CONTEXTS 8     /* classes of `unsigned` and `signed` integers that adapt apart */
+#define CODER_CONTEXTS 19    /* classes of `unsigned` and `signed` integers that adapt apart */
+#define CODER_KINDS 33       /* with those that vectors and matrices keep to themselves */
 #define CODER_MAX_SIDE 65535 /* rows and columns of a matrix, length of a vector */
-#define CODER_PARAMETERS 7
-#define CODER_CLASSES 9      /* scales of a magnitude, relative to the matrix */
+#define CODER_PARAMETERS 10
+#define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
+#define CODER_CORRECTIONS 65
 
 typedef uint32_t coder_context; /* probability of a one (22 bits), then the number of bits seen (10 bits) */
+
+/* What is known of a class of integers: the last one, and how often it comes again; the lengths of the others. */
+typedef struct {
+    uint32_t last;
+    coder_context again, lengths[33];
+} coder_integer;
 
 typedef struct {
     uint32_t low, range, code;
     size_t position, size; /* position may pass size: the decoder reads zeros there, the encoder writes nothing */
     const uint8_t *input;  /* NULL when encoding */
     uint8_t *output;       /* NULL when decoding, or when only the cost is asked for */
-    coder_context lengths[CODER_CONTEXTS][33];
+    coder_integer integers[CODER_KINDS];
 } coder;
 
-/*
- * How a matrix is modelled; part of the stream.
- * row, column: how freely their densities may differ from the matrix's (0: not at all, 3: a little);
- * family, scale: shape of the distribution of magnitudes, and its mean, 2^(scale / 4);
- * trust: how slowly the distribution adapts;
- * row_scale, column_scale: how freely their mean magnitudes may differ, as row and column.
- */
+/* How a matrix is modelled; part of the stream. The indices are in coder.c. */
 typedef struct {
-    uint8_t zeros; /* 0: no weight is zero, and the first two parameters are not in the stream */
     uint8_t parameters[CODER_PARAMETERS];
 } coder_model;
 
+/* A column so far: nonzeros, their magnitudes and what was expected of them, newer ones more; last flags and signs. */
 typedef struct {
     uint32_t count, sum, expected;
+    uint8_t flags, signs;
 } coder_column;
+
+/* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
+typedef struct {
+    int32_t offset;
+    uint32_t weight;
+} coder_correction;
 
 /* Scratch memory of one call; columns holds as many elements as the matrix has columns. */
 typedef struct {
     coder_column *columns;
     coder_context nodes[CODER_CLASSES][128];
+    coder_correction corrections[CODER_CORRECTIONS];
 } coder_workspace;
 
-/* Bits of a matrix in 1/256 bit. */
+/* Bits of a matrix in 1/256 bit, those of its model included. */
 typedef struct {
-    uint64_t model, positions, values;
+    uint64_t positions, values;
 } coder_cost;
 
 void coder_encode_start(coder *c, uint8_t *output, size_t size);
@@ -70,6 +80,6 @@ int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uin
                  coder_model *model, coder_cost *cost);
 
 /* The encoder's search for the model that makes a matrix small. */
-void coder_matrix_search(coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
-                         coder_model *best);
+void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
+                         unsigned bits, coder_model *best);
 #endif

@@ -3,15 +3,15 @@
 class Encoder:
     def __init__(self) -> None: ...
     def unsigned(self, value: int, context: int = 0) -> None:
-        """Write an integer of 0 to 2**32 - 1; contexts 0 to 7 adapt apart (0 is also used by `integers`)."""
+        """Write an integer of 0 to 2**32 - 1; contexts 0 to 18 adapt apart."""
     def signed(self, value: int, context: int = 0) -> None:
         """Write an integer of -2**31 to 2**31 - 1."""
     def uniform(self, value: int, bits: int) -> None:
         """Write a number of 1 to 32 bits whose values are all equally likely."""
     def integers(self, values: bytes, ascending: bool) -> None:
         """Write native int32 values, at most 65,535; if they are sorted, their order costs nothing."""
-    def matrix(self, codes: bytes, rows: int, columns: int, bits: int) -> tuple[int, int, int]:
-        """Write int8 codes of 2 to 8 bits in C order; returns the cost of model, positions and values in 1/256 bit."""
+    def matrix(self, codes: bytes, rows: int, columns: int, bits: int) -> tuple[int, int]:
+        """Write int8 codes of 2 to 8 bits in C order; returns the cost of positions and values in 1/256 bit."""
     def bits(self) -> int:
         """What is written so far in 1/256 bit, from the bytes shifted out and the logarithm of the range."""
     def finish(self) -> bytes:

@@ -32,7 +32,7 @@ static int ready(Coder *self) {
 
 static int known_context(int context) {
     if (context < 0 || context >= CODER_CONTEXTS) {
-        fail("A context is a number from 0 to 7.");
+        fail("A context is a number from 0 to 18.");
         return 0;
     }
     return 1;
@@ -230,7 +230,7 @@ static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     if (codes && w.columns) {
         memcpy(codes, bytes, (size_t)size);
         Py_BEGIN_ALLOW_THREADS
-        coder_matrix_search(&w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, &model);
+        coder_matrix_search(&self->c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, &model);
         Py_END_ALLOW_THREADS
         trial = self->c;
         trial.output = NULL;
@@ -244,7 +244,7 @@ static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     }
     PyMem_Free(codes);
     PyMem_Free(w.columns);
-    return done ? Py_BuildValue("(LLL)", (long long)cost.model, (long long)cost.positions, (long long)cost.values) : NULL;
+    return done ? Py_BuildValue("(LL)", (long long)cost.positions, (long long)cost.values) : NULL;
 }
 
 static PyObject *encode_bits(PyObject *object, PyObject *unused) {
