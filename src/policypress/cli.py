@@ -24,6 +24,7 @@ app = typer.Typer(
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
+_SEARCH_MINUTES = 10.0
 _ALGORITHMS = "Algorithm that trained it: sac, td3, ddpg, tqc, crossq, dqn, qrdqn, ppo, a2c or trpo."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
@@ -163,7 +164,7 @@ def compress(
     keep: Annotated[
         float | None, typer.Option(help="Search for the smallest file that keeps this share of the return: 0.95.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Time for --keep.")] = 10.0,
+    minutes: Annotated[float | None, typer.Option(help="Time for --keep. Default: 10.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Students trained at once for --keep. Default: one a core.")] = None,
     method: Annotated[
         str, typer.Option(help="distill; ptq: no training, the baseline; finetune: train on, see --steps.")
@@ -216,11 +217,13 @@ def compress(
             critic_weight=critic_weight,
             seed=seed,
         ),
-        settings=_given(keep=keep, minutes=None if keep is None else minutes, steps=steps, episodes=episodes),
+        settings=_given(
+            keep=keep, minutes=_SEARCH_MINUTES if keep and minutes is None else minutes, steps=steps, episodes=episodes
+        ),
     )
     try:
-        if keep is None:
-            with _bars("loss") as advance:
+        if not config.keep:
+            with _bars("loss", "#.3g") as advance:
                 result = press(
                     source, config, out, resume=resume, progress=lambda done, of, loss: advance(method, done, of, loss)
                 )
@@ -231,7 +234,9 @@ def compress(
                 out,
                 resume=resume,
                 jobs=jobs,
-                report=lambda candidate, best: _err.print(candidate_line(candidate, best)),
+                report=lambda candidate, best: _err.print(
+                    candidate_line(candidate, best), markup=False, soft_wrap=True
+                ),
             )
     except KeyboardInterrupt:
         _err.print("policypress: interrupted; go on with --resume.")
@@ -243,8 +248,8 @@ def compress(
         _out.print(f"policy  {out / 'policy.policy'}", soft_wrap=True)
     if not result.get("reached", True):
         _err.print(
-            f"policypress: no student keeps {keep:.0%} of the return by the lower end of its interval; this is the "
-            "closest: give more --minutes, or keep less.",
+            f"policypress: no student keeps {100 * config.keep:.3g} % of the return by the lower end of its interval; "
+            "this is the closest: --resume with more --minutes, or keep less.",
             soft_wrap=True,
         )
         raise typer.Exit(1)
@@ -324,7 +329,7 @@ def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
 
 
 @contextmanager
-def _bars(unit: str) -> Iterator[Callable[[str, int, int, float | None], None]]:
+def _bars(unit: str, digits: str = ".1f") -> Iterator[Callable[[str, int, int, float | None], None]]:
     """Progress bars on standard error, one for each name, with time left and the latest value."""
     columns = (
         TextColumn("{task.description}"),
@@ -339,7 +344,7 @@ def _bars(unit: str) -> Iterator[Callable[[str, int, int, float | None], None]]:
         def advance(name: str, done: int, total: int, latest: float | None) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total, latest="")
-            shown = "" if latest is None else f"{unit} {latest:.1f}"
+            shown = "" if latest is None else f"{unit} {latest:{digits}}"
             progress.update(tasks[name], completed=done, total=total, latest=shown)
 
         yield advance
