@@ -175,12 +175,14 @@ def test_a_student_of_a_continuous_agent_acts_alike(algo: str) -> None:
 @pytest.mark.parametrize(("algo", "env"), [("ppo", CHOOSE), ("ppo", PICK), ("dqn", PICK), ("qrdqn", PICK)])
 def test_a_student_of_a_discrete_agent_chooses_alike(algo: str, env: str) -> None:
     model = agent(algo, env)
+    if algo == "ppo":  # untrained ones hardly prefer anything
+        model.policy.action_net.weight.data *= 100
     asked = teacher_of(model)
     assert asked.imitation == ("values" if "dqn" in algo else "logits")
     policy = compress(model, env, replace(SMALL, hidden=()))
     observations = np.random.default_rng(0).uniform(-1, 1, (500, *asked.observation.shape)).astype(np.float32)
     same = asked.policy().predict(observations)[0] == policy.predict(observations)[0]
-    assert same.mean() > 0.85
+    assert same.mean() > 0.9
 
 
 @pytest.mark.parametrize("env", [LOOK, LOOK_CHANNELS_LAST])
@@ -261,25 +263,26 @@ def test_states_that_do_not_fit(found: Any, kind: type[PolicypressError], senten
 
 
 def test_student_and_teacher_share_the_steps() -> None:
+    acted: list[int] = []
+
     class Counting(Follow):
         observation_space, action_space = Follow.observation_space, gym.spaces.Discrete(2)
-        acted: list[int] = []
 
         def _reward(self, action: Any) -> float:
-            self.acted.append(int(action))
+            acted.append(int(action))
             return 0.0
 
     def constant(value: int) -> Callable[[Any], Any]:
         return lambda observations: np.full(len(observations), value)
 
     for share in (0.0, 0.5, 1.0):
-        Counting.acted.clear()
+        acted.clear()
         states = EnvironmentStates(Counting, count=4, seed=3)
         states._by_student[:] = share == 1.0
         found = states(constant(0), constant(1), share, 2_001)
         states.close()
         assert found.shape == (2_001, 3)
-        assert np.mean(Counting.acted) == pytest.approx(share, abs=0.25 if share == 0.5 else 0.0)
+        assert np.mean(acted) == pytest.approx(share, abs=0.25 if share == 0.5 else 0.0)
 
 
 def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:

@@ -266,7 +266,7 @@ def measure(
     evaluation = evaluate(policy, config.env, episodes=config.episodes, seed=FINAL_SEED).as_dict()
     share = asdict(kept(evaluation["returns"], teacher["returns"]))
     policy = replace(policy, results={"evaluation": evaluation, "teacher": teacher, "kept": share})
-    return policy, {
+    result = {
         "config": json.loads(dumps(config)),
         "teacher": teacher,
         "evaluation": evaluation,
@@ -275,6 +275,7 @@ def measure(
         "numerics": policy.numerics,
         "wall_seconds": round(seconds, 1),
     }
+    return policy, json.loads(json.dumps(result))  # as a later call reads it
 
 
 def write_result(files: CompressFiles, policy: Policy, result: dict[str, Any]) -> None:
