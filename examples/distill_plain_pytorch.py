@@ -62,8 +62,8 @@ def main() -> None:
         ActionTransform("box", (1,), low=-limit, high=limit),  # its outputs are clipped to [-1, 1]
     )
     config = pp.DistillConfig(
-        pp.CompressionConfig(weight_bits=8, quantize_start=0.3),
-        hidden=(8, 8),
+        pp.CompressionConfig(weight_bits=8, input_bits=12, quantize_start=0.3),
+        hidden=(12, 12),
         batches=6_000,
         batch_size=128,
         states=10_000,

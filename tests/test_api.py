@@ -81,7 +81,7 @@ def test_the_example_of_plain_pytorch_keeps_the_return(tmp_path: Path) -> None:
     assert found, done.stdout
     ours, theirs, small, large = map(float, found.groups())
     assert theirs > 85
-    assert ours > 0.95 * theirs
+    assert ours > 0.92 * theirs
     assert large > 50 * small
     assert policypress.size(policypress.load(tmp_path / "mountain_car.policy")).file_bytes == small
 

@@ -540,7 +540,7 @@ def test_every_option_of_compress_reaches_the_settings(
     answer = run(
         *pressed(picker_file, tmp_path), "--hidden", "5,4", "--rate-weight", 0.1, "--sparsity", 0.2, "--weight-bits", 5,
         "--activation-bits", 4, "--input-bits", 9, "--batches", 500, "--states", 300, "--critic-weight", 2,
-        "--trust", "--seed", 3, "--resume",
+        "--learning-rate", 0.5, "--batch-size", 64, "--trust", "--seed", 3, "--resume",
     )  # fmt: skip
     assert_one_sentence(answer, "enough.")
     config, student = seen["config"], seen["config"].student
@@ -548,7 +548,7 @@ def test_every_option_of_compress_reaches_the_settings(
     assert seen["resume"] is True
     assert (config.algo, config.env, config.method, config.episodes) == ("dqn", PICK, "distill", 4)
     assert (student.hidden, student.batches, student.states, student.seed) == ((5, 4), 500, 300, 3)
-    assert student.critic_weight == 2
+    assert (student.critic_weight, student.learning_rate, student.batch_size) == (2, 0.5, 64)
     compression = student.compression
     assert (compression.sparsity, compression.rate_weight) == (0.2, 0.1)
     assert (compression.weight_bits, compression.activation_bits, compression.input_bits) == (5, 4, 9)

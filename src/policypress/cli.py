@@ -201,9 +201,15 @@ def compress(
         int | None, typer.Option(rich_help_panel=_STUDENT, help="Observations it learns from. Default: 100000.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, at first. Default: 0.003; 0.001 for the agent's own network, images.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_STUDENT,
+            help="Of Adam, at first. Default: 0.003; 0.001 for the agent's own network, images.",
+        ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Observations a batch. Default: 256.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(rich_help_panel=_STUDENT, help="Observations a batch. Default: 256.")
+    ] = None,
     critic_weight: Annotated[
         float | None,
         typer.Option(rich_help_panel=_STUDENT, help="Weight of what the agent's critics say is lost. Default: 0."),
