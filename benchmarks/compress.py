@@ -26,7 +26,8 @@ FAMILIES: dict[str, dict[str, Settings]] = {
         for width, rate in ((24, 0.005), (24, 0.003), (24, 0.008), (24, 0.012), (32, 0.008), (20, 0.02))
     },
     "wide, sparse": {
-        f"256-256, {sparsity:.0%} sparse": {"compression": {"sparsity": sparsity}} for sparsity in (0.98, 0.99, 0.95, 0.9)
+        f"256-256, {sparsity:.0%} sparse": {"compression": {"sparsity": sparsity}}
+        for sparsity in (0.98, 0.99, 0.95, 0.9)
     },
     "narrow, dense": {
         f"{width}-{width}, {bits} bits": {

@@ -2,7 +2,7 @@
 DQN agent on pixels. The SAC agent there is the project's own.
 
     python benchmarks/teachers.py ppo --out runs/agents
-    python benchmarks/teachers.py dqn --out runs/agents
+    PYTHONPATH=examples python benchmarks/teachers.py dqn --out runs/agents
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -29,24 +28,21 @@ def train_ppo(out: Path, env_id: str, steps: int) -> None:
 
 
 def train_dqn(out: Path, env_id: str, steps: int) -> None:
-    """DQN on frames; returns over five steps and early exploitation, because the budget is minutes, not days."""
-    name = env_id.replace("/", "-")
+    """DQN on frames with early exploitation, because the budget is minutes."""
     env = DummyVecEnv([lambda: Monitor(make_env(env_id, training=True))])
     model = DQN(
         "CnnPolicy",
         env,
-        buffer_size=100_000,
-        learning_starts=5_000,
-        n_steps=5,
-        target_update_interval=4_000,
-        exploration_fraction=min(20_000 / steps, 1.0),
-        exploration_final_eps=0.01,
+        buffer_size=min(100_000, steps),
+        learning_starts=2_000,
+        target_update_interval=1_000,
+        exploration_fraction=min(10_000 / steps, 1.0),
+        exploration_final_eps=0.02,
         seed=1,
         verbose=1,
     )
-    saves = CheckpointCallback(20_000, str(out), name_prefix=f"{name}-dqn")
-    model.learn(steps, callback=saves, log_interval=20)
-    model.save(out / f"{name}-dqn.zip")
+    model.learn(steps, log_interval=50)
+    model.save(out / f"{env_id.rpartition(':')[2].replace('/', '-')}-dqn.zip")
 
 
 def main() -> None:
@@ -61,7 +57,7 @@ def main() -> None:
     if options.agent == "ppo":
         train_ppo(options.out, options.env or "Walker2d-v5", options.steps or 1_500_000)
     else:
-        train_dqn(options.out, options.env or "ALE/CrazyClimber-v5", options.steps or 250_000)
+        train_dqn(options.out, options.env or "pixel_catch:PixelCatch-v0", options.steps or 60_000)
 
 
 if __name__ == "__main__":
