@@ -100,7 +100,7 @@ class Distillation:
         saved: dict[str, Any] | None = None
         if self._checkpoint is not None and self._checkpoint.exists():
             saved = torch.load(self._checkpoint, weights_only=True)
-            if saved["config"] != dumps(config):
+            if saved.get("config") != dumps(config):
                 raise RunError(f"{folder} holds a student of other settings: choose another folder or remove it.")
         self._done = 0
         self._generator = torch.Generator().manual_seed(config.seed)
