@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +58,32 @@ def test_freeze_is_there_when_it_is_needed() -> None:
         "import sys, policypress; assert 'torch' not in sys.modules; policypress.freeze; print('torch' in sys.modules)"
     )
     assert done.stdout == "True\n", done.stderr
+
+
+def test_compress_is_there_when_it_is_needed() -> None:
+    from policypress.rl.compress import compress
+
+    assert policypress.compress is compress
+    code = "import sys, policypress; policypress.DistillConfig(); policypress.CompressConfig('sac', 'x', 'y'); "
+    done = python(code + "print('torch' in sys.modules); policypress.compress; print('torch' in sys.modules)")
+    assert done.stdout == "False\nTrue\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_of_plain_pytorch_keeps_the_return(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "distill_plain_pytorch.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"return (\S+), the agent's own (\S+)\n(\d+) bytes, the agent's own (\d+)\n", done.stdout)
+    assert found, done.stdout
+    ours, theirs, small, large = map(float, found.groups())
+    assert theirs > 85
+    assert ours > 0.92 * theirs
+    assert large > 50 * small
+    assert policypress.size(policypress.load(tmp_path / "mountain_car.policy")).file_bytes == small
 
 
 def test_unknown_names_raise_attribute_error() -> None:

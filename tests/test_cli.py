@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import typer
 
 import policypress as pp
 from policypress import cli
-from policypress.config import CompressionConfig, TrainConfig
+from policypress.config import CompressConfig, CompressionConfig, TrainConfig
 from policypress.policy.payload import encode_payload
 from policypress.rl import checkpoint
-from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac
+from policypress.rl.search import Candidate, Knobs
+from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
@@ -436,3 +438,172 @@ def test_compare_trains_the_dense_baseline_beside_it(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "dense" in shown.stdout
     assert "pressed" in shown.stdout
+
+
+# compress
+
+
+@pytest.fixture(scope="module")
+def picker_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An agent that solves PICK."""
+    return save_picker(tmp_path_factory.mktemp("agents") / "agent.zip")
+
+
+def pressed(agent: Path, out: Path, *arguments: object) -> tuple[object, ...]:
+    return ("compress", agent, "--algo", "dqn", "--env", PICK, "--out", out, "--episodes", 4, *arguments)
+
+
+QUICK = ("--hidden", "12,12", "--batches", 100, "--states", 400, "--rate-weight", 0.001)
+
+
+def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_path: Path) -> None:
+    answer = run(*pressed(picker_file, tmp_path, *QUICK))
+    assert answer.code == 0, answer.err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
+    for shown in ("agent, float32", "student, integer", "1,548 B", f"{result['size']['file_bytes']:,} B", "10.0"):
+        assert shown in answer.out
+    assert str(tmp_path / "policy.policy") in answer.out
+    assert run(*pressed(picker_file, tmp_path, *QUICK, "--json")).json == result
+    assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
+
+
+def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(cli.Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
+    with cli._bars("loss", "#.3g") as advance:
+        for value in (0.00123456, 2.0, None):
+            advance("distill", 1, 2, value)
+    assert shown == ["loss 0.00123", "loss 2.00", ""]
+
+
+COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
+    "algo": (("--algo", "ppo"), "was trained by dqn, not by ppo: give --algo dqn."),
+    "unknown algo": (("--algo", "her"), "algo='her' is not one of"),
+    "env": (("--env", "CartPol-v1"), "did you mean CartPole-v1?"),
+    "other env": (("--env", "CartPole-v1"), "name the environment that it was trained in."),
+    "wider": (("--hidden", "17,4"), "layer q_net.0 of 16 units cannot become 17 wide: give 1 to 16"),
+    "hidden": (("--hidden", "wide"), "hidden='wide' must be widths with commas between, for example 24,24."),
+    "hidden 0": (("--hidden", "0"), "must be widths of at least 1"),
+    "sparsity": (("--sparsity", 1.0), "sparsity=1.0 must be at least 0 and below 1"),
+    "bits": (("--weight-bits", 9), "weight_bits=9 must be 2 to 8"),
+    "rate": (("--rate-weight", -1), "rate_weight=-1.0 must be at least 0"),
+    "keep": (("--keep", 95), "keep=95.0 must be a share of the agent's return, for example 0.95."),
+    "keep 0 minutes": (("--keep", 0.9, "--minutes", 0), "give --minutes, and no other --method."),
+    "keep nan": (("--keep", "nan"), "keep=nan must be a share"),
+    "minutes nan": (("--keep", 0.9, "--minutes", "nan"), "give --minutes"),
+    "keep and method": (("--keep", 0.9, "--method", "ptq"), "searches among distilled students"),
+    "keep and hidden": (("--keep", 0.9, "--hidden", "4,4"), "a search finds hidden widths, rate_weight and batches"),
+    "keep and bits": (("--keep", 0.9, "--weight-bits", 32), "give weight_bits of 2 to 8."),
+    "jobs": (("--keep", 0.9, "--jobs", 0), "jobs=0 must be at least 1."),
+    "minutes": (("--minutes", 3), "minutes=3 are the time of a search: say what it must keep, --keep 0.95."),
+    "method": (("--method", "prune"), "method='prune' is not one of distill, ptq, finetune."),
+    "steps": (("--steps", 100), "are those of --method finetune"),
+    "finetune": (("--method", "finetune"), "say how long to train on, for example --steps 100000."),
+    "finetune trust": (("--method", "finetune", "--steps", 100), "add --trust if you trust the file"),
+    "finetune hidden": (("--method", "finetune", "--steps", 100, "--hidden", "4,4"), "leave --hidden out"),
+    "batches": (("--batches", 0), "batches=0 must be at least 1."),
+    "states": (("--states", 10), "states=10 must be at least batch_size=256."),
+    "episodes": (("--episodes", 1), "episodes=1 must be at least 2."),
+    "seed": (("--seed", -1), "seed=-1 must not be negative."),
+    "critics": (("--critic-weight", 1), "critic_weight needs critics of actions"),
+    "vecnormalize": (("--vecnormalize", __file__), "holds no VecNormalize statistics: give the file that"),
+}
+
+
+@pytest.mark.parametrize("case", COMPRESS_ERRORS)
+def test_compress_fails_with_one_sentence_and_writes_nothing(
+    case: str, run: Run, picker_file: Path, tmp_path: Path
+) -> None:
+    arguments, sentence = COMPRESS_ERRORS[case]
+    assert_one_sentence(run(*pressed(picker_file, tmp_path / "run", *arguments)), sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compress_without_an_agent(run: Run, tmp_path: Path) -> None:
+    assert_one_sentence(run(*pressed(tmp_path / "no.zip", tmp_path / "run")), "there is no file")
+    assert_one_sentence(run(*pressed(Path(__file__), tmp_path / "run")), "is not an agent saved by Stable-Baselines3")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_of_compress_reaches_the_settings(
+    run: Run, picker_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def capture(source: Any, config: CompressConfig, out: Path, **options: Any) -> None:
+        seen.update(source=source, config=config, out=out, **options)
+        raise pp.RunError("enough.")
+
+    monkeypatch.setattr("policypress.rl.compress.press", capture)
+    monkeypatch.setattr("policypress.rl.search.search", capture)
+    answer = run(
+        *pressed(picker_file, tmp_path), "--hidden", "5,4", "--rate-weight", 0.1, "--sparsity", 0.2, "--weight-bits", 5,
+        "--activation-bits", 4, "--input-bits", 9, "--batches", 500, "--states", 300, "--critic-weight", 2,
+        "--learning-rate", 0.5, "--batch-size", 64, "--trust", "--seed", 3, "--resume",
+    )  # fmt: skip
+    assert_one_sentence(answer, "enough.")
+    config, student = seen["config"], seen["config"].student
+    assert (seen["source"].agent, seen["source"].trust, seen["out"]) == (picker_file, True, tmp_path)
+    assert seen["resume"] is True
+    assert (config.algo, config.env, config.method, config.episodes) == ("dqn", PICK, "distill", 4)
+    assert (student.hidden, student.batches, student.states, student.seed) == ((5, 4), 500, 300, 3)
+    assert (student.critic_weight, student.learning_rate, student.batch_size) == (2, 0.5, 64)
+    compression = student.compression
+    assert (compression.sparsity, compression.rate_weight) == (0.2, 0.1)
+    assert (compression.weight_bits, compression.activation_bits, compression.input_bits) == (5, 4, 9)
+
+    assert_one_sentence(run(*pressed(picker_file, tmp_path), "--keep", 0.9, "--jobs", 3), "enough.")
+    assert (seen["config"].keep, seen["config"].minutes, seen["jobs"]) == (0.9, 10.0, 3)
+    arguments = ("--method", "finetune", "--steps", 50, "--trust")
+    assert_one_sentence(run(*pressed(picker_file, tmp_path), *arguments), "enough.")
+    assert (seen["config"].method, seen["config"].steps) == ("finetune", 50)
+
+
+def test_interrupted_compress_says_how_to_go_on(
+    run: Run, picker_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("policypress.rl.compress.press", interrupted)
+    answer = run(*pressed(picker_file, tmp_path))
+    assert answer.code == 130
+    assert "go on with --resume" in answer.err
+
+
+def test_a_search_that_reaches_nothing_has_exit_code_1(
+    run: Run, picker_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*pressed(picker_file, tmp_path, *QUICK))
+    result = json.loads((tmp_path / "result.json").read_text())
+    one = Candidate(Knobs(), (24, 24), 512, 300.0, 999, 0.985, -0.971, 1.013, 60.0)
+
+    def search(*_: Any, report: Any, **__: Any) -> Any:
+        report(one, True)
+        return {**result, "reached": False}
+
+    monkeypatch.setattr("policypress.rl.search.search", search)
+    answer = run(*pressed(picker_file, tmp_path), "--keep", 0.955, "--json")
+    assert answer.code == 1
+    assert answer.json["reached"] is False
+    assert "no student keeps 95.5 % of the return" in answer.err
+    assert "[-97.1%, 101.3%]  best" in answer.err
+    shown = [line for line in answer.err.splitlines() if "best" in line]
+    assert len(shown) == 1
+    assert len(shown[0]) <= 80
+
+
+@pytest.mark.slow
+def test_a_search_in_processes_of_its_own(picker_file: Path, tmp_path: Path) -> None:
+    """Students are spawned, so they must find the toy environments by their module."""
+    arguments = (
+        "compress", picker_file, "--algo", "dqn", "--env", f"rl.toys:{PICK}", "--out", tmp_path / "run",
+        "--episodes", 8, "--keep", 0.5, "--minutes", 1.5, "--jobs", 1, "--states", 400, "--json",
+    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = policypress(*arguments, env=environment)
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "frontier.png").exists()
+    assert json.loads(done.stdout)["reached"] == (done.returncode == 0)

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import policypress as pp
-from policypress.config import CONFIG_VERSION, CompressionConfig, TrainConfig, dumps, from_json, to_json
+from policypress.config import (
+    CONFIG_VERSION,
+    CompressConfig,
+    CompressionConfig,
+    DistillConfig,
+    TrainConfig,
+    dumps,
+    from_json,
+    to_json,
+)
 from policypress.errors import ConfigError, PolicypressError
 
 fractions = st.floats(0, 2)
@@ -298,3 +307,70 @@ def test_a_window_that_ends_with_the_extension_is_within_reach() -> None:
             training = TrainConfig("sac", "x", steps, extension=extension)
             config = CompressionConfig(sparsity=0.5, prune_end=1 + extension)
             config.check_reachable(steps, training.total_steps)
+
+
+# Students
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"batches": 0}, "batches=0 must be at least 1"),
+        ({"batches": 1.5}, "batches=1.5 must be a whole number"),
+        ({"collections": 0}, "collections=0 must be at least 1"),
+        ({"states": 100}, "states=100 must be at least batch_size=256"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate=nan must be positive"),
+        ({"critic_weight": -1.0}, "critic_weight=-1.0 must not be negative"),
+        ({"critic_weight": math.nan}, "critic_weight=nan must not be negative"),
+        ({"critic_start": 1.5}, "critic_start=1.5 must be a fraction"),
+        ({"hidden": (4, 0)}, "must be widths of at least 1"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"compression": CompressionConfig(weight_bits=8, quantize_start=1.0)}, "quantization would start at step"),
+    ],
+    ids=str,
+)
+def test_each_setting_of_a_student_is_checked(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        DistillConfig(**settings)
+
+
+def test_a_student_may_quantize_from_its_first_batch() -> None:
+    DistillConfig(CompressionConfig(sparsity=0.5, prune_start=0.0, prune_end=0.0, weight_bits=8, quantize_start=0.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "prune"}, "method='prune' is not one of"),
+        ({"method": "finetune"}, "say how long to train on"),
+        ({"method": "finetune", "steps": 5, "student": DistillConfig(hidden=(4,))}, "leave --hidden out"),
+        ({"steps": 5}, "steps=5 are those of --method finetune"),
+        ({"keep": -0.5, "minutes": 1.0}, "keep=-0.5 must be a share"),
+        ({"keep": 0.95}, "give --minutes"),
+        ({"keep": 0.95, "minutes": math.inf}, "give --minutes"),
+        ({"keep": 0.95, "minutes": 1.0, "method": "ptq"}, "no other --method"),
+        ({"keep": 0.95, "minutes": 1.0}, "give weight_bits of 2 to 8"),
+        ({"minutes": 1.0}, "minutes=1 are the time of a search"),
+        ({"episodes": 1}, "episodes=1 must be at least 2"),
+    ],
+    ids=str,
+)
+def test_each_setting_of_a_pressing_is_checked(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        CompressConfig("sac", "x", "0" * 64, **settings)
+
+
+def test_a_pressing_survives_json() -> None:
+    student = DistillConfig(CompressionConfig(weight_bits=4, sparsity=0.5), hidden=(8, 9), critic_weight=0.5, seed=3)
+    config = CompressConfig("sac", "x", "ab", "cd", student=student, keep=0.95, minutes=2.5, episodes=7)
+    assert from_json(CompressConfig, json.loads(dumps(config))) == config
+    assert from_json(DistillConfig, json.loads(dumps(student))) == student
+
+
+@pytest.mark.parametrize(
+    "broken", [5, None, [], "text", {"version": 1, "algo": "a", "env": "b", "agent": "c", "student": 5}]
+)
+def test_json_that_is_no_pressing(broken: Any) -> None:
+    with pytest.raises(ConfigError):
+        from_json(CompressConfig, broken)

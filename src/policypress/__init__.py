@@ -1,6 +1,6 @@
 """policypress: reinforcement-learning policies small enough to run on anything.
 
-Importing it needs NumPy only; ``freeze`` needs the extra ``policypress[train]``.
+Importing it needs NumPy only; ``freeze`` and ``compress`` need the extra ``policypress[train]``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from policypress import presets
-from policypress.config import CompressionConfig, TrainConfig
+from policypress.config import CompressConfig, CompressionConfig, DistillConfig, TrainConfig
 from policypress.errors import (
     ArtifactError,
     ConfigError,
@@ -23,19 +23,23 @@ from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
     from policypress.policy.freeze import freeze
+    from policypress.rl.compress import compress
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "CompressConfig",
     "CompressionConfig",
     "ConfigError",
+    "DistillConfig",
     "ObservationError",
     "Policy",
     "PolicypressError",
     "RunError",
     "TrainConfig",
     "UnsupportedError",
+    "compress",
     "freeze",
     "load",
     "presets",
@@ -48,4 +52,8 @@ def __getattr__(name: str) -> Any:
         from policypress.policy.freeze import freeze
 
         return freeze
+    if name == "compress":
+        from policypress.rl.compress import compress
+
+        return compress
     raise AttributeError(f"module 'policypress' has no attribute {name!r}")

@@ -24,6 +24,8 @@ app = typer.Typer(
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
+_SEARCH_MINUTES = 10.0
+_STUDENT, _SEARCH, _METHODS = "The student", "Search for the smallest file", "Other methods"
 _ALGORITHMS = "Algorithm that trained it: sac, td3, ddpg, tqc, crossq, dqn, qrdqn, ppo, a2c or trpo."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
@@ -148,35 +150,69 @@ def compress(
     hidden: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_STUDENT,
             help="Widths of the student's last hidden layers, for example 24,24; auto: a tenth of the agent's. "
-            "Default: auto; with --sparsity or another --method, the agent's own."
+            "Default: auto; with --sparsity or another --method, the agent's own.",
         ),
     ] = None,
     rate_weight: Annotated[
         float | None,
-        typer.Option(help="Price of a bit beside the imitation; more gives a smaller file. Default: 0.005 if narrow."),
+        typer.Option(
+            rich_help_panel=_STUDENT,
+            help="Price of a bit beside the imitation; more gives a smaller file. Default: 0.005 if narrow.",
+        ),
     ] = None,
-    sparsity: Annotated[float | None, typer.Option(help="Fraction of weights that end as zero.")] = None,
-    weight_bits: Annotated[int | None, typer.Option(help="2 to 8; 32: none. Default: 8.")] = None,
-    activation_bits: Annotated[int | None, typer.Option(help="2 to 8; 0: float activations. Default: 8.")] = None,
-    input_bits: Annotated[int | None, typer.Option(help="2 to 16. Default: 8.")] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(rich_help_panel=_STUDENT, help="Fraction of weights that end as zero.")
+    ] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(rich_help_panel=_STUDENT, help="2 to 8; 32: none. Default: 8.")
+    ] = None,
+    activation_bits: Annotated[
+        int | None, typer.Option(rich_help_panel=_STUDENT, help="2 to 8; 0: float activations. Default: 8.")
+    ] = None,
+    input_bits: Annotated[int | None, typer.Option(rich_help_panel=_STUDENT, help="2 to 16. Default: 8.")] = None,
     keep: Annotated[
-        float | None, typer.Option(help="Search for the smallest file that keeps this share of the return: 0.95.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_SEARCH, help="Search for the smallest file that keeps this share of the return: 0.95."
+        ),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Time for --keep.")] = 10.0,
-    jobs: Annotated[int | None, typer.Option(help="Students trained at once for --keep. Default: one a core.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(rich_help_panel=_SEARCH, help="Time for --keep. Default: 10.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=_SEARCH, help="Students trained at once for --keep. Default: one a core."),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="distill; ptq: no training, the baseline; finetune: train on, see --steps.")
+        str,
+        typer.Option(
+            rich_help_panel=_METHODS, help="distill; ptq: no training, the baseline; finetune: train on, see --steps."
+        ),
     ] = "distill",
-    steps: Annotated[int | None, typer.Option(help="Environment steps of --method finetune.")] = None,
-    batches: Annotated[int | None, typer.Option(help="Batches that a student learns from. Default: 100000.")] = None,
-    states: Annotated[int | None, typer.Option(help="Observations it learns from. Default: 100000.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam, at first. Default: 0.003; 0.001 for the agent's own network, images.")
+    steps: Annotated[
+        int | None, typer.Option(rich_help_panel=_METHODS, help="Environment steps of --method finetune.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Observations a batch. Default: 256.")] = None,
+    batches: Annotated[
+        int | None, typer.Option(rich_help_panel=_STUDENT, help="Batches that a student learns from. Default: 100000.")
+    ] = None,
+    states: Annotated[
+        int | None, typer.Option(rich_help_panel=_STUDENT, help="Observations it learns from. Default: 100000.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_STUDENT,
+            help="Of Adam, at first. Default: 0.003; 0.001 for the agent's own network, images.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(rich_help_panel=_STUDENT, help="Observations a batch. Default: 256.")
+    ] = None,
     critic_weight: Annotated[
-        float | None, typer.Option(help="Weight of what the agent's critics say is lost. Default: 0.")
+        float | None,
+        typer.Option(rich_help_panel=_STUDENT, help="Weight of what the agent's critics say is lost. Default: 0."),
     ] = None,
     vecnormalize: Annotated[
         Path | None, typer.Option(help="The file that VecNormalize.save wrote, if the agent was trained with it.")
@@ -216,11 +252,13 @@ def compress(
             critic_weight=critic_weight,
             seed=seed,
         ),
-        settings=_given(keep=keep, minutes=None if keep is None else minutes, steps=steps, episodes=episodes),
+        settings=_given(
+            keep=keep, minutes=_SEARCH_MINUTES if keep and minutes is None else minutes, steps=steps, episodes=episodes
+        ),
     )
     try:
-        if keep is None:
-            with _bars("loss") as advance:
+        if not config.keep:
+            with _bars("loss", "#.3g") as advance:
                 result = press(
                     source, config, out, resume=resume, progress=lambda done, of, loss: advance(method, done, of, loss)
                 )
@@ -231,7 +269,9 @@ def compress(
                 out,
                 resume=resume,
                 jobs=jobs,
-                report=lambda candidate, best: _err.print(candidate_line(candidate, best)),
+                report=lambda candidate, best: _err.print(
+                    candidate_line(candidate, best), markup=False, soft_wrap=True
+                ),
             )
     except KeyboardInterrupt:
         _err.print("policypress: interrupted; go on with --resume.")
@@ -243,8 +283,8 @@ def compress(
         _out.print(f"policy  {out / 'policy.policy'}", soft_wrap=True)
     if not result.get("reached", True):
         _err.print(
-            f"policypress: no student keeps {keep:.0%} of the return by the lower end of its interval; this is the "
-            "closest: give more --minutes, or keep less.",
+            f"policypress: no student keeps {100 * config.keep:.3g} % of the return by the lower end of its interval; "
+            "this is the closest: --resume with more --minutes, or keep less.",
             soft_wrap=True,
         )
         raise typer.Exit(1)
@@ -324,7 +364,7 @@ def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
 
 
 @contextmanager
-def _bars(unit: str) -> Iterator[Callable[[str, int, int, float | None], None]]:
+def _bars(unit: str, digits: str = ".1f") -> Iterator[Callable[[str, int, int, float | None], None]]:
     """Progress bars on standard error, one for each name, with time left and the latest value."""
     columns = (
         TextColumn("{task.description}"),
@@ -339,7 +379,7 @@ def _bars(unit: str) -> Iterator[Callable[[str, int, int, float | None], None]]:
         def advance(name: str, done: int, total: int, latest: float | None) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total, latest="")
-            shown = "" if latest is None else f"{unit} {latest:.1f}"
+            shown = "" if latest is None else f"{unit} {latest:{digits}}"
             progress.update(tasks[name], completed=done, total=total, latest=shown)
 
         yield advance

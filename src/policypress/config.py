@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -114,7 +115,7 @@ class CompressionConfig:
                 f"pruning would end at step {self.prune_end * steps:.0f}, after the last step {total_steps}: "
                 "lower prune_end or train longer."
             )
-        if self.prunes and self.prune_end * steps <= learning_starts:
+        if self.prunes and learning_starts and self.prune_end * steps <= learning_starts:
             raise ConfigError(
                 f"pruning would end at step {self.prune_end * steps:.0f}, before learning starts at step "
                 f"{learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
@@ -124,7 +125,7 @@ class CompressionConfig:
                 f"quantization would start at step {self.quantize_start * steps:.0f}, not before the last step "
                 f"{total_steps}: lower quantize_start or train longer."
             )
-        if self.quantizes and self.quantize_start * steps <= learning_starts:
+        if self.quantizes and learning_starts and self.quantize_start * steps <= learning_starts:
             raise ConfigError(
                 f"quantization would start at step {self.quantize_start * steps:.0f}, before learning starts at "
                 f"step {learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
@@ -207,15 +208,21 @@ class DistillConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("batches", "batch_size", "collections"):
+        for name in ("batches", "batch_size", "collections", "states"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number.")
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.states < self.batch_size:
             raise ConfigError(f"states={self.states} must be at least batch_size={self.batch_size}.")
-        if self.learning_rate <= 0.0:
+        if not 0.0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate={self.learning_rate} must be positive, for example 3e-3.")
-        if self.critic_weight < 0.0:
+        if not 0.0 <= self.critic_weight < math.inf:
             raise ConfigError(f"critic_weight={self.critic_weight} must not be negative.")
+        if not 0.0 <= self.critic_start <= 1.0:
+            raise ConfigError(f"critic_start={self.critic_start} must be a fraction of the batches, for example 0.5.")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must not be negative.")
         if any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
         self.compression.check_reachable(self.batches, self.batches)
@@ -252,10 +259,16 @@ class CompressConfig:
             if self.student.hidden:
                 raise ConfigError("finetune keeps the agent's own network: leave --hidden out, or use distill.")
             self.student.compression.check_reachable(self.steps, self.steps)
+        elif self.steps:
+            raise ConfigError(f"steps={self.steps} are those of --method finetune: leave --steps out, or add it.")
         if self.keep and not 0.0 < self.keep <= 1.5:
             raise ConfigError(f"keep={self.keep} must be a share of the agent's return, for example 0.95.")
-        if self.keep and (self.method != "distill" or self.minutes <= 0.0):
+        if self.keep and not (self.method == "distill" and 0.0 < self.minutes < math.inf):
             raise ConfigError("keep=... searches among distilled students: give --minutes, and no other --method.")
+        if self.keep and not self.student.compression.quantizes:
+            raise ConfigError("keep=... searches for a precision: give weight_bits of 2 to 8.")
+        if self.minutes and not self.keep:
+            raise ConfigError(f"minutes={self.minutes:g} are the time of a search: say what it must keep, --keep 0.95.")
         if self.episodes < 2:
             raise ConfigError(f"episodes={self.episodes} must be at least 2.")
 
@@ -271,6 +284,8 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """The inverse of ``to_json``; unknown or missing fields and other versions raise ConfigError."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{cls.__name__} cannot be read: it is not a JSON object.")
     values = dict(data)
     if values.pop("version", None) != CONFIG_VERSION:
         raise ConfigError(f"this {cls.__name__} is of another version than {CONFIG_VERSION}; write it anew.")

@@ -16,7 +16,7 @@ from policypress.errors import ConfigError, ObservationError
 from policypress.policy.policy import Policy
 from policypress.rl import Evaluation, evaluate
 from policypress.rl.environments import is_atari, make_env
-from policypress.rl.evaluate import bootstrap_interval
+from policypress.rl.evaluate import bootstrap_interval, kept
 from rl.toys import EPISODE, FOLLOW, LOOK, LOOK_CHANNELS_LAST, PICK, PICK_OF_FOUR, dqn, image_dqn, learn, sac
 
 
@@ -85,6 +85,36 @@ def test_middle_half() -> None:
     result = Evaluation("Here-v0", 0, (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 1e9), (1,) * 8)
     assert result.iqm == 35.0
     assert Evaluation("Here-v0", 0, (1.0, 2.0, 6.0), (1,) * 3).iqm == 3.0
+
+
+def test_interval_of_the_middle_half() -> None:
+    returns = np.random.default_rng(0).normal(100, 10, 60)
+    outliers = Evaluation("Here-v0", 0, (*returns.tolist(), 1e6, -1e6), (1,) * 62)
+    low, high = outliers.iqm_interval
+    assert 95 < low < outliers.iqm < high < 105
+    assert outliers.interval[1] - outliers.interval[0] > 1000
+    assert outliers.as_dict()["iqm_low"] == low
+    assert outliers.as_dict()["iqm_high"] == high
+
+
+def test_the_share_that_is_kept() -> None:
+    teacher = np.random.default_rng(0).normal(100, 10, 50)
+    same = kept(teacher.tolist(), teacher.tolist())
+    assert (same.share, same.low, same.high) == (1.0, 1.0, 1.0)
+    worse = kept((teacher - 20).tolist(), teacher.tolist())  # in every episode by as much: hardly any doubt
+    assert worse.share == pytest.approx(0.8, abs=0.01)
+    assert worse.high - worse.low < 1e-9
+    shuffled = kept((teacher[::-1] - 20).tolist(), teacher.tolist())
+    assert shuffled.low < shuffled.share < shuffled.high
+    assert shuffled.share == pytest.approx(worse.share)
+    assert shuffled.high - shuffled.low > 0.02
+
+
+def test_a_share_of_negative_returns() -> None:
+    assert kept([-12.0] * 4, [-10.0] * 4).share == pytest.approx(0.8)
+    assert kept([-8.0] * 4, [-10.0] * 4).share == pytest.approx(1.2)
+    with pytest.raises(ConfigError, match="the agent returns 0 in this environment: there is nothing that a student"):
+        kept([1.0] * 4, [0.0] * 4)
 
 
 def test_as_json() -> None:

@@ -7,8 +7,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,52 @@ def weights_of(model: BaseAlgorithm) -> dict[str, torch.nn.Parameter]:
 def zeros_of(model: BaseAlgorithm) -> dict[str, NDArray[np.bool_]]:
     """Where the deployed layers' weights are exactly zero."""
     return {name: (weight.detach() == 0).numpy() for name, weight in weights_of(model).items()}
+
+
+# Agents to distil
+
+
+def picker(*hidden: int) -> torch.nn.Sequential:
+    """A network that solves ``Pick`` and its like by hand-written weights: every unit carries one of the numbers."""
+    widths = [3, *(hidden or (16, 16)), 3]
+    modules: list[torch.nn.Module] = []
+    for before, after in pairwise(widths):
+        modules += [torch.nn.Linear(before, after), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*modules[:-1])
+    write_picker([module for module in network if isinstance(module, torch.nn.Linear)])
+    return network
+
+
+@torch.no_grad()
+def write_picker(layers: Sequence[torch.nn.Linear]) -> None:
+    """The weights of ``picker`` into layers that take and give three numbers."""
+    for index, layer in enumerate(layers):
+        same = torch.arange(layer.out_features)[:, None] % 3 == torch.arange(layer.in_features) % 3
+        layer.weight.copy_(same / same.sum(1, keepdim=True))
+        layer.bias.fill_(float(index == 0))  # numbers in [-1, 1] pass every ReLU
+
+
+def save_picker(path: Path, algo: str = "dqn") -> Path:
+    """An agent that solves ``Pick``, saved at ``path``."""
+    model = agent(algo, PICK)
+    graph = ADAPTERS[algo].graph(model)
+    write_picker([node.module for node in graph.layers])
+    model.save(path)
+    return path
+
+
+def draw(observation_space: spaces.Box, seed: int = 0) -> Callable[..., NDArray[Any]]:
+    """A function of states that draws vectors from [-1, 1], or light on one side as ``Look`` does."""
+    env = Look() if observation_space.dtype == np.uint8 else Follow()
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed)
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> NDArray[Any]:
+        if isinstance(env, Look):
+            return np.stack([env._draw() for _ in range(count)])
+        return rng.uniform(-1, 1, (count, *observation_space.shape)).astype(np.float32)
+
+    return states
 
 
 # Runs

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policypress.compression.compressor import Compressor
+from policypress.compression.graph import LayerNode, ResidualNode
 from policypress.compression.student import hidden_widths, student
-from policypress.config import CompressConfig, CompressionConfig, DistillConfig, dumps, from_json
-from policypress.errors import ConfigError, RunError
+from policypress.config import FLOAT_BITS, CompressConfig, CompressionConfig, DistillConfig, dumps, from_json
+from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.size import size
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
@@ -28,10 +29,18 @@ from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import adapter_for, observation_transform
 from policypress.rl.agents import Agent, check_return, load_agent
-from policypress.rl.distill import Distillation, EnvironmentStates, Progress, States, Teacher, acting
+from policypress.rl.distill import (
+    Distillation,
+    EnvironmentStates,
+    Progress,
+    States,
+    Teacher,
+    check_config,
+    met_by_teacher,
+)
 from policypress.rl.environments import make_env
 from policypress.rl.evaluate import evaluate, kept
-from policypress.rl.finetune import finetune
+from policypress.rl.finetune import check_trust, finetune
 from policypress.rl.train import FINAL_SEED
 
 _CALIBRATION_STATES = 20_000
@@ -120,8 +129,12 @@ def teacher_of(agent: BaseAlgorithm | Agent) -> Teacher:
 
 
 def scaled_hidden(teacher: Teacher, factor: float) -> tuple[int, ...]:
-    """The teacher's hidden widths times ``factor``, 4 at least."""
-    return tuple(min(width, max(4, round(width * factor))) for width in hidden_widths(teacher.graph))
+    """The teacher's hidden widths times ``factor``, 4 at least; behind residual blocks only, if there are any."""
+    nodes = teacher.graph.nodes
+    blocks = [index for index, node in enumerate(nodes) if isinstance(node, ResidualNode)]
+    behind = sum(isinstance(node, LayerNode) for node in nodes[1 + max(blocks, default=-1) :]) - 1
+    widths = hidden_widths(teacher.graph)
+    return tuple(min(width, max(4, round(width * factor))) for width in widths[len(widths) - behind :])
 
 
 def plan(
@@ -138,15 +151,19 @@ def plan(
     """The CompressConfig for an agent, with fields of CompressionConfig (``compression``), DistillConfig (``student``)
     and CompressConfig (``settings``) replaced by those given.
 
-    A distilled student is narrow ("auto": a 64th of the parameters) at a learned precision, unless a sparsity or widths
-    are given; 8 bits everywhere. Raises what ``load_agent`` raises, ConfigError for what does not fit together.
+    A distilled student is narrow ("auto": about a hundredth of the parameters) at a learned precision, unless a
+    sparsity or widths are given; 8 bits everywhere. Raises what ``load_agent`` raises, ConfigError for what does not
+    fit together.
     """
     agent = load_agent(source.agent, algo, env, vecnormalize=source.vecnormalize, trust=source.trust)
-    given = dict(compression or {})
+    given = {"weight_bits": 8, **(compression or {})}
     searched = bool((settings or {}).get("keep"))
+    if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
+        raise ConfigError("a search finds hidden widths, rate_weight and batches itself: leave them out, or keep.")
     if hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
-    if method == "distill" and (searched or hidden or "rate_weight" in given):
+    quantizes = given["weight_bits"] != FLOAT_BITS
+    if method == "distill" and ((quantizes and (searched or hidden)) or "rate_weight" in given):
         given = {"weight_range": "learned", "rate_weight": 0.0 if given.get("sparsity") else RATE_WEIGHT, **given}
     if method == "distill":
         pruned = given.get("sparsity", 0.0) > 0.0
@@ -162,7 +179,7 @@ def plan(
         digest(source.agent),
         "" if source.vecnormalize is None else digest(source.vecnormalize),
         method=method,  # type: ignore[arg-type]
-        student=DistillConfig(CompressionConfig(**{"weight_bits": 8, **given}), hidden=widths, **student),
+        student=DistillConfig(CompressionConfig(**given), hidden=widths, **student),
         **(settings or {}),
     )
 
@@ -183,10 +200,15 @@ def press(
     """
     files = CompressFiles(Path(out))
     agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
+    teacher = teacher_of(agent)
+    if config.method == "finetune":
+        check_trust(source.trust)
+        agent.adapter.trained_graph(agent.model)
+    else:
+        check_config(teacher, config.student)
     with checkpoint.locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
-        teacher = replace(teacher_of(agent), provenance={**teacher_of(agent).provenance, "env": config.env})
         measured = measured_teacher(files, agent, teacher, config)
         started = time.monotonic()
         if config.method == "ptq":
@@ -194,7 +216,7 @@ def press(
         elif config.method == "distill":
             policy = compress(teacher, config.env, config.student, folder=files.checkpoint, progress=progress)
         else:
-            policy = finetune(source.agent, source.vecnormalize, source.trust, config, files.checkpoint, progress)
+            policy = finetune(source.agent, source.vecnormalize, config, files.checkpoint, progress)
         policy, result = measure(policy, config, measured, time.monotonic() - started)
         write_result(files, policy, result)
         return result
@@ -202,29 +224,36 @@ def press(
 
 def existing(files: CompressFiles, config: CompressConfig, resume: bool) -> dict[str, Any] | None:
     """The result of a finished run, or None if one may start or go on here, whose config is then written; RunError
-    otherwise."""
+    otherwise. A search also goes on in more or less time than it was given first."""
     if files.config.exists():
         try:
             found = from_json(CompressConfig, json.loads(files.config.read_text()))
         except (json.JSONDecodeError, ConfigError) as error:
             raise RunError(f"{files.config} cannot be read: choose another --out, or remove the folder.") from error
-        if found != config:
+        if replace(found, minutes=config.minutes) != config:
             raise RunError(f"{files.out} holds another run: choose another --out or repeat its settings and files.")
-        if files.result.exists():
+        if files.result.exists() and found == config:
             result: dict[str, Any] = json.loads(files.result.read_text())
             return result
         if not resume:
             raise RunError(f"{files.out} holds an unfinished run: add --resume to go on, or choose another --out.")
     checkpoint.remove_partial(files.config, files.teacher, files.policy, files.result)
+    files.result.unlink(missing_ok=True)
     checkpoint.write_whole(files.config, dumps(config))
     return None
 
 
 def measured_teacher(files: CompressFiles, agent: Agent, teacher: Teacher, config: CompressConfig) -> dict[str, Any]:
-    """The teacher's evaluation in float32, measured once a folder; RunError if it acts far below its training."""
+    """The teacher's evaluation in float32, measured once a folder; RunError if it acts far below its training,
+    ConfigError if it returns nothing that could be kept. What is wrong with the agent leaves no run behind."""
     if not files.teacher.exists():
         result = evaluate(teacher.policy(), config.env, episodes=config.episodes, seed=FINAL_SEED)
-        check_return(agent, result.mean)
+        try:
+            check_return(agent, result.mean)
+            kept(result.returns, result.returns)
+        except PolicypressError:
+            files.config.unlink()
+            raise
         checkpoint.write_whole(files.teacher, json.dumps(result.as_dict()))
     measured: dict[str, Any] = json.loads(files.teacher.read_text())
     return measured
@@ -237,7 +266,7 @@ def measure(
     evaluation = evaluate(policy, config.env, episodes=config.episodes, seed=FINAL_SEED).as_dict()
     share = asdict(kept(evaluation["returns"], teacher["returns"]))
     policy = replace(policy, results={"evaluation": evaluation, "teacher": teacher, "kept": share})
-    return policy, {
+    result = {
         "config": json.loads(dumps(config)),
         "teacher": teacher,
         "evaluation": evaluation,
@@ -246,6 +275,7 @@ def measure(
         "numerics": policy.numerics,
         "wall_seconds": round(seconds, 1),
     }
+    return policy, json.loads(json.dumps(result))  # as a later call reads it
 
 
 def write_result(files: CompressFiles, policy: Policy, result: dict[str, Any]) -> None:
@@ -269,7 +299,7 @@ def _with_states(
     teacher = model if isinstance(model, Teacher) else teacher_of(model)
     if not isinstance(env, str):
         return work(teacher, env)
-    states = EnvironmentStates(lambda: make_env(env, training=False), seed=config.seed * 1000)
+    states = EnvironmentStates(lambda: make_env(env, training=False), seed=config.seed)
     try:
         return work(replace(teacher, provenance={**teacher.provenance, "env": env}), states)
     finally:
@@ -277,8 +307,7 @@ def _with_states(
 
 
 def _post_training(teacher: Teacher, states: States, config: DistillConfig) -> Policy:
-    act = acting(teacher, teacher.outputs)
-    raw = states(act, act, 0.0, min(config.states, _CALIBRATION_STATES))
+    raw = met_by_teacher(teacher, states, min(config.states, _CALIBRATION_STATES))
     torch.manual_seed(config.seed)
     picks = torch.randint(len(raw), (_CALIBRATION_BATCHES, min(config.batch_size, len(raw)))).numpy()
 

@@ -24,6 +24,7 @@ from policypress.compression.compressor import Compressor
 from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
 from policypress.config import DistillConfig, dumps
+from policypress.errors import ConfigError, RunError
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph
@@ -35,8 +36,8 @@ Act = Callable[[NDArray[Any]], NDArray[Any]]
 States = Callable[[Act, Act, float, int], NDArray[Any]]
 """``states(teacher, student, share, count)``: ``count`` raw observations, met while the student acts in ``share`` of
 the time and the teacher in the rest. Recorded logs, which do not depend on who acts, may ignore the first three."""
-Progress = Callable[[int, int, float], None]
-"""Called with (batches done, batches, loss)."""
+Progress = Callable[[int, int, float | None], None]
+"""Called with (batches done, batches, loss); with steps, and no loss, while an agent is trained on."""
 
 _FIRST_STATES = 0.1  # of all states, from the teacher's own episodes, before the first batch
 _LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
@@ -88,32 +89,27 @@ class Teacher:
 class Distillation:
     """One student on its way: ``run`` trains it to the end and freezes it.
 
-    With a ``folder`` it is checkpointed there, and goes on from its checkpoint if there is one.
+    With a ``folder`` it is checkpointed there, and goes on from its checkpoint if there is one. Raises ConfigError for
+    a config that does not fit the teacher, RunError for a checkpoint of another config.
     """
 
     def __init__(self, teacher: Teacher, states: States, config: DistillConfig, folder: Path | None = None) -> None:
+        check_critics(teacher, config)
         self._teacher, self._states, self._config = teacher, states, config
         self._checkpoint = None if folder is None else folder / "student.pt"
         saved: dict[str, Any] | None = None
         if self._checkpoint is not None and self._checkpoint.exists():
             saved = torch.load(self._checkpoint, weights_only=True)
+            if saved.get("config") != dumps(config):
+                raise RunError(f"{folder} holds a student of other settings: choose another folder or remove it.")
         self._done = 0
         self._generator = torch.Generator().manual_seed(config.seed)
         self._memory = _Memory(config.states, teacher, folder, kept=0 if saved is None else saved["states"])
         if saved is None:
-            self._collect(round(_FIRST_STATES * config.states), share=0.0)
+            self._collect(math.ceil(_FIRST_STATES * config.states), share=0.0)
         torch.manual_seed(config.seed)
         some = self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
-        self._network = student(teacher.graph, config.hidden, some)
-        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=config.learning_rate, fused=True)
-        self._compressor = Compressor(
-            self._network,
-            self._optimizer,
-            config.compression,
-            config.batches,
-            image=teacher.observation.image,
-            seed=config.seed,
-        )
+        self._network, self._optimizer, self._compressor = _student(teacher, config, some)
         if saved is not None:
             self._restore(saved)
 
@@ -128,7 +124,7 @@ class Distillation:
                 self._collect(count, share=min(1.0, batch / (_ALL_STUDENT * config.batches)))
             loss = self._learn(batch)
             self._done = batch + 1
-            if self._done % save_every == 0:
+            if self._done % save_every == 0 or self._done == config.batches:
                 self._save()
                 if progress is not None:
                     progress(self._done, config.batches, float(loss.detach()))
@@ -160,10 +156,11 @@ class Distillation:
         return ((best - values) / best.std().clamp(min=1e-6)).mean()
 
     def _collect(self, count: int, share: float) -> None:
-        teacher = self._teacher
+        teacher, count = self._teacher, min(count, self._config.states - self._memory.count)
+        if not count:
+            return
         if share == 0.0:  # there may be no student yet
-            act = acting(teacher, teacher.outputs)
-            self._memory.add(self._states(act, act, share, count))
+            self._memory.add(met_by_teacher(teacher, self._states, count))
             return
         self._network.eval()
         self._memory.add(self._states(acting(teacher, teacher.outputs), acting(teacher, self._network), share, count))
@@ -187,6 +184,7 @@ class Distillation:
             return
         self._memory.flush()
         state = {
+            "config": dumps(self._config),
             "done": self._done,
             "states": self._memory.count,
             "network": self._network.state_dict(),
@@ -207,6 +205,28 @@ class Distillation:
         self._generator.set_state(saved["generator"])
 
 
+def check_config(teacher: Teacher, config: DistillConfig) -> None:
+    """Raises ConfigError, before any work, for a config that does not fit the teacher."""
+    check_critics(teacher, config)
+    _student(teacher, config, torch.zeros(2, *teacher.observation.shape))
+
+
+def check_critics(teacher: Teacher, config: DistillConfig) -> None:
+    """Raises ConfigError if ``config`` asks critics that the teacher does not have."""
+    if config.critic_weight and not teacher.critics:
+        raise ConfigError("critic_weight needs critics of actions, which this agent does not have: leave it at 0.")
+
+
+def _student(
+    teacher: Teacher, config: DistillConfig, observations: torch.Tensor
+) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
+    network = student(teacher.graph, config.hidden, observations)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    image = teacher.observation.image
+    compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
+    return network, optimizer, compressor
+
+
 def acting(teacher: Teacher, network: Callable[[torch.Tensor], torch.Tensor]) -> Act:
     """Deterministic actions of ``network``, between the teacher's transforms, for raw observations (n, ...)."""
 
@@ -216,6 +236,15 @@ def acting(teacher: Teacher, network: Callable[[torch.Tensor], torch.Tensor]) ->
         return reference.act(teacher.action, network(x).numpy())
 
     return act
+
+
+def met_by_teacher(teacher: Teacher, states: States, count: int) -> NDArray[Any]:
+    """``count`` observations of the teacher's own episodes; ConfigError if ``states`` gives none."""
+    act = acting(teacher, teacher.outputs)
+    observations = states(act, act, 0.0, count)
+    if not len(observations):
+        raise ConfigError("the function of states gave none: return as many observations as it is asked for.")
+    return observations
 
 
 def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
@@ -269,7 +298,9 @@ class EnvironmentStates:
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], count: int = 10, seed: int = 0) -> None:
         self._envs = [make() for _ in range(count)]
         self._random = np.random.default_rng(seed)
-        self._observations = [env.reset(seed=seed + index)[0] for index, env in enumerate(self._envs)]
+        # Hashed, so that no student learns from the very episodes that measure it: those count up from a seed.
+        seeds = np.random.SeedSequence(seed).generate_state(count)
+        self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
         self._by_student = np.zeros(count, bool)
 
     def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
@@ -314,11 +345,17 @@ class _Memory:
             self._inputs[:kept] = torch.from_numpy(reference.observe(transform, self._raw[:kept]))
 
     def add(self, observations: NDArray[Any]) -> None:
-        """Labels ``observations`` (n, ...) with the teacher's outputs; what does not fit any more is left out."""
+        """Labels ``observations`` (n, ...) with the teacher's outputs; what does not fit any more is left out.
+
+        Raises ObservationError for observations that do not fit the teacher.
+        """
+        transform = self._teacher.observation
         for start in range(0, len(observations), _CHUNK):
             part = observations[start : start + min(_CHUNK, len(self._raw) - self.count)]
             place = slice(self.count, self.count + len(part))
-            x = torch.from_numpy(reference.observe(self._teacher.observation, part))
+            x = torch.from_numpy(reference.observe(transform, part))
+            if part.shape[1:] != transform.shape:  # images, channels last
+                part = np.moveaxis(part, -1, 1)
             self._raw[place], self._outputs[place] = part, self._teacher.outputs(x).numpy()
             if self._inputs is not None:
                 self._inputs[place] = x

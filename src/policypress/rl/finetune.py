@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -27,18 +27,12 @@ _CHECKPOINTS = 50
 
 
 def finetune(
-    agent: Path, vecnormalize: Path | None, trust: bool, config: CompressConfig, folder: Path, progress: Progress | None
+    agent: Path, vecnormalize: Path | None, config: CompressConfig, folder: Path, progress: Progress | None = None
 ) -> Policy:
     """Trains the agent on for ``config.steps`` steps while it is pruned and quantized; returns the frozen policy.
 
-    Goes on from the checkpoint in ``folder`` if there is one. Raises UnsupportedError without ``trust``: optimizers and
-    settings of the algorithm are read by unpickling the agent.
+    Goes on from the checkpoint in ``folder`` if there is one. Unpickles the agent: see ``check_trust``.
     """
-    if not trust:
-        raise UnsupportedError(
-            "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you trust "
-            "the file, or use --method distill."
-        )
     saved = folder / "agent.zip"
     env = _environment(config.env, vecnormalize, training=True)
     try:
@@ -61,6 +55,15 @@ def finetune(
         return freeze(model, provenance={"env": config.env, "finetuned": config.steps})
     finally:
         env.close()
+
+
+def check_trust(trust: bool) -> None:
+    """Raises UnsupportedError without ``trust``: optimizers and settings of the algorithm are read by unpickling."""
+    if not trust:
+        raise UnsupportedError(
+            "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you trust "
+            "the file, or use --method distill."
+        )
 
 
 def _environment(env_id: str, vecnormalize: Path | None, training: bool) -> VecEnv:
@@ -98,12 +101,19 @@ class _Checkpoints(BaseCallback):
         self._next = self.num_timesteps + self._every
 
     def _on_step(self) -> bool:
-        if self.num_timesteps >= self._next:
-            self._next += self._every
-            with checkpoint.replace_file(self._path) as partial:
-                model: BaseAlgorithm = self.model
-                with partial.open("wb") as file:
-                    model.save(file)
-            if self._progress is not None:
-                self._progress(min(self.num_timesteps, self._steps), self._steps, float("nan"))
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            self._save_if_due()
         return True
+
+    def _on_rollout_start(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if self.num_timesteps < self._next:
+            return
+        self._next = self.num_timesteps + self._every
+        with checkpoint.replace_file(self._path) as partial, partial.open("wb") as file:
+            self.model.save(file)
+        if self._progress is not None:
+            self._progress(min(self.num_timesteps, self._steps), self._steps, None)

@@ -8,6 +8,8 @@ import json
 import multiprocessing
 import os
 import queue
+import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 
 from policypress.config import CompressConfig, DistillConfig
-from policypress.errors import PolicypressError, RunError
+from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.size import size
 from policypress.policy import artifact
 from policypress.policy.policy import Policy
@@ -36,7 +38,7 @@ from policypress.rl.compress import (
     write_result,
 )
 from policypress.rl.curves import plot_frontier
-from policypress.rl.distill import Teacher
+from policypress.rl.distill import Teacher, check_config
 from policypress.rl.evaluate import evaluate, kept
 
 Steps = tuple[tuple[int, int], ...]
@@ -109,17 +111,7 @@ def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) 
     good = [candidate for candidate in found.values() if candidate.low >= keep]
     if good:
         best = min(good, key=lambda c: c.file_bytes).knobs
-        steps: tuple[tuple[int, int], ...] = (
-            (0, 1),
-            (1, 0),
-            (1, -1),
-            (-1, 2),
-            (1, 1),
-            (-2, 3),
-            (0, 2),
-            (2, -1),
-            (2, 0),
-        )
+        steps = _SMALLER
     elif found:
         best = max(found.values(), key=lambda c: c.low).knobs
         steps = _LARGER
@@ -147,15 +139,19 @@ def search(
     keeps ``config.keep`` of the teacher's return by the lower end of its interval goes to ``out``.
 
     At any time ``out`` holds the best so far, and ``frontier.csv`` every finished student. Returns the contents of
-    ``result.json``, where "reached" says whether the chosen student, measured again, keeps enough. Raises what
-    ``press`` raises, and RunError if there was no time for a single student.
+    ``result.json``, where "reached" says whether the chosen student, measured again, keeps enough. With ``resume`` an
+    interrupted search goes on, and a finished one too if it now has other minutes. Raises what ``press`` raises, and
+    RunError if there was no time for a single student or one died.
     """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs={jobs} must be at least 1.")
     files = CompressFiles(Path(out))
     agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
+    teacher = teacher_of(agent)
+    check_config(teacher, config.student)
     with checkpoint.locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
-        teacher = teacher_of(agent)
         measured = measured_teacher(files, agent, teacher, config)
         students = _Students(source, config, files, teacher, report)
         students.train(jobs or os.cpu_count() or 1)
@@ -167,7 +163,9 @@ def _finish(
 ) -> dict[str, Any]:
     """The smallest student that also keeps enough from the seeds of the final measurement, or else the closest."""
     if not students.found:
-        raise RunError(f"no student was finished in {config.minutes:g} minutes: give more --minutes, and --resume.")
+        raise RunError(
+            f"no student was finished in {config.minutes:g} minutes: go on with --resume, in more --minutes."
+        )
     seconds = sum(candidate.seconds for candidate in students.found.values())
     closest: dict[str, Any] | None = None
     chosen: Policy | None = None
@@ -196,6 +194,8 @@ class _Students:
         for file in sorted(self._folder.glob("*/candidate.json")):
             candidate = _candidate(json.loads(file.read_text()))
             self.found[candidate.knobs] = candidate
+        if self.found:  # the last ones may have ended when nobody was there to hear of it
+            self._write()
         reference = evaluate(teacher.policy(), config.env, episodes=config.episodes, seed=SEARCH_SEED)
         self._returns = reference.returns
 
@@ -214,7 +214,7 @@ class _Students:
                     knobs = self._unfinished(running) or propose(self.found, set(running), self._config.keep)
                     arguments = (self._source, self._config, self._student(knobs, batches), knobs, self._returns)
                     worker = context.Process(target=_train, args=(*arguments, self._folder, answers), daemon=True)
-                    worker.start()
+                    _start(worker)
                     running[knobs] = worker
                 if not running or time.monotonic() > deadline:
                     return
@@ -223,7 +223,10 @@ class _Students:
                 except queue.Empty:
                     for knobs, worker in running.items():
                         if worker.exitcode not in (None, 0):
-                            raise RunError(f"student {knobs.name} ended with exit code {worker.exitcode}.") from None
+                            raise RunError(
+                                f"student {knobs.name} died (exit code {worker.exitcode}), perhaps for want of memory: "
+                                "go on with --resume, and fewer --jobs."
+                            ) from None
                     continue
                 running.pop(knobs).join()
                 if isinstance(answer, Exception):
@@ -244,9 +247,14 @@ class _Students:
 
     def _add(self, candidate: Candidate) -> None:
         self.found[candidate.knobs] = candidate
-        best = self.by_size()[0] is candidate
-        if best:
-            artifact.write((self._folder / candidate.knobs.name / "policy.policy").read_bytes(), self._files.policy)
+        self._write()
+        if self._report is not None:
+            self._report(candidate, self.by_size()[0] is candidate)
+
+    def _write(self) -> None:
+        """The best student so far and the frontier."""
+        best = self._folder / self.by_size()[0].knobs.name / "policy.policy"
+        artifact.write(best.read_bytes(), self._files.policy)
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -263,8 +271,6 @@ class _Students:
             self._files.out / "frontier.png",
             keep=self._config.keep,
         )
-        if self._report is not None:
-            self._report(candidate, best)
 
     def _student(self, knobs: Knobs, batches: int) -> DistillConfig:
         given = self._config.student
@@ -299,6 +305,15 @@ class _Students:
         return int(json.loads(file.read_text()))
 
 
+def _start(worker: Any) -> None:
+    """Starts a process that Ctrl-C in the terminal does not reach: this one ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _train(
     source: Source,
     config: CompressConfig,
@@ -311,25 +326,31 @@ def _train(
     """One student in a process of its own: trained, measured and written; the answer is a Candidate or an error."""
     torch.set_num_threads(1)
     folder = students / knobs.name
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def alive(*_: Any) -> None:
+        if not parent.is_alive():
+            raise RunError("the process that started this search is gone: go on with --resume.")
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
-        agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
-        started, parent = time.monotonic(), os.getppid()
-
-        def alive(*_: Any) -> None:
-            if os.getppid() != parent:
-                raise RunError("the process that started this search is gone: go on with --resume.")
-
-        policy = compress(teacher_of(agent), config.env, student, folder=folder / "checkpoint", progress=alive)
-        result = evaluate(policy, config.env, episodes=config.episodes, seed=SEARCH_SEED)
-        bytes_of, share = size(policy), kept(result.returns, teacher_returns)
-        candidate = Candidate(
-            knobs, student.hidden, bytes_of.file_bytes, bytes_of.file_ratio, bytes_of.nonzeros,
-            share.share, share.low, share.high, round(time.monotonic() - started, 1),
-        )  # fmt: skip
-        replace(policy, results={"search": {**result.as_dict(), "kept": asdict(share)}}).save(folder / "policy.policy")
-        checkpoint.write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
+        with checkpoint.locked(folder):  # a student of a killed search lives on until it notices
+            checkpoint.write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
+            agent = load_agent(
+                source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust
+            )
+            started = time.monotonic()
+            policy = compress(teacher_of(agent), config.env, student, folder=folder / "checkpoint", progress=alive)
+            result = evaluate(policy, config.env, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
+            bytes_of, share = size(policy), kept(result.returns, teacher_returns)
+            candidate = Candidate(
+                knobs, student.hidden, bytes_of.file_bytes, bytes_of.file_ratio, bytes_of.nonzeros,
+                share.share, share.low, share.high, round(time.monotonic() - started, 1),
+            )  # fmt: skip
+            measured = {"search": {**result.as_dict(), "kept": asdict(share)}}
+            replace(policy, results=measured).save(folder / "policy.policy")
+            checkpoint.write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         answers.put((knobs, candidate))
     except PolicypressError as error:
         answers.put((knobs, error))

@@ -1,0 +1,403 @@
+"""Distillation: what a student is asked for, that it learns it, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import policypress as pp
+from policypress.compression.graph import trace
+from policypress.config import CompressionConfig, DistillConfig
+from policypress.errors import ConfigError, ObservationError, PolicypressError, RunError
+from policypress.policy.payload import encode_payload
+from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.rl import distill, evaluate
+from policypress.rl.compress import compress, post_training, teacher_of
+from policypress.rl.distill import EnvironmentStates, Teacher, imitation_loss, squashed
+from rl.toys import (
+    CHOOSE,
+    EPISODE,
+    FOLLOW,
+    LOOK,
+    LOOK_CHANNELS_LAST,
+    PICK,
+    Follow,
+    Look,
+    agent,
+    die_at_file_operation,
+    draw,
+    in_child,
+    picker,
+)  # fmt: skip
+
+VECTOR = ObservationTransform((3,), "float32")
+DISCRETE = ActionTransform("discrete", dtype="int64")
+BITS8 = CompressionConfig(weight_bits=8, quantize_start=0.5, observe=0.2)
+SMALL = DistillConfig(BITS8, hidden=(12, 12), batches=400, batch_size=32, states=800, learning_rate=1e-2, collections=5)
+
+
+def box(low: list[float], high: list[float], squash: bool = False) -> ActionTransform:
+    bounds = np.array(low, np.float32), np.array(high, np.float32)
+    return ActionTransform("box", (len(low),), squash=squash, low=bounds[0], high=bounds[1])
+
+
+def loss(teacher: Teacher, ours: list[list[float]], theirs: list[list[float]]) -> float:
+    return float(imitation_loss(teacher, torch.tensor(ours), torch.tensor(theirs)))
+
+
+def teacher(action: ActionTransform, imitation: Any = "action") -> Teacher:
+    return Teacher(trace(picker()), VECTOR, action, imitation)
+
+
+def picking() -> Teacher:
+    return Teacher.of(picker(), VECTOR, DISCRETE)
+
+
+# What is asked for
+
+
+def test_squashed_actions_are_compared_behind_the_tanh() -> None:
+    asked = teacher(box([-2.0, 0.0], [2.0, 3.0], squash=True))
+    expected = np.mean(np.square(np.tanh([0.5, -1.0]) - np.tanh([0.25, 9.0])))
+    assert loss(asked, [[0.5, -1.0]], [[0.25, 9.0]]) == pytest.approx(expected, rel=1e-5)
+    assert loss(asked, [[20.0, -20.0]], [[30.0, -30.0]]) == 0.0
+
+
+def test_clipped_actions_are_compared_in_halves_of_their_range() -> None:
+    asked = teacher(box([-2.0, 0.0], [2.0, 3.0]))
+    assert loss(asked, [[1.0, 1.0]], [[0.0, 2.5]]) == pytest.approx(((1 / 2) ** 2 + (1.5 / 1.5) ** 2) / 2)
+    np.testing.assert_allclose(squashed(asked.action, torch.tensor([[-2.0, 3.0], [0.0, 1.5]])), [[-1, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (5.0, 9.0, 0.0),
+        (-5.0, -9.0, 0.0),
+        (5.0, -5.0, 25.0),
+        (5.0, 1.0, 4.0),
+        (1.0, 5.0, 4.0),
+        (1.9, 2.0, 0.0025),
+    ],
+)
+def test_beyond_the_same_bound_there_is_nothing_to_learn(ours: float, theirs: float, expected: float) -> None:
+    asked = teacher(box([-2.0], [2.0]))
+    outputs = torch.tensor([[ours]], requires_grad=True)
+    value = imitation_loss(asked, outputs, torch.tensor([[theirs]]))
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+    value.backward()
+    assert outputs.grad is not None
+    assert (outputs.grad.item() == 0.0) == (expected == 0.0)
+
+
+def test_actions_without_bounds_are_compared_as_they_are() -> None:
+    asked = teacher(box([-np.inf, 0.0, -np.inf], [np.inf, np.inf, 4.0]))
+    outputs = torch.tensor([[3.0, 7.0, 9.0]], requires_grad=True)
+    value = imitation_loss(asked, outputs, torch.tensor([[1.0, 5.0, 8.0]]))
+    assert value.item() == pytest.approx((4 + 4 + 0) / 3)  # the last ones both end at 4
+    value.backward()
+    assert outputs.grad is not None
+    assert torch.isfinite(outputs.grad).all()
+
+
+def kl(theirs: list[float], ours: list[float]) -> float:
+    p, q = (np.exp(values) / np.exp(values).sum() for values in (theirs, ours))
+    return float((p * np.log(p / q)).sum())
+
+
+def test_logits_are_compared_as_distributions() -> None:
+    asked = teacher(DISCRETE, "logits")
+    assert loss(asked, [[1.0, 2.0, 3.0]], [[11.0, 12.0, 13.0]]) == pytest.approx(0.0, abs=1e-6)
+    ours, theirs = [[0.0, 1.0, -1.0], [0.5, 0.0, 0.0]], [[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]
+    expected = np.mean([kl(t, o) for t, o in zip(theirs, ours, strict=True)])
+    assert loss(asked, ours, theirs) == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_group_of_a_multi_discrete_action_is_a_distribution() -> None:
+    asked = teacher(ActionTransform("multi-discrete", (2,), "int64", nvec=(2, 3)), "logits")
+    ours, theirs = [0.0, 1.0, 3.0, -1.0, 0.0], [1.0, 0.0, 0.0, 2.0, 1.0]
+    expected = kl(theirs[:2], ours[:2]) + kl(theirs[2:], ours[2:])
+    assert loss(asked, [ours], [theirs]) == pytest.approx(expected, rel=1e-5)
+    shifted = [value + (5 if index < 2 else -3) for index, value in enumerate(theirs)]
+    assert loss(asked, [shifted], [theirs]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_values_are_compared_at_a_temperature_of_their_spread() -> None:
+    asked = teacher(DISCRETE, "values")
+    theirs = [[1.0, 2.0, 4.0], [10.0, 11.0, 10.5]]
+    spread = np.std(theirs, axis=1, ddof=1).mean()
+    sharp = [[value / (0.25 * spread) for value in row] for row in theirs]
+    assert loss(asked, sharp, theirs) == pytest.approx(0.0, abs=1e-5)
+    larger = [[1000 * value for value in row] for row in theirs]
+    assert loss(asked, theirs, larger) == pytest.approx(loss(asked, theirs, theirs), rel=1e-4)
+    assert loss(asked, [[0.0, 0.0, 0.0]], [[3.0, 3.0, 3.0]]) == pytest.approx(0.0, abs=1e-6)
+
+
+# Learning
+
+
+def test_a_student_of_hand_written_weights_picks_as_well() -> None:
+    losses: list[float] = []
+    policy = compress(picking(), PICK, SMALL, progress=lambda done, of, loss: losses.append(loss or 0.0))
+    assert len(losses) == 50
+    assert np.mean(losses[-5:]) < 0.2 * losses[0]
+    assert policy.numerics == "integer"
+    assert [len(layer.bias) for layer in policy.layers][-1] == 3
+    assert max(len(layer.bias) for layer in policy.layers) <= 12
+    assert evaluate(picking().policy(), PICK, episodes=10).mean == EPISODE
+    assert evaluate(policy, PICK, episodes=10).mean > 0.93 * EPISODE
+    assert policy.provenance["env"] == PICK
+    assert policy.provenance["distill"]["hidden"] == [12, 12]
+    assert pp.size(policy).baseline_bytes == 4 * (4 * 16 + 17 * 16 + 17 * 3)
+    vectors = policy.test_vectors
+    assert vectors is not None
+    np.testing.assert_array_equal(policy.outputs(vectors.observations), vectors.outputs)
+
+
+@pytest.mark.parametrize("algo", ["sac", "td3", "ppo", "a2c"])
+def test_a_student_of_a_continuous_agent_acts_alike(algo: str) -> None:
+    model = agent(algo, FOLLOW)
+    expected = evaluate(teacher_of(model).policy(), FOLLOW, episodes=10)
+    ours = evaluate(compress(model, FOLLOW, SMALL), FOLLOW, episodes=10)
+    assert np.corrcoef(expected.returns, ours.returns)[0, 1] > 0.98
+    assert ours.mean == pytest.approx(expected.mean, rel=0.1)
+
+
+@pytest.mark.parametrize(("algo", "env"), [("ppo", CHOOSE), ("ppo", PICK), ("dqn", PICK), ("qrdqn", PICK)])
+def test_a_student_of_a_discrete_agent_chooses_alike(algo: str, env: str) -> None:
+    model = agent(algo, env)
+    if algo == "ppo":  # untrained ones hardly prefer anything
+        model.policy.action_net.weight.data *= 100
+    asked = teacher_of(model)
+    assert asked.imitation == ("values" if "dqn" in algo else "logits")
+    policy = compress(model, env, replace(SMALL, hidden=()))
+    observations = np.random.default_rng(0).uniform(-1, 1, (500, *asked.observation.shape)).astype(np.float32)
+    same = asked.policy().predict(observations)[0] == policy.predict(observations)[0]
+    assert same.mean() > 0.9
+
+
+@pytest.mark.parametrize("env", [LOOK, LOOK_CHANNELS_LAST])
+def test_a_student_of_a_convolutional_agent(env: str) -> None:
+    model = agent("dqn", env)
+    config = replace(SMALL, hidden=(8,), batches=40, batch_size=8, states=60)
+    policy = compress(model, env, config)
+    assert policy.numerics == "integer"
+    frames = np.stack([Look.observation_space.sample() for _ in range(20)])
+    assert policy.outputs(frames).shape == (20, 2)
+    assert len(policy.layers[-2].bias) <= 8
+    evaluate(policy, env, episodes=2)
+
+
+def test_critics_count_where_they_are_asked() -> None:
+    model = agent("sac", FOLLOW)
+    plain, judged = (
+        compress(model, FOLLOW, replace(SMALL, batches=60, critic_weight=weight, critic_start=0.0))
+        for weight in (0.0, 1.0)
+    )
+    assert encode_payload(plain) != encode_payload(judged)
+    late = compress(model, FOLLOW, replace(SMALL, batches=60, critic_weight=1.0, critic_start=1.0))
+    assert encode_payload(plain) == encode_payload(late)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    first, again, other = (encode_payload(compress(picking(), PICK, replace(SMALL, seed=s))) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_sparsity_is_met() -> None:
+    pressed = CompressionConfig(
+        sparsity=0.7, weight_bits=8, prune_start=0.0, prune_end=0.5, quantize_start=0.6, observe=0.1
+    )
+    policy = compress(picking(), PICK, replace(SMALL, compression=pressed, hidden=()))
+    assert pp.size(policy).nonzeros <= 0.3 * (3 * 16 + 16 * 16 + 16 * 3) + 1
+    assert evaluate(policy, PICK, episodes=10).mean > 0.85 * EPISODE
+
+
+# States
+
+
+def test_states_from_a_function() -> None:
+    asked: list[tuple[float, int]] = []
+    drawn = draw(Follow.observation_space)
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> Any:
+        asked.append((share, count))
+        found = drawn(teacher, student, share, count)
+        assert teacher(found).shape == student(found).shape == (count,)
+        assert np.issubdtype(student(found).dtype, np.integer)
+        return found
+
+    policy = compress(picking(), states, SMALL)
+    assert evaluate(policy, PICK, episodes=10).mean > 0.93 * EPISODE
+    assert asked[0] == (0.0, 80)
+    shares = [share for share, _ in asked]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0, "at the end the student alone acts"
+    assert sum(count for _, count in asked) == SMALL.states
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "sentence"),
+    [
+        (np.zeros((100, 4), np.float32), ObservationError, r"expects an observation of shape \(3,\)"),
+        (np.zeros((100, 3), np.int64), ObservationError, "expects float32 observations, but got int64"),
+        (np.full((100, 3), np.nan, np.float32), ObservationError, "NaN"),
+        (np.zeros((0, 3), np.float32), ConfigError, "the function of states gave none"),
+    ],
+    ids=["shape", "dtype", "NaN", "none"],
+)
+def test_states_that_do_not_fit(found: Any, kind: type[PolicypressError], sentence: str) -> None:
+    for press in (compress, post_training):
+        with pytest.raises(kind, match=sentence):
+            press(picking(), lambda *_: found, SMALL)
+
+
+def test_student_and_teacher_share_the_steps() -> None:
+    acted: list[int] = []
+
+    class Counting(Follow):
+        observation_space, action_space = Follow.observation_space, gym.spaces.Discrete(2)
+
+        def _reward(self, action: Any) -> float:
+            acted.append(int(action))
+            return 0.0
+
+    def constant(value: int) -> Callable[[Any], Any]:
+        return lambda observations: np.full(len(observations), value)
+
+    for share in (0.0, 0.5, 1.0):
+        acted.clear()
+        states = EnvironmentStates(Counting, count=4, seed=3)
+        states._by_student[:] = share == 1.0
+        found = states(constant(0), constant(1), share, 2_001)
+        states.close()
+        assert found.shape == (2_001, 3)
+        assert np.mean(acted) == pytest.approx(share, abs=0.25 if share == 0.5 else 0.0)
+
+
+def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:
+    seeds: list[Any] = []
+
+    class Noting(Follow):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            seeds.append(seed)
+            return super().reset(seed=seed)
+
+    for seed in range(12):
+        EnvironmentStates(Noting, seed=seed)
+    assert len(set(seeds)) == 120
+    assert min(seeds) > 100_000, "evaluations count up from 1000 and 5000"
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"hidden": (17, 6)}, "layer 0 of 16 units cannot become 17 wide: give 1 to 16"),
+        ({"critic_weight": 0.1}, "critic_weight needs critics of actions, which this agent does not have"),
+        ({"compression": replace(BITS8, sparsity=0.99, prune_end=0.5)}, "would leave no weight"),
+    ],
+    ids=["hidden", "critics", "sparsity"],
+)
+def test_a_config_that_does_not_fit_the_teacher(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        distill.check_config(picking(), replace(SMALL, **changes))
+    with pytest.raises(ConfigError, match=sentence):
+        compress(picking(), draw(Follow.observation_space), replace(SMALL, **changes))
+
+
+def test_weights_that_are_not_finite() -> None:
+    network = picker()
+    with torch.no_grad():
+        next(iter(network.parameters()))[0, 0] = torch.nan
+    for press in (compress, post_training):
+        with pytest.raises(PolicypressError, match="not finite"):
+            press(Teacher.of(network, VECTOR, DISCRETE), draw(Follow.observation_space), SMALL)
+
+
+# Stopped and resumed
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(batch: int) -> Callable[..., None]:
+    def progress(done: int, *_: Any) -> None:
+        if done >= batch:
+            raise Stop
+
+    return progress
+
+
+def test_a_stopped_student_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        compress(picking(), PICK, SMALL, folder=tmp_path, progress=stop_at(200))
+    assert {path.name for path in tmp_path.iterdir()} == {"student.pt", "states.npy", "outputs.npy"}
+    seen: list[int] = []
+    policy = compress(picking(), PICK, SMALL, folder=tmp_path, progress=lambda done, *_: seen.append(done))
+    assert min(seen) == 208
+    assert max(seen) == SMALL.batches
+    assert evaluate(policy, PICK, episodes=10).mean > 0.93 * EPISODE
+
+
+def test_a_stopped_student_ends_in_the_same_bytes_where_states_do(tmp_path: Path) -> None:
+    recorded = np.random.default_rng(0).uniform(-1, 1, (1_000, 3)).astype(np.float32)
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> Any:
+        return recorded[:count]
+
+    whole = compress(picking(), states, SMALL)
+    for batch in (8, 160, 312, 400):  # before and while it quantizes, and at the end
+        with pytest.raises(Stop):
+            compress(picking(), states, SMALL, folder=tmp_path / str(batch), progress=stop_at(batch))
+        resumed = compress(picking(), states, SMALL, folder=tmp_path / str(batch))
+        assert encode_payload(resumed) == encode_payload(whole), batch
+
+
+def test_a_student_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        compress(picking(), PICK, SMALL, folder=tmp_path, progress=stop_at(8))
+    with pytest.raises(RunError, match="holds a student of other settings: choose another folder or remove it"):
+        compress(picking(), PICK, replace(SMALL, seed=2), folder=tmp_path)
+
+
+def test_killed_between_any_two_files(tmp_path: Path) -> None:
+    config = replace(SMALL, batches=100)
+
+    def attempt(count: int) -> None:
+        die_at_file_operation(count, tmp_path)
+        compress(picking(), PICK, config, folder=tmp_path)
+
+    codes = [in_child(lambda count=count: attempt(count)) for count in (1, 2, 3, 4, 5, 6, 30, 31, 32, 1_000)]
+    assert codes == [-signal.SIGKILL] * 9 + [0]
+    assert not [path for path in tmp_path.iterdir() if path.name == "policy.policy"]
+    policy = compress(picking(), PICK, config, folder=tmp_path)
+    assert policy.numerics == "integer"
+
+
+def test_a_narrow_student_may_have_other_layers() -> None:
+    policy = compress(picking(), PICK, replace(SMALL, hidden=(10,)))
+    assert len(policy.layers) == 2
+    assert evaluate(policy, PICK, episodes=10).mean > 0.8 * EPISODE
+
+
+def test_a_teacher_of_plain_pytorch_is_what_its_network_says() -> None:
+    network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    asked = Teacher.of(network, VECTOR, box([-2.0, 0.0], [2.0, 3.0]))
+    assert (asked.imitation, asked.baseline_bytes) == ("action", 4 * (4 * 8 + 9 * 2))
+    x = torch.rand(5, 3)
+    torch.testing.assert_close(asked.outputs(x), network(x).detach())
+    assert Teacher.of(network, VECTOR, DISCRETE).imitation == "logits"
