@@ -26,8 +26,8 @@ FAMILIES: dict[str, dict[str, Settings]] = {
         for width, rate in ((24, 0.005), (24, 0.003), (24, 0.008), (24, 0.012), (32, 0.008), (20, 0.02))
     },
     "wide, sparse": {
-        f"256-256, {sparsity:.0%} sparse": {"compression": {"sparsity": sparsity}}
-        for sparsity in (0.98, 0.99, 0.95, 0.9)
+        f"256-256, {sparsity:.0%} sparse": {"compression": {"sparsity": sparsity}, "student": {"batches": batches}}
+        for sparsity, batches in ((0.98, 150_000), (0.95, 60_000), (0.9, 60_000), (0.99, 60_000))
     },
     "narrow, dense": {
         f"{width}-{width}, {bits} bits": {
@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
         for name, settings in students.items():
             started = time.monotonic()
             folder = options.out / slug(f"{family} {name}")
-            trained = {} if settings.get("method") == "ptq" else {"batches": options.batches}
-            config = plan(source, options.algo, options.env, **settings, student={"seed": options.seed, **trained})
+            student = {"seed": options.seed, "batches": options.batches, **settings.get("student", {})}
+            config = plan(source, options.algo, options.env, **{**settings, "student": student})
             result = press(source, config, folder, resume=True)
             kept, size = result["kept"], result["size"]
             print(
