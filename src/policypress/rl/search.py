@@ -41,6 +41,8 @@ from policypress.rl.curves import plot_frontier
 from policypress.rl.distill import Teacher, check_config
 from policypress.rl.evaluate import evaluate, kept
 
+CHANCE = 0.02
+"""Students of the same knobs and another seed differ by about as much in what they keep."""
 Steps = tuple[tuple[int, int], ...]
 ROUNDS = 6
 """A student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
@@ -104,8 +106,8 @@ Report = Callable[[Candidate, bool], None]
 def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) -> Knobs:
     """The next student to try: one step smaller than the best so far, or larger while none keeps enough.
 
-    What a larger student could not keep, a smaller one is not tried for. With every step tried, the nearest miss gets
-    another seed.
+    What a larger student missed by more than chance, a smaller one is not tried for. With every step tried, the nearest
+    miss gets another seed.
     """
     tried = {*found, *running}
     good = [candidate for candidate in found.values() if candidate.low >= keep]
@@ -118,9 +120,10 @@ def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) 
     else:
         best, steps = Knobs(), _FIRST
     missed = [candidate.knobs for candidate in found.values() if candidate.low < keep] if good else []
+    hopeless = [knobs for knobs in missed if found[knobs].low < keep - CHANCE]
     for shrink, coarsen in steps:
         step = replace(best, shrink=best.shrink + shrink, coarsen=best.coarsen + coarsen, seed=1)
-        if step not in tried and not any(m.shrink <= step.shrink and m.coarsen <= step.coarsen for m in missed):
+        if step not in tried and not any(m.shrink <= step.shrink and m.coarsen <= step.coarsen for m in hopeless):
             return step
     near = min(missed, key=lambda k: keep - found[k].low) if missed else best
     return replace(near, seed=1 + max(knobs.seed for knobs in tried))
@@ -296,10 +299,16 @@ class _Students:
         file = self._files.out / "batches.json"
         if not file.exists():
             probe = replace(self._student(Knobs(), _TIMED_BATCHES), states=self._config.student.batch_size)
-            compression = replace(probe.compression, quantize_start=0.0, observe=0.0)
-            started = time.monotonic()
-            compress(self._teacher, self._config.env, replace(probe, compression=compression))
-            pace = _SPEED_MARGIN * (time.monotonic() - started) / _TIMED_BATCHES
+            compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
+            marks: list[float] = []
+            compress(
+                self._teacher,
+                self._config.env,
+                replace(probe, compression=compression),
+                progress=lambda *_: marks.append(time.monotonic()),
+            )
+            timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
+            pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
             batches = max(1_000, round(seconds / pace, -3))
             checkpoint.write_whole(file, json.dumps(int(batches)))
         return int(json.loads(file.read_text()))
