@@ -123,7 +123,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SEARCH, "plot_frontier", lambda *_, **__: None)
 
 
-def planned(source: Source, keep: float = 0.5, minutes: float = 0.04, **student: Any) -> CompressConfig:
+def planned(source: Source, keep: float = 0.5, minutes: float = 0.1, **student: Any) -> CompressConfig:
     small = {"batch_size": 32, "states": 400, "learning_rate": 1e-2, "collections": 4, **student}
     return plan(source, "dqn", PICK, student=small, settings={"keep": keep, "minutes": minutes, "episodes": 8})
 
@@ -173,22 +173,22 @@ def test_a_search_leaves_the_smallest_and_the_frontier(source: Source, tmp_path:
 
 
 def test_a_search_that_reaches_nothing_leaves_the_closest(source: Source, tmp_path: Path) -> None:
-    result = search(source, planned(source, keep=1.4, minutes=0.02), tmp_path, jobs=1)
+    result = search(source, planned(source, keep=1.4, minutes=0.1), tmp_path, jobs=1)
     assert result["reached"] is False
     students = [json.loads(p.read_text()) for p in (tmp_path / "students").glob("*/candidate.json")]
     closest = max(students, key=lambda one: one["low"])
     if len(students) == 1:
         assert pp.size(pp.load(tmp_path / "policy.policy")).file_bytes == closest["file_bytes"]
     with pytest.raises(RunError, match="holds an unfinished run: add --resume"):
-        search(source, planned(source, keep=1.4, minutes=0.03), tmp_path)
-    more = search(source, planned(source, keep=1.4, minutes=0.06), tmp_path, jobs=1, resume=True)
-    assert more["config"]["minutes"] == 0.06
+        search(source, planned(source, keep=1.4, minutes=0.15), tmp_path)
+    more = search(source, planned(source, keep=1.4, minutes=0.2), tmp_path, jobs=1, resume=True)
+    assert more["config"]["minutes"] == 0.2
     assert len(list((tmp_path / "students").glob("*/candidate.json"))) > len(students)
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["keyboard", "killed"])
 def test_an_interrupted_search_goes_on(killed: bool, source: Source, tmp_path: Path) -> None:
-    config = planned(source, minutes=0.06)
+    config = planned(source, minutes=0.2)
 
     def interrupt(*_: Any) -> None:
         if killed:
@@ -222,7 +222,7 @@ def test_an_interrupted_search_goes_on(killed: bool, source: Source, tmp_path: P
 
 def test_a_student_in_the_middle_goes_on(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SEARCH._Students, "_batches", lambda *_: 3_000)
-    config = planned(source, minutes=0.08)
+    config = planned(source, minutes=0.25)
     checkpoint = tmp_path / "students" / Knobs().name / "checkpoint" / "student.pt"
     code = in_child(lambda: search(source, config, tmp_path, jobs=1), checkpoint.exists)
     assert code == -signal.SIGKILL
