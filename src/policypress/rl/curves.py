@@ -61,7 +61,8 @@ Point = tuple[int, float, float, float]
 
 
 def plot_frontier(families: Mapping[str, Sequence[Point]], path: Path, keep: float = 0.0) -> None:
-    """Kept share of the return against bytes (logarithmic), one colour a family, ``keep`` as a line; as PNG."""
+    """Kept share of the return against bytes (logarithmic), as PNG: a colour for each family, whose best are joined, and
+    ``keep`` as a line. What keeps less than half is left out of the picture."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -71,9 +72,13 @@ def plot_frontier(families: Mapping[str, Sequence[Point]], path: Path, keep: flo
     for index, (name, points) in enumerate(families.items()):
         bytes_of, shares, lows, highs = (np.array(values) for values in zip(*sorted(points), strict=True))
         errors = np.maximum(0.0, [shares - lows, highs - shares])
-        axis.errorbar(bytes_of, 100 * shares, 100 * errors, fmt="o-", ms=4, capsize=2, label=name, color=f"C{index}")
+        axis.errorbar(bytes_of, 100 * shares, 100 * errors, fmt="o", ms=4, capsize=2, label=name, color=f"C{index}")
+        front = shares > np.maximum.accumulate([-np.inf, *shares[:-1]])  # more than any smaller one keeps
+        axis.plot(bytes_of[front], 100 * shares[front], color=f"C{index}")
     if keep:
         axis.axhline(100 * keep, color="gray", linestyle=":", label=f"{keep:.0%} kept")
+    if min(share for points in families.values() for _, share, _, _ in points) < 0.5:
+        axis.set_ylim(bottom=50)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}")

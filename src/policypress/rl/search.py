@@ -11,6 +11,7 @@ import queue
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -157,19 +158,20 @@ def search(
             return finished
         measured = measured_teacher(files, agent, teacher, config)
         students = _Students(source, config, files, teacher, report)
-        students.train(jobs or os.cpu_count() or 1)
-        return _finish(students, files, config, measured)
+        jobs = jobs or os.cpu_count() or 1
+        students.train(jobs)
+        return _finish(students, files, config, measured, jobs)
 
 
 def _finish(
-    students: _Students, files: CompressFiles, config: CompressConfig, teacher: dict[str, Any]
+    students: _Students, files: CompressFiles, config: CompressConfig, teacher: dict[str, Any], jobs: int
 ) -> dict[str, Any]:
     """The smallest student that also keeps enough from the seeds of the final measurement, or else the closest."""
     if not students.found:
         raise RunError(
             f"no student was finished in {config.minutes:g} minutes: go on with --resume, in more --minutes."
         )
-    seconds = sum(candidate.seconds for candidate in students.found.values())
+    seconds = sum(candidate.seconds for candidate in students.found.values()) / jobs
     closest: dict[str, Any] | None = None
     chosen: Policy | None = None
     for candidate in students.by_size():
@@ -301,12 +303,14 @@ class _Students:
             probe = replace(self._student(Knobs(), _TIMED_BATCHES), states=self._config.student.batch_size)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
             marks: list[float] = []
-            compress(
-                self._teacher,
-                self._config.env,
-                replace(probe, compression=compression),
-                progress=lambda *_: marks.append(time.monotonic()),
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # so few batches may leave a student without a weight
+                compress(
+                    self._teacher,
+                    self._config.env,
+                    replace(probe, compression=compression),
+                    progress=lambda *_: marks.append(time.monotonic()),
+                )
             timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
             pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
             batches = max(1_000, round(seconds / pace, -3))
