@@ -61,8 +61,8 @@ Point = tuple[int, float, float, float]
 
 
 def plot_frontier(families: Mapping[str, Sequence[Point]], path: Path, keep: float = 0.0) -> None:
-    """Kept share of the return against bytes (logarithmic), as PNG: a colour for each family, whose best are joined, and
-    ``keep`` as a line. What keeps less than half is left out of the picture."""
+    """Kept share of the return against bytes (logarithmic), as PNG: a colour for each family, whose best are joined,
+    and ``keep`` as a line. What keeps less than half is left out of the picture."""
     import matplotlib
 
     matplotlib.use("Agg")
