@@ -18,6 +18,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+import policypress as pp
 import policypress.rl
 from policypress.compression.allocation import allocate
 from policypress.compression.compressor import Phase
@@ -490,3 +491,27 @@ def test_an_optimizer_that_somebody_chose_stays_as_it_is(policy_kwargs: dict[str
     for group in optimizer_of(model).param_groups:
         assert not group.get("fused")
         assert group[key]
+
+
+@pytest.mark.parametrize("algo", ["sac", "dqn"])
+def test_learned_steps_and_a_price_for_bits_survive_save_and_load(algo: str, tmp_path: Path) -> None:
+    config = CompressionConfig(
+        sparsity=0.5, criterion="flow", prune_start=0.2, prune_end=0.5, weight_bits=8, weight_range="learned",
+        rate_weight=0.1, quantize_start=0.6, observe=0.1,
+    )  # fmt: skip
+    model = AGENTS[algo]()
+    learn(model, config, steps=120)
+    model.save(tmp_path / "agent.zip")
+    loaded: Any = policypress.rl.load(tmp_path / "agent.zip", algo)
+    compressor = attached_compressor(loaded)
+    assert compressor is not None
+    for node, other in zip(compressor.graph.layers, attached_compressor(model).graph.layers, strict=True):  # type: ignore[union-attr]
+        ours, theirs = node.module.policypress_quantizer, other.module.policypress_quantizer
+        assert int(ours.updates) == int(theirs.updates) > 0, "the step was learned"
+        assert torch.equal(ours.step, theirs.step)
+        assert torch.equal(ours.moments, theirs.moments)
+    observations = random_observations(model, 50)
+    model.policy.set_training_mode(False)
+    policy = pp.freeze(model)
+    assert np.array_equal(policy.predict(observations)[0], pp.freeze(loaded).predict(observations)[0])
+    assert np.array_equal(policy.predict(observations)[0], model.predict(observations, deterministic=True)[0])
