@@ -194,9 +194,13 @@ def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArr
         met = rollout.observations.reshape(-1, *shape)
     else:
         return None
-    count = max(1, min(32, len(met), _TEST_VECTOR_BYTES // (int(np.prod(shape)) * dtype.itemsize)))
-    picks = np.linspace(0, len(met) - 1, count).astype(int)
-    return np.asarray(met[picks]).reshape(count, *shape).astype(dtype)
+    picks = spread(len(met), int(np.prod(shape)) * dtype.itemsize)
+    return np.asarray(met[picks]).reshape(len(picks), *shape).astype(dtype)
+
+
+def spread(count: int, observation_bytes: int) -> NDArray[np.int64]:
+    """Indices of up to 32 of ``count`` observations, evenly spread, for test vectors that take little of a file."""
+    return np.linspace(0, count - 1, max(1, min(32, count, _TEST_VECTOR_BYTES // observation_bytes))).astype(np.int64)
 
 
 def _environment_id(model: BaseAlgorithm) -> str | None:

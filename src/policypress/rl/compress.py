@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,7 +23,7 @@ from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.size import size
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
-from policypress.policy.freeze import freeze_graph
+from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import adapter_for, observation_transform
@@ -326,7 +325,6 @@ def _post_training(teacher: Teacher, states: States, config: DistillConfig) -> P
     for index in picks:
         network(inputs(index))
     compressor.step(1)
-    observations = raw[np.linspace(0, len(raw) - 1, 32).astype(int)]
     return canonical(
         freeze_graph(
             compressor.graph,
@@ -334,6 +332,6 @@ def _post_training(teacher: Teacher, states: States, config: DistillConfig) -> P
             teacher.action,
             baseline_bytes=teacher.baseline_bytes,
             provenance={**teacher.provenance, "ptq": json.loads(dumps(config))},
-            observations=observations,
+            observations=raw[spread(len(raw), raw[0].nbytes)],
         )
     )

@@ -27,7 +27,7 @@ from policypress.config import DistillConfig, dumps
 from policypress.errors import ConfigError, RunError
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
-from policypress.policy.freeze import freeze_graph
+from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import ActionTransform, ObservationTransform, Policy
 from policypress.rl.adapters import Critic, Imitation
 from policypress.rl.checkpoint import replace_file
@@ -46,7 +46,6 @@ _REDRAW = 0.02  # of the steps: who acts is drawn anew
 _DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
 _TEMPERATURE = 0.25  # of Q values, in their own standard deviations
 _IMPORTANCE_STATES = 512
-_TEST_VECTORS = 32
 _CHECKPOINTS = 50
 _CHUNK = 1024
 
@@ -167,7 +166,7 @@ class Distillation:
         self._network.train()
 
     def _freeze(self) -> Policy:
-        teacher, memory = self._teacher, self._memory
+        teacher = self._teacher
         return canonical(
             freeze_graph(
                 self._compressor.graph,
@@ -175,7 +174,7 @@ class Distillation:
                 teacher.action,
                 baseline_bytes=teacher.baseline_bytes,
                 provenance={**teacher.provenance, "distill": json.loads(dumps(self._config))},
-                observations=memory.raw(np.linspace(0, memory.count - 1, _TEST_VECTORS).astype(int)),
+                observations=self._memory.some(),
             )
         )
 
@@ -367,9 +366,9 @@ class _Memory:
             return self._inputs[picks]
         return torch.from_numpy(reference.observe(self._teacher.observation, self._raw[picks.numpy()]))
 
-    def raw(self, picks: NDArray[Any]) -> NDArray[Any]:
-        """Observations as they came."""
-        return np.array(self._raw[picks])
+    def some(self) -> NDArray[Any]:
+        """A few observations, as they came."""
+        return np.array(self._raw[spread(self.count, self._raw[0].nbytes)])
 
     def flush(self) -> None:
         for array in (self._raw, self._outputs):
