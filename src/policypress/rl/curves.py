@@ -81,7 +81,9 @@ def plot_frontier(families: Mapping[str, Sequence[Point]], path: Path, keep: flo
         axis.set_ylim(bottom=50)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}")
+    sizes = [size for points in families.values() for size, _, _, _ in points]
+    labelled = "25" if max(sizes) > 10 * min(sizes) else "23456789"  # where all of them would run into one another
+    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:.0f}"[0] in labelled else "")
     axis.tick_params(axis="x", which="both", labelrotation=45)
     axis.set_xlabel("bytes of the file's payload")
     axis.set_ylabel("return kept, % of the teacher's IQM")
