@@ -26,8 +26,13 @@ FAMILIES: dict[str, dict[str, Settings]] = {
         for width, rate in ((24, 0.005), (24, 0.003), (24, 0.008), (24, 0.012), (32, 0.008), (20, 0.02))
     },
     "wide, sparse": {
-        f"256-256, {sparsity:.0%} sparse": {"compression": {"sparsity": sparsity}, "student": {"batches": batches}}
-        for sparsity, batches in ((0.98, 150_000), (0.95, 60_000), (0.9, 60_000), (0.99, 60_000))
+        f"256-256, {sparsity:.0%} sparse, learning rate {rate:g}": {
+            "compression": {"sparsity": sparsity}, "student": {"batches": batches, "learning_rate": rate}
+        }
+        for sparsity, rate, batches in (
+            (0.98, 5e-4, 90_000), (0.98, 1e-3, 150_000), (0.95, 1e-3, 60_000),
+            (0.9, 1e-3, 60_000),
+        )
     },
     "narrow, dense": {
         f"{width}-{width}, {bits} bits": {
