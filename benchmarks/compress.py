@@ -33,6 +33,11 @@ FAMILIES: dict[str, dict[str, Settings]] = {
             (0.98, 5e-4, 90_000), (0.98, 1e-3, 150_000), (0.95, 1e-3, 60_000),
             (0.9, 1e-3, 60_000),
         )
+    } | {
+        "256-256, 98% sparse, by magnitude": {
+            "compression": {"sparsity": 0.98, "criterion": "magnitude"},
+            "student": {"batches": 90_000, "learning_rate": 5e-4},
+        }
     },
     "narrow, dense": {
         f"{width}-{width}, {bits} bits": {
