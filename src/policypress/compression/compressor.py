@@ -94,7 +94,6 @@ class Compressor:
         shapes = [tuple(weight.shape) for weight in weights]
         self.target_zeros = allocate(config.allocation, shapes, config.sparsity, self._names)
         self._masks = Masks(weights, optimizer) if config.prunes else None
-        self.rate_weight = config.rate_weight
         self._updates = 0
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -156,10 +155,11 @@ class Compressor:
             self._masks.remove()
 
     def _before_step(self, *_: Any) -> None:
-        if self.rate_weight and self.phase is Phase.QUANTIZE:
+        price = self.config.rate_weight
+        if price and self.phase is Phase.QUANTIZE:
             weights = sum(node.module.weight.numel() for node in self.graph.layers)
             for node in self.graph.layers:
-                node.module.add_rate_gradient(self.rate_weight / weights)  # type: ignore[operator]
+                node.module.add_rate_gradient(price / weights)  # type: ignore[operator]
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self.phase is not Phase.QUANTIZE:
