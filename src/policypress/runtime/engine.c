@@ -20,7 +20,7 @@ static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
     return ((int64_t)sum * multiplier + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
-/* The same, for shifts up to 16 and limits within +-255: beyond +-2^23 the limits decide, and within 32 bits do. */
+/* The same in 32 bits, where sums beyond +-2^23 are past the limits; a shift is at most 23 then. */
 static int32_t requantize_narrow(int32_t sum, uint8_t multiplier, uint8_t shift) {
     const int32_t most = (int32_t)1 << 23;
     sum = sum < -most ? -most : sum > most ? most : sum;
@@ -41,8 +41,7 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 /* ---- layers ---- */
 
-/* The sum of output o becomes element i of the target. */
-static void finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+void engine_finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
@@ -77,7 +76,7 @@ typedef struct {
                     from += pair[0];                                                                               \
                     sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                           \
                 }                                                                                                  \
-                finish(s, target, i + o, o, sum);                                                                  \
+                engine_finish(s, target, i + o, o, sum);                                                           \
             }                                                                                                      \
         } else if (ENGINE_USE_PACKED && s->form == ENGINE_PACKED) {                                                \
             const uint8_t *byte = s->weight;                                                                       \
@@ -94,7 +93,7 @@ typedef struct {
                         word >>= s->bits;                                                                          \
                         held -= s->bits;                                                                           \
                     }                                                                                              \
-                finish(s, target, i + o, o, sum);                                                                  \
+                engine_finish(s, target, i + o, o, sum);                                                           \
             }                                                                                                      \
         } else if (ENGINE_USE_DENSE) {                                                                             \
             const int8_t *weight = s->weight;                                                                      \
@@ -105,7 +104,7 @@ typedef struct {
                     for (size_t k = 0; k < v->run; k++)                                                            \
                         sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                           \
                 }                                                                                                  \
-                finish(s, target, i + o, o, sum);                                                                  \
+                engine_finish(s, target, i + o, o, sum);                                                           \
             }                                                                                                      \
         }                                                                                                          \
     }

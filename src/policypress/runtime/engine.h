@@ -66,7 +66,7 @@ typedef void (*engine_kernel)(const engine_step *step, unsigned char *work, size
 struct engine_step {
     uint8_t kind, form, finish;
     uint8_t relu;                     /* of a layer that is not requantized */
-    uint8_t wide;                     /* requantization needs 64 bits: a shift above 16, or limits beyond +-255 */
+    uint8_t wide;                     /* requantization needs 64 bits, because limits do not decide beyond +-2^23 */
     uint8_t bits;                     /* of PACKED weights */
     uint8_t source_type, target_type; /* `second` has its own */
     uint8_t second_type;
@@ -154,6 +154,9 @@ void engine_run(const engine_network *network, unsigned char *work, size_t rows)
 
 /* One step by the portable kernels. */
 void engine_step_run(const engine_step *step, unsigned char *work, size_t rows);
+
+/* For kernels: the sum of output o becomes element i of the target of an integer layer. */
+void engine_finish(const engine_step *step, unsigned char *target, size_t i, uint32_t o, uint32_t sum);
 
 #if ENGINE_USE_ENDS
 /* Actions of `rows` observations, one after another; `work` holds rows * work_size bytes. */

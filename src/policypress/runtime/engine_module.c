@@ -16,7 +16,7 @@ enum {
     STACK_WORDS = 1024,        /* work memory up to 8 kB lies on the stack */
     CHUNK_BYTES = 3 << 14,     /* work memory of the rows of a batch that run together, if they are small */
     MOST_ROWS = 128,
-    SLACK = 128,               /* bytes after the work memory that vectors may read */
+    SLACK = 512,               /* bytes after the work memory that vectors may read */
     LONG_WORK = 50000          /* multiplications from which on other threads may run meanwhile: some microseconds */
 };
 

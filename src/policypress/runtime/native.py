@@ -15,6 +15,9 @@ from policypress.runtime import engine
 from policypress.runtime.lower import Fields, Program, lower
 
 
+_SLACK = 64  # bytes of a row after each tensor: vector kernels write whole vectors
+
+
 def _fields(*groups: tuple[str, Any]) -> list[tuple[str, Any]]:
     return [(name, kind) for names, kind in groups for name in names.split()]
 
@@ -99,7 +102,7 @@ class _Structures:
 
 def make_engine(policy: Policy, *, portable: bool = False) -> engine.Engine:
     """The engine of ``policy``; ``portable``: with the kernels of engine.c alone, not those of this machine."""
-    program = lower(policy)
+    program = lower(policy, slack=_SLACK)
     structures = _Structures(program)
     return engine.Engine(
         ctypes.addressof(structures.network),
