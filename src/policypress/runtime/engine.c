@@ -366,75 +366,102 @@ static int finite64(double x) {
     return x - x == 0.0;
 }
 
-/* Value i of an observation as float32, normalized; not finite if it cannot be. */
-static float observed(const engine_input *in, const void *observation, uint32_t i) {
-    double wide = 0.0;
-    float x = 0.0f;
+#define READ(TYPE)                                  \
+    for (uint32_t i = 0; i < n; i++) {              \
+        const TYPE value = ((const TYPE *)from)[i]; \
+        wide[i] = (double)value;                    \
+        x[i] = (float)value;                        \
+    }                                               \
+    break
+
+enum { TOGETHER = 32 }; /* values of an observation that are on their way at once */
+
+/* `n` values of an observation from `first` on as float32, normalized; not finite if they cannot be. */
+static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
+    static const uint8_t size[] = {4, 8, 1, 1, 2, 4, 8};
+    const unsigned char *from = (const unsigned char *)observation + (size_t)first * size[in->dtype];
+    double wide[TOGETHER];
     switch (in->dtype) {
     case ENGINE_FLOAT32:
-        x = ((const float *)observation)[i];
-        break;
+        READ(float);
     case ENGINE_FLOAT64:
-        wide = ((const double *)observation)[i];
-        x = (float)wide;
-        break;
+        READ(double);
     case ENGINE_UINT8:
-        x = (float)((const uint8_t *)observation)[i];
-        break;
+        READ(uint8_t);
     case ENGINE_INT8:
-        x = (float)((const int8_t *)observation)[i];
-        break;
+        READ(int8_t);
     case ENGINE_INT16:
-        x = (float)((const int16_t *)observation)[i];
-        break;
+        READ(int16_t);
     case ENGINE_INT32:
-        wide = ((const int32_t *)observation)[i];
-        x = (float)((const int32_t *)observation)[i];
-        break;
+        READ(int32_t);
     default:
-        wide = (double)((const int64_t *)observation)[i];
-        x = (float)((const int64_t *)observation)[i];
+        READ(int64_t);
     }
-    if (in->mean) {
-        if (in->dtype == ENGINE_FLOAT32 || (in->dtype >= ENGINE_UINT8 && in->dtype <= ENGINE_INT16))
-            wide = (double)x;
-        if (!finite64(wide))
-            return from_bits(0x7F800000u);
-        wide = (wide - in->mean[i]) / in->deviation[i];
-        x = (float)(wide < -in->clip ? -in->clip : wide > in->clip ? in->clip : wide);
+    for (uint32_t i = 0; in->mean && i < n; i++) {
+        double value = (wide[i] - in->mean[first + i]) / in->deviation[first + i];
+        value = value < -in->clip ? -in->clip : value > in->clip ? in->clip : value;
+        x[i] = finite64(wide[i]) ? (float)value : from_bits(0x7F800000u);
     }
-    return in->image ? x / 255.0f : x;
+    for (uint32_t i = 0; in->image && i < n; i++)
+        x[i] = x[i] / 255.0f;
+}
+
+/* Codes of `n` values from `first` on. Limits are integers, so clipping may come before rounding halves to even. */
+static void quantize(const engine_input *in, const float *x, uint32_t first, uint32_t n, int32_t *codes) {
+    const float low = (float)in->low, high = (float)in->high, half = 12582912.0f; /* 1.5 * 2^23 */
+    const float *inverse_scale = in->inverse_scale + (in->per_feature ? first : 0);
+    for (uint32_t i = 0; i < n; i++) {
+        float y = x[i] * inverse_scale[in->per_feature ? i : 0];
+        y = y < low ? low : y > high ? high : y;
+        codes[i] = (int32_t)((y + half) - half);
+    }
 }
 
 static int observe(const engine_input *in, const void *observation, unsigned char *target) {
-    /* Pixels outside the loop over channels: what is written lies together. */
-    const uint32_t channels = in->channels, pixels = in->pixels;
-    uint32_t at = 0;
-    for (uint32_t p = 0; p < pixels; p++)
-        for (uint32_t c = 0; c < channels; c++, at++) {
-            const uint32_t i = c * pixels + p;
-            if (in->codes) {
-                target[at] = in->codes[((const uint8_t *)observation)[i]];
-                continue;
-            }
-            const float x = observed(in, observation, i);
-            if (!finite32(x))
-                return ENGINE_NOT_FINITE;
-            if (in->target_type == ENGINE_F32) {
-                ((float *)(void *)target)[at] = x;
-                continue;
-            }
-            /* Limits are integers, so that clipping may come before rounding: halves to even, below 2^22. */
-            const float low = (float)in->low, high = (float)in->high, half = 12582912.0f;
-            float y = x * in->inverse_scale[in->per_feature ? i : 0];
-            y = y < low ? low : y > high ? high : y;
-            const int32_t code = (int32_t)((y + half) - half);
-            if (in->target_type == ENGINE_S32)
-                ((int32_t *)(void *)target)[at] = code;
-            else
-                target[at] = (unsigned char)(code + in->target_zero);
+    for (uint32_t first = 0; first < in->size; first += TOGETHER) {
+        const uint32_t n = in->size - first < TOGETHER ? in->size - first : TOGETHER;
+        float x[TOGETHER];
+        int32_t codes[TOGETHER];
+        int finite = 1;
+        read(in, observation, first, n, x);
+        for (uint32_t i = 0; i < n; i++)
+            finite &= finite32(x[i]);
+        if (!finite)
+            return ENGINE_NOT_FINITE;
+        if (in->target_type == ENGINE_F32) {
+            memcpy(target + (size_t)first * 4, x, n * sizeof *x);
+            continue;
         }
+        quantize(in, x, first, n, codes);
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t at = first + i;
+            if (in->channels > 1)
+                at = at % in->pixels * in->channels + at / in->pixels;
+            if (in->target_type == ENGINE_S32)
+                ((int32_t *)(void *)target)[at] = codes[i];
+            else
+                target[at] = (unsigned char)(codes[i] + in->target_zero);
+        }
+    }
     return ENGINE_OK;
+}
+
+/* Pixels whose codes are known: by `codes`, or themselves. */
+static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigned char *target) {
+    const uint32_t channels = in->channels, pixels = in->pixels;
+    if (!in->codes && channels == 4)
+        for (uint32_t p = 0; p < pixels; p++, target += 4) { /* in one step a pixel: vectors, where there are any */
+            target[0] = pixel[p];
+            target[1] = pixel[pixels + p];
+            target[2] = pixel[2 * pixels + p];
+            target[3] = pixel[3 * pixels + p];
+        }
+    else
+        for (uint32_t p = 0; p < pixels; p++)
+            for (uint32_t c = 0; c < channels; c++) {
+                const uint8_t value = pixel[c * pixels + p];
+                *target++ = in->codes ? in->codes[value] : value;
+            }
 }
 
 /* Minimax fits made for this project (policy/reference.py). */
@@ -466,6 +493,11 @@ float engine_tanh(float x) {
     return from_bits(bits_of(result) | sign);
 }
 
+static void tanh_all(float *values, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        values[i] = engine_tanh(values[i]);
+}
+
 static uint32_t largest(const float *values, uint32_t n) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < n; i++)
@@ -490,8 +522,8 @@ static void act(const engine_output *out, const float *values, unsigned char *ac
     for (uint32_t i = 0; i < out->outputs; i++) {
         const float low = out->low[i], high = out->high[i];
         float y = values[i];
-        if (out->squash) {
-            const float half = 0.5f * (engine_tanh(y) + 1.0f);
+        if (out->squash) { /* values are tanh already */
+            const float half = 0.5f * (y + 1.0f);
             y = low + half * (high - low);
         } else {
             y = y > low ? y : low;
@@ -511,15 +543,20 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
     float *values = (float *)(void *)(work + out->target * rows);
     int finite = 1;
-    for (size_t r = 0; r < rows; r++)
-        if (observe(in, (const unsigned char *)observations + r * n->observation_size,
-                    work + in->target * rows + r * size))
+    for (size_t r = 0; r < rows; r++) {
+        const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
+        unsigned char *to = work + in->target * rows + r * size;
+        if (in->pixel_codes)
+            observe_pixels(in, from, to);
+        else if (observe(in, from, to))
             return ENGINE_NOT_FINITE;
+    }
     engine_run(n, work, rows);
     if (out->source_type == ENGINE_S32) {
         const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
-        for (size_t i = 0; i < total; i++)
-            values[i] = (float)sums[i] * out->scale[out->per_output ? i % out->outputs : 0];
+        for (size_t r = 0; r < total; r += out->outputs)
+            for (size_t i = 0; i < out->outputs; i++)
+                values[r + i] = (float)sums[r + i] * out->scale[out->per_output ? i : 0];
     }
     for (size_t i = 0; i < total; i++)
         finite &= finite32(values[i]);
@@ -527,10 +564,12 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
 }
 
 int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *work) {
-    const float *values = (const float *)(const void *)((unsigned char *)work + n->output.target * rows);
+    float *values = (float *)(void *)((unsigned char *)work + n->output.target * rows);
     const int status = to_outputs(n, observations, rows, work);
     if (status)
         return status;
+    if (n->output.squash)
+        (n->output.tanh ? n->output.tanh : tanh_all)(values, rows * n->output.outputs);
     for (size_t r = 0; r < rows; r++)
         act(&n->output, values + r * n->output.outputs, (unsigned char *)actions + r * n->action_size);
     return ENGINE_OK;

@@ -100,6 +100,7 @@ typedef struct {
     uint8_t image;                    /* divided by 255 */
     uint8_t target_type, target_zero;
     uint8_t per_feature;              /* one inverse scale each */
+    uint8_t pixel_codes;              /* bytes to bytes: by `codes`, or as they are */
     uint32_t target;                  /* in the work memory, in bytes a row */
     uint32_t size;                    /* values of an observation */
     uint32_t channels, pixels;        /* both above 1 where (channels, pixels) are to be (pixels, channels) */
@@ -107,7 +108,7 @@ typedef struct {
     double clip;
     const double *mean, *deviation;   /* or NULL */
     const float *inverse_scale;
-    const uint8_t *codes;             /* of all 256 pixels, for U8; or NULL: computed */
+    const uint8_t *codes;             /* of all 256 pixels */
 } engine_input;
 
 enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE };
@@ -122,6 +123,7 @@ typedef struct {
     int64_t start;
     const float *scale, *low, *high;
     const uint32_t *nvec;
+    void (*tanh)(float *values, size_t n); /* of this machine, or NULL */
 } engine_output;
 
 typedef struct {

@@ -32,6 +32,21 @@
 #define SET_REAL(x) _mm256_set1_ps(x)
 #define ADD_REAL(a, b) _mm256_add_ps(a, b)
 #define MULTIPLY_REAL(a, b) _mm256_mul_ps(a, b)
+#define FIRST(n) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#define LOAD_SOME(p, n) _mm256_maskload_ps(p, FIRST(n))
+#define STORE_SOME(p, n, x) _mm256_maskstore_ps(p, FIRST(n), x)
+#define AND(a, b) _mm256_and_si256(a, b)
+#define AND_NOT(a, b) _mm256_andnot_si256(a, b)
+#define OR(a, b) _mm256_or_si256(a, b)
+#define SHIFT_LEFT(a, n) _mm256_slli_epi32(a, n)
+#define BITS(x) _mm256_castps_si256(x)
+#define REAL(x) _mm256_castsi256_ps(x)
+#define WHOLE(x) _mm256_cvttps_epi32(x)
+#define TO_REAL(x) _mm256_cvtepi32_ps(x)
+#define SUB_REAL(a, b) _mm256_sub_ps(a, b)
+#define DIVIDE_REAL(a, b) _mm256_div_ps(a, b)
+#define MIN_REAL(a, b) _mm256_min_ps(a, b)
+#define SELECT_BELOW(a, b, x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ))
 #define POSITIVE(x) _mm256_max_ps(x, _mm256_setzero_ps())
 
 #define TARGET __attribute__((target("avx2,avxvnni")))
@@ -55,6 +70,6 @@ INLINE __attribute__((target("avx2"))) __m256i dot_avx2(__m256i sum, __m256i u8,
 #define DOT(sum, u8, s8) dot_avx2(sum, u8, s8)
 #include "engine_vector.h"
 
-const kernels engine_avxvnni = {"avxvnni", LANES, GROUPS, REAL_GROUPS, dense_avxvnni, NULL, real_avxvnni, add_avxvnni, 0};
-const kernels engine_avx2 = {"avx2", LANES, GROUPS, REAL_GROUPS, dense_avx2, NULL, real_avx2, add_avx2, 0};
+const kernels engine_avxvnni = {"avxvnni", LANES, GROUPS, REAL_GROUPS, dense_avxvnni, NULL, real_avxvnni, add_avxvnni, tanh_avxvnni, 0};
+const kernels engine_avx2 = {"avx2", LANES, GROUPS, REAL_GROUPS, dense_avx2, NULL, real_avx2, add_avx2, tanh_avx2, 0};
 #endif

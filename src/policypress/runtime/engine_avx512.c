@@ -32,6 +32,20 @@
 #define SET_REAL(x) _mm512_set1_ps(x)
 #define ADD_REAL(a, b) _mm512_add_ps(a, b)
 #define MULTIPLY_REAL(a, b) _mm512_mul_ps(a, b)
+#define LOAD_SOME(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
+#define STORE_SOME(p, n, x) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), x)
+#define AND(a, b) _mm512_and_si512(a, b)
+#define AND_NOT(a, b) _mm512_andnot_si512(a, b)
+#define OR(a, b) _mm512_or_si512(a, b)
+#define SHIFT_LEFT(a, n) _mm512_slli_epi32(a, n)
+#define BITS(x) _mm512_castps_si512(x)
+#define REAL(x) _mm512_castsi512_ps(x)
+#define WHOLE(x) _mm512_cvttps_epi32(x)
+#define TO_REAL(x) _mm512_cvtepi32_ps(x)
+#define SUB_REAL(a, b) _mm512_sub_ps(a, b)
+#define DIVIDE_REAL(a, b) _mm512_div_ps(a, b)
+#define MIN_REAL(a, b) _mm512_min_ps(a, b)
+#define SELECT_BELOW(a, b, x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x)
 #define POSITIVE(x) _mm512_max_ps(x, _mm512_setzero_ps()) /* 0 for NaN and -0, as in engine.c */
 #include "engine_vector.h"
 
@@ -98,6 +112,6 @@ static VBMI void sparse_vbmi(const engine_step *s, unsigned char *work, size_t r
     }
 }
 
-const kernels engine_avx512 = {"avx512", LANES, GROUPS, REAL_GROUPS, dense_avx512, NULL, real_avx512, add_avx512, 0};
-const kernels engine_avx512vbmi = {"avx512vbmi", LANES, GROUPS, REAL_GROUPS, dense_avx512, sparse_vbmi, real_avx512, add_avx512, 4};
+const kernels engine_avx512 = {"avx512", LANES, GROUPS, REAL_GROUPS, dense_avx512, NULL, real_avx512, add_avx512, tanh_avx512, 0};
+const kernels engine_avx512vbmi = {"avx512vbmi", LANES, GROUPS, REAL_GROUPS, dense_avx512, sparse_vbmi, real_avx512, add_avx512, tanh_avx512, 4};
 #endif

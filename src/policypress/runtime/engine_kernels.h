@@ -42,6 +42,7 @@ typedef struct {
     const char *name;
     uint32_t lanes, groups, real_groups; /* of a vector; of a block, most of them */
     engine_kernel dense, sparse, real, add;
+    void (*tanh)(float *values, size_t n);
     uint32_t step_cost; /* of a sparse step, in products of a vector of bytes (benchmarks/kernels.py) */
 } kernels;
 
@@ -95,16 +96,6 @@ static inline unsigned next_positions(positions *p, const unsigned char **x, siz
         }
     }
     return n;
-}
-
-static inline int all_finite(const float *x, size_t n) {
-    uint32_t found = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, 4);
-        found |= (bits & 0x7F800000u) == 0x7F800000u;
-    }
-    return !found;
 }
 
 #endif

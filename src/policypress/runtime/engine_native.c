@@ -283,11 +283,13 @@ static engine_kernel prepare_add(engine_native *native, const kernels *k, const 
 
 /* ---- all steps ---- */
 
-engine_native *engine_prepare(engine_step *steps, size_t count, const void *const *weights) {
+engine_native *engine_prepare(engine_network *network, const void *const *weights) {
     engine_native *native = calloc(1, sizeof *native);
     const kernels *k = found_kernels();
-    for (size_t i = 0; native && k && i < count; i++) {
-        engine_step *s = &steps[i];
+    if (k)
+        network->output.tanh = k->tanh;
+    for (size_t i = 0; native && k && i < network->step_count; i++) {
+        engine_step *s = (engine_step *)&network->steps[i];
         prepared *p = take(native, sizeof *p);
         engine_kernel run = NULL;
         if (!p) {

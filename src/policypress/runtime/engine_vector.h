@@ -270,10 +270,28 @@ static TARGET void NAME(real_sparse)(const engine_step *s, unsigned char *work, 
     }
 }
 
+INLINE TARGET int NAME(finite)(const float *x, size_t n) {
+    INTS most = SET(0);
+    int32_t each[LANES];
+    size_t i = 0;
+    int finite = 1;
+    for (; i + LANES <= n; i += LANES)
+        most = MAX(most, AND(LOAD(x + i), SET(0x7FFFFFFF)));
+    STORE(each, most);
+    for (unsigned j = 0; j < LANES; j++)
+        finite &= each[j] < 0x7F800000;
+    for (; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        finite &= (bits & 0x7FFFFFFF) < 0x7F800000;
+    }
+    return finite;
+}
+
 static TARGET void NAME(real)(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
     const size_t size = (size_t)s->height * s->width * s->channels;
-    if (!all_finite((const float *)(const void *)(work + s->source * rows), size * rows))
+    if (!NAME(finite)((const float *)(const void *)(work + s->source * rows), size * rows))
         engine_step_run(s, work, rows);
     else if (p->batch_sparse && rows >= LANES)
         NAME(real_sparse)(s, work, rows);
@@ -306,5 +324,38 @@ static TARGET void NAME(add)(const engine_step *s, unsigned char *work, size_t r
         c += LANES;
         if (c >= p->inputs)
             c -= p->inputs;
+    }
+}
+
+/* engine_tanh of finite values, both of its branches for all of them. */
+static TARGET void NAME(tanh)(float *values, size_t n) {
+    const INTS sign = SET(INT32_MIN);
+    for (size_t i = 0; i < n; i += LANES) {
+        const size_t left = n - i < LANES ? n - i : LANES;
+        FLOATS x, a, z, p, y, t, s, q, e, large;
+        INTS whole;
+        x = LOAD_SOME(values + i, left);
+        a = MIN_REAL(REAL(AND_NOT(sign, BITS(x))), SET_REAL(10.0f));
+        z = MULTIPLY_REAL(a, a);
+        p = SET_REAL(-0x1.76abf6p-8f);
+        p = ADD_REAL(MULTIPLY_REAL(p, z), SET_REAL(0x1.5256cep-6f));
+        p = ADD_REAL(MULTIPLY_REAL(p, z), SET_REAL(-0x1.b84448p-5f));
+        p = ADD_REAL(MULTIPLY_REAL(p, z), SET_REAL(0x1.110768p-3f));
+        p = ADD_REAL(MULTIPLY_REAL(p, z), SET_REAL(-0x1.555534p-2f));
+        p = ADD_REAL(a, MULTIPLY_REAL(a, MULTIPLY_REAL(z, p)));
+        y = ADD_REAL(a, a);
+        whole = WHOLE(ADD_REAL(MULTIPLY_REAL(y, SET_REAL(0x1.715476p+0f)), SET_REAL(0.5f)));
+        t = TO_REAL(whole);
+        s = ADD_REAL(SUB_REAL(MULTIPLY_REAL(t, SET_REAL(0x1.62ep-1f)), y), MULTIPLY_REAL(t, SET_REAL(0x1.0bfbe8p-15f)));
+        q = SET_REAL(0x1.6db4e4p-10f);
+        q = ADD_REAL(MULTIPLY_REAL(q, s), SET_REAL(0x1.123be0p-7f));
+        q = ADD_REAL(MULTIPLY_REAL(q, s), SET_REAL(0x1.55545ep-5f));
+        q = ADD_REAL(MULTIPLY_REAL(q, s), SET_REAL(0x1.55548ep-3f));
+        q = ADD_REAL(MULTIPLY_REAL(q, s), SET_REAL(0x1p-1f));
+        e = ADD_REAL(ADD_REAL(s, MULTIPLY_REAL(MULTIPLY_REAL(s, s), q)), SET_REAL(1.0f));
+        e = MULTIPLY_REAL(e, REAL(SHIFT_LEFT(SUB(SET(127), whole), 23)));
+        large = SUB_REAL(SET_REAL(1.0f), DIVIDE_REAL(ADD_REAL(e, e), ADD_REAL(SET_REAL(1.0f), e)));
+        p = SELECT_BELOW(a, SET_REAL(0.625f), p, large);
+        STORE_SOME(values + i, left, REAL(OR(BITS(p), AND(sign, BITS(x)))));
     }
 }

@@ -175,7 +175,10 @@ class _Lowering:
             fields |= {"low": quantization.low, "high": quantization.high, "per_feature": int(many)}
             fields["inverse_scale"] = quantization.inverse_scale
             if observation.image and not many and tensor.type == U8:
-                fields["codes"] = _pixel_codes(quantization, tensor.zero)
+                codes = _pixel_codes(quantization, tensor.zero)
+                fields["pixel_codes"] = 1
+                if not np.array_equal(codes, np.arange(256)):
+                    fields["codes"] = codes
         return tensor, fields
 
     def _ops(self, ops: Iterable[Op], x: Tensor) -> Tensor:

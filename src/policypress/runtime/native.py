@@ -39,7 +39,7 @@ class Input(ctypes.Structure):
     """``engine_input``."""
 
     _fields_ = _fields(
-        ("dtype image target_type target_zero per_feature", c_uint8),
+        ("dtype image target_type target_zero per_feature pixel_codes", c_uint8),
         ("target size channels pixels", c_uint32),
         ("low high", c_int32),
         ("clip", c_double),
@@ -54,7 +54,7 @@ class Output(ctypes.Structure):
         ("kind squash wide source_type per_output", c_uint8),
         ("source target outputs groups", c_uint32),
         ("start", c_int64),
-        ("scale low high nvec", c_void_p),
+        ("scale low high nvec tanh", c_void_p),
     )
 
 
@@ -107,7 +107,7 @@ def make_engine(policy: Policy, *, portable: bool = False) -> engine.Engine:
     return engine.Engine(
         ctypes.addressof(structures.network),
         structures,
-        [0 if portable else structures.address(weight) for weight in program.weights],
+        [] if portable else [structures.address(weight) for weight in program.weights],
         np.dtype(policy.observation.dtype).num,
         policy.observation.shape,
         np.dtype(policy.action.dtype).num,
