@@ -211,22 +211,20 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
 /* Whether b takes the place of a as the largest so far; NaN does, and stays. */
 #define LARGER(a, b) ((b) > (a) || (b) != (b))
 
-#define MAX_POOL(NAME, TYPE)                                                                                   \
-    static void NAME(const engine_step *s, const TYPE *source, TYPE *target, size_t pixel, size_t plane,       \
-                     size_t out_pixel, size_t out_plane) {                                                     \
-        for (uint32_t c = 0; c < s->channels; c++)                                                             \
-            for (uint32_t y = 0; y < s->out_height; y++)                                                       \
-                for (uint32_t x = 0; x < s->out_width; x++) {                                                  \
-                    const size_t first = (size_t)y * s->stride_height * s->width + (size_t)x * s->stride_width; \
-                    TYPE most = source[c * plane + first * pixel];                                             \
-                    for (size_t i = 0; i < s->kernel_height; i++)                                              \
-                        for (size_t j = 0; j < s->kernel_width; j++) {                                         \
-                            const TYPE value = source[c * plane + (first + i * s->width + j) * pixel];         \
-                            if (LARGER(most, value))                                                           \
-                                most = value;                                                                  \
-                        }                                                                                      \
-                    target[c * out_plane + ((size_t)y * s->out_width + x) * out_pixel] = most;                 \
-                }                                                                                              \
+/* `inner` neighbours at a time, whose windows lie alike: the channels of a pixel, or one value. */
+#define MAX_POOL(NAME, TYPE)                                                                                    \
+    static void NAME(const engine_step *s, const TYPE *source, TYPE *target, size_t inner) {                   \
+        for (uint32_t y = 0; y < s->out_height; y++)                                                            \
+            for (uint32_t x = 0; x < s->out_width; x++, target += inner) {                                      \
+                const TYPE *from = source + ((size_t)y * s->stride_height * s->width + x * s->stride_width) * inner; \
+                memcpy(target, from, inner * sizeof *target);                                                   \
+                for (size_t i = 0; i < s->kernel_height; i++)                                                   \
+                    for (size_t j = 0; j < s->kernel_width; j++)                                                \
+                        for (size_t c = 0; c < inner; c++) {                                                    \
+                            const TYPE value = from[(i * s->width + j) * inner + c];                            \
+                            target[c] = LARGER(target[c], value) ? value : target[c];                           \
+                        }                                                                                       \
+            }                                                                                                   \
     }
 
 MAX_POOL(max_pool_u8, uint8_t)
@@ -234,13 +232,14 @@ MAX_POOL(max_pool_s32, int32_t)
 MAX_POOL(max_pool_f32, float)
 
 static void max_pool(const engine_step *s, const unsigned char *source, unsigned char *target) {
-    const size_t c = s->channels, plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
-    if (s->source_type == ENGINE_F32)
-        max_pool_f32(s, (const void *)source, (void *)target, 1, plane, 1, out);
+    const size_t plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
+    if (s->source_type == ENGINE_U8)
+        max_pool_u8(s, source, target, s->channels);
     else if (s->source_type == ENGINE_S32)
-        max_pool_s32(s, (const void *)source, (void *)target, c, 1, c, 1);
+        max_pool_s32(s, (const void *)source, (void *)target, s->channels);
     else
-        max_pool_u8(s, source, target, c, 1, c, 1);
+        for (size_t c = 0; c < s->channels; c++)
+            max_pool_f32(s, (const float *)(const void *)source + c * plane, (float *)(void *)target + c * out, 1);
 }
 
 static void pad(const engine_step *s, const unsigned char *source, unsigned char *target) {

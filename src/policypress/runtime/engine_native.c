@@ -258,11 +258,13 @@ static engine_kernel prepare_add(engine_native *native, const kernels *k, const 
     int32_t *vectors;
     if (s->source_type != ENGINE_U8 || s->target_type != ENGINE_U8 || s->per_output || branch % lanes)
         return NULL;
-    /* Where a sum is clipped to 2^23 the limits must decide, whatever the other operand is. */
-    for (uint32_t i = 0; i < (s->second_per_output ? s->channels : 1); i++)
-        if (s->second_shift[i] > 16 || s->shift[0] > 16 ||
-            ((s->second_multiplier[i] << 23) >> s->second_shift[i]) <= reach + (255 * s->multiplier[0] >> s->shift[0]) + 1)
+    /* Where the second operand is clipped to +-2^23 the limits must decide, whatever the first one is. */
+    for (uint32_t i = 0; i < (s->second_per_output ? s->channels : 1); i++) {
+        const int32_t first = (255 * s->multiplier[0] >> s->shift[0]) + 1;
+        if (s->second_shift[i] > 23 || s->shift[0] > 23 ||
+            (s->second_multiplier[i] << 23) >> s->second_shift[i] <= reach + first)
             return NULL;
+    }
     vectors = take(native, 3 * (size_t)(lanes + branch) * sizeof *vectors);
     if (!vectors)
         return NULL;
