@@ -12,8 +12,8 @@ class Engine:
     """Runs one program.
 
     ``address`` is that of an engine_network that ``owner`` keeps alive; ``weights``: addresses of every step's dense
-    weights or 0, or an empty list for the portable kernels alone; then type numbers and shapes of one observation and one
-    action, and the multiplications of one observation.
+    weights or 0, or an empty list for the portable kernels alone; then type numbers and shapes of one observation and
+    one action, and the multiplications of one observation.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Engine:
         """Last layer's outputs, (batch, outputs), for a batch; None like ``predict``."""
 
     def bind(self, otherwise: Callable[..., Any], /) -> Callable[..., Any]:
-        """A function with the arguments of ``Policy.predict`` that calls ``otherwise`` with what ``predict`` refuses."""
+        """``Policy.predict`` as a function that calls ``otherwise``, with the same arguments, for what it refuses."""
 
     def repeat(self, observation: NDArray[Any], times: int, /) -> NDArray[Any] | None:
         """Like ``predict`` for one observation, computed ``times`` times more, to measure it without the call."""

@@ -10,6 +10,7 @@
 #define SPLIT 4
 #define REAL_ROWS 4
 #define REAL_GROUPS 2
+#define REAL_BLOCKS 4
 #define INTS __m256i
 #define FLOATS __m256
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))

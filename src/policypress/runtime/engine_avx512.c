@@ -10,8 +10,9 @@
 #define ROWS 6
 #define GROUPS 4
 #define SPLIT 2
-#define REAL_ROWS 6
-#define REAL_GROUPS 4
+#define REAL_ROWS 8
+#define REAL_GROUPS 2
+#define REAL_BLOCKS 4
 #define INTS __m512i
 #define FLOATS __m512
 #define LOAD(p) _mm512_loadu_si512(p)

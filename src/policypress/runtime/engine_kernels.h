@@ -10,7 +10,7 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 8") /* so that sums stay in registers */
+#define UNROLL _Pragma("GCC unroll 16") /* so that sums stay in registers */
 #endif
 
 enum {

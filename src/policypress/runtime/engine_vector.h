@@ -5,13 +5,14 @@
  *   LANES                32-bit lanes of a vector; INTS and FLOATS, the vectors
  *   ROWS, GROUPS, SPLIT  positions, and groups of outputs, whose sums are held in registers together; and in how many
  *                        parts those of a single position are
- *   REAL_ROWS, REAL_GROUPS  the same for float layers, whose sums cannot be split
+ *   REAL_ROWS, REAL_GROUPS, REAL_BLOCKS  the same for float layers, whose sums cannot be split: a single position does
+ *                        several blocks together
  *   and the operations used below.
  *
  * Outputs lie in lanes. An integer layer multiplies four bytes of input at a time, the same four in every lane, with
  * four weights of each output; a float layer one input at a time, in the order that docs/arithmetic.md demands.
- * A single position is written in ascending order and may write up to a vector past its end, into memory of what comes
- * after it or the slack after its tensor (runtime/native.py).
+ * Where outputs are written in ascending order (`alone`), a vector of them may go past the end, into memory of what is
+ * written later or the slack after the tensor (runtime/native.py).
  */
 
 /* LANES codes become bytes, of which `count` belong to this position. */
@@ -53,8 +54,8 @@ INLINE TARGET void NAME(finish)(const engine_step *s, const prepared *p, unsigne
  * position has too few sums to keep the multipliers busy otherwise.
  */
 INLINE TARGET void NAME(dense_tile)(const engine_step *s, const prepared *p, const unsigned char *const *x,
-                                    unsigned char *target, const size_t *at, uint32_t g, const unsigned rows,
-                                    const unsigned groups, const unsigned split) {
+                                    unsigned char *target, const size_t *at, uint32_t g, int alone,
+                                    const unsigned rows, const unsigned groups, const unsigned split) {
     const int8_t *weight = (const int8_t *)p->weight + (size_t)g * p->inputs * LANES * 4;
     const uint32_t *place = p->places;
     int32_t kept[ROWS * GROUPS][LANES];
@@ -105,41 +106,35 @@ INLINE TARGET void NAME(dense_tile)(const engine_step *s, const prepared *p, con
         }
     for (unsigned r = 0; r < rows; r++)
         for (uint32_t n = 0; n < groups; n++)
-            NAME(finish)(s, p, target, at[r] + (g + n) * LANES, (g + n) * LANES, LOAD(kept[r * groups + n]), rows == 1);
+            NAME(finish)(s, p, target, at[r] + (g + n) * LANES, (g + n) * LANES, LOAD(kept[r * groups + n]), alone);
 }
 
-static TARGET void NAME(dense_positions)(const engine_step *s, const unsigned char *const *x, unsigned char *target,
-                                         const size_t *at, unsigned count) {
-    const prepared *p = s->prepared;
-    const unsigned together = count == ROWS ? ROWS : 1;
-    for (unsigned r = 0; r < count; r += together)
-        for (uint32_t g = 0, width; g < p->groups; g += width) {
-            width = block_width(p->groups - g, GROUPS);
-            if (together == ROWS) {
-                if (width == GROUPS)
-                    NAME(dense_tile)(s, p, x, target, at, g, ROWS, GROUPS, 1);
-                else if (width == 2)
-                    NAME(dense_tile)(s, p, x, target, at, g, ROWS, 2, 1);
-                else
-                    NAME(dense_tile)(s, p, x, target, at, g, ROWS, 1, 1);
-            } else {
-                if (width == GROUPS)
-                    NAME(dense_tile)(s, p, x + r, target, at + r, g, 1, GROUPS, SPLIT);
-                else if (width == 2)
-                    NAME(dense_tile)(s, p, x + r, target, at + r, g, 1, 2, SPLIT);
-                else
-                    NAME(dense_tile)(s, p, x + r, target, at + r, g, 1, 1, SPLIT);
-            }
-        }
-}
-
-/* An integer layer with bytes as input. */
+/* An integer layer with bytes as input; block by block, so that the weights of one stay near. */
 static TARGET void NAME(dense)(const engine_step *s, unsigned char *work, size_t rows) {
-    positions all = all_positions(s, work, rows);
-    const unsigned char *x[ROWS];
-    size_t at[ROWS];
-    for (unsigned count; (count = next_positions(&all, x, at, ROWS)) > 0;)
-        NAME(dense_positions)(s, x, all.target, at, count);
+    const prepared *p = s->prepared;
+    const int alone = rows * s->out_height * s->out_width == 1;
+    for (uint32_t g = 0, width; g < p->groups; g += width) {
+        positions all = all_positions(s, work, rows);
+        const unsigned char *x[ROWS];
+        size_t at[ROWS];
+        width = block_width(p->groups - g, GROUPS);
+        for (unsigned count; (count = next_positions(&all, x, at, ROWS)) > 0;)
+            if (count == ROWS) {
+                if (width == GROUPS)
+                    NAME(dense_tile)(s, p, x, all.target, at, g, 0, ROWS, GROUPS, 1);
+                else if (width == 2)
+                    NAME(dense_tile)(s, p, x, all.target, at, g, 0, ROWS, 2, 1);
+                else
+                    NAME(dense_tile)(s, p, x, all.target, at, g, 0, ROWS, 1, 1);
+            } else
+                for (unsigned r = 0; r < count; r++)
+                    if (width == GROUPS)
+                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, GROUPS, SPLIT);
+                    else if (width == 2)
+                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, 2, SPLIT);
+                    else
+                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, 1, SPLIT);
+    }
 }
 
 /* ---- float ---- */
@@ -149,7 +144,7 @@ INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, cons
     const float *weight = (const float *)p->weight + (size_t)g * p->inputs * LANES;
     const size_t block = (size_t)p->inputs * REAL_GROUPS * LANES;
     float kept[REAL_ROWS * REAL_GROUPS][LANES];
-    FLOATS sums[REAL_ROWS][2 * REAL_GROUPS];
+    FLOATS sums[REAL_ROWS][REAL_BLOCKS * REAL_GROUPS];
     UNROLL
     for (unsigned r = 0; r < rows; r++)
         UNROLL
@@ -189,43 +184,35 @@ INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, cons
         }
 }
 
-static TARGET void NAME(real_positions)(const engine_step *s, const float *const *x, float *target, const size_t *at,
-                                        unsigned count) {
-    const prepared *p = s->prepared;
-    const unsigned together = count == REAL_ROWS ? REAL_ROWS : 1;
-    for (unsigned r = 0; r < count; r += together)
-        for (uint32_t g = 0, width; g < p->groups; g += width) {
-            width = block_width(p->groups - g, REAL_GROUPS);
-            if (together == REAL_ROWS) {
-                if (width == REAL_GROUPS)
-                    NAME(real_tile)(s, p, x, target, at, g, REAL_ROWS, REAL_GROUPS);
-                else if (width == 2)
-                    NAME(real_tile)(s, p, x, target, at, g, REAL_ROWS, 2);
-                else
-                    NAME(real_tile)(s, p, x, target, at, g, REAL_ROWS, 1);
-            } else if (p->groups - g >= 2 * REAL_GROUPS) {
-                /* Two blocks: one has too few sums to keep the adders busy. */
-                NAME(real_tile)(s, p, x + r, target, at + r, g, 1, 2 * REAL_GROUPS);
-                width = 2 * REAL_GROUPS;
-            } else if (width == REAL_GROUPS)
-                NAME(real_tile)(s, p, x + r, target, at + r, g, 1, REAL_GROUPS);
-            else if (width == 2)
-                NAME(real_tile)(s, p, x + r, target, at + r, g, 1, 2);
-            else
-                NAME(real_tile)(s, p, x + r, target, at + r, g, 1, 1);
-        }
-}
-
 /* A float layer; zero weights are multiplied too, which changes nothing unless a value is not finite. */
 static TARGET void NAME(real_dense)(const engine_step *s, unsigned char *work, size_t rows) {
-    positions all = all_positions(s, work, rows);
-    const unsigned char *bytes[REAL_ROWS];
-    const float *x[REAL_ROWS];
-    size_t at[REAL_ROWS];
-    for (unsigned count; (count = next_positions(&all, bytes, at, REAL_ROWS)) > 0;) {
-        for (unsigned r = 0; r < count; r++)
-            x[r] = (const float *)(const void *)bytes[r];
-        NAME(real_positions)(s, x, (float *)(void *)all.target, at, count);
+    const prepared *p = s->prepared;
+    /* A single position does several blocks at once: one has too few sums to keep the adders busy. */
+    const uint32_t alone = rows * s->out_height * s->out_width < REAL_ROWS ? REAL_GROUPS * REAL_BLOCKS : 0;
+    for (uint32_t g = 0, width; g < p->groups; g += width) {
+        positions all = all_positions(s, work, rows);
+        float *target = (float *)(void *)all.target;
+        const unsigned char *bytes[REAL_ROWS];
+        const float *x[REAL_ROWS];
+        size_t at[REAL_ROWS];
+        width = alone && p->groups - g >= alone ? alone : block_width(p->groups - g, REAL_GROUPS);
+        for (unsigned count; (count = next_positions(&all, bytes, at, REAL_ROWS)) > 0;) {
+            for (unsigned r = 0; r < count; r++)
+                x[r] = (const float *)(const void *)bytes[r];
+            if (count == REAL_ROWS) {
+                if (width == REAL_GROUPS)
+                    NAME(real_tile)(s, p, x, target, at, g, REAL_ROWS, REAL_GROUPS);
+                else
+                    NAME(real_tile)(s, p, x, target, at, g, REAL_ROWS, 1);
+            } else
+                for (unsigned r = 0; r < count; r++)
+                    if (width == alone)
+                        NAME(real_tile)(s, p, x + r, target, at + r, g, 1, REAL_GROUPS * REAL_BLOCKS);
+                    else if (width == REAL_GROUPS)
+                        NAME(real_tile)(s, p, x + r, target, at + r, g, 1, REAL_GROUPS);
+                    else
+                        NAME(real_tile)(s, p, x + r, target, at + r, g, 1, 1);
+        }
     }
 }
 

@@ -14,7 +14,6 @@ from policypress.policy.policy import Policy
 from policypress.runtime import engine
 from policypress.runtime.lower import Fields, Program, lower
 
-
 _SLACK = 64  # bytes of a row after each tensor: vector kernels write whole vectors
 
 
