@@ -71,6 +71,24 @@ INLINE __attribute__((target("avx2"))) __m256i dot_avx2(__m256i sum, __m256i u8,
 #define DOT(sum, u8, s8) dot_avx2(sum, u8, s8)
 #include "engine_vector.h"
 
-const kernels engine_avxvnni = {"avxvnni", LANES, GROUPS, REAL_GROUPS, dense_avxvnni, NULL, real_avxvnni, add_avxvnni, tanh_avxvnni, 0};
-const kernels engine_avx2 = {"avx2", LANES, GROUPS, REAL_GROUPS, dense_avx2, NULL, real_avx2, add_avx2, tanh_avx2, 0};
+const kernels engine_avxvnni = {
+    .name = "avxvnni",
+    .lanes = LANES,
+    .groups = GROUPS,
+    .real_groups = REAL_GROUPS,
+    .dense = dense_avxvnni,
+    .real = real_avxvnni,
+    .add = add_avxvnni,
+    .tanh = tanh_avxvnni,
+};
+const kernels engine_avx2 = {
+    .name = "avx2",
+    .lanes = LANES,
+    .groups = GROUPS,
+    .real_groups = REAL_GROUPS,
+    .dense = dense_avx2,
+    .real = real_avx2,
+    .add = add_avx2,
+    .tanh = tanh_avx2,
+};
 #endif

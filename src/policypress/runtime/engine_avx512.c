@@ -113,6 +113,27 @@ static VBMI void sparse_vbmi(const engine_step *s, unsigned char *work, size_t r
     }
 }
 
-const kernels engine_avx512 = {"avx512", LANES, GROUPS, REAL_GROUPS, dense_avx512, NULL, real_avx512, add_avx512, tanh_avx512, 0};
-const kernels engine_avx512vbmi = {"avx512vbmi", LANES, GROUPS, REAL_GROUPS, dense_avx512, sparse_vbmi, real_avx512, add_avx512, tanh_avx512, 4};
+const kernels engine_avx512 = {
+    .name = "avx512",
+    .lanes = LANES,
+    .groups = GROUPS,
+    .real_groups = REAL_GROUPS,
+    .dense = dense_avx512,
+    .real = real_avx512,
+    .add = add_avx512,
+    .tanh = tanh_avx512,
+};
+const kernels engine_avx512vbmi = {
+    .name = "avx512vbmi",
+    .lanes = LANES,
+    .groups = GROUPS,
+    .real_groups = REAL_GROUPS,
+    .dense = dense_avx512,
+    .sparse = sparse_vbmi,
+    .step_cost = 5,
+    .window_cost = 40,
+    .real = real_avx512,
+    .add = add_avx512,
+    .tanh = tanh_avx512,
+};
 #endif

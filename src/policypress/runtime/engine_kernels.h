@@ -43,7 +43,8 @@ typedef struct {
     uint32_t lanes, groups, real_groups; /* of a vector; of a block, most of them */
     engine_kernel dense, sparse, real, add;
     void (*tanh)(float *values, size_t n);
-    uint32_t step_cost; /* of a sparse step, in products of a vector of bytes (benchmarks/kernels.py) */
+    /* Of a sparse step, and of copying a window, in products of a vector of bytes (benchmarks/kernels.py). */
+    uint32_t step_cost, window_cost;
 } kernels;
 
 extern const kernels engine_avx512vbmi, engine_avx512, engine_avxvnni, engine_avx2;

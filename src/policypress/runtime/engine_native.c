@@ -176,11 +176,13 @@ static engine_kernel prepare_integer(engine_native *native, const kernels *k, co
     if (!prepare_finish(native, s, p, k->lanes))
         return NULL;
     if (k->sparse && window <= MOST_INPUTS) {
-        size_t total;
+        size_t total, total_cost;
         p->inputs = window;
         p->chunks = (window + CHUNK - 1) / CHUNK;
         p->steps = count_steps(native, s, p, weight, k->lanes, &total);
-        if (p->steps && (total + (size_t)p->groups * p->chunks) * k->step_cost < (size_t)p->groups * quads) {
+        total_cost = (total + (size_t)p->groups * p->chunks) * k->step_cost;
+        total_cost += s->kernel_height > 1 ? k->window_cost : 0;
+        if (p->steps && total_cost < (size_t)p->groups * quads) {
             p->name = "sparse";
             return prepare_sparse(native, s, p, weight, k->lanes, total) ? k->sparse : NULL;
         }
