@@ -10,6 +10,22 @@
 
 typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
 
+/* Inlined into one another, these functions leave small processors without registers for the inner loops. */
+#ifdef __GNUC__
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
+/* Four turns of a loop in one, where the compiler has found nothing better. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll_count(4)")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 4")
+#else
+#define UNROLL
+#endif
+
 /* ---- codes ---- */
 
 static int32_t clip(int64_t value, int32_t low, int32_t high) {
@@ -21,10 +37,11 @@ static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
 }
 
 /* The same, for shifts up to 16 and limits within +-255: beyond +-2^23 the limits decide, and within 32 bits do. */
-static int32_t requantize_narrow(int32_t sum, uint8_t multiplier, uint8_t shift) {
+static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift, int32_t low, int32_t high) {
     const int32_t most = (int32_t)1 << 23;
     sum = sum < -most ? -most : sum > most ? most : sum;
-    return (sum * multiplier + ((int32_t)1 << (shift - 1))) >> shift;
+    sum = (sum * multiplier + ((int32_t)1 << (shift - 1))) >> shift;
+    return sum < low ? low : sum > high ? high : sum;
 }
 
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
@@ -42,18 +59,41 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 /* ---- layers ---- */
 
 /* The sum of output o becomes element i of the target. */
-static void finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+APART static void finish_any(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
     } else {
         uint32_t at = s->per_output ? o : 0;
         code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
-                       : clip(requantize_narrow(code, s->multiplier[at], s->shift[at]), s->low, s->high);
+                       : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
     }
     put(s, target, i, code);
+}
+
+/* The same for most layers, codes to bytes; what it takes, read once a layer. */
+typedef struct {
+    int usual;
+    const uint8_t *multiplier, *shift;
+    uint32_t each; /* ones if there is a multiplier and a shift for each output */
+    int32_t low, high, zero;
+} ending;
+
+static ending ending_of(const engine_step *s) {
+    const ending e = {s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8, s->multiplier, s->shift,
+                      s->per_output ? UINT32_MAX : 0, s->low, s->high, s->target_zero};
+    return e;
+}
+
+static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+    const uint32_t at = o & e->each;
+    if (e->usual)
+        target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
+                                    e->zero);
+    else
+        finish_any(s, target, i, o, sum);
 }
 
 /* How a window lies in memory: `lines` runs of neighbours on each of `planes`. */
@@ -63,51 +103,76 @@ typedef struct {
 
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
- * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the way.
+ * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the
+ * way. Several products a turn, because counting turns would cost a small processor as much as multiplying: pairs by
+ * two, since an output of a sparse layer may have few of them.
  */
 #define INTEGER_POSITION(NAME, SOURCE)                                                                             \
-    static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
+    APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
+        const ending e = ending_of(s);                                                                             \
         const uint32_t *bias = s->bias;                                                                            \
-        if (ENGINE_USE_SPARSE && s->form == ENGINE_SPARSE) {                                                       \
-            const uint8_t *pair = s->weight;                                                                       \
-            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
-                const SOURCE *from = x;                                                                            \
-                uint32_t sum = bias[o];                                                                            \
-                for (uint32_t n = s->counts[o]; n; n--, pair += 2) {                                               \
-                    from += pair[0];                                                                               \
-                    sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                           \
-                }                                                                                                  \
-                finish(s, target, i + o, o, sum);                                                                  \
+        const uint8_t *pair = s->weight;                                                                           \
+        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+            const SOURCE *from = x;                                                                                \
+            uint32_t sum = bias[o], n = s->counts[o];                                                              \
+            for (; n >= 2; n -= 2, pair += 4) {                                                                    \
+                from += pair[0];                                                                                   \
+                sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                               \
+                from += pair[2];                                                                                   \
+                sum += (uint32_t)((int8_t)pair[3] * (int32_t)*from);                                               \
             }                                                                                                      \
-        } else if (ENGINE_USE_PACKED && s->form == ENGINE_PACKED) {                                                \
-            const uint8_t *byte = s->weight;                                                                       \
-            const uint32_t sign = 1u << (s->bits - 1), mask = 2 * sign - 1;                                        \
-            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
-                uint32_t sum = bias[o], held = 0, word = 0;                                                        \
-                for (size_t b = 0; b < v->lines; b++)                                                              \
-                    for (const SOURCE *from = x + b * v->line, *end = from + v->run; from < end; from++) {         \
-                        if (held < s->bits) {                                                                      \
-                            word |= (uint32_t)*byte++ << held;                                                     \
-                            held += 8;                                                                             \
-                        }                                                                                          \
-                        sum += (uint32_t)((int32_t)((word & mask) ^ sign) - (int32_t)sign) * (uint32_t)*from;      \
-                        word >>= s->bits;                                                                          \
-                        held -= s->bits;                                                                           \
-                    }                                                                                              \
-                finish(s, target, i + o, o, sum);                                                                  \
+            if (n) {                                                                                               \
+                from += pair[0];                                                                                   \
+                sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                               \
+                pair += 2;                                                                                         \
             }                                                                                                      \
-        } else if (ENGINE_USE_DENSE) {                                                                             \
-            const int8_t *weight = s->weight;                                                                      \
-            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
-                uint32_t sum = bias[o];                                                                            \
-                for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                          \
-                    const SOURCE *from = x + b * v->line;                                                          \
-                    for (size_t k = 0; k < v->run; k++)                                                            \
-                        sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                           \
-                }                                                                                                  \
-                finish(s, target, i + o, o, sum);                                                                  \
-            }                                                                                                      \
+            finish(s, &e, target, i + o, o, sum);                                                                  \
         }                                                                                                          \
+    }                                                                                                              \
+    APART static void NAME##_packed(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, \
+                                    size_t i) {                                                                    \
+        const ending e = ending_of(s);                                                                             \
+        const uint32_t *bias = s->bias;                                                                            \
+        const uint8_t *byte = s->weight;                                                                           \
+        const uint32_t bits = s->bits, sign = 1u << (bits - 1), mask = 2 * sign - 1;                               \
+        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+            uint32_t sum = bias[o], held = 0, word = 0;                                                            \
+            for (size_t b = 0; b < v->lines; b++)                                                                  \
+                for (const SOURCE *from = x + b * v->line, *end = from + v->run; from < end; from++) {             \
+                    if (held < bits) {                                                                             \
+                        word |= (uint32_t)*byte++ << held;                                                         \
+                        held += 8;                                                                                 \
+                    }                                                                                              \
+                    sum += (uint32_t)((int32_t)((word & mask) ^ sign) - (int32_t)sign) * (uint32_t)*from;          \
+                    word >>= bits;                                                                                 \
+                    held -= bits;                                                                                  \
+                }                                                                                                  \
+            finish(s, &e, target, i + o, o, sum);                                                                  \
+        }                                                                                                          \
+    }                                                                                                              \
+    APART static void NAME##_dense(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target,  \
+                                   size_t i) {                                                                     \
+        const ending e = ending_of(s);                                                                             \
+        const uint32_t *bias = s->bias;                                                                            \
+        const int8_t *weight = s->weight;                                                                          \
+        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+            uint32_t sum = bias[o];                                                                                \
+            for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                              \
+                const SOURCE *from = x + b * v->line;                                                              \
+                UNROLL                                                                                             \
+                for (size_t k = 0; k < v->run; k++)                                                                \
+                    sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                               \
+            }                                                                                                      \
+            finish(s, &e, target, i + o, o, sum);                                                                  \
+        }                                                                                                          \
+    }                                                                                                              \
+    static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
+        if (ENGINE_USE_SPARSE && s->form == ENGINE_SPARSE)                                                         \
+            NAME##_sparse(s, x, target, i);                                                                        \
+        else if (ENGINE_USE_PACKED && s->form == ENGINE_PACKED)                                                    \
+            NAME##_packed(s, v, x, target, i);                                                                     \
+        else if (ENGINE_USE_DENSE)                                                                                 \
+            NAME##_dense(s, v, x, target, i);                                                                      \
     }
 
 INTEGER_POSITION(position_u8, uint8_t)
@@ -396,7 +461,7 @@ static float observed(const engine_input *in, const void *observation, uint32_t 
         wide = (double)((const int64_t *)observation)[i];
         x = (float)((const int64_t *)observation)[i];
     }
-    if (in->mean) {
+    if (ENGINE_USE_NORMALIZATION && in->mean) {
         if (in->dtype == ENGINE_FLOAT32 || (in->dtype >= ENGINE_UINT8 && in->dtype <= ENGINE_INT16))
             wide = (double)x;
         if (!finite64(wide))

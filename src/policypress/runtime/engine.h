@@ -30,6 +30,9 @@
 #ifndef ENGINE_USE_FLOAT /* layers of float activations; 0 keeps float at both ends of the network */
 #define ENGINE_USE_FLOAT 1
 #endif
+#ifndef ENGINE_USE_NORMALIZATION /* of observations, in float64: 6 kB of library where that is soft */
+#define ENGINE_USE_NORMALIZATION 1
+#endif
 #ifndef ENGINE_USE_ENDS /* observation to codes, accumulators to action: 0 leaves a build without any float */
 #define ENGINE_USE_ENDS 1
 #endif
