@@ -6,7 +6,7 @@ import ctypes
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class Constants:
             self.text.append(definition(f"static const {_TYPES[array.dtype.name]} {wanted}", array))
         return self._names[key]
 
-    def fields(self, fields: Fields, prefix: str, names: dict[str, tuple[str, ...]]) -> str:
+    def fields(self, fields: Fields, prefix: str, names: Mapping[str, tuple[str, ...]]) -> str:
         """A designated initializer; zeros are left to C."""
         parts = []
         for field, value in fields.items():
@@ -344,8 +344,8 @@ def integer_header(policy: Policy, program: Program, name: str, version: str) ->
         *_heading(policy, name, version),
         f"No instruction of floating point. Codes: {entry['size']} of int32_t, of values {observation.shape} in C"
         " order, the last fastest:",
-        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]), {entry['low']}, {entry['high']}) in float32, rint halves"
-        " to even,",
+        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]), {entry['low']}, {entry['high']}) in float32, rint"
+        " halves to even,",
         f"  {before}.",
         f"Sums: {outputs} of int32_t, the last layer's accumulators. In real units output[i] = (float)sums[i] *"
         f" scale[{'i' if scale.size > 1 else '0'}].",
@@ -603,11 +603,13 @@ def _action_lines(policy: Policy) -> list[str]:
     if action.kind == "multi-discrete":
         groups = ", ".join(map(str, action.nvec))
         return [f"Action: {size} {kind} values, in groups of {groups} outputs the index of the largest one each."]
+    assert action.low is not None
+    assert action.high is not None
     how = "low + 0.5 * (tanh(output) + 1) * (high - low)" if action.squash else "clip(output, low, high)"
     shown = 16
     bounds = [
         f"  {i}: [{float(low):.9g}, {float(high):.9g}]"
-        for i, (low, high) in enumerate(zip(np.ravel(action.low), np.ravel(action.high), strict=True))
+        for i, (low, high) in enumerate(zip(action.low.ravel(), action.high.ravel(), strict=True))
     ]
     more = [f"  and {len(bounds) - shown} more"] if len(bounds) > shown else []
     return [f"Action: {size} {kind} values, {how}, with the bounds [low, high]", *bounds[:shown], *more]

@@ -93,11 +93,12 @@ def extreme_observations(policy: Policy, count: int, rng: np.random.Generator) -
 def _as(dtype: str, x: NDArray[Any]) -> NDArray[Any]:
     """``x`` as the nearest values that the dtype has."""
     if np.dtype(dtype).kind == "f":
-        return np.clip(x, -float(np.finfo(np.float32).max), float(np.finfo(np.float32).max)).astype(dtype)
+        most = float(np.finfo(np.float32).max)
+        return np.asarray(np.clip(x, -most, most), dtype)
     info = np.iinfo(dtype)
     # float64 has no int64 maximum: the next lower one it has does not overflow
     top = math.nextafter(float(info.max), 0) if info.max > 2**53 else info.max
-    return np.clip(np.rint(x), info.min, top).astype(dtype)
+    return np.asarray(np.clip(np.rint(x), info.min, top), dtype)
 
 
 def _accepted(policy: Policy, batch: NDArray[Any]) -> NDArray[Any]:
