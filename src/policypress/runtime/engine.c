@@ -45,8 +45,7 @@ static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift,
 }
 
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
-    return ENGINE_USE_WIDE && type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i]
-                                                 : (int32_t)tensor[i] - (int32_t)zero;
+    return type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i] : (int32_t)tensor[i] - (int32_t)zero;
 }
 
 static void put(const engine_step *s, unsigned char *target, size_t i, int32_t code) {
@@ -297,13 +296,20 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
 
 MAX_POOL(max_pool_u8, uint8_t)
 MAX_POOL(max_pool_s32, int32_t)
+#if ENGINE_USE_FLOAT
 MAX_POOL(max_pool_f32, float)
+#endif
 
 static void max_pool(const engine_step *s, const unsigned char *source, unsigned char *target) {
-    const size_t c = s->channels, plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
-    if (s->source_type == ENGINE_F32)
+    const size_t c = s->channels;
+#if ENGINE_USE_FLOAT
+    if (s->source_type == ENGINE_F32) {
+        const size_t plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
         max_pool_f32(s, (const void *)source, (void *)target, 1, plane, 1, out);
-    else if (s->source_type == ENGINE_S32)
+        return;
+    }
+#endif
+    if (s->source_type == ENGINE_S32)
         max_pool_s32(s, (const void *)source, (void *)target, c, 1, c, 1);
     else
         max_pool_u8(s, source, target, c, 1, c, 1);
@@ -507,7 +513,9 @@ static int observe(const engine_input *in, const void *observation, unsigned cha
 float engine_tanh(float x) {
     const uint32_t sign = bits_of(x) & 0x80000000u;
     float a = from_bits(bits_of(x) ^ sign), result;
-    if (!(a < 10.0f))
+    if (a != a)
+        return x; /* NaN must reach the outputs, which are refused then */
+    if (a > 10.0f)
         a = 10.0f;
     if (a < 0.625f) {
         const float z = a * a;

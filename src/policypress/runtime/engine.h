@@ -11,11 +11,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a build leaves out, to be smaller: steps on images, codes wider than 8 bits, each form of weights, float. */
+/*
+ * What a build leaves out, to be smaller: padding, pooling and flattening of images, codes wider than 8 bits, each form
+ * of integer layers' weights, float.
+ */
 #ifndef ENGINE_USE_IMAGES
 #define ENGINE_USE_IMAGES 1
 #endif
-#ifndef ENGINE_USE_WIDE
+#ifndef ENGINE_USE_WIDE /* in layers and ReLU */
 #define ENGINE_USE_WIDE 1
 #endif
 #ifndef ENGINE_USE_DENSE
