@@ -81,12 +81,14 @@ typedef struct {
 } ending;
 
 static ending ending_of(const engine_step *s) {
-    const ending e = {s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8, s->multiplier, s->shift,
-                      s->per_output ? UINT32_MAX : 0, s->low, s->high, s->target_zero};
+    const int usual = s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8;
+    const ending e = {usual,  s->multiplier, s->shift, s->per_output ? UINT32_MAX : 0,
+                      s->low, s->high,       s->target_zero};
     return e;
 }
 
-static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, uint32_t o,
+                          uint32_t sum) {
     const uint32_t at = o & e->each;
     if (e->usual)
         target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
@@ -463,11 +465,16 @@ static float observed(const engine_input *in, const void *observation, uint32_t 
         wide = ((const int32_t *)observation)[i];
         x = (float)((const int32_t *)observation)[i];
         break;
-    default:
+#if ENGINE_USE_DOUBLE
+    case ENGINE_INT64:
         wide = (double)((const int64_t *)observation)[i];
         x = (float)((const int64_t *)observation)[i];
+        break;
+#endif
+    default:
+        break;
     }
-    if (ENGINE_USE_NORMALIZATION && in->mean) {
+    if (ENGINE_USE_DOUBLE && in->mean) {
         if (in->dtype == ENGINE_FLOAT32 || (in->dtype >= ENGINE_UINT8 && in->dtype <= ENGINE_INT16))
             wide = (double)x;
         if (!finite64(wide))

@@ -33,8 +33,8 @@
 #ifndef ENGINE_USE_FLOAT /* layers of float activations; 0 keeps float at both ends of the network */
 #define ENGINE_USE_FLOAT 1
 #endif
-#ifndef ENGINE_USE_NORMALIZATION /* of observations, in float64: 6 kB of library where that is soft */
-#define ENGINE_USE_NORMALIZATION 1
+#ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
+#define ENGINE_USE_DOUBLE 1
 #endif
 #ifndef ENGINE_USE_ENDS /* observation to codes, accumulators to action: 0 leaves a build without any float */
 #define ENGINE_USE_ENDS 1
