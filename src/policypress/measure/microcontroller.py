@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
+from policypress.export.c import CExportConfig, Weights, export_c
 from policypress.policy import reference
 from policypress.policy.policy import Policy
 
@@ -124,22 +125,23 @@ def measure_on_target(
     observations: NDArray[Any] | None = None,
     *,
     integer_only: bool = False,
+    weights: Weights = "auto",
     optimize: str = "-O2",
 ) -> TargetReport:
     """Run ``policy`` on the emulated ``target`` ("cortex-m0", "cortex-m3", "cortex-m4") and measure what it takes.
 
     ``observations``: (n, *shape) raw ones, by default the policy's test vectors. ``integer_only``: measure the export
-    without floats, codes in and sums out. ``optimize``: the compiler's option. Raises ConfigError for another target,
+    without floats, codes in and sums out. ``weights``: the form of integer layers' weights, as in ``CExportConfig``.
+    ``optimize``: the compiler's option. Raises ConfigError for another target,
     ExportError if a tool is missing or the policy does not fit.
     """
-    from policypress.export.c import CExportConfig, export_c
-
     chosen = find_target(target)
     require_tools()
+    config = CExportConfig(name="policy", integer_only=integer_only, weights=weights, check=False)
     batch, expected = _expected(policy, _observations(policy, observations), integer_only)
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         folder = Path(place) / "policy"
-        export_c(policy, folder, CExportConfig(name="policy", integer_only=integer_only, check=False))
+        export_c(policy, folder, config)
         build = Path(place) / "build"
         footprint = build_firmware(folder, chosen, build, optimize=optimize)
         answers, counts = run_firmware(chosen, build, batch, expected.dtype, expected[0].size)

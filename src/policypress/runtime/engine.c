@@ -138,8 +138,16 @@ typedef struct {
         const uint32_t bits = s->bits, sign = 1u << (bits - 1), mask = 2 * sign - 1;                               \
         for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
             uint32_t sum = bias[o], held = 0, word = 0;                                                            \
-            for (size_t b = 0; b < v->lines; b++)                                                                  \
-                for (const SOURCE *from = x + b * v->line, *end = from + v->run; from < end; from++) {             \
+            for (size_t b = 0; b < v->lines; b++) {                                                                \
+                const SOURCE *from = x + b * v->line, *const end = from + v->run;                                  \
+                if (bits == 4 && !held) { /* two a byte, without keeping account of bits */                        \
+                    UNROLL                                                                                         \
+                    for (size_t n = v->run / 2; n; n--, from += 2, byte++) {                                       \
+                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 28) >> 28) * (uint32_t)from[0];             \
+                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 24) >> 28) * (uint32_t)from[1];             \
+                    }                                                                                              \
+                }                                                                                                  \
+                for (; from < end; from++) {                                                                       \
                     if (held < bits) {                                                                             \
                         word |= (uint32_t)*byte++ << held;                                                         \
                         held += 8;                                                                                 \
@@ -148,6 +156,7 @@ typedef struct {
                     word >>= bits;                                                                                 \
                     held -= bits;                                                                                  \
                 }                                                                                                  \
+            }                                                                                                      \
             finish(s, &e, target, i + o, o, sum);                                                                  \
         }                                                                                                          \
     }                                                                                                              \
