@@ -10,6 +10,22 @@
 
 typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
 
+/* Inlined into one another, these functions leave small processors without registers for the inner loops. */
+#ifdef __GNUC__
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
+/* Four turns of a loop in one, where the compiler has found nothing better. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll_count(4)")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 4")
+#else
+#define UNROLL
+#endif
+
 /* ---- codes ---- */
 
 static int32_t clip(int64_t value, int32_t low, int32_t high) {
@@ -21,15 +37,15 @@ static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
 }
 
 /* The same in 32 bits, where sums beyond +-2^23 are past the limits; a shift is at most 23 then. */
-static int32_t requantize_narrow(int32_t sum, uint8_t multiplier, uint8_t shift) {
+static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift, int32_t low, int32_t high) {
     const int32_t most = (int32_t)1 << 23;
     sum = sum < -most ? -most : sum > most ? most : sum;
-    return (sum * multiplier + ((int32_t)1 << (shift - 1))) >> shift;
+    sum = (sum * multiplier + ((int32_t)1 << (shift - 1))) >> shift;
+    return sum < low ? low : sum > high ? high : sum;
 }
 
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
-    return ENGINE_USE_WIDE && type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i]
-                                                 : (int32_t)tensor[i] - (int32_t)zero;
+    return type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i] : (int32_t)tensor[i] - (int32_t)zero;
 }
 
 static void put(const engine_step *s, unsigned char *target, size_t i, int32_t code) {
@@ -41,18 +57,43 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 /* ---- layers ---- */
 
-void engine_finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+APART void engine_finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
     } else {
         uint32_t at = s->per_output ? o : 0;
         code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
-                       : clip(requantize_narrow(code, s->multiplier[at], s->shift[at]), s->low, s->high);
+                       : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
     }
     put(s, target, i, code);
+}
+
+/* The same for most layers, codes to bytes; what it takes, read once a layer. */
+typedef struct {
+    int usual;
+    const uint8_t *multiplier, *shift;
+    uint32_t each; /* ones if there is a multiplier and a shift for each output */
+    int32_t low, high, zero;
+} ending;
+
+static ending ending_of(const engine_step *s) {
+    const int usual = s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8;
+    const ending e = {usual,  s->multiplier, s->shift, s->per_output ? UINT32_MAX : 0,
+                      s->low, s->high,       s->target_zero};
+    return e;
+}
+
+static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, uint32_t o,
+                          uint32_t sum) {
+    const uint32_t at = o & e->each;
+    if (e->usual)
+        target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
+                                    e->zero);
+    else
+        engine_finish(s, target, i, o, sum);
 }
 
 /* How a window lies in memory: `lines` runs of neighbours on each of `planes`. */
@@ -62,51 +103,85 @@ typedef struct {
 
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
- * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the way.
+ * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the
+ * way. Several products a turn, because counting turns would cost a small processor as much as multiplying: pairs by
+ * two, since an output of a sparse layer may have few of them.
  */
 #define INTEGER_POSITION(NAME, SOURCE)                                                                             \
-    static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
+    APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
+        const ending e = ending_of(s);                                                                             \
         const uint32_t *bias = s->bias;                                                                            \
-        if (ENGINE_USE_SPARSE && s->form == ENGINE_SPARSE) {                                                       \
-            const uint8_t *pair = s->weight;                                                                       \
-            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
-                const SOURCE *from = x;                                                                            \
-                uint32_t sum = bias[o];                                                                            \
-                for (uint32_t n = s->counts[o]; n; n--, pair += 2) {                                               \
-                    from += pair[0];                                                                               \
-                    sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                           \
-                }                                                                                                  \
-                engine_finish(s, target, i + o, o, sum);                                                           \
+        const uint8_t *pair = s->weight;                                                                           \
+        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+            const SOURCE *from = x;                                                                                \
+            uint32_t sum = bias[o], n = s->counts[o];                                                              \
+            for (; n >= 2; n -= 2, pair += 4) {                                                                    \
+                from += pair[0];                                                                                   \
+                sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                               \
+                from += pair[2];                                                                                   \
+                sum += (uint32_t)((int8_t)pair[3] * (int32_t)*from);                                               \
             }                                                                                                      \
-        } else if (ENGINE_USE_PACKED && s->form == ENGINE_PACKED) {                                                \
-            const uint8_t *byte = s->weight;                                                                       \
-            const uint32_t sign = 1u << (s->bits - 1), mask = 2 * sign - 1;                                        \
-            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
-                uint32_t sum = bias[o], held = 0, word = 0;                                                        \
-                for (size_t b = 0; b < v->lines; b++)                                                              \
-                    for (const SOURCE *from = x + b * v->line, *end = from + v->run; from < end; from++) {         \
-                        if (held < s->bits) {                                                                      \
-                            word |= (uint32_t)*byte++ << held;                                                     \
-                            held += 8;                                                                             \
-                        }                                                                                          \
-                        sum += (uint32_t)((int32_t)((word & mask) ^ sign) - (int32_t)sign) * (uint32_t)*from;      \
-                        word >>= s->bits;                                                                          \
-                        held -= s->bits;                                                                           \
-                    }                                                                                              \
-                engine_finish(s, target, i + o, o, sum);                                                           \
+            if (n) {                                                                                               \
+                from += pair[0];                                                                                   \
+                sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                               \
+                pair += 2;                                                                                         \
             }                                                                                                      \
-        } else if (ENGINE_USE_DENSE) {                                                                             \
-            const int8_t *weight = s->weight;                                                                      \
-            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
-                uint32_t sum = bias[o];                                                                            \
-                for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                          \
-                    const SOURCE *from = x + b * v->line;                                                          \
-                    for (size_t k = 0; k < v->run; k++)                                                            \
-                        sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                           \
-                }                                                                                                  \
-                engine_finish(s, target, i + o, o, sum);                                                           \
-            }                                                                                                      \
+            finish(s, &e, target, i + o, o, sum);                                                                  \
         }                                                                                                          \
+    }                                                                                                              \
+    APART static void NAME##_packed(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, \
+                                    size_t i) {                                                                    \
+        const ending e = ending_of(s);                                                                             \
+        const uint32_t *bias = s->bias;                                                                            \
+        const uint8_t *byte = s->weight;                                                                           \
+        const uint32_t bits = s->bits, sign = 1u << (bits - 1), mask = 2 * sign - 1;                               \
+        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+            uint32_t sum = bias[o], held = 0, word = 0;                                                            \
+            for (size_t b = 0; b < v->lines; b++) {                                                                \
+                const SOURCE *from = x + b * v->line, *const end = from + v->run;                                  \
+                if (bits == 4 && !held) { /* two a byte, without keeping account of bits */                        \
+                    UNROLL                                                                                         \
+                    for (size_t n = v->run / 2; n; n--, from += 2, byte++) {                                       \
+                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 28) >> 28) * (uint32_t)from[0];             \
+                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 24) >> 28) * (uint32_t)from[1];             \
+                    }                                                                                              \
+                }                                                                                                  \
+                for (; from < end; from++) {                                                                       \
+                    if (held < bits) {                                                                             \
+                        word |= (uint32_t)*byte++ << held;                                                         \
+                        held += 8;                                                                                 \
+                    }                                                                                              \
+                    sum += (uint32_t)((int32_t)((word & mask) ^ sign) - (int32_t)sign) * (uint32_t)*from;          \
+                    word >>= bits;                                                                                 \
+                    held -= bits;                                                                                  \
+                }                                                                                                  \
+            }                                                                                                      \
+            finish(s, &e, target, i + o, o, sum);                                                                  \
+        }                                                                                                          \
+    }                                                                                                              \
+    APART static void NAME##_dense(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target,  \
+                                   size_t i) {                                                                     \
+        const ending e = ending_of(s);                                                                             \
+        const uint32_t *bias = s->bias;                                                                            \
+        const int8_t *weight = s->weight;                                                                          \
+        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+            uint32_t sum = bias[o];                                                                                \
+            for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                              \
+                const SOURCE *from = x + b * v->line;                                                              \
+                UNROLL                                                                                             \
+                for (size_t k = 0; k < v->run; k++)                                                                \
+                    sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                               \
+            }                                                                                                      \
+            finish(s, &e, target, i + o, o, sum);                                                                  \
+        }                                                                                                          \
+    }                                                                                                              \
+    static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
+        if (ENGINE_USE_SPARSE && s->form == ENGINE_SPARSE)                                                         \
+            NAME##_sparse(s, x, target, i);                                                                        \
+        else if (ENGINE_USE_PACKED && s->form == ENGINE_PACKED)                                                    \
+            NAME##_packed(s, v, x, target, i);                                                                     \
+        else if (ENGINE_USE_DENSE)                                                                                 \
+            NAME##_dense(s, v, x, target, i);                                                                      \
     }
 
 INTEGER_POSITION(position_u8, uint8_t)
@@ -229,17 +304,24 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
 
 MAX_POOL(max_pool_u8, uint8_t)
 MAX_POOL(max_pool_s32, int32_t)
+#if ENGINE_USE_FLOAT
 MAX_POOL(max_pool_f32, float)
+#endif
 
 static void max_pool(const engine_step *s, const unsigned char *source, unsigned char *target) {
-    const size_t plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
-    if (s->source_type == ENGINE_U8)
+    if (s->source_type == ENGINE_U8) {
         max_pool_u8(s, source, target, s->channels);
-    else if (s->source_type == ENGINE_S32)
+        return;
+    }
+    if (s->source_type == ENGINE_S32) {
         max_pool_s32(s, (const void *)source, (void *)target, s->channels);
-    else
-        for (size_t c = 0; c < s->channels; c++)
-            max_pool_f32(s, (const float *)(const void *)source + c * plane, (float *)(void *)target + c * out, 1);
+        return;
+    }
+#if ENGINE_USE_FLOAT
+    const size_t plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
+    for (size_t c = 0; c < s->channels; c++)
+        max_pool_f32(s, (const float *)(const void *)source + c * plane, (float *)(void *)target + c * out, 1);
+#endif
 }
 
 static void pad(const engine_step *s, const unsigned char *source, unsigned char *target) {
@@ -361,16 +443,34 @@ static int finite32(float x) {
     return (bits_of(x) & 0x7F800000u) != 0x7F800000u;
 }
 
+#if ENGINE_USE_DOUBLE
 static int finite64(double x) {
     return x - x == 0.0;
 }
 
-#define READ(TYPE)                                  \
-    for (uint32_t i = 0; i < n; i++) {              \
-        const TYPE value = ((const TYPE *)from)[i]; \
-        wide[i] = (double)value;                    \
-        x[i] = (float)value;                        \
-    }                                               \
+static double wide_value(unsigned dtype, const void *from, uint32_t i) {
+    switch (dtype) {
+    case ENGINE_FLOAT32:
+        return (double)((const float *)from)[i];
+    case ENGINE_FLOAT64:
+        return ((const double *)from)[i];
+    case ENGINE_UINT8:
+        return ((const uint8_t *)from)[i];
+    case ENGINE_INT8:
+        return ((const int8_t *)from)[i];
+    case ENGINE_INT16:
+        return ((const int16_t *)from)[i];
+    case ENGINE_INT32:
+        return ((const int32_t *)from)[i];
+    default:
+        return (double)((const int64_t *)from)[i];
+    }
+}
+#endif
+
+#define READ(TYPE)                               \
+    for (uint32_t i = 0; i < n; i++)             \
+        x[i] = (float)((const TYPE *)from)[i];   \
     break
 
 enum { TOGETHER = 32 }; /* values of an observation that are on their way at once */
@@ -379,7 +479,6 @@ enum { TOGETHER = 32 }; /* values of an observation that are on their way at onc
 static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
     static const uint8_t size[] = {4, 8, 1, 1, 2, 4, 8};
     const unsigned char *from = (const unsigned char *)observation + (size_t)first * size[in->dtype];
-    double wide[TOGETHER];
     switch (in->dtype) {
     case ENGINE_FLOAT32:
         READ(float);
@@ -396,11 +495,13 @@ static void read(const engine_input *in, const void *observation, uint32_t first
     default:
         READ(int64_t);
     }
+#if ENGINE_USE_DOUBLE
     for (uint32_t i = 0; in->mean && i < n; i++) {
-        double value = (wide[i] - in->mean[first + i]) / in->deviation[first + i];
-        value = value < -in->clip ? -in->clip : value > in->clip ? in->clip : value;
-        x[i] = finite64(wide[i]) ? (float)value : from_bits(0x7F800000u);
+        const double value = wide_value(in->dtype, from, i);
+        const double y = (value - in->mean[first + i]) / in->deviation[first + i];
+        x[i] = !finite64(value) ? from_bits(0x7F800000u) : (float)(y < -in->clip ? -in->clip : y > in->clip ? in->clip : y);
     }
+#endif
     for (uint32_t i = 0; in->image && i < n; i++)
         x[i] = x[i] / 255.0f;
 }
@@ -467,7 +568,9 @@ static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigne
 float engine_tanh(float x) {
     const uint32_t sign = bits_of(x) & 0x80000000u;
     float a = from_bits(bits_of(x) ^ sign), result;
-    if (!(a < 10.0f))
+    if (a != a)
+        return x; /* NaN must reach the outputs, which are refused then */
+    if (a > 10.0f)
         a = 10.0f;
     if (a < 0.625f) {
         const float z = a * a;

@@ -11,11 +11,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a build leaves out, to be smaller: steps on images, codes wider than 8 bits, each form of weights, float. */
+/*
+ * What a build leaves out, to be smaller: padding, pooling and flattening of images, codes wider than 8 bits, each form
+ * of integer layers' weights, float.
+ */
 #ifndef ENGINE_USE_IMAGES
 #define ENGINE_USE_IMAGES 1
 #endif
-#ifndef ENGINE_USE_WIDE
+#ifndef ENGINE_USE_WIDE /* in layers and ReLU */
 #define ENGINE_USE_WIDE 1
 #endif
 #ifndef ENGINE_USE_DENSE
@@ -29,6 +32,9 @@
 #endif
 #ifndef ENGINE_USE_FLOAT /* layers of float activations; 0 keeps float at both ends of the network */
 #define ENGINE_USE_FLOAT 1
+#endif
+#ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
+#define ENGINE_USE_DOUBLE 1
 #endif
 #ifndef ENGINE_USE_ENDS /* observation to codes, accumulators to action: 0 leaves a build without any float */
 #define ENGINE_USE_ENDS 1

@@ -46,7 +46,7 @@ ACTIONS = ("box", "discrete", "multi-discrete")
 
 _ALIGNMENT = 8
 _GAP = 255  # farthest that one pair of a sparse layer goes on
-_MAX_COUNT = 2**16 - 1
+_MAX_COUNT = 2**16 - 1  # of what the structures hold in 16 bits
 
 
 @dataclass(eq=False)
@@ -317,6 +317,9 @@ class _Lowering:
     ) -> Tensor:
         """A step whose window slides over ``x``."""
         height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[:2], kernel, stride, strict=True))
+        stride = (min(stride[0], x.shape[0]), min(stride[1], x.shape[1]))  # beyond, there is one window anyway
+        if max(*kernel, *stride) > _MAX_COUNT:
+            raise UnsupportedError(f"Kernels and strides of more than {_MAX_COUNT:,} are too large for the engine.")
         target = target or Tensor(x.type, x.shape, x.zero)
         target.shape = (height, width, outputs or x.shape[2])
         fields |= {"kernel_height": kernel[0], "kernel_width": kernel[1]}

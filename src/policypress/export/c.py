@@ -1,0 +1,297 @@
+"""Export to C99: a folder with the policy as constant data, the engine that runs it, and a self test.
+
+``docs/c-export.md`` describes the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+import policypress
+from policypress.errors import ConfigError, ExportError, UnsupportedError
+from policypress.export import c_source
+from policypress.export.compile import CompiledPolicy, check_folder, compiler
+from policypress.export.vectors import Answers, answers
+from policypress.policy import reference
+from policypress.policy.policy import Layer, Policy
+from policypress.runtime import lower
+from policypress.runtime.lower import Program
+
+__all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c", "identifier"]
+
+Weights = Literal["auto", "dense", "packed", "sparse"]
+WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse")
+ENGINE = ("engine.h", "engine.c")
+MANIFEST = "export.json"
+_FORMAT = "policypress c export 1"
+_BUILD = "build"  # what make leaves
+_VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
+_SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
+
+
+@dataclass(frozen=True)
+class CExportConfig:
+    """How to export.
+
+    ``name``: C identifier that all public names begin with; None: from the file's or folder's. ``integer_only``: codes
+    in, sums out, without any float operation. ``weights``: form of integer layers' weights (docs/c-export.md).
+    ``vectors``: at most so many test vectors, fewer where observations are large. ``seed``: of the random ones.
+    ``check``: compile the export and run its self test, if there is a compiler.
+    """
+
+    name: str | None = None
+    integer_only: bool = False
+    weights: Weights = "auto"
+    vectors: int = 32
+    seed: int = 0
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (
+            not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", self.name) or self.name.lower() == "engine"
+        ):
+            raise ConfigError(
+                f"name={self.name!r} cannot begin names in C: use a letter, then letters, digits and _, at most 63 in"
+                " all, and not engine."
+            )
+        if self.weights not in WEIGHTS:
+            raise ConfigError(f"weights={self.weights!r} is not known: use {', '.join(WEIGHTS)}.")
+        if self.vectors < 1:
+            raise ConfigError(f"vectors={self.vectors} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class LayerFlash:
+    """A layer's ``form`` ("dense", "packed", "sparse" or "real") and the bytes of its weights, counts included."""
+
+    name: str
+    form: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class CExport:
+    """What an export holds.
+
+    ``array_bytes``: of constant arrays, equal ones once; ``structure_bytes``: of constant structures where pointers
+    have 4 bytes; ``constant_bytes``: both, what the policy takes in flash beside code. ``work_bytes``: of RAM for a
+    call. ``vector_bytes``: of the test vectors, which only the self test has. ``left_out``: parts of engine.c that the
+    policy does not need. ``check``: how the self test went, in a sentence.
+    """
+
+    folder: str
+    name: str
+    numerics: str
+    integer_only: bool
+    layers: tuple[LayerFlash, ...]
+    array_bytes: int
+    structure_bytes: int
+    work_bytes: int
+    vectors: int
+    vector_bytes: int
+    left_out: tuple[str, ...]
+    check: str
+
+    @property
+    def constant_bytes(self) -> int:
+        return self.array_bytes + self.structure_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**dataclasses.asdict(self), "constant_bytes": self.constant_bytes}
+
+
+def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = None) -> CExport:
+    """Write ``policy`` as C99 to ``folder``, at once or not at all, after its self test passed.
+
+    An earlier export in ``folder`` is replaced. Raises ConfigError or UnsupportedError if the policy cannot be exported
+    so, ExportError if the folder holds anything else or the self test does not pass.
+    """
+    config = config or CExportConfig()
+    target = Path(folder)
+    name = config.name or identifier(target.name)
+    _require_ours(target)
+    files, report = _files(policy, dataclasses.replace(config, name=name), target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            temporary.mkdir(parents=True)
+            for file, text in files.items():
+                (temporary / file).write_text(text, encoding="ascii", newline="\n")
+            if config.check:
+                report = dataclasses.replace(report, check=_check(temporary))
+            _move(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise ExportError(f"Cannot write {target}: {error.strerror}.") from error
+    return report
+
+
+def identifier(stem: str) -> str:
+    """A C identifier made of a file's name."""
+    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
+    return text if text and text.lower() != "engine" else f"policy_{text}".rstrip("_")
+
+
+def choose(weights: Weights) -> lower.Choice:
+    """The choice of a layer's form that ``lower`` takes; "auto": the one of the fewest bytes."""
+
+    def form(layer: Layer, pairs: int) -> int:
+        outputs, size = len(layer.weight), layer.weight.size
+        sizes = {lower.DENSE: size, lower.SPARSE: 2 * (pairs + outputs)}
+        if layer.weight_bits < 8:
+            sizes[lower.PACKED] = outputs * -(-(size // outputs * layer.weight_bits) // 8)
+        if weights == "auto":
+            return min(sizes, key=lambda found: sizes[found])
+        wanted = {"dense": lower.DENSE, "packed": lower.PACKED, "sparse": lower.SPARSE}[weights]
+        return wanted if wanted in sizes else lower.DENSE
+
+    return form
+
+
+def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[str, str], CExport]:
+    """Every file of the export by name, and the report."""
+    integer, name, version = config.integer_only, cast(str, config.name), policypress.__version__
+    if policy.input is None and (integer or config.weights != "auto"):
+        option = "integer_only" if integer else f"weights={config.weights}"
+        raise UnsupportedError(f"{option} is for policies of integer numerics, not {policy.numerics} ones.")
+    if integer and _overflows(policy):
+        raise UnsupportedError("The scales or the start of this policy are too large for integer_only.")
+    program = lower.lower(policy, choose(config.weights))
+    defines = [f"{macro}={int(used)}" for macro, used in c_source.uses(program, integer_only=integer).items()]
+    size = program.observation_size if not integer else 4 * program.input["size"]
+    found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
+    if integer:
+        header = c_source.integer_header(policy, program, name, version)
+        source, constants, structures = c_source.integer_network(policy, program, name)
+        vectors, vector_bytes = _integer_vectors(policy, found, name, config.seed)
+    else:
+        header = c_source.header(policy, program, name, version)
+        source, constants, structures = c_source.network(program, name)
+        vectors, vector_bytes = c_source.vectors(name, found), sum(array.nbytes for array in found)
+    report = CExport(
+        folder=str(target),
+        name=name,
+        numerics=policy.numerics,
+        integer_only=integer,
+        layers=_layers(program),
+        array_bytes=constants.bytes,
+        structure_bytes=structures,
+        work_bytes=program.work_size,
+        vectors=len(found.observations),
+        vector_bytes=vector_bytes,
+        left_out=tuple(define.removesuffix("=0") for define in defines if define.endswith("=0")),
+        check="not checked",
+    )
+    files = {
+        f"{name}.h": header,
+        f"{name}.c": source,
+        f"{name}_vectors.c": vectors,
+        f"{name}_test.c": c_source.test_program(name),
+        "Makefile": c_source.makefile(name, defines),
+        "README.md": c_source.readme(policy, report, version),
+    }
+    runtime = resources.files("policypress.runtime")
+    files |= {file: runtime.joinpath(file).read_text(encoding="ascii") for file in ENGINE}
+    facts = {
+        "format": _FORMAT,
+        "policypress": version,
+        "name": name,
+        "integer_only": integer,
+        "files": sorted([*files, MANIFEST]),
+        "defines": defines,
+        "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
+        "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
+        "outputs": program.output["outputs"],
+        "array_bytes": report.array_bytes,
+        "structure_bytes": report.structure_bytes,
+        "work_bytes": report.work_bytes,
+        "layers": [dataclasses.asdict(layer) for layer in report.layers],
+    }
+    files[MANIFEST] = json.dumps(facts, indent=1) + "\n"
+    return files, report
+
+
+def _overflows(policy: Policy) -> bool:
+    """Whether a sum times its scale, or a choice plus the start, might not fit."""
+    last = policy.layers[-1]
+    return float(last.scale.max()) >= _SCALE_LIMIT or policy.action.start + len(last.weight) >= 2**31
+
+
+def _integer_vectors(policy: Policy, found: Answers, name: str, seed: int) -> tuple[str, int]:
+    assert policy.input is not None
+    q = reference.quantize_input(policy.input, reference.observe(policy.observation, found.observations))
+    record: list[np.ndarray[Any, Any]] = []
+    reference.run(policy, reference.observe(policy.observation, found.observations), record)
+    # Codes at a limit stand for all beyond it.
+    rng = np.random.default_rng(seed)
+    far = rng.random(q.shape) < 0.25
+    q = np.where(far & (q == policy.input.high), rng.choice([q.max() + 1, 2**31 - 1], q.shape), q)
+    q = np.where(far & (q == policy.input.low), rng.choice([q.min() - 1, -(2**31)], q.shape), q)
+    choices = None if policy.action.kind == "box" else found.actions
+    arrays = [array.astype(np.int32) for array in (q, record[-1]) if array is not None]
+    text = c_source.integer_vectors(name, arrays[0], arrays[1], choices)
+    return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
+
+
+def _layers(program: Program) -> tuple[LayerFlash, ...]:
+    forms = ("dense", "packed", "sparse", "real")
+    return tuple(
+        LayerFlash(
+            name, forms[step["form"]], step["weight"].nbytes + (step["counts"].nbytes if "counts" in step else 0)
+        )
+        for step, name, weight in zip(program.steps, program.layers, program.weights, strict=True)
+        if weight is not None
+    )
+
+
+def _check(folder: Path) -> str:
+    found = compiler()
+    if found is None:
+        return "not checked: no C compiler was found; install one or set CC"
+    check_folder(folder, found)
+    return f"self test passed, compiled by {Path(found[0]).name}"
+
+
+def _require_ours(target: Path) -> None:
+    """Raise ExportError unless nothing would be lost if ``target`` was replaced."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not target.is_dir():
+        raise ExportError(f"{target} is not a folder: choose another one.")
+    present = {path.name for path in target.iterdir()}
+    try:
+        facts = json.loads((target / MANIFEST).read_text(encoding="utf-8")) if present else {}
+        known = set(facts["files"]) if present and facts["format"] == _FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    others = sorted(present - known - ({_BUILD} if known else set()))
+    if others:
+        raise ExportError(f"{target} holds {others[0]}, which no export wrote: choose another folder.")
+
+
+def _move(temporary: Path, target: Path) -> None:
+    """Puts ``temporary`` in the place of ``target``, which ``_require_ours`` allowed."""
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    earlier = temporary.with_suffix(".earlier")
+    os.rename(target, earlier)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        os.rename(earlier, target)
+        raise
+    shutil.rmtree(earlier)
