@@ -33,11 +33,12 @@ typedef struct {
     uint8_t parameters[CODER_PARAMETERS];
 } coder_model;
 
-/* A column so far: nonzeros, their magnitudes and what was expected of them, newer ones more; last flags and signs. */
+/* A row or a column so far: nonzeros, magnitudes and what was expected of them, newer ones more; last flags, signs. */
 typedef struct {
-    uint32_t count, sum, expected;
+    uint16_t count, sum;
+    uint32_t expected;
     uint8_t flags, signs;
-} coder_column;
+} coder_line;
 
 /* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
 typedef struct {
@@ -47,7 +48,7 @@ typedef struct {
 
 /* Scratch memory of one call; columns holds as many elements as the matrix has columns. */
 typedef struct {
-    coder_column *columns;
+    coder_line *columns;
     coder_context nodes[CODER_CLASSES][128];
     coder_correction corrections[CODER_CORRECTIONS];
 } coder_workspace;
@@ -57,17 +58,11 @@ typedef struct {
     uint64_t positions, values;
 } coder_cost;
 
-void coder_encode_start(coder *c, uint8_t *output, size_t size);
 void coder_decode_start(coder *c, const uint8_t *input, size_t size);
-
-/* The length of the stream; the encoder writes up to 4 bytes more, larger than `size` if they did not fit. */
-size_t coder_encode_finish(coder *c);
 /* 0: all bytes are read; 1: the stream is longer; -1: it ended too early. */
 int coder_decode_finish(const coder *c);
 /* Nonzero once the decoder has read past the end what no encoder leaves out. */
 int coder_overrun(const coder *c);
-/* What is written so far, in 1/256 bit: bytes and the logarithm of the range. */
-uint64_t coder_bits(const coder *c);
 
 /* Each of these encodes its arguments, or decodes over them. */
 /* A number of `bits` bits, all values equally likely. */
@@ -79,6 +74,12 @@ int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, in
 int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
                  coder_model *model, coder_cost *cost);
 
+/* The encoder, which is left out if CODER_DECODE_ONLY is defined. */
+void coder_encode_start(coder *c, uint8_t *output, size_t size);
+/* The length of the stream; the encoder writes up to 4 bytes more, larger than `size` if they did not fit. */
+size_t coder_encode_finish(coder *c);
+/* What is written so far, in 1/256 bit: bytes and the logarithm of the range. */
+uint64_t coder_bits(const coder *c);
 /* The encoder's search for the model that makes a matrix small. */
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
                          unsigned bits, coder_model *best);
