@@ -102,18 +102,13 @@ static const uint16_t LOG2[33] = {
     1259, 1319, 1377, 1435, 1491, 1546, 1600, 1653, 1706, 1757, 1808, 1857, 1906, 1954, 2001, 2048,
 };
 
-/* 256 * log2(x), for 0 < x <= 2^16 */
+/* 256 * log2(x), for 0 < x < 2^16 */
 static int32_t log2_small(uint32_t x) {
-    uint32_t digits = 16, i;
-    for (uint32_t step = 8; step; step >>= 1)
-        if (x <= 65536u >> step) {
-            x <<= step;
-            digits -= step;
-        }
-    if (x == 65536)
-        return (int32_t)digits << 8;
+    uint32_t digits = 15, i;
+    for (; x < 32768; x <<= 1)
+        digits--;
     i = (x >> 10) - 32;
-    return (int32_t)((digits - 1) << 8) + (int32_t)((LOG2[i] * (1024 - (x & 1023)) + LOG2[i + 1] * (x & 1023)) >> 13);
+    return (int32_t)((digits << 8) + ((LOG2[i] * (1024 - (x & 1023)) + LOG2[i + 1] * (x & 1023)) >> 13));
 }
 
 /* Log odds of p / 2^16 in 1 / 256, and back. */
@@ -136,27 +131,29 @@ enum { GRID_SHIFT = CODER_CONTEXTS, GRID_FAMILY, GRID_SCALE, GRID_CENTER, MODEL 
  * What the first integer of each class probably is, and in how many of 16 cases; how many digits it has at least in
  * most of the others. The classes of the caller are told as the payload of a policy uses them.
  */
+#define P(value, chance, digits) {value, (chance) << 4 | (digits)}
 static const struct {
-    uint8_t value, chance, digits;
+    uint8_t value, how;
 } LIKELY[CODER_KINDS] = {
     /* number of operations; bits of the input, its limits; other limits; outputs, inputs; kinds, flags, weight bits */
-    {3, 10, 0}, {8, 14, 0}, {1, 14, 0}, {0, 14, 0}, {24, 4, 4}, {0, 14, 4}, {0, 13, 0}, {3, 12, 0}, {8, 8, 2},
+    P(3, 10, 0), P(8, 14, 0), P(1, 14, 0), P(0, 14, 0), P(24, 4, 4), P(0, 14, 4), P(0, 13, 0), P(3, 12, 0), P(8, 8, 2),
     /* geometry; forms; digits of multipliers, shifts; zeros and order of integers, of floats; constants; exponents */
-    {1, 6, 0}, {0, 14, 0}, {8, 13, 0}, {4, 11, 0}, {0, 13, 0}, {2, 9, 0}, {21, 13, 0}, {1, 13, 0}, {0, 4, 0}, {0, 4, 0},
+    P(1, 6, 0), P(0, 14, 0), P(8, 13, 0), P(4, 11, 0), P(0, 13, 0), P(2, 9, 0), P(21, 13, 0), P(1, 13, 0), P(0, 4, 0), P(0, 4, 0),
     /* grids: shift, family, scale, center */
-    {2, 4, 0}, {2, 8, 0}, {0, 6, 0}, {0, 6, 0},
+    P(2, 4, 0), P(2, 8, 0), P(0, 6, 0), P(0, 6, 0),
     /* models: enum MODE and the following */
-    {0, 8, 0}, {1, 8, 0}, {1, 8, 0}, {0, 14, 0}, {3, 8, 0}, {0, 4, 0}, {1, 8, 0}, {0, 8, 0}, {0, 8, 0}, {0, 14, 0},
+    P(0, 8, 0), P(1, 8, 0), P(1, 8, 0), P(0, 14, 0), P(3, 8, 0), P(0, 4, 0), P(1, 8, 0), P(0, 8, 0), P(0, 8, 0), P(0, 14, 0),
 };
+#undef P
 
 static void start(coder *c) {
     memset(c, 0, sizeof *c);
     c->range = UINT32_MAX;
     for (unsigned i = 0; i < CODER_KINDS; i++) {
         c->integers[i].last = LIKELY[i].value;
-        c->integers[i].again = (uint32_t)LIKELY[i].chance << 28 | 2;
+        c->integers[i].again = (LIKELY[i].how & 0xF0u) << 24 | 2;
         for (unsigned j = 0; j < 33; j++)
-            c->integers[i].lengths[j] = j < LIKELY[i].digits ? 7u << 29 : 1u << 31;
+            c->integers[i].lengths[j] = j < (LIKELY[i].how & 15u) ? 7u << 29 : 1u << 31;
     }
 }
 
@@ -284,42 +281,39 @@ int32_t coder_signed(coder *c, int32_t value, unsigned context) {
 /* ---- distributions of magnitudes ---- */
 
 /*
- * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), as running sums from sums[0] = 0.
- * If `zero`, 0 is one value and every other magnitude stands for two.
+ * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), and their sum. If `zero`, 0 is one value
+ * and every other magnitude stands for two.
  */
-static void distribution(uint32_t *sums, uint32_t n, unsigned family, int scale, unsigned zero) {
+static uint32_t distribution(uint32_t *weights, uint32_t n, unsigned family, int scale, unsigned zero) {
     /* 2^(scale / 4) with 6 binary digits after the point */
-    uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale));
-    sums[0] = 0;
+    uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale)), sum = 0;
     for (uint32_t m = 0; m < n; m++) {
         uint32_t u = ((2 * m + 1 - zero) << 12) / mean; /* in 1 / 128 of the mean */
-        uint32_t weight;
+        uint32_t x;
         if (u > 4095)
             u = 4095;
         if (family == 0) /* heavy tail: (1 + u / 2)^-3 */
-            weight = exp2_negative((log2_fixed(256 + u, 5) - 256) * 3);
+            x = (log2_fixed(256 + u, 5) - 256) * 3;
         else if (family == 1) /* Laplace: exp(-u) */
-            weight = exp2_negative(u * 46 >> 7);
+            x = u * 46 >> 7;
         else if (family == 2) /* between */
-            weight = exp2_negative((u * 23 + u * u * 8 / 128) >> 7);
+            x = (u * 23 + u * u * 8 / 128) >> 7;
         else /* Gauss: exp(-u^2 / pi) */
-            weight = exp2_negative((u * u / 128 * 15) >> 7);
-        sums[m + 1] = sums[m] + (weight >> (zero && !m)) + 4;
+            x = (u * u / 128 * 15) >> 7;
+        weights[m] = (exp2_negative(x) >> (zero && !m)) + 4;
+        sum += weights[m];
     }
+    return sum;
 }
 
-/* Contexts of a binary tree over n = 2^digits magnitudes that starts from their distribution. */
-static void grow(coder_context *nodes, const uint32_t *sums, unsigned digits, uint32_t trust) {
-    for (uint32_t node = 1; node < 1u << digits; node++) {
-        unsigned level = 0;
-        uint32_t first, middle, last;
-        while (node >> (level + 1))
-            level++;
-        first = (node - (1u << level)) << (digits - level);
-        middle = first + (1u << (digits - level - 1));
-        last = first + (1u << (digits - level));
-        nodes[node] = odds(sums[last] - sums[middle], sums[middle] - sums[first]) << 16 | trust;
-    }
+/* Contexts of a binary tree over n magnitudes, a power of two, that starts from their weights; those are used up. */
+static void grow(coder_context *nodes, uint32_t *weights, uint32_t n, uint32_t trust) {
+    for (n /= 2; n; n /= 2)
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t lower = weights[2 * i], upper = weights[2 * i + 1];
+            nodes[n + i] = odds(upper, lower) << 16 | trust;
+            weights[i] = lower + upper;
+        }
 }
 
 /* Along a binary tree; `nodes` may start from a distribution. */
@@ -397,52 +391,52 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
  * next value is there. With r values to come this is so with probability 1 - (S'/S)^r, where S and S' are the
  * probabilities that a value lies behind the begin and the end of the part: no bit is spent on an order.
  */
-static int code_ascending(coder *c, const grid *g, const uint32_t *sums, int32_t *values, uint32_t n) {
-    uint32_t behind = 2 * sums[BINS], cut = 0, i = 0, digits;
+static int code_ascending(coder *c, const grid *g, const uint32_t *weights, uint32_t sum, int32_t *values, uint32_t n) {
+    uint32_t behind = 2 * sum, fall = 0, cut = 0, i = 0, digits;
     /* parts so small that two values rarely share one */
-    while (cut < g->shift && (uint64_t)(sums[1] - sums[0]) * n >> cut > sums[BINS])
+    while (cut < g->shift && (uint64_t)weights[0] * n >> cut > sum)
         cut++;
     digits = g->shift - cut;
-    for (uint32_t bin = 0; bin < 2 * BINS && i < n; bin++) {
-        uint32_t mirrored = bin < BINS ? BINS - 1 - bin : bin - BINS;
-        uint32_t after = behind - (sums[mirrored + 1] - sums[mirrored]);
-        /* -log2(S'/S) of a bin in 1 / 2^16 */
-        uint64_t fall = after ? log2_fixed(behind, 16) - log2_fixed(after, 16) : 32u << 16;
-        behind = after;
-        if (coder_overrun(c))
-            return 1;
-        for (uint32_t part = bin << cut; part < (bin + 1) << cut && i < n; part++) {
-            int32_t first = (int32_t)part - (int32_t)(BINS << cut);
-            uint32_t from = 0;
-            while (i < n) {
-                uint32_t rest = (1u << digits) - from;
-                uint64_t x = (((fall * (n - i)) >> cut) * rest) >> (digits + 11);
-                uint32_t hit = 65536 - exp2_negative(x < 4096 ? (uint32_t)x : 4096);
-                /* as seen from the begin of the part */
-                int64_t wanted = (int64_t)values[i] - g->middle - (int64_t)first * ((int64_t)1 << digits);
-                if (part + 1 < 2u * BINS << cut && !code_bit(c, hit < 65535 ? hit : 65535, wanted < 1u << digits))
-                    break;
-                from += code_below(c, (uint32_t)wanted - from, rest, digits);
-                if (place(g, ((uint32_t)first << digits) + from, first < 0, &values[i++]))
-                    return 1;
-            }
+    for (uint32_t part = 0; part < 2u * BINS << cut && i < n; part++) {
+        int32_t bin = (int32_t)(part >> cut) - BINS, first = (int32_t)part - (int32_t)(BINS << cut);
+        uint32_t from = 0;
+        if (!(part & ((1u << cut) - 1))) {
+            /* -log2(S'/S) of a bin in 1 / 2^16 */
+            uint32_t after = behind - weights[bin < 0 ? ~bin : bin];
+            fall = after ? log2_fixed(behind, 16) - log2_fixed(after, 16) : 32u << 16;
+            behind = after;
+            if (coder_overrun(c))
+                return 1;
+        }
+        while (i < n) {
+            uint32_t rest = (1u << digits) - from;
+            uint64_t x = ((((uint64_t)fall * (n - i)) >> cut) * rest) >> (digits + 11);
+            uint32_t hit = 65536 - exp2_negative(x < 4096 ? (uint32_t)x : 4096);
+            /* as seen from the begin of the part */
+            int64_t wanted = (int64_t)values[i] - g->middle - (int64_t)first * ((int64_t)1 << digits);
+            if (part + 1 < 2u * BINS << cut && !code_bit(c, hit < 65535 ? hit : 65535, wanted < 1u << digits))
+                break;
+            from += code_below(c, (uint32_t)wanted - from, rest, digits);
+            if (place(g, ((uint32_t)first << digits) + from, bin < 0, &values[i++]))
+                return 1;
         }
     }
     return 0;
 }
 
 static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, uint32_t n, int ascending) {
-    uint32_t sums[BINS + 1];
+    uint32_t weights[BINS], sum;
     code_grid(c, g);
     if (g->shift > MAX_SHIFT || g->family > 3 || g->scale > 31)
         return 1;
     g->middle = (int32_t)((uint32_t)g->center << unit_digits(g));
     if (g->middle >> unit_digits(g) != g->center)
         return 1;
-    distribution(sums, BINS, g->family, (int)g->scale, 0);
-    if (!ascending)
-        grow(w->nodes[0], sums, BIN_DIGITS, 255);
-    return (ascending ? code_ascending(c, g, sums, values, n) : code_vector(c, w, g, values, n)) || coder_overrun(c);
+    sum = distribution(weights, BINS, g->family, (int)g->scale, 0);
+    if (ascending)
+        return code_ascending(c, g, weights, sum, values, n) || coder_overrun(c);
+    grow(w->nodes[0], weights, BINS, 255);
+    return code_vector(c, w, g, values, n) || coder_overrun(c);
 }
 
 #ifndef CODER_DECODE_ONLY
@@ -501,7 +495,11 @@ enum { DENSE, FLAGS, MAGNITUDES };
 
 static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
 static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probability counts for */
-static const uint16_t STRENGTH[4] = {0, 2, 8, 32};   /* weights that the mean of the matrix counts for */
+
+/* Weights that the mean of the matrix counts for: 0, 2, 8, 32. */
+static uint32_t strength(uint8_t parameter) {
+    return 1u << 2 * parameter >> 1;
+}
 
 /* Of the mean magnitude, in quarters of a power of two; it is smaller where zeros count. */
 static int scale_of(const uint8_t *p) {
@@ -515,8 +513,12 @@ static int has(const coder_model *m, unsigned i, unsigned bits) {
     return i == MODE || i == SIGNS || bits > 2;
 }
 
-static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, unsigned bits) {
-    for (unsigned i = first; i <= last; i++)
+/* Adds the bits of what values need to `values`, unless NULL. */
+static int code_model(coder *c, coder_model *m, unsigned bits, uint64_t *values) {
+    uint64_t before = 0;
+    for (unsigned i = 0; i < CODER_PARAMETERS; i++) {
+        if (i == FAMILY && values)
+            before = coded_bits(c);
         if (has(m, i, bits)) {
             uint32_t value = m->parameters[i], usual = 4 * bits - (m->parameters[MODE] == MAGNITUDES ? 4 : 12);
             value = i == SCALE ? code_near(c, value, usual, MODEL + i) : code_integer(c, value, MODEL + i);
@@ -524,6 +526,9 @@ static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, u
                 return 1;
             m->parameters[i] = (uint8_t)value;
         }
+    }
+    if (values)
+        *values += coded_bits(c) - before;
     return 0;
 }
 
@@ -535,20 +540,24 @@ static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, u
  */
 enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 3200 };
 
-static unsigned code_corrected(coder *c, uint32_t p, coder_correction *const *k, unsigned n, uint32_t memory,
+/* Up to three contexts, a byte each; 0 for none. */
+static unsigned code_corrected(coder *c, uint32_t p, coder_correction *corrections, uint32_t contexts, uint32_t memory,
                                unsigned bit) {
-    int32_t x = stretch(p) * 256, error;
+    int32_t x = 0, error;
     uint32_t weight;
-    for (unsigned i = 0; i < n; i++)
-        x += k[i]->offset;
-    p = squash(x / 256);
+    if (!contexts)
+        return code_bit(c, p, bit);
+    for (uint32_t k = contexts; k; k >>= 8)
+        x += corrections[k & 255].offset;
+    p = squash((stretch(p) * 256 + x) / 256);
     bit = code_bit(c, p, bit);
     error = (int32_t)(bit << 16) - (int32_t)p;
     weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
-    for (unsigned i = 0; i < n; i++) {
-        if (k[i]->weight < memory)
-            k[i]->weight += weight;
-        k[i]->offset += error * STEP / (int32_t)(CAUTION + k[i]->weight);
+    for (uint32_t k = contexts; k; k >>= 8) {
+        coder_correction *one = &corrections[k & 255];
+        if (one->weight < memory)
+            one->weight += weight;
+        one->offset += error * STEP / (int32_t)(CAUTION + one->weight);
     }
     return bit;
 }
@@ -557,7 +566,7 @@ static unsigned code_corrected(coder *c, uint32_t p, coder_correction *const *k,
  * Contexts of corrections: the five flags before in the row; three flags of the row above; the three signs before in
  * the row, and in the column; whether the weights before and above are negative, zero or positive.
  */
-enum { FLAG_ROW = 0, FLAG_ABOVE = 32, SIGN_ROW = 40, SIGN_COLUMN = 48, SIGN_NEAR = 56 };
+enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 57 };
 
 /* A matrix on its way. */
 typedef struct {
@@ -580,7 +589,7 @@ typedef struct {
 static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
     coder_workspace *w = s->w;
     const uint8_t *p = s->p = m->parameters;
-    uint32_t sums[129];
+    uint32_t weights[128], n = 1u << (bits - 1);
     memset(w->columns, 0, s->columns * sizeof *w->columns);
     memset(w->corrections, 0, sizeof w->corrections);
     s->seen[0] = s->seen[1] = 1;
@@ -590,14 +599,14 @@ static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
     for (int i = 0; i < CODER_CLASSES; i++) {
         if (i != CODER_CLASSES / 2 && !p[ROW_SCALE] && !p[COLUMN_SCALE])
             continue;
-        distribution(sums, 1u << s->digits, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->least);
+        distribution(weights, n, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->least);
         if (s->least)
-            sums[1u << s->digits] = sums[(1u << s->digits) - 1]; /* no code is -2^(bits - 1) */
-        grow(w->nodes[i], sums, s->digits, TRUSTED[p[TRUST]]);
+            weights[n - 1] = 0; /* no code is -2^(bits - 1) */
+        grow(w->nodes[i], weights, n, TRUSTED[p[TRUST]]);
     }
     for (unsigned i = 0; i < 2; i++) {
-        s->k[i] = 16u * STRENGTH[p[ROW + i]];
-        s->k[2 + i] = s->mean * STRENGTH[p[ROW_SCALE + i]];
+        s->k[i] = 16u * strength(p[ROW + i]);
+        s->k[2 + i] = s->mean * strength(p[ROW_SCALE + i]);
     }
 }
 
@@ -628,43 +637,45 @@ static uint32_t density(pass *s, const coder_line *column) {
     return odds(a, b);
 }
 
+/* A flag or a sign, which its row and its column remember. */
+static unsigned code_event(pass *s, coder_line *column, unsigned kind, uint32_t p, uint32_t contexts, unsigned bit) {
+    bit = code_corrected(s->c, p, s->w->corrections, contexts, kind ? SIGN_MEMORY : FLAG_MEMORY, bit);
+    s->line.events[kind] = (uint8_t)(2u * s->line.events[kind] | bit);
+    column->events[kind] = (uint8_t)(2u * column->events[kind] | bit);
+    return bit;
+}
+
 static unsigned code_flag(pass *s, uint32_t j, unsigned nonzero) {
     coder_line *column = &s->w->columns[j];
-    uint32_t p = density(s, column);
+    uint32_t p = density(s, column), contexts = 0;
     if (s->p[NEAR]) {
-        unsigned above = (column->flags & 1u) << 1;
-        coder_correction *k[2];
+        unsigned above = (column->events[0] & 1u) << 1;
         if (j)
-            above |= (column[-1].flags & 2u) << 1;
+            above |= (column[-1].events[0] & 2u) << 1;
         if (j + 1 < s->columns)
-            above |= column[1].flags & 1;
-        k[0] = &s->w->corrections[FLAG_ROW + (s->line.flags & 31)];
-        k[1] = &s->w->corrections[FLAG_ABOVE + above];
-        nonzero = code_corrected(s->c, p, k, 2, FLAG_MEMORY, nonzero);
-    } else
-        nonzero = code_bit(s->c, p, nonzero);
+            above |= column[1].events[0] & 1u;
+        contexts = (FLAG_ROW + (s->line.events[0] & 31u)) | (FLAG_ABOVE + above) << 8;
+    }
+    nonzero = code_event(s, column, 0, p, contexts, nonzero);
     s->seen[nonzero] += 2;
     if (s->seen[0] + s->seen[1] > 1u << 21) {
         s->seen[0] = (s->seen[0] + 1) / 2;
         s->seen[1] = (s->seen[1] + 1) / 2;
     }
-    s->line.flags = (uint8_t)(2u * s->line.flags | nonzero);
-    column->flags = (uint8_t)(2u * column->flags | nonzero);
     return nonzero;
 }
 
+/* 0, 1 or 2 for negative, zero or positive. */
+static unsigned sign_of(int code) {
+    return (code >= 0) + (code > 0);
+}
+
 static unsigned code_sign(pass *s, coder_line *column, int above, unsigned sign) {
-    if (s->p[SIGNS]) {
-        coder_correction *k[3];
-        k[0] = &s->w->corrections[SIGN_ROW + (s->line.signs & 7)];
-        k[1] = &s->w->corrections[SIGN_COLUMN + (column->signs & 7)];
-        k[2] = &s->w->corrections[SIGN_NEAR + 3 * ((s->left > 0) - (s->left < 0) + 1) + (above > 0) - (above < 0) + 1];
-        sign = code_corrected(s->c, 1u << 15, k, 3, SIGN_MEMORY, sign);
-    } else
-        sign = code_bit(s->c, 1u << 15, sign);
-    s->line.signs = (uint8_t)(2u * s->line.signs | sign);
-    column->signs = (uint8_t)(2u * column->signs | sign);
-    return sign;
+    uint32_t contexts = 0;
+    if (s->p[SIGNS])
+        contexts = (SIGN_ROW + (s->line.events[1] & 7u)) | (SIGN_COLUMN + (column->events[1] & 7u)) << 8 |
+                   (SIGN_NEAR + 3 * sign_of(s->left) + sign_of(above)) << 16;
+    return code_event(s, column, 1, 1u << 15, contexts, sign);
 }
 
 /* The magnitude, counted from the least there is, by the scale that its row and column lead to expect. */
@@ -729,14 +740,11 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
                      unsigned bits, coder_model *m, coder_cost *cost) {
     pass s = {0};
     const int8_t *above = NULL;
-    uint64_t before = cost ? coded_bits(c) : 0, middle;
-    if (code_model(c, m, MODE, NEAR, bits))
-        return 1;
-    middle = cost ? coded_bits(c) : 0;
-    if (code_model(c, m, FAMILY, SIGNS, bits))
-        return 1;
+    uint64_t before = cost ? coded_bits(c) : 0;
     if (cost)
-        cost->values = coded_bits(c) - middle;
+        cost->values = 0;
+    if (code_model(c, m, bits, cost ? &cost->values : NULL))
+        return 1;
     s.c = c;
     s.w = w;
     s.columns = columns;

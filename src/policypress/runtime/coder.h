@@ -10,7 +10,7 @@
 #define CODER_MAX_SIDE 65535 /* rows and columns of a matrix, length of a vector */
 #define CODER_PARAMETERS 10
 #define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
-#define CODER_CORRECTIONS 65
+#define CODER_CORRECTIONS 66
 
 typedef uint32_t coder_context; /* probability of a one (22 bits), then the number of bits seen (10 bits) */
 
@@ -33,11 +33,11 @@ typedef struct {
     uint8_t parameters[CODER_PARAMETERS];
 } coder_model;
 
-/* A row or a column so far: nonzeros, magnitudes and what was expected of them, newer ones more; last flags, signs. */
+/* A row or a column so far: nonzeros, their magnitudes and what was expected of them, newer ones more. */
 typedef struct {
     uint16_t count, sum;
     uint32_t expected;
-    uint8_t flags, signs;
+    uint8_t events[2]; /* the last flags, the last signs */
 } coder_line;
 
 /* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
