@@ -53,15 +53,12 @@ static uint32_t exp2_negative(uint32_t x) {
 /* log2(x) with `digits` binary digits after the point, for x > 0; each squaring gives a digit. */
 static uint32_t log2_fixed(uint64_t x, unsigned digits) {
     uint32_t result = 63;
-    while (!(x >> 63)) {
-        x <<= 1;
+    for (; !(x >> 63); x <<= 1)
         result--;
-    }
-    x >>= 32;
     for (; digits; digits--) {
-        x = (x * x) >> 31;
-        result = (result << 1) | (uint32_t)(x >> 32);
-        x >>= x >> 32;
+        uint64_t square = (x >> 32) * (x >> 32);
+        result = (result << 1) | (uint32_t)(square >> 63);
+        x = square >> 63 ? square : square << 1;
     }
     return result;
 }
@@ -271,7 +268,7 @@ static uint32_t code_near(coder *c, uint32_t value, uint32_t usual, unsigned kin
 }
 
 uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context) {
-    return code_integer(c, value, context % CODER_CONTEXTS);
+    return code_integer(c, value, context);
 }
 
 int32_t coder_signed(coder *c, int32_t value, unsigned context) {
@@ -393,8 +390,8 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
  */
 static int code_ascending(coder *c, const grid *g, const uint32_t *weights, uint32_t sum, int32_t *values, uint32_t n) {
     uint32_t behind = 2 * sum, fall = 0, cut = 0, i = 0, digits;
-    /* parts so small that two values rarely share one */
-    while (cut < g->shift && (uint64_t)weights[0] * n >> cut > sum)
+    /* parts so small that two values rarely share one; a weight is at most 65539 and n below 65533 */
+    for (uint32_t crowd = weights[0] * n; cut < g->shift && crowd > sum; crowd /= 2)
         cut++;
     digits = g->shift - cut;
     for (uint32_t part = 0; part < 2u * BINS << cut && i < n; part++) {
@@ -474,8 +471,6 @@ static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uin
 
 int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
     grid g = {0, 0, 0, 0, 0};
-    if (!n)
-        return 0;
 #ifndef CODER_DECODE_ONLY
     if (!decoding(c))
         search_grid(c, w, values, n, ascending, &g);
@@ -543,21 +538,23 @@ enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 
 /* Up to three contexts, a byte each; 0 for none. */
 static unsigned code_corrected(coder *c, uint32_t p, coder_correction *corrections, uint32_t contexts, uint32_t memory,
                                unsigned bit) {
-    int32_t x = 0, error;
-    uint32_t weight;
+    int32_t x = 0;
+    uint32_t weight, error;
     if (!contexts)
         return code_bit(c, p, bit);
     for (uint32_t k = contexts; k; k >>= 8)
         x += corrections[k & 255].offset;
     p = squash((stretch(p) * 256 + x) / 256);
     bit = code_bit(c, p, bit);
-    error = (int32_t)(bit << 16) - (int32_t)p;
+    error = bit ? 65536 - p : p;
     weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
     for (uint32_t k = contexts; k; k >>= 8) {
         coder_correction *one = &corrections[k & 255];
+        int32_t step;
         if (one->weight < memory)
             one->weight += weight;
-        one->offset += error * STEP / (int32_t)(CAUTION + one->weight);
+        step = (int32_t)(error * STEP / (CAUTION + one->weight));
+        one->offset += bit ? step : -step;
     }
     return bit;
 }
@@ -590,7 +587,7 @@ static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
     coder_workspace *w = s->w;
     const uint8_t *p = s->p = m->parameters;
     uint32_t weights[128], n = 1u << (bits - 1);
-    memset(w->columns, 0, s->columns * sizeof *w->columns);
+    memset(w->columns, 0, (s->columns + 2) * sizeof *w->columns);
     memset(w->corrections, 0, sizeof w->corrections);
     s->seen[0] = s->seen[1] = 1;
     s->least = p[MODE] != MAGNITUDES;
@@ -645,15 +642,10 @@ static unsigned code_event(pass *s, coder_line *column, unsigned kind, uint32_t 
     return bit;
 }
 
-static unsigned code_flag(pass *s, uint32_t j, unsigned nonzero) {
-    coder_line *column = &s->w->columns[j];
+static unsigned code_flag(pass *s, coder_line *column, unsigned nonzero) {
     uint32_t p = density(s, column), contexts = 0;
     if (s->p[NEAR]) {
-        unsigned above = (column->events[0] & 1u) << 1;
-        if (j)
-            above |= (column[-1].events[0] & 2u) << 1;
-        if (j + 1 < s->columns)
-            above |= column[1].events[0] & 1u;
+        unsigned above = (column[-1].events[0] & 2u) << 1 | (column->events[0] & 1u) << 1 | (column[1].events[0] & 1u);
         contexts = (FLAG_ROW + (s->line.events[0] & 31u)) | (FLAG_ABOVE + above) << 8;
     }
     nonzero = code_event(s, column, 0, p, contexts, nonzero);
@@ -667,7 +659,7 @@ static unsigned code_flag(pass *s, uint32_t j, unsigned nonzero) {
 
 /* 0, 1 or 2 for negative, zero or positive. */
 static unsigned sign_of(int code) {
-    return (code >= 0) + (code > 0);
+    return code < 0 ? 0 : code > 0 ? 2 : 1;
 }
 
 static unsigned code_sign(pass *s, coder_line *column, int above, unsigned sign) {
@@ -714,10 +706,10 @@ static uint32_t code_value(pass *s, coder_line *column, uint32_t value) {
 
 /* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
 static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost *cost) {
-    coder_line *column = &s->w->columns[j];
+    coder_line *column = &s->w->columns[j + 1];
     uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
     unsigned negative = 0;
-    if (s->p[MODE] != FLAGS || code_flag(s, j, value != 0)) {
+    if (s->p[MODE] != FLAGS || code_flag(s, column, value != 0)) {
         uint64_t before = cost ? coded_bits(s->c) : 0;
         value = code_value(s, column, value - s->least) + s->least;
         if (value >> s->digits)

@@ -7,7 +7,8 @@
 
 #define CODER_CONTEXTS 19    /* classes of `unsigned` and `signed` integers that adapt apart */
 #define CODER_KINDS 33       /* with those that vectors and matrices keep to themselves */
-#define CODER_MAX_SIDE 65535 /* rows and columns of a matrix, length of a vector */
+#define CODER_MAX_SIDE 65535   /* rows and columns of a matrix */
+#define CODER_MAX_LENGTH 32768 /* of a vector */
 #define CODER_PARAMETERS 10
 #define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
 #define CODER_CORRECTIONS 66
@@ -46,11 +47,11 @@ typedef struct {
     uint32_t weight;
 } coder_correction;
 
-/* Scratch memory of one call; columns holds as many elements as the matrix has columns. */
+/* Scratch memory of one call; columns holds one more element than the matrix has columns on either side. */
 typedef struct {
     coder_line *columns;
-    coder_context nodes[CODER_CLASSES][128];
     coder_correction corrections[CODER_CORRECTIONS];
+    coder_context nodes[CODER_CLASSES][128];
 } coder_workspace;
 
 /* Bits of a matrix in 1/256 bit, those of its model included. */
