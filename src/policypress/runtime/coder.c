@@ -698,7 +698,8 @@ static uint32_t code_value(pass *s, coder_line *column, uint32_t value) {
     for (unsigned i = 0; i < 2; i++) {
         /* what is far back counts less */
         coder_line *line = lines[i];
-        line->sum = (uint16_t)(line->sum + 16 * (value + s->least) - (line->sum >> (5 - i)));
+        uint32_t sum = line->sum;
+        line->sum = (uint16_t)(sum + 16 * (value + s->least) - (sum >> (5 - i)));
         line->expected += expected[1 - i] - (line->expected >> (5 - i));
     }
     return value;

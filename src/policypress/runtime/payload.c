@@ -1,13 +1,14 @@
 /* Reads a payload as policypress/policy/payload.py writes it; docs/file-format.md describes it. */
 #include "payload.h"
 
-/* Classes of integers, as in policypress/policy/codec.py. */
+/* Classes of integers, as in policypress/policy/codec.py; those up to FORM are the structure. */
 enum { COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS, GEOMETRY, FORM, MULTIPLIER, SHIFT };
 enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
+
+/* Kinds of operations. */
 enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH };
 
-enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, USUAL_EXPONENT = 115 };
-static const uint32_t USUAL_FLOAT = 0x42000000;
+enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
 
 typedef payload_memory reader;
 
@@ -52,7 +53,7 @@ static void integers(reader *r, uint32_t n, unsigned context) {
     }
 }
 
-/* One number, or one for each output. */
+/* Multipliers, shifts or scales: one number, or one for each output. */
 static void numbers(reader *r, uint32_t outputs, unsigned context) {
     uint32_t form = tell(r, FORM), number;
     int32_t *values;
@@ -94,7 +95,7 @@ static void layer(reader *r, int conv, uint32_t *width) {
     }
     integers(r, outputs, INTEGERS);
     weights = array(r, outputs, inputs);
-    r->failed |= bits - 2 > 6;
+    r->failed |= bits < 2 || bits > 8;
     if (!r->failed)
         r->failed = coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, &model, NULL);
 }
