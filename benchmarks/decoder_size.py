@@ -1,11 +1,11 @@
 """Code, tables and memory that decoding a payload takes on a microcontroller.
 
-    python benchmarks/decoder_size.py          # needs arm-none-eabi-gcc (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi)
+    python benchmarks/decoder_size.py    # needs the Debian packages gcc-arm-none-eabi and libnewlib-arm-none-eabi
 
 coder.c and payload.c are compiled with -Os -mthumb -DCODER_DECODE_ONLY. "Helpers" is what the linker adds from the
 compiler's and the C library (division, 64-bit products, memset, memcpy), which firmware often holds anyway. State and
 workspace are the struct payload_memory, columns the lines beside it, stack the deepest chain of frames by
--fstack-usage and -fcallgraph-info; weights, biases and the rest belong to the policy and are not counted.
+-fcallgraph-info; weights, biases and the rest belong to the policy and are not counted.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def measure(cpu: str, folder: Path) -> list[int]:
     code, objects = [], []
     for name in FILES:
         target = folder / f"{name}.o"
-        run(*compile_, *apart, "-fstack-usage", "-fcallgraph-info=su", "-c", str(RUNTIME / f"{name}.c"), "-o", str(target))
+        run(*compile_, *apart, "-fcallgraph-info=su", "-c", str(RUNTIME / f"{name}.c"), "-o", str(target))
         found = sections(str(target))
         code.append(sum(size for section, size in found.items() if section.startswith(".text")))
         code.append(sum(size for section, size in found.items() if section.startswith(".rodata")))
@@ -84,8 +84,8 @@ def main() -> int:
         print("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi and libnewlib-arm-none-eabi.", file=sys.stderr)
         return 2
     rows = [
-        "coder.c, code", "coder.c, tables", "payload.c, code", "payload.c, tables", "together", "helpers of the compiler",
-        "state and workspace", "each column, and 2", "stack",
+        "coder.c, code", "coder.c, tables", "payload.c, code", "payload.c, tables", "together",
+        "helpers of the compiler", "state and workspace", "each column, and 2", "stack",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         columns = [measure(cpu, Path(folder)) for cpu in CPUS]

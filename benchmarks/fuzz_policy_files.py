@@ -4,8 +4,8 @@
     python benchmarks/fuzz_policy_files.py --cases 500 --seed 7
 
 Most mutations get a correct checksum again, or nothing else would be tested. They are: bits, bytes, runs, insertions,
-deletions and exchanges in one section; truncations; hostile lengths, versions and orders of sections; fields of the card
-replaced by hostile JSON; payloads written anew with hostile numbers, half of them followed by many bytes to go on with.
+deletions and exchanges in one section; truncations; hostile lengths, versions and orders of sections; fields of the
+card replaced by hostile JSON; payloads written anew with hostile numbers, half of them followed by many bytes to go on.
 
 What decodes must also encode again, and answer one observation or raise ObservationError.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
+import itertools
 import json
 import math
 import mmap
@@ -90,12 +91,11 @@ class HostileWriter(Writer):
 class Source:
     """A policy file taken apart."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.data = artifact.encode(policy)
+    def __init__(self, policy: Policy, data: bytes) -> None:
+        self.policy, self.data = policy, data
         _, _, *lengths = HEADER.unpack_from(self.data)
         ends = np.cumsum([HEADER.size, *lengths]).tolist()
-        self.sections = [self.data[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.sections = [self.data[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def join(*sections: bytes, version: int = 3, lengths: tuple[int, ...] | None = None) -> bytes:
@@ -235,12 +235,12 @@ def make_case(seed: int, index: int, sources: list[Source], weights: np.ndarray)
 
 def load_sources() -> tuple[list[Source], np.ndarray]:
     """Trained and small policies, and how often each is taken: small ones often, because they take little time."""
-    policies = [artifact.load(path) for path in sorted(ROOT.glob("results/*/policy.policy"))]
+    sources = [Source(artifact.load(path), path.read_bytes()) for path in sorted(ROOT.glob("results/*/policy.policy"))]
     for numerics in ("integer", "weight-only", "float"):
         for kind in ("vector", "image", "tanh"):
             for bits in (2, 8):
-                policies.append(make_policy(numerics, kind, bits, seed=bits, vectors=True))  # type: ignore[arg-type]
-    sources = [Source(policy) for policy in policies]
+                policy = make_policy(numerics, kind, bits, seed=bits, vectors=True)  # type: ignore[arg-type]
+                sources.append(Source(policy, artifact.encode(policy)))
     weights = np.array([1 / max(len(source.sections[0]), 500) for source in sources])
     return sources, weights / weights.sum()
 
@@ -273,7 +273,9 @@ def run_case(data: bytes, limit_bytes: int) -> tuple[str, float]:
     return "accepted", seconds
 
 
-def run_batch(seed: int, indices: range, sources: list[Source], weights: np.ndarray, limit: float, at: mmap.mmap) -> Any:
+def run_batch(
+    seed: int, indices: range, sources: list[Source], weights: np.ndarray, limit: float, at: mmap.mmap
+) -> Any:
     """In a child: counts, the slowest, growth of the resident set, failures."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     counts: collections.Counter[str] = collections.Counter()
