@@ -23,3 +23,7 @@ class ArtifactError(PolicypressError, ValueError):
 
 class RunError(PolicypressError, RuntimeError):
     """A training run cannot start or go on: its folder or checkpoint is in the way or missing."""
+
+
+class ExportError(PolicypressError, RuntimeError):
+    """A policy cannot be exported, or what was exported does not answer as the policy does."""
