@@ -133,6 +133,11 @@ class Runner:
         self._results = ["outputs", "action", *extra]
 
     def __call__(self, observations: NDArray[Any]) -> list[NDArray[Any]]:
+        if observations.shape != self.shape and observations.shape[1:] != self.shape:
+            raise ObservationError(
+                f"The graph expects an observation of shape {self.shape} or a batch of them, "
+                f"but got {observations.shape}."
+            )
         with np.errstate(over="ignore"):
             batch = np.ascontiguousarray(observations.reshape(-1, *self.shape), dtype=self.dtype)
         return list(self._session.run(self._results, {"observation": batch}))
@@ -143,7 +148,10 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
 
     Raises ExportError if it is no export of such a policy, ObservationError as the policy does.
     """
-    parsed = onnx.load_from_string(model)
+    try:
+        parsed = onnx.load_from_string(model)
+    except Exception as error:  # the decoder's errors belong to protobuf
+        raise ExportError("The file is not an ONNX graph: compare one that policypress exported.") from error
     facts = {entry.key: entry.value for entry in parsed.metadata_props}
     if facts.get(STYLE) not in ("exact", "qdq") or STEPS not in facts:
         raise ExportError("The graph does not say what its tensors are: compare one that policypress exported.")
@@ -153,9 +161,11 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
     x = reference.observe(policy.observation, observations)
     wanted = reference.run(policy, x)
     run = Runner(model)
+    if (run.shape, run.dtype) != (policy.observation.shape, policy.observation.dtype):
+        raise ExportError("The graph is not one of this policy: it takes other observations.")
     batch = run(observations)
-    if run.shape != policy.observation.shape or batch[0].shape != wanted.shape:
-        raise ExportError("The graph is not one of this policy: its observations or outputs have another shape.")
+    if batch[0].shape != wanted.shape or batch[1].shape[1:] != policy.action.shape:
+        raise ExportError("The graph is not one of this policy: it gives other outputs or actions.")
     singles = [run(observation) for observation in observations[:alone]]
     again = np.r_[: len(observations), : len(singles)]
     outputs, actions = (np.concatenate([batch[i], *(single[i] for single in singles)]) for i in (0, 1))
@@ -328,44 +338,43 @@ def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def check_observations(policy: Policy, count: int, seed: int) -> NDArray[Any]:
-    """Legal observations (batch, *shape): the policy's test vectors, ``count`` random ones, and extreme ones."""
+    """Observations (batch, *shape) that the policy accepts: its test vectors, ``count`` random and 10 to 50 extreme."""
     rng = np.random.default_rng(seed)
-    transform = policy.observation
-    shape, dtype = (count, *transform.shape), np.dtype(transform.dtype)
+    transform, dtype = policy.observation, np.dtype(policy.observation.dtype)
+    signs = rng.choice([-1.0, 1.0], (10, *transform.shape))
+    signs[0], signs[1] = 1, -1
     if dtype.kind == "f":
-        top = float(np.finfo(dtype).max)
-        usual = rng.normal(size=shape) * rng.choice([0.1, 1, 10], (count,) + (1,) * len(transform.shape))
+        spread = rng.choice([0.1, 1, 10], (count,) + (1,) * len(transform.shape))
+        usual = rng.normal(size=(count, *transform.shape)) * spread
         if transform.normalization is not None:
             usual = usual * np.sqrt(transform.normalization.var) + transform.normalization.mean
         elif policy.input is not None:  # over the whole range of the codes, and beyond
-            scale = policy.input.inverse_scale
-            usual = usual * (policy.input.high / 3 / (scale.reshape(transform.shape) if scale.size > 1 else scale))
+            scale = policy.input.inverse_scale.astype(np.float64)
+            reach = max(-policy.input.low, policy.input.high) / 3
+            usual = usual * reach / (scale.reshape(transform.shape) if scale.size > 1 else scale)
+        top = float(np.finfo(dtype).max)
+        extreme = [signs * size for size in (0.0, 1e3, 1e30, float(np.finfo(np.float32).max), top) if size <= top]
     else:
         info = np.iinfo(dtype)
-        top = info.max
-        usual = rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
-        usual[::2] = rng.integers(max(info.min, -100), 100, shape, dtype=dtype)[::2]
-    signs = rng.choice([-1.0, 1.0], shape)[:8]
-    rows = [usual.astype(dtype)]
-    for size in (top, float(np.finfo(np.float32).max), 1e30, 1e3, 0.0):
-        with np.errstate(over="ignore"):
-            extreme = np.concatenate([np.ones_like(signs[:1]), -np.ones_like(signs[:1]), signs]) * size
-        if dtype.kind == "f":
-            rows.append(extreme.astype(dtype) if size <= top else extreme[:0].astype(dtype))
-        else:
-            info = np.iinfo(dtype)
-            rows.append(np.where(extreme > 0, info.max, info.min).astype(dtype))
-    if policy.test_vectors is not None:
-        rows.insert(0, policy.test_vectors.observations)
-    return np.concatenate([row for row in (_legal(policy, rows_) for rows_ in rows) if len(row)])
+        usual = rng.integers(info.min, info.max, (count, *transform.shape), dtype, endpoint=True)
+        extreme = [np.where(signs > 0, info.max, info.min)]
+    with np.errstate(over="ignore"):  # what overflows is not accepted
+        candidates = np.concatenate([rows.astype(dtype) for rows in (usual, *extreme)])
+    vectors = [] if policy.test_vectors is None else [policy.test_vectors.observations]
+    return np.concatenate([*vectors, _legal(policy, candidates)])
 
 
 def _legal(policy: Policy, observations: NDArray[Any]) -> NDArray[Any]:
-    """Those that the policy does not refuse."""
+    """Those that the policy does not refuse, whatever the order of float32 sums."""
     try:
-        policy.outputs(observations)
+        x = reference.observe(policy.observation, observations)
+        reference.run(policy, x)
     except ObservationError:
         if len(observations) == 1:
             return observations[:0]
-        return np.concatenate([_legal(policy, observation[None]) for observation in observations])
-    return observations
+        middle = len(observations) // 2
+        return np.concatenate([_legal(policy, half) for half in (observations[:middle], observations[middle:])])
+    if policy.input is not None:
+        return observations
+    finite = np.isfinite(_rounding(policy.ops, x, np.zeros_like(x)))
+    return np.asarray(observations[finite.all(axis=1)])
