@@ -50,6 +50,8 @@ STEPS = "policypress.steps"
 """Metadata: the tensors that hold the integers of every step, see ``Step``."""
 
 _WEIGHT_ZERO = 128
+_HALVES_UP = 1 + 2.0**-22
+"""Makes positive halves, which QuantizeLinear takes to even, a little larger, so that they go up as in the policy."""
 
 
 class Step(NamedTuple):
@@ -431,7 +433,10 @@ class _Qdq:
     def _requantized(self, layer: Layer, value: _Quantized, scale: float) -> _Quantized:
         requantization = layer.requantize
         assert requantization is not None
-        tensor = self._layer(layer, value, ratio(requantization) * scale)
+        unit = ratio(requantization) * scale
+        if requantization.low >= 0:  # what is negative becomes 0 anyway
+            unit = unit * _HALVES_UP
+        tensor = self._layer(layer, value, unit)
         return self._quantize(tensor, requantization.low, requantization.high, scale, clip=True)
 
     def _residual(self, op: Residual, value: _Quantized, shape: Shape) -> _Quantized:
