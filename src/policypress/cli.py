@@ -356,6 +356,31 @@ def pack(
     _out.print(f"{out}  {len(data):,} bytes", soft_wrap=True)
 
 
+@app.command()
+def export(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    to: Annotated[str, typer.Option(help="Format: onnx.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    style: Annotated[
+        str | None,
+        typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random observations that it is checked with.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a policy in another format, after checking that it answers as the policy does."""
+    import policypress
+    from policypress.export import export as run
+    from policypress.tables import export_table
+
+    report = run(policypress.load(policy), out, to, **_given(style=style, seed=seed))
+    if as_json:
+        _out.print_json(json.dumps(report.as_dict()))
+    else:
+        _out.print(export_table(report))
+        _out.print(f"{to}  {out}", soft_wrap=True)
+
+
 def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
     from policypress.tables import result_table
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
+    from policypress.export import Report
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
     from policypress.rl.search import Candidate
@@ -126,10 +127,12 @@ def byte_table(report: SizeReport) -> Table:
 
 def contract_table(policy: Policy) -> Table:
     """What the policy takes and gives, and where it comes from."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in contract_rows(policy).items():
-        table.add_row(name, value)
-    return table
+    return _rows(contract_rows(policy))
+
+
+def export_table(report: Report) -> Table:
+    """What an export found when it checked itself."""
+    return _rows(report.rows())
 
 
 def contract_rows(policy: Policy) -> dict[str, str]:
@@ -162,6 +165,13 @@ def contract_rows(policy: Policy) -> dict[str, str]:
             f"over {measured['episodes']} episodes of {measured['env']}"
         )
     return rows
+
+
+def _rows(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
 
 
 def _table(*columns: str) -> Table:
