@@ -1,4 +1,4 @@
-"""Whether every engine gives the reference's bits, for random policies and observations (tests/policy/random_policies.py).
+"""Whether every engine gives the reference's bits, for the policies of tests/policy/random_policies.py.
 
     python benchmarks/agreement.py                         # 1,000,000 pairs of policy and observation, some minutes
     python benchmarks/agreement.py --pairs 20000           # fewer
@@ -108,7 +108,8 @@ class Comparison:
 
     def reference(self, policy: Any, seed: int) -> tuple[Any, Any, Any]:
         """Observations that the reference answers, its answers, and those that it refuses."""
-        from policypress.export.vectors import accepted as legal, observations
+        from policypress.export.vectors import accepted as legal
+        from policypress.export.vectors import observations
         from policypress.policy import reference
 
         size = max(2, min(self.observations, 2**20 // int(np.prod(policy.observation.shape))))

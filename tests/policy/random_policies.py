@@ -183,7 +183,7 @@ class _Maker:
         many = outputs if self.often(0.5) else 1
         self.names += 1
         name = f"layer{self.names}"
-        relu = role == "hidden" and self.often(0.6) or role == "raw" and self.often(0.1)
+        relu = self.often({"hidden": 0.6, "raw": 0.1}.get(role, 0))
         fan_in = max(1.0, density * math.prod(shape[1:]))
         if self.numerics == "float":
             weight: NDArray[Any] = (rng.normal(size=shape) / math.sqrt(fan_in) * kept).astype(np.float32)
