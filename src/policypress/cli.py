@@ -381,6 +381,28 @@ def export(
         _out.print(f"{to}  {out}", soft_wrap=True)
 
 
+@app.command()
+def verify(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    vectors: Annotated[int, typer.Option(help="Observations to compare, at most.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every engine with the reference: native, portable, compiled C and ONNX Runtime."""
+    import policypress
+    from policypress.export.verify import verify as run
+    from policypress.tables import verification_table
+
+    result = run(policypress.load(policy), vectors, seed)
+    if as_json:
+        _out.print_json(json.dumps(result.as_dict()))
+    else:
+        _out.print(verification_table(result))
+    if not result.holds:
+        _err.print("policypress: an engine does not answer as the reference does.", soft_wrap=True)
+        raise typer.Exit(1)
+
+
 def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
     from policypress.tables import result_table
 

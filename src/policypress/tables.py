@@ -13,6 +13,8 @@ from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
     from policypress.export import Report
+    from policypress.export.c import CExport
+    from policypress.export.verify import Verification
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
     from policypress.rl.search import Candidate
@@ -125,6 +127,25 @@ def byte_table(report: SizeReport) -> Table:
     return table
 
 
+def verification_table(result: Verification) -> Table:
+    """What every engine's answers differ by from the reference's."""
+    table = _table("engine", f"difference, {result.unit}", "actions", "agrees")
+    notes = []
+    for row in result.rows:
+        if row.note:
+            notes.append(f"{row.engine}: {row.note}")
+        agrees = {True: "yes", False: "NO", None: "not run"}[row.holds]
+        if row.difference is None:
+            table.add_row(row.engine, "", "", agrees)
+        else:
+            table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", agrees)
+    what = "steps of the last layer's sums" if result.unit == "steps" else "units in the last place of float32"
+    table.caption = "\n".join(
+        [f"{result.vectors:,} observations, {result.numerics} numerics; largest difference in {what}", *notes]
+    )
+    return table
+
+
 def contract_table(policy: Policy) -> Table:
     """What the policy takes and gives, and where it comes from."""
     return _rows(contract_rows(policy))
@@ -171,6 +192,20 @@ def _rows(rows: Mapping[str, str]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, value)
+    return table
+
+
+def c_export_table(report: CExport) -> Table:
+    """Form and bytes of every layer's weights, and what the export takes in flash and RAM."""
+    table = _table("layer", "weights", "bytes")
+    for layer in report.layers:
+        table.add_row(layer.name, layer.form, f"{layer.weight_bytes:,}")
+    table.add_section()
+    table.add_row("all constant arrays", "", f"{report.array_bytes:,}")
+    table.add_row("constant structures (4-byte pointers)", "", f"{report.structure_bytes:,}")
+    table.add_row("constants in flash", "", f"{report.constant_bytes:,}")
+    table.add_row("work memory in RAM", "", f"{report.work_bytes:,}")
+    table.caption = f"{report.vectors} test vectors; {report.check}"
     return table
 
 

@@ -126,7 +126,7 @@ def literal(value: Any) -> str:
         mantissa, exponent = float(value).hex().split("p")
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}{suffix}"
     number = int(value)
-    return "INT32_MIN" if number == -(2**31) else str(number)
+    return {-(2**31): "INT32_MIN", -(2**63): "INT64_MIN"}.get(number, str(number))  # C negates what follows the sign
 
 
 def comment(lines: Sequence[str]) -> str:

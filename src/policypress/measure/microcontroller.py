@@ -54,9 +54,7 @@ TARGETS = {
     for target in (
         Target("cortex-m0", "microbit", 16_000_000, ("-mcpu=cortex-m0", "-mfloat-abi=soft")),
         Target("cortex-m3", "mps2-an385", 25_000_000, ("-mcpu=cortex-m3", "-mfloat-abi=soft")),
-        Target(
-            "cortex-m4", "mps2-an386", 25_000_000, ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
-        ),
+        Target("cortex-m4", "mps2-an386", 25_000_000, ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")),
     )
 }
 
