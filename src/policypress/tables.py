@@ -12,6 +12,7 @@ from rich.table import Table
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
+    from policypress.measure.bench import BenchReport
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
     from policypress.rl.search import Candidate
@@ -162,6 +163,80 @@ def contract_rows(policy: Policy) -> dict[str, str]:
             f"over {measured['episodes']} episodes of {measured['env']}"
         )
     return rows
+
+
+def bench_table(report: BenchReport) -> Table:
+    """Bytes, time of one action and of a batch, and how many times as long as the policy's, a section a network."""
+    from policypress.measure.bench import duration, times_as_long
+
+    table = _table("", "bytes", "one action", "99 %", "times", f"{report.batch} at once", "times")
+    if joules := any(row.joules is not None for row in report.rows):
+        table.add_column("energy", justify="right")
+    network = None
+    for row in report.rows:
+        if row.network != network:
+            network = row.network
+            table.add_section()
+            table.add_row(f"[bold]{network}[/bold]")
+        if row.one is None or row.many is None:
+            continue
+        cells = [
+            row.title,
+            f"{row.bytes:,}",
+            duration(row.one.seconds),
+            duration(row.one.p99),
+            times_as_long(row.ratio or 1.0),
+            duration(row.many.seconds),
+            times_as_long(row.batch_ratio or 1.0),
+        ]
+        table.add_row(*cells, *([f"{1e6 * row.joules:.3g} µJ" if row.joules is not None else ""] if joules else []))
+    return table
+
+
+def bench_notes(report: BenchReport) -> str:
+    """What was left out, how it was timed, the machine."""
+    from policypress.measure.machine import lines
+
+    missing: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.reason:
+            missing.setdefault(f"{row.title}: {row.reason}", []).append(row.network)
+    policy = report.rows[0].one
+    assert policy is not None
+    loops = f"in loops of {policy.calls_per_sample} calls" if policy.calls_per_sample > 1 else "call by call"
+    timed = (
+        f"Times are medians of {len(policy.turns)} rounds in which all took turns, the policy's {loops}; "
+        "SB3's weights are random."
+    )
+    return "\n".join([*missing, timed, *lines(report.machine)])
+
+
+def energy_table(report: BenchReport) -> Table:
+    """Multiply-adds, bytes and modelled energy of one action, against the dense float32 network."""
+    from policypress.measure.energy import SOURCE
+
+    table = _table("one action", "multiply-adds", "weights + indices", "arithmetic", "memory", "energy")
+    for name, counts, energy in (
+        ("policy", report.policy_counts, report.policy_energy),
+        (f"{report.dense} float32", report.dense_counts, report.dense_energy),
+    ):
+        table.add_row(
+            name,
+            f"{counts.macs:,}",
+            f"{counts.weight_bytes:,} + {counts.index_bytes:,} B",
+            _nanojoules(energy.arithmetic),
+            f"{_nanojoules(energy.model_reads + energy.activations)}\n{energy.model_memory}",
+            _nanojoules(energy.total),
+        )
+    table.caption = (
+        f"{report.energy_ratio:,.1f} times less by the energies of {SOURCE}, of {report.policy_counts.dense_macs:,} "
+        f"multiply-adds in the policy's network {report.policy_counts.nonzero_macs:,} are nonzero; joules: {report.meter}"
+    )
+    return table
+
+
+def _nanojoules(picojoules: float) -> str:
+    return f"{picojoules / 1e3:,.1f} nJ" if picojoules < 1e6 else f"{picojoules / 1e6:,.1f} µJ"
 
 
 def _table(*columns: str) -> Table:

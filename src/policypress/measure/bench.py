@@ -1,0 +1,303 @@
+"""A policy against its peers, in one run: latency, throughput, bytes and energy of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.errors import ConfigError, UnsupportedError
+from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
+from policypress.measure.latency import Candidate, Clock, Timing, interleave
+from policypress.measure.machine import machine
+from policypress.measure.networks import as_float, describe, random_observations, stands_for, widened
+from policypress.measure.peers import OF_THE_PRESSED, PEERS, TITLES, Task
+from policypress.policy.artifact import write
+from policypress.policy.payload import payload_size
+from policypress.policy.policy import Policy
+
+_COMPILE_SECONDS = 60.0
+"""Runs of this length hold torch.compile without being asked for it."""
+_METER_SHARE = 0.2
+_PREDICT = "call(argument, deterministic=True)"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What ``bench`` measures.
+
+    ``against``: hidden widths of the dense network; empty: the one that the policy's ``baseline_bytes`` tell.
+    ``batch``: observations of a batch. ``seconds``: of the whole run, but every candidate has at least one turn.
+    ``peers``: names in ``peers.PEERS``; empty: all. ``seed``: of observations and random weights.
+    """
+
+    against: tuple[int, ...] = ()
+    batch: int = 256
+    seconds: float = 10.0
+    peers: tuple[str, ...] = ()
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= 2**16:
+            raise ConfigError(f"batch={self.batch} must be a number from 1 to 65536.")
+        if not 0 < self.seconds <= 86400:
+            raise ConfigError(f"seconds={self.seconds:g} must be positive and at most a day.")
+        if unknown := [name for name in self.peers if name not in PEERS]:
+            raise ConfigError(f"peers={unknown[0]!r} is not known: use some of {','.join(PEERS)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One candidate: the ``network`` that it runs, the ``bytes`` of its model, timings of one observation and of a
+    batch, ratios of its time to the policy's, and joules an action where they can be measured. A peer that cannot run
+    has a ``reason`` and nothing else."""
+
+    name: str
+    title: str
+    network: str
+    bytes: int = 0
+    one: Timing | None = None
+    many: Timing | None = None
+    ratio: float | None = None
+    batch_ratio: float | None = None
+    joules: float | None = None
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON values; times in seconds."""
+        fixed = {"name": self.name, "title": self.title, "network": self.network}
+        if self.one is None or self.many is None:
+            return {**fixed, "reason": self.reason}
+        return {
+            **fixed,
+            "bytes": self.bytes,
+            "latency": self.one.seconds,
+            "p99": self.one.p99,
+            "ratio": self.ratio,
+            "batch_latency": self.many.seconds,
+            "batch_ratio": self.batch_ratio,
+            "calls_per_sample": self.one.calls_per_sample,
+            "rounds": len(self.one.turns),
+            "joules": self.joules,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class BenchReport:
+    """Rows, the policy's own first; ``dense``: the float32 network that its energy is compared with."""
+
+    rows: tuple[Row, ...]
+    batch: int
+    dense: str
+    policy_counts: Counts
+    dense_counts: Counts
+    policy_energy: Energy
+    dense_energy: Energy
+    meter: str
+    seconds: float
+    machine: dict[str, Any]
+
+    @property
+    def energy_ratio(self) -> float:
+        """Modelled energy of the dense float32 network over the policy's."""
+        return self.dense_energy.total / self.policy_energy.total
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values; energies in picojoules."""
+        return {
+            "rows": [row.as_dict() for row in self.rows],
+            "batch": self.batch,
+            "dense": self.dense,
+            "energy": {
+                "source": SOURCE,
+                "policy": {**self.policy_energy.as_dict(), "counts": dataclasses.asdict(self.policy_counts)},
+                "dense": {**self.dense_energy.as_dict(), "counts": dataclasses.asdict(self.dense_counts)},
+                "ratio": self.energy_ratio,
+                "measured": self.meter,
+            },
+            "seconds": self.seconds,
+            "machine": self.machine,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A row before it is measured, and what to time for it: ``one`` takes an observation, ``many`` a batch."""
+
+    row: Row
+    one: Candidate | None = None
+    many: Candidate | None = None
+
+
+def bench(policy: Policy, config: BenchConfig | None = None, clock: Clock = time.perf_counter) -> BenchReport:
+    """Measures ``policy`` against peers that run its own network in float32, and the dense one that it stands for.
+
+    Torch computes on one thread meanwhile. Raises ConfigError for widths that its network cannot have.
+    """
+    config = config or BenchConfig()
+    started = clock()
+    own = as_float(policy)
+    dense = widened(policy, config.against, config.seed) if config.against else stands_for(policy, config.seed)
+    networks = [own] if dense is None or describe(dense) == describe(own) else [dense, own]
+    observations = random_observations(policy, config.batch, config.seed)
+    with _one_thread():
+        entries = [_policy_entry(policy, observations), *_peer_entries(policy, networks, observations, config)]
+        try:
+            meter: Meter | None = Meter()
+        except UnsupportedError:
+            meter = None
+        rest = config.seconds - (clock() - started)
+        rows = measure(entries, rest if meter is None else rest * (1 - _METER_SHARE), clock)
+        if meter is not None:
+            slice_seconds = config.seconds * _METER_SHARE / len(rows)
+            rows = [_with_joules(row, entry, meter, slice_seconds) for row, entry in zip(rows, entries, strict=True)]
+    counts, dense_counts = count(policy), count(networks[0])
+    return BenchReport(
+        rows=tuple(rows),
+        batch=config.batch,
+        dense=describe(networks[0]),
+        policy_counts=counts,
+        dense_counts=dense_counts,
+        policy_energy=energy(counts),
+        dense_energy=energy(dense_counts),
+        meter=NOT_READABLE if meter is None else "measured, with what the machine draws anyway",
+        seconds=clock() - started,
+        machine=machine(),
+    )
+
+
+def measure(entries: list[Entry], seconds: float, clock: Clock = time.perf_counter) -> list[Row]:
+    """Rows of ``entries`` with their timings, and ratios to the first one; a single observation and the batch take
+    turns too."""
+    runs = [entry for entry in entries if entry.one is not None and entry.many is not None]
+    candidates = [candidate for entry in runs for candidate in (entry.one, entry.many) if candidate is not None]
+    timings = interleave(candidates, seconds, clock)
+    pairs = dict(zip(map(id, runs), zip(timings[::2], timings[1::2], strict=True), strict=True))
+    first_one, first_many = pairs[id(entries[0])]
+    rows = []
+    for entry in entries:
+        row = entry.row
+        if id(entry) in pairs:
+            one, many = pairs[id(entry)]
+            ratios = {"ratio": one.over(first_one), "batch_ratio": many.over(first_many)}
+            row = dataclasses.replace(row, one=one, many=many, **ratios)
+        rows.append(row)
+    return rows
+
+
+def _policy_entry(policy: Policy, observations: NDArray[Any]) -> Entry:
+    row = Row("policy", f"policy, {policy.numerics}", describe(policy), payload_size(policy))
+    one, many = (Candidate(policy.predict, value, _PREDICT) for value in (observations[0], observations))
+    return Entry(row, one, many)
+
+
+def _peer_entries(
+    policy: Policy, networks: list[Policy], observations: NDArray[Any], config: BenchConfig
+) -> Iterator[Entry]:
+    """Every peer on every network that it runs; those that cannot run with their reason."""
+    chosen = config.peers or tuple(PEERS)
+    plans = [(name, network) for network in networks for name in chosen if name not in OF_THE_PRESSED]
+    plans += [(name, policy) for name in chosen if name in OF_THE_PRESSED]
+    for name, network in plans:
+        row = Row(name, TITLES[name], describe(network))
+        if name == "torch-compile" and not config.peers and config.seconds < _COMPILE_SECONDS:
+            reason = f"takes some 20 s to compile: name it in --peers, or --seconds {_COMPILE_SECONDS:.0f}"
+            yield Entry(dataclasses.replace(row, reason=reason))
+            continue
+        try:
+            peer = PEERS[name](Task(policy, network, config.seed))
+        except ModuleNotFoundError as error:
+            yield Entry(dataclasses.replace(row, reason=f"{error.name} is not installed"))
+        except UnsupportedError as error:
+            yield Entry(dataclasses.replace(row, reason=str(error).rstrip(".")))
+        else:
+            one, many = Candidate(peer.one, observations[0]), Candidate(peer.many, observations)
+            yield Entry(dataclasses.replace(row, bytes=peer.bytes), one, many)
+
+
+def _with_joules(row: Row, entry: Entry, meter: Meter, seconds: float) -> Row:
+    if entry.one is None:
+        return row
+    call, argument = entry.one.call, entry.one.argument
+    return dataclasses.replace(row, joules=meter.joules_per_call(lambda: call(argument), seconds))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def plot(report: BenchReport, path: Path) -> None:
+    """Bars of the latency of one observation over the policy's, on a logarithmic axis, and of the model's bytes beside
+    them, as PNG at ``path``; needs Matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in report.rows if row.ratio is not None and row.one is not None]
+    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(row.network for row in rows[1:]))}
+    figure = Figure(figsize=(9, 1.6 + 0.36 * len(rows)), layout="constrained")
+    times, sizes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    places = np.arange(len(rows))
+    tints = ["black", *(colors[row.network] for row in rows[1:])]
+    values = ([row.ratio or 1.0 for row in rows], [float(row.bytes) for row in rows])
+    labels = (
+        [f"{times_as_long(ratio)}  ({duration(row.one.seconds)})" for ratio, row in zip(values[0], rows) if row.one],
+        [f"{size:,.0f}" for size in values[1]],
+    )
+    for axis, lengths, texts in zip((times, sizes), values, labels, strict=True):
+        start = 10.0 ** np.floor(np.log10(min(lengths)) - 0.01)
+        axis.barh(places, [length - start for length in lengths], left=start, color=tints, height=0.7)
+        axis.set_xscale("log")
+        axis.set_xlim(start, max(lengths) * (max(lengths) / start) ** 0.42)
+        for place, length, text in zip(places, lengths, texts, strict=True):
+            axis.annotate(text, (length, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        axis.grid(alpha=0.3, axis="x")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    times.set_yticks(places, [row.title for row in rows])
+    times.invert_yaxis()
+    times.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    times.set_xlabel("time of one action, policy = 1")
+    sizes.set_xlabel("bytes of the model")
+    handles = [times.barh([0], [0], color=color, label=f"on {name}") for name, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"{report.rows[0].title} {report.rows[0].network}, on {report.machine['cpu']}", fontsize=11)
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(picture, dpi=120, format="png")
+    write(picture.getvalue(), path)
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` with three digits and a unit that fits."""
+    for unit, size in (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size and (unit != "ns" or seconds < 99.5e-9):
+            return f"{_digits(seconds / size)} {unit}"
+    return f"{_digits(seconds)} s"
+
+
+def times_as_long(ratio: float) -> str:
+    """``ratio`` as a number of times, with two or three digits."""
+    return f"{_digits(ratio)}x"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
