@@ -20,14 +20,14 @@ from policypress.policy.policy import InputQuantization, Layer, Op, Policy, Relu
 _MANY = 256  # weights of a unit
 
 
-def canonical(policy: Policy, *, drop_units: bool = True) -> Policy:
+def canonical(policy: Policy, *, drop_units: bool = True, sort_units: bool = True) -> Policy:
     """``policy`` with fewer and sorted hidden units; the same outputs, bit for bit in integer numerics.
 
     Layers keep the shape they were trained in as ``trained_shape``. Units are sorted by their bias, so that a file
     need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes. Without
-    ``drop_units`` they are sorted only.
+    ``drop_units`` they are sorted only, without ``sort_units`` dropped only: then float sums keep their order.
     """
-    ops = _canonical(policy.ops, drop_units)
+    ops = _canonical(policy.ops, drop_units, sort_units)
     inputs = policy.input
     if inputs is not None and isinstance(ops[0], Layer) and inputs.inverse_scale.size > 1:
         inputs = _without_unused(inputs, ops[0])
@@ -35,15 +35,15 @@ def canonical(policy: Policy, *, drop_units: bool = True) -> Policy:
     vectors = policy.test_vectors
     if vectors is not None:  # float sums in another order round elsewhere
         seen = vectors.observations
-        vectors = TestVectors(seen, smaller.outputs(seen), smaller.predict(seen)[0])
+        vectors = TestVectors(seen, smaller.outputs(seen, reference=True), smaller.predict(seen, reference=True)[0])
     return dataclasses.replace(smaller, test_vectors=vectors)
 
 
-def _canonical(ops: tuple[Op, ...], drop_units: bool) -> tuple[Op, ...]:
+def _canonical(ops: tuple[Op, ...], drop_units: bool, sort_units: bool) -> tuple[Op, ...]:
     found = [
         dataclasses.replace(op, trained_shape=op.trained_shape or op.weight.shape)
         if isinstance(op, Layer)
-        else dataclasses.replace(op, body=_canonical(op.body, drop_units))
+        else dataclasses.replace(op, body=_canonical(op.body, drop_units, sort_units))
         if isinstance(op, Residual)
         else op
         for op in ops
@@ -54,7 +54,7 @@ def _canonical(ops: tuple[Op, ...], drop_units: bool) -> tuple[Op, ...]:
         shrunk = False
         for first, second in pairs:
             shrunk |= _drop_units(found, first, second)
-    for first, second in pairs:
+    for first, second in pairs if sort_units else ():
         _sort_units(found, first, second)
     return tuple(found)
 

@@ -114,7 +114,9 @@ def freeze_graph(
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
     if observations is None:
         return policy
-    vectors = TestVectors(observations, policy.outputs(observations), policy.predict(observations)[0])
+    vectors = TestVectors(
+        observations, policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
+    )
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
 
 

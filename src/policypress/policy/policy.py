@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import PolicypressError, UnsupportedError
+
+if TYPE_CHECKING:
+    from policypress.runtime.engine import Engine
 
 FLOAT_BITS = 32
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -400,19 +404,36 @@ class Policy:
         if self.input is not None:
             check_accumulators(self.ops, self.input)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The engine holds addresses: a copy, or another process, makes its own.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in the order it runs, those inside residual blocks included."""
         return tuple(_layers(self.ops))
 
-    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+    @cached_property
+    def engine(self) -> Engine:
+        """The native engine of this policy, made when first needed."""
+        from policypress.runtime.native import make_engine
+
+        return make_engine(self)
+
+    def outputs(self, observations: NDArray[Any], *, reference: bool = False) -> NDArray[np.float32]:
         """Last layer's outputs before the action transform, shape (batch, outputs), for raw observations.
 
-        Raises ObservationError like ``predict``.
+        ``reference``: by the NumPy reference. Raises ObservationError like ``predict``.
         """
-        from policypress.policy import reference
+        from policypress.policy import reference as numpy_reference
 
-        return reference.run(self, reference.observe(self.observation, observations))
+        if not reference:
+            found = self.engine.outputs(observations)
+            if found is None:
+                found = self.engine.outputs(numpy_reference.arrange(self.observation, observations))
+            if found is not None:
+                return found
+        return numpy_reference.run(self, numpy_reference.observe(self.observation, observations))
 
     def predict(
         self,
@@ -420,21 +441,40 @@ class Policy:
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = True,
+        *,
+        reference: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Action for one observation or a batch, with the signature of Stable-Baselines3's ``predict``.
 
         ``state`` is returned as it came and ``episode_start`` is ignored: the policy is not recurrent.
-        One observation of ``shape`` gives one action; (batch, *shape) gives (batch, *action shape).
+        One observation of ``shape`` gives one action; (batch, *shape) gives (batch, *action shape). The native
+        engine runs it, or with ``reference`` the NumPy reference, which gives the same bits.
         Raises ObservationError if an observation does not fit, PolicypressError if ``deterministic`` is
         False.
         """
-        from policypress.policy import reference
+        if deterministic and not reference:
+            actions = self._predict(observation)
+            if actions is not None:
+                return actions, state
+        return self._predict_otherwise(observation, deterministic, reference), state
+
+    @cached_property
+    def _predict(self) -> Callable[[Any], NDArray[Any] | None]:
+        return self.engine.predict
+
+    def _predict_otherwise(self, observation: NDArray[Any], deterministic: bool, reference: bool) -> NDArray[Any]:
+        """What the engine leaves to Python: other layouts, and what is to be refused."""
+        from policypress.policy import reference as numpy_reference
 
         if not deterministic:
             raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
-        actions = reference.act(self.action, self.outputs(observation))
+        batch = numpy_reference.arrange(self.observation, observation)
+        actions = None if reference else self._predict(batch)
+        if actions is None:
+            outputs = numpy_reference.run(self, numpy_reference.to_network(self.observation, batch))
+            actions = numpy_reference.act(self.action, outputs)
         single = np.ndim(observation) == len(self.observation.shape)
-        return (np.asarray(actions[0]) if single else actions), state
+        return np.asarray(actions[0]) if single else actions
 
     def save(self, path: str | Path) -> None:
         """Write the policy to a ``.policy`` file, at once or not at all.

@@ -1,7 +1,7 @@
 """Inference in NumPy: the specification of the arithmetic that every other engine must reproduce.
 
 ``docs/arithmetic.md`` says the same in prose. Integers are exact everywhere; float32 results are exact to the
-bit wherever this module rounds in a fixed order, which is all of it but layers of float weights.
+bit, because this module rounds in a fixed order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from policypress.errors import ObservationError
 from policypress.policy.policy import (
-    FLOAT_BITS,
     TANH_INPUT_LIMIT,
     TANH_INPUT_SCALE,
     ActionTransform,
@@ -46,9 +45,17 @@ T = TypeVar("T")
 def observe(transform: ObservationTransform, observation: NDArray[Any]) -> Float32:
     """Raw observation(s) as the network's float32 input of shape (batch, *transform.shape).
 
+    Raises ObservationError as ``arrange`` and ``to_network`` do.
+    """
+    return to_network(transform, arrange(transform, observation))
+
+
+def arrange(transform: ObservationTransform, observation: NDArray[Any]) -> NDArray[Any]:
+    """Raw observation(s) as an array (batch, *transform.shape) of the contract's dtype, in C order.
+
     ``observation`` is one observation or a batch of them; images may also come channels last. Float contracts
     take float32 and float64; integer contracts take their own dtype only.
-    Raises ObservationError for another shape or dtype, and for NaN or infinite values.
+    Raises ObservationError for another shape or dtype.
     """
     array = np.asarray(observation)
     shape = transform.shape
@@ -62,16 +69,23 @@ def observe(transform: ObservationTransform, observation: NDArray[Any]) -> Float
         raise ObservationError(
             f"The policy expects an observation of shape {shape} or a batch of them, but got {array.shape}."
         )
+    with np.errstate(over="ignore"):  # what overflows is refused later
+        return np.ascontiguousarray(array.reshape(-1, *shape), dtype=expected)
+
+
+def to_network(transform: ObservationTransform, batch: NDArray[Any]) -> Float32:
+    """The network's float32 input for what ``arrange`` returned: normalized, scaled, (batch, *transform.shape).
+
+    Raises ObservationError for NaN, infinite or too large values.
+    """
     with np.errstate(over="ignore"):  # what overflows is refused below
-        x = array.reshape(-1, *shape).astype(expected)
         if transform.normalization is not None:
             n = transform.normalization
-            wide = (x.astype(np.float64) - n.mean) / np.sqrt(n.var + n.epsilon)
-            finite = np.isfinite(x)
+            wide = (batch.astype(np.float64) - n.mean) / np.sqrt(n.var + n.epsilon)
             x = np.clip(wide, -n.clip, n.clip).astype(np.float32)
-            finite &= np.isfinite(x)
+            finite = np.isfinite(batch) & np.isfinite(x)
         else:
-            x = x.astype(np.float32)
+            x = batch.astype(np.float32)
             finite = np.isfinite(x)
     if not finite.all():
         raise ObservationError("The observation holds NaN, infinite or too large values.")
@@ -193,10 +207,7 @@ def _float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
 def _float_layer(layer: Layer, x: Float32) -> Float32:
     columns, spread = _columns(layer, x)
     weight = layer.weight.reshape(len(layer.weight), -1).astype(np.float32)
-    if layer.weight_bits == FLOAT_BITS:
-        y = weight @ columns + layer.bias[:, None]  # the one place without a promised order of summation
-    else:
-        y = _ordered_sums(weight, columns) * layer.scale[:, None] + layer.bias[:, None]
+    y = _ordered_sums(weight, columns) * layer.scale[:, None] + layer.bias[:, None]
     return spread(_relu(y) if layer.relu else y)
 
 
@@ -263,7 +274,8 @@ def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
         half = np.float32(0.5) * (tanh(outputs) + np.float32(1))
         action = low + half * (high - low)
     else:
-        action = np.clip(outputs, low, high)
+        action = np.where(outputs > low, outputs, low)  # unlike clip, the same zero for -0.0 on every machine
+        action = np.where(action < high, action, high)
     return action.astype(transform.dtype)
 
 

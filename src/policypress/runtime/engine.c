@@ -1,0 +1,545 @@
+/* The portable engine: see engine.h. Compile with -ffp-contract=off (GCC and Clang contract by default). */
+#include "engine.h"
+
+#include <float.h>
+#include <string.h>
+
+#if defined(__FAST_MATH__) || (defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && ENGINE_USE_ENDS)
+#error "float32 must round as IEEE 754 says: no -ffast-math; on 32-bit x86 -mfpmath=sse -msse2"
+#endif
+
+typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
+
+/* ---- codes ---- */
+
+static int32_t clip(int64_t value, int32_t low, int32_t high) {
+    return value < low ? low : value > high ? high : (int32_t)value;
+}
+
+static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
+    return ((int64_t)sum * multiplier + ((int64_t)1 << (shift - 1))) >> shift;
+}
+
+/* The same in 32 bits, where sums beyond +-2^23 are past the limits; a shift is at most 23 then. */
+static int32_t requantize_narrow(int32_t sum, uint8_t multiplier, uint8_t shift) {
+    const int32_t most = (int32_t)1 << 23;
+    sum = sum < -most ? -most : sum > most ? most : sum;
+    return (sum * multiplier + ((int32_t)1 << (shift - 1))) >> shift;
+}
+
+static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
+    return ENGINE_USE_WIDE && type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i]
+                                                 : (int32_t)tensor[i] - (int32_t)zero;
+}
+
+static void put(const engine_step *s, unsigned char *target, size_t i, int32_t code) {
+    if (s->target_type == ENGINE_S32)
+        ((int32_t *)(void *)target)[i] = code;
+    else
+        target[i] = (unsigned char)(code + s->target_zero);
+}
+
+/* ---- layers ---- */
+
+void engine_finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+    int32_t code = (int32_t)sum;
+    if (s->finish == ENGINE_KEEP) {
+        code = s->relu && code < 0 ? 0 : code;
+    } else {
+        uint32_t at = s->per_output ? o : 0;
+        code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
+                       : clip(requantize_narrow(code, s->multiplier[at], s->shift[at]), s->low, s->high);
+        if (s->finish == ENGINE_TABLE)
+            code = code < 0 ? -s->table[-code] : s->table[code];
+    }
+    put(s, target, i, code);
+}
+
+/* How a window lies in memory: `lines` runs of neighbours on each of `planes`. */
+typedef struct {
+    size_t planes, plane, lines, line, run;
+} window;
+
+/*
+ * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
+ * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the way.
+ */
+#define INTEGER_POSITION(NAME, SOURCE)                                                                             \
+    static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
+        const uint32_t *bias = s->bias;                                                                            \
+        if (ENGINE_USE_SPARSE && s->form == ENGINE_SPARSE) {                                                       \
+            const uint8_t *pair = s->weight;                                                                       \
+            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
+                const SOURCE *from = x;                                                                            \
+                uint32_t sum = bias[o];                                                                            \
+                for (uint32_t n = s->counts[o]; n; n--, pair += 2) {                                               \
+                    from += pair[0];                                                                               \
+                    sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                           \
+                }                                                                                                  \
+                engine_finish(s, target, i + o, o, sum);                                                           \
+            }                                                                                                      \
+        } else if (ENGINE_USE_PACKED && s->form == ENGINE_PACKED) {                                                \
+            const uint8_t *byte = s->weight;                                                                       \
+            const uint32_t sign = 1u << (s->bits - 1), mask = 2 * sign - 1;                                        \
+            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
+                uint32_t sum = bias[o], held = 0, word = 0;                                                        \
+                for (size_t b = 0; b < v->lines; b++)                                                              \
+                    for (const SOURCE *from = x + b * v->line, *end = from + v->run; from < end; from++) {         \
+                        if (held < s->bits) {                                                                      \
+                            word |= (uint32_t)*byte++ << held;                                                     \
+                            held += 8;                                                                             \
+                        }                                                                                          \
+                        sum += (uint32_t)((int32_t)((word & mask) ^ sign) - (int32_t)sign) * (uint32_t)*from;      \
+                        word >>= s->bits;                                                                          \
+                        held -= s->bits;                                                                           \
+                    }                                                                                              \
+                engine_finish(s, target, i + o, o, sum);                                                           \
+            }                                                                                                      \
+        } else if (ENGINE_USE_DENSE) {                                                                             \
+            const int8_t *weight = s->weight;                                                                      \
+            for (uint32_t o = 0; o < s->out_channels; o++) {                                                       \
+                uint32_t sum = bias[o];                                                                            \
+                for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                          \
+                    const SOURCE *from = x + b * v->line;                                                          \
+                    for (size_t k = 0; k < v->run; k++)                                                            \
+                        sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                           \
+                }                                                                                                  \
+                engine_finish(s, target, i + o, o, sum);                                                           \
+            }                                                                                                      \
+        }                                                                                                          \
+    }
+
+INTEGER_POSITION(position_u8, uint8_t)
+#if ENGINE_USE_WIDE
+INTEGER_POSITION(position_s32, int32_t)
+#endif
+
+#if ENGINE_USE_FLOAT
+/* Sums over the inputs ascending, zero weights left out, every product and every sum rounded. */
+static void position_f32(const engine_step *s, const window *v, const float *x, float *target, size_t step) {
+    const float *bias = s->bias;
+    const uint8_t *pair = s->weight;
+    const int8_t *weight = s->weight;
+    const float *real = s->weight;
+    for (uint32_t o = 0; o < s->out_channels; o++) {
+        const float *from = x;
+        float sum = 0.0f;
+        if (s->form == ENGINE_SPARSE) {
+            for (uint32_t n = s->counts[o]; n; n--, pair += 2) {
+                from += pair[0];
+                if (pair[1])
+                    sum += (float)(int8_t)pair[1] * *from;
+            }
+        } else {
+            for (size_t a = 0; a < v->planes; a++)
+                for (size_t b = 0; b < v->lines; b++, weight += v->run, real += v->run) {
+                    from = x + a * v->plane + b * v->line;
+                    if (s->form == ENGINE_REAL) {
+                        for (size_t k = 0; k < v->run; k++)
+                            if (real[k] < 0.0f || real[k] > 0.0f)
+                                sum += real[k] * from[k];
+                    } else
+                        for (size_t k = 0; k < v->run; k++)
+                            sum += (float)weight[k] * from[k];
+                }
+        }
+        sum = sum * s->scale[s->per_output ? o : 0] + bias[o];
+        target[o * step] = s->relu && !(sum > 0.0f) ? 0.0f : sum;
+    }
+}
+#endif
+
+static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const int real = s->source_type == ENGINE_F32;
+    const size_t pixel = real ? 1 : s->channels, line = s->width * pixel;
+    const window v = {
+        real ? s->channels : 1,
+        (size_t)s->height * s->width,
+        s->kernel_height,
+        line,
+        s->kernel_width * pixel,
+    };
+    size_t i = 0;
+    for (uint32_t y = 0; y < s->out_height; y++)
+        for (uint32_t x = 0; x < s->out_width; x++, i++) {
+            const size_t at = (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel;
+#if ENGINE_USE_FLOAT
+            if (real) {
+                position_f32(s, &v, (const float *)(const void *)source + at, (float *)(void *)target + i,
+                             (size_t)s->out_height * s->out_width);
+                continue;
+            }
+#endif
+#if ENGINE_USE_WIDE
+            if (s->source_type == ENGINE_S32) {
+                position_s32(s, &v, (const int32_t *)(const void *)source + at, target, i * s->out_channels);
+                continue;
+            }
+#endif
+            position_u8(s, &v, source + at, target, i * s->out_channels);
+        }
+}
+
+/* ---- other steps ---- */
+
+static size_t source_size(const engine_step *s) {
+    return (size_t)s->height * s->width * s->channels;
+}
+
+static size_t target_size(const engine_step *s) {
+    return (size_t)s->out_height * s->out_width * s->out_channels;
+}
+
+static void relu(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t n = source_size(s);
+    if (ENGINE_USE_FLOAT && s->source_type == ENGINE_F32) {
+        const float *from = (const void *)source;
+        float *to = (void *)target;
+        for (size_t i = 0; i < n; i++)
+            to[i] = from[i] > 0.0f ? from[i] : 0.0f;
+    } else if (ENGINE_USE_WIDE && s->source_type == ENGINE_S32) {
+        const int32_t *from = (const void *)source;
+        int32_t *to = (void *)target;
+        for (size_t i = 0; i < n; i++)
+            to[i] = from[i] > 0 ? from[i] : 0;
+    } else
+        for (size_t i = 0; i < n; i++)
+            target[i] = source[i] > s->source_zero ? source[i] : s->source_zero;
+}
+
+#if ENGINE_USE_IMAGES
+/* Whether b takes the place of a as the largest so far; NaN does, and stays. */
+#define LARGER(a, b) ((b) > (a) || (b) != (b))
+
+#define MAX_POOL(NAME, TYPE)                                                                                   \
+    static void NAME(const engine_step *s, const TYPE *source, TYPE *target, size_t pixel, size_t plane,       \
+                     size_t out_pixel, size_t out_plane) {                                                     \
+        for (uint32_t c = 0; c < s->channels; c++)                                                             \
+            for (uint32_t y = 0; y < s->out_height; y++)                                                       \
+                for (uint32_t x = 0; x < s->out_width; x++) {                                                  \
+                    const size_t first = (size_t)y * s->stride_height * s->width + (size_t)x * s->stride_width; \
+                    TYPE most = source[c * plane + first * pixel];                                             \
+                    for (size_t i = 0; i < s->kernel_height; i++)                                              \
+                        for (size_t j = 0; j < s->kernel_width; j++) {                                         \
+                            const TYPE value = source[c * plane + (first + i * s->width + j) * pixel];         \
+                            if (LARGER(most, value))                                                           \
+                                most = value;                                                                  \
+                        }                                                                                      \
+                    target[c * out_plane + ((size_t)y * s->out_width + x) * out_pixel] = most;                 \
+                }                                                                                              \
+    }
+
+MAX_POOL(max_pool_u8, uint8_t)
+MAX_POOL(max_pool_s32, int32_t)
+MAX_POOL(max_pool_f32, float)
+
+static void max_pool(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t c = s->channels, plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
+    if (s->source_type == ENGINE_F32)
+        max_pool_f32(s, (const void *)source, (void *)target, 1, plane, 1, out);
+    else if (s->source_type == ENGINE_S32)
+        max_pool_s32(s, (const void *)source, (void *)target, c, 1, c, 1);
+    else
+        max_pool_u8(s, source, target, c, 1, c, 1);
+}
+
+static void pad(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const int real = s->source_type == ENGINE_F32;
+    const size_t size = s->source_type == ENGINE_U8 ? 1 : 4, pixel = real ? 1 : s->channels;
+    const size_t line = s->width * pixel * size, out_line = s->out_width * pixel * size;
+    const size_t planes = real ? s->channels : 1, n = target_size(s);
+    if (s->source_type == ENGINE_U8)
+        memset(target, s->fill, n);
+    else if (s->source_type == ENGINE_S32)
+        for (size_t i = 0; i < n; i++)
+            ((int32_t *)(void *)target)[i] = s->fill;
+    else {
+        const uint32_t bits = s->fill ? 0xFF800000u : 0; /* minus infinity, or 0 */
+        float value;
+        memcpy(&value, &bits, 4);
+        for (size_t i = 0; i < n; i++)
+            ((float *)(void *)target)[i] = value;
+    }
+    target += s->padding_height * out_line + s->padding_width * pixel * size;
+    for (size_t p = 0; p < planes; p++)
+        for (size_t y = 0; y < s->height; y++)
+            memcpy(target + (p * s->out_height + y) * out_line, source + (p * s->height + y) * line, line);
+}
+
+static void flatten(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t pixels = (size_t)s->height * s->width, channels = s->channels;
+    for (size_t p = 0; p < pixels; p++)
+        for (size_t c = 0; c < channels; c++)
+            put(s, target, c * pixels + p, get(source, s->source_type, s->source_zero, p * channels + c));
+}
+#endif
+
+static void add(const engine_step *s, const unsigned char *source, const unsigned char *second,
+                unsigned char *target) {
+    const size_t n = source_size(s);
+    if (ENGINE_USE_FLOAT && s->source_type == ENGINE_F32) {
+        const float *a = (const void *)source, *b = (const void *)second;
+        float *to = (void *)target;
+        for (size_t i = 0; i < n; i++)
+            to[i] = a[i] + b[i];
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const size_t c = i % s->channels, j = s->per_output ? c : 0, k = s->second_per_output ? c : 0;
+        const int64_t a = requantize(get(source, s->source_type, s->source_zero, i), s->multiplier[j], s->shift[j]);
+        const int64_t b =
+            requantize(get(second, s->second_type, s->second_zero, i), s->second_multiplier[k], s->second_shift[k]);
+        put(s, target, i,
+            clip((int64_t)clip(a, INT32_MIN, INT32_MAX) + clip(b, INT32_MIN, INT32_MAX), s->low, s->high));
+    }
+}
+
+/* ---- network ---- */
+
+void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
+    const size_t source = source_size(s) * (s->source_type == ENGINE_U8 ? 1 : 4);
+    const size_t second = source_size(s) * (s->second_type == ENGINE_U8 ? 1 : 4);
+    const size_t target = target_size(s) * (s->target_type == ENGINE_U8 ? 1 : 4);
+    for (size_t r = 0; r < rows; r++) {
+        const unsigned char *from = work + s->source * rows + r * source;
+        unsigned char *to = work + s->target * rows + r * target;
+        switch (s->kind) {
+        case ENGINE_LAYER:
+            layer(s, from, to);
+            break;
+        case ENGINE_RELU:
+            relu(s, from, to);
+            break;
+        case ENGINE_ADD:
+            add(s, from, work + s->second * rows + r * second, to);
+            break;
+#if ENGINE_USE_IMAGES
+        case ENGINE_MAX_POOL:
+            max_pool(s, from, to);
+            break;
+        case ENGINE_PAD:
+            pad(s, from, to);
+            break;
+        case ENGINE_FLATTEN:
+            flatten(s, from, to);
+            break;
+#endif
+#if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+        case ENGINE_TANH:
+            for (size_t i = 0; i < source_size(s); i++)
+                ((float *)(void *)to)[i] = engine_tanh(((const float *)(const void *)from)[i]);
+            break;
+#endif
+        default:
+            break;
+        }
+    }
+}
+
+void engine_run(const engine_network *network, unsigned char *work, size_t rows) {
+    for (uint32_t i = 0; i < network->step_count; i++) {
+        const engine_step *s = &network->steps[i];
+        (s->run ? s->run : engine_step_run)(s, work, rows);
+    }
+}
+
+#if ENGINE_USE_ENDS
+/* ---- float at both ends ---- */
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static int finite32(float x) {
+    return (bits_of(x) & 0x7F800000u) != 0x7F800000u;
+}
+
+static int finite64(double x) {
+    return x - x == 0.0;
+}
+
+/* Value i of an observation as float32, normalized; not finite if it cannot be. */
+static float observed(const engine_input *in, const void *observation, uint32_t i) {
+    double wide = 0.0;
+    float x = 0.0f;
+    switch (in->dtype) {
+    case ENGINE_FLOAT32:
+        x = ((const float *)observation)[i];
+        break;
+    case ENGINE_FLOAT64:
+        wide = ((const double *)observation)[i];
+        x = (float)wide;
+        break;
+    case ENGINE_UINT8:
+        x = (float)((const uint8_t *)observation)[i];
+        break;
+    case ENGINE_INT8:
+        x = (float)((const int8_t *)observation)[i];
+        break;
+    case ENGINE_INT16:
+        x = (float)((const int16_t *)observation)[i];
+        break;
+    case ENGINE_INT32:
+        wide = ((const int32_t *)observation)[i];
+        x = (float)((const int32_t *)observation)[i];
+        break;
+    default:
+        wide = (double)((const int64_t *)observation)[i];
+        x = (float)((const int64_t *)observation)[i];
+    }
+    if (in->mean) {
+        if (in->dtype == ENGINE_FLOAT32 || (in->dtype >= ENGINE_UINT8 && in->dtype <= ENGINE_INT16))
+            wide = (double)x;
+        if (!finite64(wide))
+            return from_bits(0x7F800000u);
+        wide = (wide - in->mean[i]) / in->deviation[i];
+        x = (float)(wide < -in->clip ? -in->clip : wide > in->clip ? in->clip : wide);
+    }
+    return in->image ? x / 255.0f : x;
+}
+
+static int observe(const engine_input *in, const void *observation, unsigned char *target) {
+    /* Pixels outside the loop over channels: what is written lies together. */
+    const uint32_t channels = in->channels, pixels = in->pixels;
+    uint32_t at = 0;
+    for (uint32_t p = 0; p < pixels; p++)
+        for (uint32_t c = 0; c < channels; c++, at++) {
+            const uint32_t i = c * pixels + p;
+            if (in->codes) {
+                target[at] = in->codes[((const uint8_t *)observation)[i]];
+                continue;
+            }
+            const float x = observed(in, observation, i);
+            if (!finite32(x))
+                return ENGINE_NOT_FINITE;
+            if (in->target_type == ENGINE_F32) {
+                ((float *)(void *)target)[at] = x;
+                continue;
+            }
+            /* Limits are integers, so that clipping may come before rounding: halves to even, below 2^22. */
+            const float low = (float)in->low, high = (float)in->high, half = 12582912.0f;
+            float y = x * in->inverse_scale[in->per_feature ? i : 0];
+            y = y < low ? low : y > high ? high : y;
+            const int32_t code = (int32_t)((y + half) - half);
+            if (in->target_type == ENGINE_S32)
+                ((int32_t *)(void *)target)[at] = code;
+            else
+                target[at] = (unsigned char)(code + in->target_zero);
+        }
+    return ENGINE_OK;
+}
+
+/* Minimax fits made for this project (policy/reference.py). */
+float engine_tanh(float x) {
+    const uint32_t sign = bits_of(x) & 0x80000000u;
+    float a = from_bits(bits_of(x) ^ sign), result;
+    if (!(a < 10.0f))
+        a = 10.0f;
+    if (a < 0.625f) {
+        const float z = a * a;
+        float p = -0x1.76abf6p-8f;
+        p = p * z + 0x1.5256cep-6f;
+        p = p * z + -0x1.b84448p-5f;
+        p = p * z + 0x1.110768p-3f;
+        p = p * z + -0x1.555534p-2f;
+        result = a + a * (z * p);
+    } else {
+        const float y = a + a;
+        const uint32_t whole = (uint32_t)(y * 0x1.715476p+0f + 0.5f); /* floor: it is positive */
+        const float n = (float)whole, s = (n * 0x1.62ep-1f - y) + n * 0x1.0bfbe8p-15f;
+        float q = 0x1.6db4e4p-10f, e;
+        q = q * s + 0x1.123be0p-7f;
+        q = q * s + 0x1.55545ep-5f;
+        q = q * s + 0x1.55548ep-3f;
+        q = q * s + 0x1p-1f;
+        e = ((s + (s * s) * q) + 1.0f) * from_bits((127 - whole) << 23);
+        result = 1.0f - (e + e) / (1.0f + e);
+    }
+    return from_bits(bits_of(result) | sign);
+}
+
+static uint32_t largest(const float *values, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (values[i] > values[best])
+            best = i;
+    return best;
+}
+
+static void act(const engine_output *out, const float *values, unsigned char *action) {
+    if (out->kind == ENGINE_DISCRETE) {
+        const int64_t choice = (int64_t)largest(values, out->outputs) + out->start;
+        memcpy(action, &choice, 8);
+        return;
+    }
+    if (out->kind == ENGINE_MULTI_DISCRETE) {
+        for (uint32_t g = 0; g < out->groups; values += out->nvec[g++]) {
+            const int64_t choice = (int64_t)largest(values, out->nvec[g]);
+            memcpy(action + 8 * (size_t)g, &choice, 8);
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < out->outputs; i++) {
+        const float low = out->low[i], high = out->high[i];
+        float y = values[i];
+        if (out->squash) {
+            const float half = 0.5f * (engine_tanh(y) + 1.0f);
+            y = low + half * (high - low);
+        } else {
+            y = y > low ? y : low;
+            y = y < high ? y : high;
+        }
+        if (out->wide) {
+            const double wide = (double)y;
+            memcpy(action + 8 * (size_t)i, &wide, 8);
+        } else
+            memcpy(action + 4 * (size_t)i, &y, 4);
+    }
+}
+
+static int to_outputs(const engine_network *n, const void *observations, size_t rows, unsigned char *work) {
+    const engine_input *in = &n->input;
+    const engine_output *out = &n->output;
+    const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
+    float *values = (float *)(void *)(work + out->target * rows);
+    int finite = 1;
+    for (size_t r = 0; r < rows; r++)
+        if (observe(in, (const unsigned char *)observations + r * n->observation_size,
+                    work + in->target * rows + r * size))
+            return ENGINE_NOT_FINITE;
+    engine_run(n, work, rows);
+    if (out->source_type == ENGINE_S32) {
+        const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
+        for (size_t i = 0; i < total; i++)
+            values[i] = (float)sums[i] * out->scale[out->per_output ? i % out->outputs : 0];
+    }
+    for (size_t i = 0; i < total; i++)
+        finite &= finite32(values[i]);
+    return finite ? ENGINE_OK : ENGINE_OVERFLOW;
+}
+
+int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *work) {
+    const float *values = (const float *)(const void *)((unsigned char *)work + n->output.target * rows);
+    const int status = to_outputs(n, observations, rows, work);
+    if (status)
+        return status;
+    for (size_t r = 0; r < rows; r++)
+        act(&n->output, values + r * n->output.outputs, (unsigned char *)actions + r * n->action_size);
+    return ENGINE_OK;
+}
+
+int engine_outputs(const engine_network *n, const void *observations, size_t rows, float *outputs, void *work) {
+    const int status = to_outputs(n, observations, rows, work);
+    if (!status)
+        memcpy(outputs, (unsigned char *)work + n->output.target * rows, rows * n->output.outputs * sizeof(float));
+    return status;
+}
+#endif

@@ -1,0 +1,41 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+SIZES: tuple[int, int, int, int]
+"""Bytes of engine_step, engine_input, engine_output and engine_network."""
+KERNELS: str
+"""The fastest kernels that this machine runs: "avx512", "avxvnni", "avx2" or "portable"."""
+
+class Engine:
+    """Runs one program.
+
+    ``address`` is that of an engine_network that ``owner`` keeps alive; ``weights``: addresses of every step's dense
+    weights, 0 where it shall keep to the portable kernels; then type numbers and shapes of one observation and one
+    action, and the multiplications of one observation.
+    """
+
+    def __init__(
+        self,
+        address: int,
+        owner: object,
+        weights: list[int],
+        observation_type: int,
+        observation_shape: tuple[int, ...],
+        action_type: int,
+        action_shape: tuple[int, ...],
+        operations: int,
+        /,
+    ) -> None: ...
+    def predict(self, observation: Any, /) -> NDArray[Any] | None:
+        """Action(s) for one observation or a batch.
+
+        None where the reference has to decide: for anything but an array of the contract's shape and dtype (float32
+        and float64 both do for either) in C order, and for values that are not finite or too large.
+        """
+
+    def outputs(self, observation: Any, /) -> NDArray[Any] | None:
+        """Last layer's outputs, (batch, outputs), for a batch; None like ``predict``."""
+
+    def kernels(self) -> list[str]:
+        """What runs each step: "portable", "dense" or "sparse"."""

@@ -1,0 +1,278 @@
+/* Python binding of engine.c, within the limited API of Python 3.10 and NumPy 2: one binary serves all later ones. */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+
+#define NPY_NO_DEPRECATED_API NPY_1_24_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_24_API_VERSION
+#include <numpy/arrayobject.h>
+#include <string.h>
+
+#include "engine.h"
+#include "engine_native.h"
+
+enum {
+    MAX_DIMENSIONS = 16,
+    STACK_WORDS = 1024,        /* work memory up to 8 kB lies on the stack */
+    CHUNK_BYTES = 3 << 14,     /* work memory of the rows of a batch that run together, if they are small */
+    MOST_ROWS = 128,
+    SLACK = 512,               /* bytes after the work memory that vectors may read */
+    LONG_WORK = 50000          /* multiplications from which on other threads may run meanwhile: some microseconds */
+};
+
+typedef struct {
+    PyObject_HEAD
+    const engine_network *network;
+    PyObject *owner;
+    engine_native *native;
+    void *spare; /* work memory of one row, while nobody uses it */
+    size_t row;  /* bytes of it */
+    int observation_type, action_type, observation_dimensions, action_dimensions;
+    npy_intp observation_shape[MAX_DIMENSIONS], action_shape[MAX_DIMENSIONS];
+    unsigned long long operations;
+} Engine;
+
+/* Rows of `bytes` of work memory each that run together. */
+static size_t chunk(size_t bytes) {
+    const size_t rows = CHUNK_BYTES / (bytes ? bytes : 1);
+    return rows < 1 ? 1 : rows > MOST_ROWS ? MOST_ROWS : rows;
+}
+
+static int read_shape(PyObject *shape, npy_intp *sizes, int *count) {
+    const Py_ssize_t n = PyTuple_Size(shape);
+    if (n < 0 || n > MAX_DIMENSIONS - 1) {
+        PyErr_SetString(PyExc_ValueError, "A shape has at most 15 dimensions.");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++)
+        sizes[i] = PyLong_AsSsize_t(PyTuple_GetItem(shape, i));
+    *count = (int)n;
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int engine_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    Engine *self = (Engine *)object;
+    PyObject *address, *owner, *weights, *observation_shape, *action_shape;
+    const void **dense;
+    Py_ssize_t n;
+    (void)kwargs;
+    if (self->owner) {
+        PyErr_SetString(PyExc_TypeError, "An engine is made once.");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(args, "OOO!iO!iO!K", &address, &owner, &PyList_Type, &weights, &self->observation_type,
+                          &PyTuple_Type, &observation_shape, &self->action_type, &PyTuple_Type, &action_shape,
+                          &self->operations) ||
+        read_shape(observation_shape, self->observation_shape, &self->observation_dimensions) ||
+        read_shape(action_shape, self->action_shape, &self->action_dimensions))
+        return -1;
+    self->network = PyLong_AsVoidPtr(address);
+    if (!self->network)
+        return -1;
+    n = PyList_Size(weights);
+    if (n != (Py_ssize_t)self->network->step_count) {
+        PyErr_SetString(PyExc_ValueError, "Every step needs its weights, or 0.");
+        return -1;
+    }
+    dense = PyMem_Calloc((size_t)n + 1, sizeof *dense);
+    if (!dense) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++)
+        dense[i] = PyLong_AsVoidPtr(PyList_GetItem(weights, i));
+    Py_INCREF(owner);
+    self->owner = owner;
+    self->row = (size_t)self->network->work_size + SLACK;
+    if (!PyErr_Occurred()) {
+        self->native = engine_prepare((engine_step *)self->network->steps, (size_t)n, dense);
+        if (!self->native)
+            PyErr_NoMemory();
+    }
+    PyMem_Free(dense);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static void dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    Engine *self = (Engine *)object;
+    engine_release(self->native);
+    PyMem_Free(self->spare);
+    Py_XDECREF(self->owner);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+/* How many observations the array holds, -1 if it is none of this engine's; `single` without a batch dimension. */
+static npy_intp count_rows(const Engine *self, PyArrayObject *array, int *single) {
+    const int dimensions = PyArray_NDIM(array), batch = dimensions - self->observation_dimensions;
+    const npy_intp *shape = PyArray_DIMS(array);
+    if ((batch != 0 && batch != 1) || !PyArray_ISCARRAY_RO(array))
+        return -1;
+    for (int i = 0; i < self->observation_dimensions; i++)
+        if (shape[i + batch] != self->observation_shape[i])
+            return -1;
+    *single = !batch;
+    return batch ? shape[0] : 1;
+}
+
+/* Observations between float32 and float64, in memory to be freed. */
+static void *convert(const Engine *self, PyArrayObject *array) {
+    const npy_intp size = PyArray_SIZE(array);
+    const void *from = PyArray_DATA(array);
+    void *to = PyMem_Malloc((size_t)size * 8 + 8);
+    if (to && self->observation_type == NPY_DOUBLE)
+        for (npy_intp i = 0; i < size; i++)
+            ((double *)to)[i] = ((const float *)from)[i];
+    else if (to)
+        for (npy_intp i = 0; i < size; i++)
+            ((float *)to)[i] = (float)((const double *)from)[i];
+    return to;
+}
+
+/* Runs `rows` observations, some at a time; `results` of `size` bytes each are actions or outputs. */
+static int run(const Engine *self, const unsigned char *observations, size_t rows, unsigned char *results,
+               size_t size, int outputs, void *work, size_t together) {
+    for (size_t r = 0; r < rows; r += together) {
+        const size_t n = rows - r < together ? rows - r : together;
+        const void *from = observations + r * self->network->observation_size;
+        const int status = outputs ? engine_outputs(self->network, from, n, (void *)(results + r * size), work)
+                                   : engine_predict(self->network, from, n, results + r * size, work);
+        if (status)
+            return status;
+    }
+    return ENGINE_OK;
+}
+
+static PyObject *answer(Engine *self, PyObject *observation, int outputs) {
+    engine_word stack[STACK_WORDS];
+    PyArrayObject *array;
+    PyObject *result;
+    const int dimensions = outputs ? 1 : self->action_dimensions;
+    npy_intp shape[MAX_DIMENSIONS];
+    npy_intp rows;
+    size_t together, needed, size;
+    void *work = stack, *converted = NULL;
+    const unsigned char *from;
+    int single, type, status;
+    if (!self->native || !PyArray_Check(observation))
+        Py_RETURN_NONE;
+    array = (PyArrayObject *)observation;
+    rows = count_rows(self, array, &single);
+    type = PyArray_TYPE(array);
+    if (rows < 0)
+        Py_RETURN_NONE;
+    from = PyArray_DATA(array);
+    if (type != self->observation_type) {
+        if ((type != NPY_FLOAT && type != NPY_DOUBLE) ||
+            (self->observation_type != NPY_FLOAT && self->observation_type != NPY_DOUBLE))
+            Py_RETURN_NONE;
+        from = converted = convert(self, array);
+        if (!from)
+            return PyErr_NoMemory();
+    }
+    shape[0] = rows;
+    if (outputs)
+        shape[1] = self->network->output.outputs;
+    else
+        memcpy(shape + 1, self->action_shape, (size_t)dimensions * sizeof *shape);
+    single = single && !outputs;
+    result = PyArray_SimpleNew(dimensions + !single, shape + single, outputs ? NPY_FLOAT : self->action_type);
+    together = chunk(self->row);
+    together = (size_t)rows < together ? (size_t)rows : together;
+    needed = together * self->network->work_size + SLACK;
+    if (needed > sizeof stack) {
+        /* The spare memory is taken and given back while this thread holds the interpreter's lock. */
+        work = needed <= self->row ? self->spare : NULL;
+        if (work)
+            self->spare = NULL;
+        else
+            work = PyMem_Malloc(needed < self->row ? self->row : needed);
+    }
+    if (!result || !work) {
+        if (!work)
+            PyErr_NoMemory();
+        PyMem_Free(converted);
+        Py_XDECREF(result);
+        return NULL;
+    }
+    size = outputs ? 4 * (size_t)shape[1] : self->network->action_size;
+    if (self->operations * (unsigned long long)rows < LONG_WORK)
+        status = run(self, from, (size_t)rows, PyArray_DATA((PyArrayObject *)result), size, outputs, work, together);
+    else {
+        unsigned char *to = PyArray_DATA((PyArrayObject *)result);
+        Py_BEGIN_ALLOW_THREADS
+        status = run(self, from, (size_t)rows, to, size, outputs, work, together);
+        Py_END_ALLOW_THREADS
+    }
+    if (work != stack) {
+        if (self->spare || together > 1)
+            PyMem_Free(work);
+        else
+            self->spare = work;
+    }
+    PyMem_Free(converted);
+    if (status == ENGINE_OK)
+        return result;
+    Py_DECREF(result);
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_predict_method(PyObject *self, PyObject *observation) {
+    return answer((Engine *)self, observation, 0);
+}
+
+static PyObject *engine_outputs_method(PyObject *self, PyObject *observation) {
+    return answer((Engine *)self, observation, 1);
+}
+
+static PyObject *engine_kernels_method(PyObject *object, PyObject *unused) {
+    Engine *self = (Engine *)object;
+    PyObject *names = PyList_New(0);
+    (void)unused;
+    for (uint32_t i = 0; names && self->native && i < self->network->step_count; i++) {
+        PyObject *name = PyUnicode_FromString(engine_kernel_name(&self->network->steps[i]));
+        if (!name || PyList_Append(names, name))
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+static PyMethodDef methods[] = {
+    {"predict", engine_predict_method, METH_O, NULL},
+    {"outputs", engine_outputs_method, METH_O, NULL},
+    {"kernels", engine_kernels_method, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Runs one program."},
+    {Py_tp_init, engine_init},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {"policypress.runtime.engine.Engine", sizeof(Engine), 0, Py_TPFLAGS_DEFAULT, slots};
+
+static int execute(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&spec);
+    PyObject *sizes = Py_BuildValue("(nnnn)", (Py_ssize_t)sizeof(engine_step), (Py_ssize_t)sizeof(engine_input),
+                                    (Py_ssize_t)sizeof(engine_output), (Py_ssize_t)sizeof(engine_network));
+    int failed = !type || !sizes || PyModule_AddObjectRef(module, "Engine", type) ||
+                 PyModule_AddObjectRef(module, "SIZES", sizes) ||
+                 PyModule_AddStringConstant(module, "KERNELS", engine_machine());
+    Py_XDECREF(type);
+    Py_XDECREF(sizes);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, execute}, {0, NULL}};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "engine", "The native engine.", 0, NULL, module_slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit_engine(void) {
+    import_array();
+    return PyModuleDef_Init(&definition);
+}
