@@ -352,7 +352,8 @@ def bench(
     batch: Annotated[int, typer.Option(help="Observations of a batch.")] = 256,
     seconds: Annotated[float, typer.Option(help="Length of the whole run.")] = 10.0,
     peers: Annotated[
-        str, typer.Option(help="all, or some of sb3,torch,torch-compile,ort,ort-int8-dynamic,ort-int8-qdq,litert,numpy.")
+        str,
+        typer.Option(help="all, or names with commas: sb3, torch, ort; a wrong one shows them all."),
     ] = "all",
     chart: Annotated[Path | None, typer.Option(help="Draw the comparison to this PNG.")] = None,
     seed: SeedOption = 1,

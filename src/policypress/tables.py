@@ -165,6 +165,9 @@ def contract_rows(policy: Policy) -> dict[str, str]:
     return rows
 
 
+_FEW_ROUNDS = 5
+
+
 def bench_table(report: BenchReport) -> Table:
     """Bytes, time of one action and of a batch, and how many times as long as the policy's, a section a network."""
     from policypress.measure.bench import duration, times_as_long
@@ -185,9 +188,9 @@ def bench_table(report: BenchReport) -> Table:
             f"{row.bytes:,}",
             duration(row.one.seconds),
             duration(row.one.p99),
-            times_as_long(row.ratio or 1.0),
+            times_as_long(row.ratio),
             duration(row.many.seconds),
-            times_as_long(row.batch_ratio or 1.0),
+            times_as_long(row.batch_ratio),
         ]
         table.add_row(*cells, *([f"{1e6 * row.joules:.3g} µJ" if row.joules is not None else ""] if joules else []))
     return table
@@ -203,40 +206,42 @@ def bench_notes(report: BenchReport) -> str:
             missing.setdefault(f"{row.title}: {row.reason}", []).append(row.network)
     policy = report.rows[0].one
     assert policy is not None
-    loops = f"in loops of {policy.calls_per_sample} calls" if policy.calls_per_sample > 1 else "call by call"
+    loops = f"in loops of {policy.calls_per_sample}" if policy.calls_per_sample > 1 else "one by one"
     timed = (
-        f"Times are medians of {len(policy.turns)} rounds in which all took turns, the policy's {loops}; "
-        "SB3's weights are random."
+        "times: how many times as long as the policy takes. "
+        f"Medians of {len(policy.turns)} round(s) in which all took turns, the policy's calls "
+        f"{loops}; 99 %: of all samples. SB3's weights are random."
     )
-    return "\n".join([*missing, timed, *lines(report.machine)])
+    if len(policy.turns) < _FEW_ROUNDS:
+        timed += " These are few rounds: give more --seconds."
+    return "\n".join([timed, *missing, *lines(report.machine)])
 
 
 def energy_table(report: BenchReport) -> Table:
     """Multiply-adds, bytes and modelled energy of one action, against the dense float32 network."""
     from policypress.measure.energy import SOURCE
 
-    table = _table("one action", "multiply-adds", "weights + indices", "arithmetic", "memory", "energy")
+    policy, dense = report.policy_counts, report.dense_counts
+    table = _table("energy", "mult-adds", "weights", "indices", "arithmetic", "memory", "in all")
+    unit, size = ("nJ", 1e3) if report.dense_energy.total < 1e7 else ("µJ", 1e6)
     for name, counts, energy in (
-        ("policy", report.policy_counts, report.policy_energy),
-        (f"{report.dense} float32", report.dense_counts, report.dense_energy),
+        ("policy", policy, report.policy_energy),
+        ("dense float32", dense, report.dense_energy),
     ):
+        picojoules = energy.arithmetic, energy.model_reads + energy.activations, energy.total
         table.add_row(
             name,
             f"{counts.macs:,}",
-            f"{counts.weight_bytes:,} + {counts.index_bytes:,} B",
-            _nanojoules(energy.arithmetic),
-            f"{_nanojoules(energy.model_reads + energy.activations)}\n{energy.model_memory}",
-            _nanojoules(energy.total),
+            f"{counts.weight_bytes:,} B",
+            f"{counts.index_bytes:,} B",
+            *(f"{value / size:,.1f} {unit}" for value in picojoules),
         )
     table.caption = (
-        f"{report.energy_ratio:,.1f} times less by the energies of {SOURCE}, of {report.policy_counts.dense_macs:,} "
-        f"multiply-adds in the policy's network {report.policy_counts.nonzero_macs:,} are nonzero; joules: {report.meter}"
+        f"{report.energy_ratio:,.1f} times less than {report.dense} in float32, counted with the energies of {SOURCE}; "
+        f"models in {report.policy_energy.model_memory} and {report.dense_energy.model_memory}. Of the policy's "
+        f"{policy.dense_macs:,} multiply-adds {policy.nonzero_macs:,} are nonzero. Joules: {report.meter}."
     )
     return table
-
-
-def _nanojoules(picojoules: float) -> str:
-    return f"{picojoules / 1e3:,.1f} nJ" if picojoules < 1e6 else f"{picojoules / 1e6:,.1f} µJ"
 
 
 def _table(*columns: str) -> Table:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,8 @@ class Row:
     bytes: int = 0
     one: Timing | None = None
     many: Timing | None = None
-    ratio: float | None = None
-    batch_ratio: float | None = None
+    ratio: float = 1.0
+    batch_ratio: float = 1.0
     joules: float | None = None
     reason: str = ""
 
@@ -159,7 +161,7 @@ def bench(policy: Policy, config: BenchConfig | None = None, clock: Clock = time
         if meter is not None:
             slice_seconds = config.seconds * _METER_SHARE / len(rows)
             rows = [_with_joules(row, entry, meter, slice_seconds) for row, entry in zip(rows, entries, strict=True)]
-    counts, dense_counts = count(policy), count(networks[0])
+    counts, dense_counts = count(policy), count(networks[0], dense=True)
     return BenchReport(
         rows=tuple(rows),
         batch=config.batch,
@@ -187,8 +189,9 @@ def measure(entries: list[Entry], seconds: float, clock: Clock = time.perf_count
         row = entry.row
         if id(entry) in pairs:
             one, many = pairs[id(entry)]
-            ratios = {"ratio": one.over(first_one), "batch_ratio": many.over(first_many)}
-            row = dataclasses.replace(row, one=one, many=many, **ratios)
+            row = dataclasses.replace(
+                row, one=one, many=many, ratio=one.over(first_one), batch_ratio=many.over(first_many)
+            )
         rows.append(row)
     return rows
 
@@ -247,43 +250,51 @@ def _one_thread() -> Iterator[None]:
 
 
 def plot(report: BenchReport, path: Path) -> None:
-    """Bars of the latency of one observation over the policy's, on a logarithmic axis, and of the model's bytes beside
-    them, as PNG at ``path``; needs Matplotlib."""
+    """Bars of the time of one action over the policy's, on a logarithmic axis, and of the model's bytes beside them,
+    a group for each network, as PNG at ``path``; needs Matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
-    rows = [row for row in report.rows if row.ratio is not None and row.one is not None]
-    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(row.network for row in rows[1:]))}
-    figure = Figure(figsize=(9, 1.6 + 0.36 * len(rows)), layout="constrained")
+    rows = [row for row in report.rows if row.one is not None]
+    networks = list(dict.fromkeys(row.network for row in rows[1:] if row.name not in OF_THE_PRESSED))
+    groups = ["policy" if row.name in ("policy", *OF_THE_PRESSED) else row.network for row in rows]
+    colors = {"policy": "black", **{name: f"C{index}" for index, name in enumerate(networks)}}
+    places = np.cumsum([0.0, *(1.0 if a == b else 1.5 for a, b in pairwise(groups))])
+    figure = Figure(figsize=(9, 1.7 + 0.34 * float(places[-1])), layout="constrained")
     times, sizes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    places = np.arange(len(rows))
-    tints = ["black", *(colors[row.network] for row in rows[1:])]
-    values = ([row.ratio or 1.0 for row in rows], [float(row.bytes) for row in rows])
-    labels = (
-        [f"{times_as_long(ratio)}  ({duration(row.one.seconds)})" for ratio, row in zip(values[0], rows) if row.one],
-        [f"{size:,.0f}" for size in values[1]],
-    )
-    for axis, lengths, texts in zip((times, sizes), values, labels, strict=True):
-        start = 10.0 ** np.floor(np.log10(min(lengths)) - 0.01)
-        axis.barh(places, [length - start for length in lengths], left=start, color=tints, height=0.7)
+    taken = [(row.ratio, f"{times_as_long(row.ratio)}  ({duration(row.one.seconds)})") for row in rows if row.one]
+    held = [(float(row.bytes), f"{row.bytes:,}") for row in rows]
+    for axis, bars, tick in ((times, taken, "{:,g}x".format), (sizes, held, size_in_words)):
+        lengths = [length for length, _ in bars]
+        start, end = min(lengths) / 2, max(lengths)
+        axis.barh(places, [length - start for length in lengths], left=start, color=[colors[g] for g in groups])
         axis.set_xscale("log")
-        axis.set_xlim(start, max(lengths) * (max(lengths) / start) ** 0.42)
-        for place, length, text in zip(places, lengths, texts, strict=True):
+        axis.set_xlim(start, end * (end / start) ** 0.4)  # room for the figures
+        axis.xaxis.set_major_formatter(partial(_tick, tick))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        for place, (length, text) in zip(places, bars, strict=True):
             axis.annotate(text, (length, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
         axis.grid(alpha=0.3, axis="x")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     times.set_yticks(places, [row.title for row in rows])
+    times.tick_params(axis="y", length=0)
+    sizes.tick_params(axis="y", length=0)
     times.invert_yaxis()
-    times.axvline(1, color="black", linewidth=0.8, linestyle=":")
-    times.set_xlabel("time of one action, policy = 1")
+    times.set_xlabel("time of one action; the policy's is 1")
     sizes.set_xlabel("bytes of the model")
-    handles = [times.barh([0], [0], color=color, label=f"on {name}") for name, color in colors.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"{report.rows[0].title} {report.rows[0].network}, on {report.machine['cpu']}", fontsize=11)
+    labels = {"policy": "the policy itself", **{name: f"peers on {name}" for name in networks}}
+    handles = [times.barh([places[0]], [0], color=colors[name], label=label) for name, label in labels.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(f"{report.rows[0].network}, {report.rows[0].title.partition(', ')[2]}: {report.machine['cpu']}")
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(picture, dpi=120, format="png")
     write(picture.getvalue(), path)
+
+
+def _tick(words: Callable[[float], str], value: float, _: object) -> str:
+    return words(value)
 
 
 def duration(seconds: float) -> str:
@@ -294,8 +305,14 @@ def duration(seconds: float) -> str:
     return f"{_digits(seconds)} s"
 
 
+def size_in_words(size: float) -> str:
+    """``size`` in bytes, kB or MB, in few digits."""
+    power = 0 if size < 1e3 else 1 if size < 1e6 else 2
+    return f"{size / 1e3**power:,g} {('B', 'kB', 'MB')[power]}"
+
+
 def times_as_long(ratio: float) -> str:
-    """``ratio`` as a number of times, with two or three digits."""
+    """``ratio`` as a number of times, in three digits."""
     return f"{_digits(ratio)}x"
 
 

@@ -104,9 +104,9 @@ class Energy:
         return {**dataclasses.asdict(self), "total": self.total}
 
 
-def count(policy: Policy) -> Counts:
-    """Operations and bytes of one action of ``policy``, in any numerics."""
-    counter = _Counter(policy)
+def count(policy: Policy, *, dense: bool = False) -> Counts:
+    """Operations and bytes of one action of ``policy``, in any numerics; ``dense``: zeros stored and multiplied too."""
+    counter = _Counter(policy, dense)
     counter.observation()
     shape = counter.ops(policy.ops, policy.observation.shape)
     counter.action(math.prod(shape))
@@ -134,7 +134,8 @@ def memory(size: int) -> tuple[str, float]:
 class _Counter:
     """Adds up the operations of a policy."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, dense: bool) -> None:
+        self._dense = dense
         self.found = dict.fromkeys((field.name for field in dataclasses.fields(Counts)), 0)
         self._policy, self._integer = policy, policy.input is not None
         self._tables: set[int] = set()
@@ -212,7 +213,7 @@ class _Counter:
         index = 1 if math.prod(layer.weight.shape[1:]) <= 256 else 2
         weights, nonzeros = layer.weight.size, layer.nonzeros
         indices = index * nonzeros + 2 * len(layer.weight)
-        sparse = value * nonzeros + indices < value * weights
+        sparse = not self._dense and value * nonzeros + indices < value * weights
         read = nonzeros if sparse else weights
         macs = read * positions
         self._add(

@@ -23,8 +23,10 @@ ROUNDS = 20
 """How many are aimed at; slow candidates get fewer, with one sample a turn."""
 _SLICE_LIMITS = 1e-3, 0.1
 _CALIBRATIONS = 5
-_SLOW_SECONDS = 0.02
-"""Calls that take longer are not repeated more often than has to be."""
+_LEAST_SAMPLES = 3
+_LONG_SECONDS = 0.01
+"""Calls that take longer need neither calibration nor warm-up."""
+_SLOW_SHARE = 0.02
 
 Clock = Callable[[], float]
 
@@ -58,28 +60,33 @@ class Timing:
         return statistics.median(self.turns)
 
     def over(self, other: Timing) -> float:
-        """How many times as long as ``other``: the median over rounds of the ratios within a round."""
-        return statistics.median(a / b for a, b in zip(self.turns, other.turns, strict=True))
+        """How many times as long as ``other``: the median over rounds that both have of the ratios within a round."""
+        return statistics.median(a / b for a, b in zip(self.turns, other.turns, strict=False))
 
 
 def interleave(candidates: Sequence[Candidate], seconds: float, clock: Clock = time.perf_counter) -> list[Timing]:
     """Timings of ``candidates``, which take turns (A B C A B C ...) until ``seconds`` have passed.
 
     ``seconds`` hold the calibration too; a round is not begun if the longest one so far would no longer fit, but the
-    first one always runs.
+    first one always runs. A candidate whose first call takes more than a fiftieth of them has no other one, unless it
+    is the first candidate.
     """
     started = clock()
     timers = [candidate.timer(clock) for candidate in candidates]
-    numbers = [_calls_per_sample(timer) for timer in timers]
+    first_calls = [timer.timeit(1) for timer in timers]  # they may build, compile or allocate
+    slow = [call > _SLOW_SHARE * seconds for call in first_calls]
+    slow[0] = False  # the others are compared with it
+    numbers = [1 if once else _calls_per_sample(timer) for timer, once in zip(timers, slow, strict=True)]
+    samples: list[list[float]] = [[call] if once else [] for call, once in zip(first_calls, slow, strict=True)]
+    turns: list[list[float]] = [list(once) for once in samples]
+    taking = [index for index, once in enumerate(slow) if not once]
     shortest, longest = _SLICE_LIMITS
-    slice_seconds = min(max(seconds / (ROUNDS * len(timers)), shortest), longest)
-    samples: list[list[float]] = [[] for _ in timers]
-    turns: list[list[float]] = [[] for _ in timers]
+    slice_seconds = min(max((seconds - (clock() - started)) / (ROUNDS * len(taking)), shortest), longest)
     longest_round, now = 0.0, clock()
     while not turns[0] or now - started + longest_round <= seconds:
         round_started = now
-        for index, (timer, number) in enumerate(zip(timers, numbers, strict=True)):
-            turn = _turn(timer, number, slice_seconds, clock)
+        for index in taking:
+            turn = _turn(timers[index], numbers[index], slice_seconds, clock)
             samples[index] += turn
             turns[index].append(statistics.median(turn))
         now = clock()
@@ -91,8 +98,7 @@ def interleave(candidates: Sequence[Candidate], seconds: float, clock: Clock = t
 
 
 def _calls_per_sample(timer: timeit.Timer) -> int:
-    timer.timeit(1)  # the first call may build, compile or allocate
-    if timer.timeit(1) > _SLOW_SECONDS:
+    if timer.timeit(1) > _LONG_SECONDS:
         return 1
     number = 1
     while min(timer.repeat(_CALIBRATIONS, number)) < SAMPLE_SECONDS:
@@ -101,9 +107,15 @@ def _calls_per_sample(timer: timeit.Timer) -> int:
 
 
 def _turn(timer: timeit.Timer, number: int, seconds: float, clock: Clock) -> list[float]:
-    """Seconds a call of every sample in a slice of the time. The first tenth of it only warms up, unless one sample
-    fills the slice."""
-    started, cold, warm = clock(), list[float](), list[float]()
-    while (elapsed := clock() - started) < seconds or not cold:
-        (warm if cold and elapsed >= seconds / 10 else cold).append(timer.timeit(number) / number)
-    return warm or cold
+    """Seconds a call of every sample in a slice of the time, _LEAST_SAMPLES at least; before them a tenth of the slice
+    is warm-up. A long call is timed once."""
+    first = timer.timeit(number) / number
+    if first > _LONG_SECONDS:
+        return [first]
+    started, found = clock(), list[float]()
+    while clock() - started < seconds / 10:
+        timer.timeit(number)
+    started = clock()
+    while len(found) < _LEAST_SAMPLES or clock() - started < seconds:
+        found.append(timer.timeit(number) / number)
+    return found

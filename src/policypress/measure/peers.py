@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -290,6 +291,12 @@ def torch_module(policy: Policy) -> Any:
     normalization = observation.normalization
 
     class Module(torch.nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+        low: torch.Tensor
+        high: torch.Tensor
+        span: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.network = torch.nn.Sequential(*_modules(policy.ops))
@@ -434,7 +441,7 @@ def onnx_model(policy: Policy) -> bytes:
                 axis=1,
                 keepdims=1,
             )
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in pairwise(edges)
         ]
         y = node("Concat", *groups, axis=1)
     else:
@@ -492,7 +499,8 @@ def _litert_model(policy: Policy) -> bytes:
     if not plain or len(observation.shape) != 1 or observation.normalization is not None:
         raise UnsupportedError("the LiteRT row is for plain networks of vectors without normalization.")
     outputs = len(policy.layers[-1].weight)
-    buffers, tensors, operators, codes = [schema.BufferT()], [], [], list[str]()
+    buffers, codes = [schema.BufferT()], list[str]()
+    tensors, operators = list[Any](), list[Any]()
 
     def tensor(shape: tuple[int, ...], values: NDArray[np.float32] | None = None) -> int:
         one = schema.TensorT()
@@ -567,5 +575,5 @@ def _action_space(policy: Policy) -> Any:
     if action.kind == "discrete":
         return spaces.Discrete(len(policy.layers[-1].weight))
     if action.kind == "multi-discrete":
-        return spaces.MultiDiscrete(action.nvec)
+        return spaces.MultiDiscrete(list(action.nvec))
     return spaces.Box(np.asarray(action.low), np.asarray(action.high), dtype=np.dtype(action.dtype).type)
