@@ -375,7 +375,10 @@ def bench(
     )
     if chart is not None:
         import matplotlib  # noqa: F401  (missing is better known before than after)
-    report = run(policypress.load(policy), config)
+    loaded = policypress.load(policy)
+    # No bar: a thread that draws would disturb what is timed.
+    _err.print(f"timing for about {seconds:g} s")
+    report = run(loaded, config)
     if chart is not None:
         plot(report, chart)
     if as_json:

@@ -37,7 +37,8 @@ class BenchConfig:
     """What ``bench`` measures.
 
     ``against``: hidden widths of the dense network; empty: the one that the policy's ``baseline_bytes`` tell.
-    ``batch``: observations of a batch. ``seconds``: of the whole run, but every candidate has at least one turn.
+    ``batch``: observations of a batch. ``seconds``: of the whole run, half of them at least for measuring, and every
+    candidate has at least one turn.
     ``peers``: names in ``peers.PEERS``; empty: all. ``seed``: of observations and random weights.
     """
 
@@ -156,7 +157,7 @@ def bench(policy: Policy, config: BenchConfig | None = None, clock: Clock = time
             meter: Meter | None = Meter()
         except UnsupportedError:
             meter = None
-        rest = config.seconds - (clock() - started)
+        rest = max(config.seconds - (clock() - started), config.seconds / 2)
         rows = measure(entries, rest if meter is None else rest * (1 - _METER_SHARE), clock)
         if meter is not None:
             slice_seconds = config.seconds * _METER_SHARE / len(rows)

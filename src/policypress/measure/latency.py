@@ -26,7 +26,9 @@ _CALIBRATIONS = 5
 _LEAST_SAMPLES = 3
 _LONG_SECONDS = 0.01
 """Calls that take longer need neither calibration nor warm-up."""
-_SLOW_SHARE = 0.02
+_SLOW_SHARE, _SLOW_SECONDS = 0.02, 0.2
+"""First calls that take longer than both are not repeated; shorter ones may have been slow only because they were
+first."""
 
 Clock = Callable[[], float]
 
@@ -68,13 +70,13 @@ def interleave(candidates: Sequence[Candidate], seconds: float, clock: Clock = t
     """Timings of ``candidates``, which take turns (A B C A B C ...) until ``seconds`` have passed.
 
     ``seconds`` hold the calibration too; a round is not begun if the longest one so far would no longer fit, but the
-    first one always runs. A candidate whose first call takes more than a fiftieth of them has no other one, unless it
-    is the first candidate.
+    first one always runs. A candidate whose first call takes more than a fiftieth of them, and more than 0.2 s, has no
+    other one, unless it is the first candidate.
     """
     started = clock()
     timers = [candidate.timer(clock) for candidate in candidates]
     first_calls = [timer.timeit(1) for timer in timers]  # they may build, compile or allocate
-    slow = [call > _SLOW_SHARE * seconds for call in first_calls]
+    slow = [call > max(_SLOW_SHARE * seconds, _SLOW_SECONDS) for call in first_calls]
     slow[0] = False  # the others are compared with it
     numbers = [1 if once else _calls_per_sample(timer) for timer, once in zip(timers, slow, strict=True)]
     samples: list[list[float]] = [[call] if once else [] for call, once in zip(first_calls, slow, strict=True)]

@@ -576,4 +576,5 @@ def _action_space(policy: Policy) -> Any:
         return spaces.Discrete(len(policy.layers[-1].weight))
     if action.kind == "multi-discrete":
         return spaces.MultiDiscrete(list(action.nvec))
-    return spaces.Box(np.asarray(action.low), np.asarray(action.high), dtype=np.dtype(action.dtype).type)
+    low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
+    return spaces.Box(low, high, dtype=low.dtype.type)
