@@ -81,7 +81,8 @@ class Footprint:
 class TargetReport:
     """A policy on a target.
 
-    ``observations`` were run and ``differing`` actions (sums, if ``integer_only``) are not the reference's, bit for bit.
+    ``observations`` were run and ``differing`` actions (sums, if ``integer_only``) are not the reference's, bit for
+    bit.
     ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action. ``instructions``:
     mean of an action; ``most_instructions``: of any, to within a tick of the timer (``tick_instructions``).
     ``loop_error``: what the count of a loop of known length was off by.
