@@ -207,6 +207,7 @@ def c_export_table(report: CExport) -> Table:
     table.add_row("constants in flash", "", f"{report.constant_bytes:,}")
     table.add_row("work memory in RAM", "", f"{report.work_bytes:,}")
     table.caption = f"{report.vectors} test vectors; {report.check}"
+    return table
 
 
 _FEW_ROUNDS = 5
