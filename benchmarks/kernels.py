@@ -59,9 +59,8 @@ def main() -> None:
         print(line)
     if engine.KERNELS != "avx512vbmi":
         raise SystemExit(f"This processor runs the kernels {engine.KERNELS}: there is no sparse one to compare.")
-    print(
-        "\n| policy | rows | sparsity | dense, µs | chosen, µs | dense / chosen | kernels |\n|---|---|---|---|---|---|---|"
-    )
+    print("\n| policy | rows | sparsity | dense, µs | chosen, µs | dense / chosen | kernels |")
+    print("|---|---|---|---|---|---|---|")
     cases = [(f"linear {a}x{b}", linear(a, b), rows) for a, b in ((64, 64), (256, 256)) for rows in (1, 48)]
     for name, make, rows in [*cases, ("linear 3136x512", linear(3136, 512), 1), ("Nature CNN", nature, 1)]:
         for sparsity in SPARSITIES:
