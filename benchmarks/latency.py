@@ -1,7 +1,8 @@
 """Time of one action and of a batch, against ONNX Runtime, Stable-Baselines3 and torch, and what must hold.
 
-Every policy has random weights and is timed in turns with its peers, which run the same network in float32 with its
-zeros, or quantized by ONNX Runtime. Ratios say how many times as long a peer takes; they come from one run on one core:
+Policies with random weights, then trained ones, are timed in turns with their peers, which run the same network in
+float32 with its zeros (of trained ones: the dense network that they were pressed from), or quantized by ONNX Runtime.
+Ratios say how many times as long a peer takes; they come from one run on one core:
 
     taskset -c 0 python benchmarks/latency.py
 """
@@ -13,10 +14,12 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from networks import Random
 
+import policypress as pp
 from policypress.measure.bench import BenchConfig, BenchReport, Row, bench, duration, times_as_long
 from policypress.measure.machine import lines, machine
 from policypress.policy.policy import Policy
@@ -37,10 +40,9 @@ class Case:
     over_ort: float = 0.0
     over_sb3: float = 0.0
     microseconds: float = 0.0
-    batch: bool = True
 
 
-def cases() -> Iterator[Case]:
+def cases(results: Path) -> Iterator[Case]:
     def name(sparsity: float) -> str:
         return f"{sparsity:.0%} sparse" if sparsity else "dense"
 
@@ -55,6 +57,9 @@ def cases() -> Iterator[Case]:
     yield Case("17-24-24-6 dense, integer", policy, microseconds=NARROW_MICROSECONDS)
     for sparsity, over_ort in ((0.0, 1.5), (0.9, 2.0)):
         yield Case(f"Nature CNN {name(sparsity)}, integer", Random(sparsity, "integer").nature(), over_ort)
+    for folder, over_ort, over_sb3 in (("cheetah-98", 10.0, 100.0), ("cheetah-90", 6.0, 0.0), ("climber-90", 2.0, 0.0)):
+        if (path := results / folder / "policy.policy").exists():
+            yield Case(f"trained, {folder}", pp.load(path), over_ort, over_sb3)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Bound:
 
 
 def bounds(case: Case, report: BenchReport) -> Iterator[Bound]:
-    rows = {row.name: row for row in report.rows if row.one is not None}
+    rows = first_rows(report)
 
     def at_least(what: str, ratio: float, least: float) -> Bound:
         return Bound(f"{case.name}: {what}", times_as_long(ratio), f">= {least:g}x", ratio >= least)
@@ -91,20 +96,25 @@ def bounds(case: Case, report: BenchReport) -> Iterator[Bound]:
         yield at_least(f"the faster ORT int8, {report.batch} at once", fastest, 1.0)
 
 
+def first_rows(report: BenchReport) -> dict[str, Row]:
+    """The policy and its peers on the dense network, not on the policy's own where units were left out of it."""
+    return {row.name: row for row in reversed(report.rows)}
+
+
 def _timing(row: Row) -> float:
     assert row.one is not None
     return row.one.seconds
 
 
 def cells(case: Case, report: BenchReport) -> list[str]:
-    rows = {row.name: row for row in report.rows}
+    rows = first_rows(report)
     policy = rows["policy"]
     assert policy.one is not None
     assert policy.many is not None
     found = [case.name, duration(policy.one.seconds), duration(policy.one.p99)]
-    found += [times_as_long(rows[name].ratio) if rows[name].one else "-" for name in PEERS]
+    found += [times_as_long(rows[name].ratio) for name in PEERS]
     found.append(duration(policy.many.seconds))
-    found += [times_as_long(rows[name].batch_ratio) if rows[name].one else "-" for name in PEERS]
+    found += [times_as_long(rows[name].batch_ratio) for name in PEERS]
     return [*found, str(len(policy.one.turns))]
 
 
@@ -112,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each policy with its peers")
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with trained policies")
     parser.add_argument("--only", default="", help="only policies whose name holds this text")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -125,7 +136,7 @@ def main() -> None:
     held: list[Bound] = []
     results: dict[str, Any] = {}
     config = BenchConfig(batch=arguments.batch, seconds=arguments.seconds, peers=PEERS, seed=arguments.seed)
-    for case in cases():
+    for case in cases(arguments.results):
         if arguments.only not in case.name:
             continue
         report = bench(case.policy, config)
