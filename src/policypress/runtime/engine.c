@@ -595,11 +595,6 @@ float engine_tanh(float x) {
     return from_bits(bits_of(result) | sign);
 }
 
-static void tanh_all(float *values, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        values[i] = engine_tanh(values[i]);
-}
-
 static uint32_t largest(const float *values, uint32_t n) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < n; i++)
@@ -624,8 +619,8 @@ static void act(const engine_output *out, const float *values, unsigned char *ac
     for (uint32_t i = 0; i < out->outputs; i++) {
         const float low = out->low[i], high = out->high[i];
         float y = values[i];
-        if (out->squash) { /* values are tanh already */
-            const float half = 0.5f * (y + 1.0f);
+        if (out->squash) {
+            const float half = 0.5f * (engine_tanh(y) + 1.0f);
             y = low + half * (high - low);
         } else {
             y = y > low ? y : low;
@@ -645,7 +640,9 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
     float *values = (float *)(void *)(work + out->target * rows);
     int finite = 1;
-    for (size_t r = 0; r < rows; r++) {
+    if (in->run && in->run(in, observations, rows, work + in->target * rows))
+        return ENGINE_NOT_FINITE;
+    for (size_t r = 0; !in->run && r < rows; r++) {
         const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
         unsigned char *to = work + in->target * rows + r * size;
         if (in->pixel_codes)
@@ -654,7 +651,9 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
             return ENGINE_NOT_FINITE;
     }
     engine_run(n, work, rows);
-    if (out->source_type == ENGINE_S32) {
+    if (out->to_values) {
+        out->to_values(out, (const int32_t *)(const void *)(work + out->source * rows), total, values);
+    } else if (out->source_type == ENGINE_S32) {
         const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
         for (size_t r = 0; r < total; r += out->outputs)
             for (size_t i = 0; i < out->outputs; i++)
@@ -666,12 +665,14 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
 }
 
 int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *work) {
-    float *values = (float *)(void *)((unsigned char *)work + n->output.target * rows);
+    const float *values = (const float *)(const void *)((unsigned char *)work + n->output.target * rows);
     const int status = to_outputs(n, observations, rows, work);
     if (status)
         return status;
-    if (n->output.squash)
-        (n->output.tanh ? n->output.tanh : tanh_all)(values, rows * n->output.outputs);
+    if (n->output.to_actions) {
+        n->output.to_actions(&n->output, values, rows, actions);
+        return ENGINE_OK;
+    }
     for (size_t r = 0; r < rows; r++)
         act(&n->output, values + r * n->output.outputs, (unsigned char *)actions + r * n->action_size);
     return ENGINE_OK;

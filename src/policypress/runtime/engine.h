@@ -101,7 +101,8 @@ enum engine_dtype {
 };
 
 /* Observation to the first tensor. */
-typedef struct {
+typedef struct engine_input engine_input;
+struct engine_input {
     uint8_t dtype;                    /* of observations */
     uint8_t image;                    /* divided by 255 */
     uint8_t target_type, target_zero;
@@ -115,12 +116,15 @@ typedef struct {
     const double *mean, *deviation;   /* or NULL */
     const float *inverse_scale;
     const uint8_t *codes;             /* of all 256 pixels */
-} engine_input;
+    int (*run)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
+    const void *prepared;             /* `run` is of this machine, or NULL */
+};
 
 enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE };
 
 /* The last tensor to the action. */
-typedef struct {
+typedef struct engine_output engine_output;
+struct engine_output {
     uint8_t kind, squash;
     uint8_t wide;                     /* box actions are float64 */
     uint8_t source_type, per_output;
@@ -129,8 +133,10 @@ typedef struct {
     int64_t start;
     const float *scale, *low, *high;
     const uint32_t *nvec;
-    void (*tanh)(float *values, size_t n); /* of this machine, or NULL */
-} engine_output;
+    void (*to_values)(const engine_output *out, const int32_t *sums, size_t total, float *values);
+    void (*to_actions)(const engine_output *out, const float *values, size_t rows, float *actions);
+    const void *prepared;             /* both are of this machine, or NULL */
+};
 
 typedef struct {
     const engine_step *steps;

@@ -7,7 +7,7 @@
 #define LANES 8
 #define ROWS 4
 #define GROUPS 2
-#define SPLIT 4
+#define SUMS 8
 #define REAL_ROWS 4
 #define REAL_GROUPS 2
 #define REAL_BLOCKS 4
@@ -46,9 +46,18 @@
 #define TO_REAL(x) _mm256_cvtepi32_ps(x)
 #define SUB_REAL(a, b) _mm256_sub_ps(a, b)
 #define DIVIDE_REAL(a, b) _mm256_div_ps(a, b)
+#define MAX_REAL(a, b) _mm256_max_ps(a, b)
+#define LOAD_WIDE(p) _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd((p) + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(p)))
+#define LOAD_SOME_WIDE(p, n) load_some_wide(p, n)
 #define MIN_REAL(a, b) _mm256_min_ps(a, b)
 #define SELECT_BELOW(a, b, x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ))
 #define POSITIVE(x) _mm256_max_ps(x, _mm256_setzero_ps())
+
+INLINE __attribute__((target("avx2"))) __m256 load_some_wide(const double *p, size_t n) {
+    double each[8] = {0};
+    memcpy(each, p, n * sizeof *each);
+    return LOAD_WIDE(each);
+}
 
 #define TARGET __attribute__((target("avx2,avxvnni")))
 #define NAME(x) x##_avxvnni
@@ -79,7 +88,9 @@ const kernels engine_avxvnni = {
     .dense = dense_avxvnni,
     .real = real_avxvnni,
     .add = add_avxvnni,
-    .tanh = tanh_avxvnni,
+    .observe = observe_avxvnni,
+    .scale = scale_avxvnni,
+    .squash = squash_avxvnni,
 };
 const kernels engine_avx2 = {
     .name = "avx2",
@@ -89,6 +100,8 @@ const kernels engine_avx2 = {
     .dense = dense_avx2,
     .real = real_avx2,
     .add = add_avx2,
-    .tanh = tanh_avx2,
+    .observe = observe_avx2,
+    .scale = scale_avx2,
+    .squash = squash_avx2,
 };
 #endif

@@ -9,7 +9,7 @@
 #define LANES 16
 #define ROWS 6
 #define GROUPS 4
-#define SPLIT 2
+#define SUMS 8
 #define REAL_ROWS 8
 #define REAL_GROUPS 2
 #define REAL_BLOCKS 4
@@ -33,8 +33,9 @@
 #define SET_REAL(x) _mm512_set1_ps(x)
 #define ADD_REAL(a, b) _mm512_add_ps(a, b)
 #define MULTIPLY_REAL(a, b) _mm512_mul_ps(a, b)
-#define LOAD_SOME(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
-#define STORE_SOME(p, n, x) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), x)
+#define FIRST(n) ((1u << (n)) - 1)
+#define LOAD_SOME(p, n) _mm512_maskz_loadu_ps((__mmask16)FIRST(n), p)
+#define STORE_SOME(p, n, x) _mm512_mask_storeu_ps(p, (__mmask16)FIRST(n), x)
 #define AND(a, b) _mm512_and_si512(a, b)
 #define AND_NOT(a, b) _mm512_andnot_si512(a, b)
 #define OR(a, b) _mm512_or_si512(a, b)
@@ -45,6 +46,12 @@
 #define TO_REAL(x) _mm512_cvtepi32_ps(x)
 #define SUB_REAL(a, b) _mm512_sub_ps(a, b)
 #define DIVIDE_REAL(a, b) _mm512_div_ps(a, b)
+#define MAX_REAL(a, b) _mm512_max_ps(a, b)
+#define LOAD_WIDE(p) NARROW(_mm512_cvtpd_ps(_mm512_loadu_pd(p)), _mm512_cvtpd_ps(_mm512_loadu_pd((p) + 8)))
+#define LOAD_SOME_WIDE(p, n) \
+    NARROW(_mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)FIRST(n), p)), \
+           _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)(FIRST(n) >> 8), (p) + 8)))
+#define NARROW(a, b) _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1)
 #define MIN_REAL(a, b) _mm512_min_ps(a, b)
 #define SELECT_BELOW(a, b, x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x)
 #define POSITIVE(x) _mm512_max_ps(x, _mm512_setzero_ps()) /* 0 for NaN and -0, as in engine.c */
@@ -121,7 +128,9 @@ const kernels engine_avx512 = {
     .dense = dense_avx512,
     .real = real_avx512,
     .add = add_avx512,
-    .tanh = tanh_avx512,
+    .observe = observe_avx512,
+    .scale = scale_avx512,
+    .squash = squash_avx512,
 };
 const kernels engine_avx512vbmi = {
     .name = "avx512vbmi",
@@ -134,6 +143,8 @@ const kernels engine_avx512vbmi = {
     .window_cost = 40,
     .real = real_avx512,
     .add = add_avx512,
-    .tanh = tanh_avx512,
+    .observe = observe_avx512,
+    .scale = scale_avx512,
+    .squash = squash_avx512,
 };
 #endif

@@ -42,7 +42,9 @@ typedef struct {
     const char *name;
     uint32_t lanes, groups, real_groups; /* of a vector; of a block, most of them */
     engine_kernel dense, sparse, real, add;
-    void (*tanh)(float *values, size_t n);
+    int (*observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
+    void (*scale)(const engine_output *out, const int32_t *sums, size_t total, float *values);
+    void (*squash)(const engine_output *out, const float *values, size_t rows, float *actions);
     /* Of a sparse step, and of copying a window, in products of a vector of bytes (benchmarks/kernels.py). */
     uint32_t step_cost, window_cost;
 } kernels;

@@ -285,13 +285,48 @@ static engine_kernel prepare_add(engine_native *native, const kernels *k, const 
     return k->add;
 }
 
+/* ---- both ends ---- */
+
+/* `n` values, or one for all, over and over for `n` vectors. */
+static float *repeated(engine_native *native, const float *values, int many, uint32_t n, uint32_t lanes, float *at) {
+    if (!at)
+        at = take(native, (size_t)n * lanes * sizeof *at);
+    for (size_t i = 0; at && i < (size_t)n * lanes; i++)
+        at[i] = values[many ? i % n : 0];
+    return at;
+}
+
+static void prepare_ends(engine_native *native, const kernels *k, engine_network *network) {
+    engine_input *in = &network->input;
+    engine_output *out = &network->output;
+    if ((in->dtype == ENGINE_FLOAT32 || in->dtype == ENGINE_FLOAT64) && !in->mean && in->target_type == ENGINE_U8 &&
+        in->channels == 1) {
+        in->prepared = repeated(native, in->inverse_scale, in->per_feature, in->size, k->lanes, NULL);
+        in->run = in->prepared ? k->observe : NULL;
+    }
+    if (out->source_type == ENGINE_S32 && !out->per_output)
+        out->to_values = k->scale;
+    if (out->kind == ENGINE_BOX && out->squash && !out->wide) {
+        const size_t period = (size_t)out->outputs * k->lanes;
+        float *bounds = take(native, 2 * period * sizeof *bounds);
+        if (!bounds)
+            return;
+        repeated(native, out->low, 1, out->outputs, k->lanes, bounds);
+        repeated(native, out->high, 1, out->outputs, k->lanes, bounds + period);
+        for (size_t i = 0; i < period; i++)
+            bounds[period + i] -= bounds[i];
+        out->prepared = bounds;
+        out->to_actions = k->squash;
+    }
+}
+
 /* ---- all steps ---- */
 
 engine_native *engine_prepare(engine_network *network, const void *const *weights) {
     engine_native *native = calloc(1, sizeof *native);
     const kernels *k = found_kernels();
-    if (k)
-        network->output.tanh = k->tanh;
+    if (native && k)
+        prepare_ends(native, k, network);
     for (size_t i = 0; native && k && i < network->step_count; i++) {
         engine_step *s = (engine_step *)&network->steps[i];
         prepared *p = take(native, sizeof *p);

@@ -3,8 +3,8 @@
  *   NAME(x)              the name of x for this set
  *   TARGET               the attribute that lets a function use it
  *   LANES                32-bit lanes of a vector; INTS and FLOATS, the vectors
- *   ROWS, GROUPS, SPLIT  positions, and groups of outputs, whose sums are held in registers together; and in how many
- *                        parts those of a single position are
+ *   ROWS, GROUPS         positions, and groups of outputs, whose sums are held in registers together
+ *   SUMS                 sums that keep the multipliers busy: those of a single position are split into as many
  *   REAL_ROWS, REAL_GROUPS, REAL_BLOCKS  the same for float layers, whose sums cannot be split: a single position does
  *                        several blocks together
  *   and the operations used below.
@@ -59,7 +59,7 @@ INLINE TARGET void NAME(dense_tile)(const engine_step *s, const prepared *p, con
     const int8_t *weight = (const int8_t *)p->weight + (size_t)g * p->inputs * LANES * 4;
     const uint32_t *place = p->places;
     int32_t kept[ROWS * GROUPS][LANES];
-    INTS sums[ROWS * SPLIT][GROUPS];
+    INTS sums[ROWS > SUMS ? ROWS : SUMS][GROUPS];
     uint32_t q = p->inputs;
     UNROLL
     for (unsigned r = 0; r < rows * split; r++)
@@ -129,11 +129,11 @@ static TARGET void NAME(dense)(const engine_step *s, unsigned char *work, size_t
             } else
                 for (unsigned r = 0; r < count; r++)
                     if (width == GROUPS)
-                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, GROUPS, SPLIT);
+                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, GROUPS, SUMS / GROUPS);
                     else if (width == 2)
-                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, 2, SPLIT);
+                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, 2, SUMS / 2);
                     else
-                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, 1, SPLIT);
+                        NAME(dense_tile)(s, p, x + r, all.target, at + r, g, alone, 1, 1, SUMS);
     }
 }
 
@@ -314,14 +314,66 @@ static TARGET void NAME(add)(const engine_step *s, unsigned char *work, size_t r
     }
 }
 
-/* engine_tanh of finite values, both of its branches for all of them. */
-static TARGET void NAME(tanh)(float *values, size_t n) {
+/* ---- both ends ---- */
+
+/* Float observations to bytes, without what normalization would need: rows follow one another on both sides. */
+INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *observations, size_t total,
+                                       unsigned char *target, const int wide) {
+    const float *scale = in->prepared, *const end = scale + (size_t)in->size * LANES;
+    const FLOATS low = SET_REAL((float)in->low), high = SET_REAL((float)in->high), half = SET_REAL(12582912.0f);
+    const INTS zero = SET(in->target_zero), magnitude = SET(0x7FFFFFFF);
+    INTS most = SET(0);
+    int32_t each[LANES];
+    for (size_t i = 0; i < total; i += LANES) {
+        const size_t left = total - i;
+        FLOATS x, y;
+        if (wide)
+            x = left < LANES ? LOAD_SOME_WIDE((const double *)observations + i, left)
+                             : LOAD_WIDE((const double *)observations + i);
+        else
+            x = left < LANES ? LOAD_SOME((const float *)observations + i, left)
+                             : LOAD_REAL((const float *)observations + i);
+        most = MAX(most, AND(BITS(x), magnitude));
+        y = MIN_REAL(MAX_REAL(MULTIPLY_REAL(x, LOAD_REAL(scale)), low), high);
+        y = SUB_REAL(ADD_REAL(y, half), half);
+        NAME(store_bytes)(target + i, ADD(WHOLE(y), zero), left < LANES ? (uint32_t)left : LANES, 1);
+        scale += LANES;
+        if (scale == end)
+            scale = in->prepared;
+    }
+    STORE(each, most);
+    for (unsigned j = 0; j < LANES; j++)
+        if (each[j] >= 0x7F800000)
+            return ENGINE_NOT_FINITE;
+    return ENGINE_OK;
+}
+
+static TARGET int NAME(observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target) {
+    if (in->dtype == ENGINE_FLOAT64)
+        return NAME(observe_values)(in, observations, rows * in->size, target, 1);
+    return NAME(observe_values)(in, observations, rows * in->size, target, 0);
+}
+
+/* Sums of an integer network to outputs, for one scale. */
+static TARGET void NAME(scale)(const engine_output *out, const int32_t *sums, size_t total, float *values) {
+    const FLOATS scale = SET_REAL(out->scale[0]);
+    size_t i = 0;
+    for (; i + LANES <= total; i += LANES)
+        STORE_REAL(values + i, MULTIPLY_REAL(TO_REAL(LOAD(sums + i)), scale));
+    if (i < total)
+        STORE_SOME(values + i, total - i, MULTIPLY_REAL(TO_REAL(LOAD(sums + i)), scale));
+}
+
+/* Squashed actions: low + 0.5 * (tanh + 1) * (high - low), engine_tanh by both of its branches for all values. */
+static TARGET void NAME(squash)(const engine_output *out, const float *values, size_t rows, float *actions) {
     const INTS sign = SET(INT32_MIN);
-    for (size_t i = 0; i < n; i += LANES) {
-        const size_t left = n - i < LANES ? n - i : LANES;
+    const size_t total = rows * out->outputs, period = (size_t)out->outputs * LANES;
+    const float *bound = out->prepared, *const end = bound + period;
+    for (size_t i = 0; i < total; i += LANES) {
+        const size_t left = total - i;
         FLOATS x, a, z, p, y, t, s, q, e, large;
         INTS whole;
-        x = LOAD_SOME(values + i, left);
+        x = left < LANES ? LOAD_SOME(values + i, left) : LOAD_REAL(values + i);
         a = MIN_REAL(REAL(AND_NOT(sign, BITS(x))), SET_REAL(10.0f));
         z = MULTIPLY_REAL(a, a);
         p = SET_REAL(-0x1.76abf6p-8f);
@@ -343,6 +395,15 @@ static TARGET void NAME(tanh)(float *values, size_t n) {
         e = MULTIPLY_REAL(e, REAL(SHIFT_LEFT(SUB(SET(127), whole), 23)));
         large = SUB_REAL(SET_REAL(1.0f), DIVIDE_REAL(ADD_REAL(e, e), ADD_REAL(SET_REAL(1.0f), e)));
         p = SELECT_BELOW(a, SET_REAL(0.625f), p, large);
-        STORE_SOME(values + i, left, REAL(OR(BITS(p), AND(sign, BITS(x)))));
+        p = REAL(OR(BITS(p), AND(sign, BITS(x))));
+        p = MULTIPLY_REAL(SET_REAL(0.5f), ADD_REAL(p, SET_REAL(1.0f)));
+        p = ADD_REAL(LOAD_REAL(bound), MULTIPLY_REAL(p, LOAD_REAL(bound + period)));
+        if (left < LANES)
+            STORE_SOME(actions + i, left, p);
+        else
+            STORE_REAL(actions + i, p);
+        bound += LANES;
+        if (bound == end)
+            bound = out->prepared;
     }
 }

@@ -42,7 +42,7 @@ class Input(ctypes.Structure):
         ("target size channels pixels", c_uint32),
         ("low high", c_int32),
         ("clip", c_double),
-        ("mean deviation inverse_scale codes", c_void_p),
+        ("mean deviation inverse_scale codes run prepared", c_void_p),
     )
 
 
@@ -53,7 +53,7 @@ class Output(ctypes.Structure):
         ("kind squash wide source_type per_output", c_uint8),
         ("source target outputs groups", c_uint32),
         ("start", c_int64),
-        ("scale low high nvec tanh", c_void_p),
+        ("scale low high nvec to_values to_actions prepared", c_void_p),
     )
 
 
