@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from policy.policies import NUMERICS, Builder, make_observations, make_policy
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import c
-from policypress.export.c import CExportConfig, export_c, identifier
+from policypress.export import c, identifier
+from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import reference
 from policypress.policy.artifact import load

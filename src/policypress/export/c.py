@@ -20,7 +20,7 @@ import numpy as np
 
 import policypress
 from policypress.errors import ConfigError, ExportError, UnsupportedError
-from policypress.export import c_source
+from policypress.export import c_source, identifier
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
@@ -28,7 +28,7 @@ from policypress.policy.policy import Layer, Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
 
-__all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c", "identifier"]
+__all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c"]
 
 Weights = Literal["auto", "dense", "packed", "sparse"]
 WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse")
@@ -111,6 +111,19 @@ class CExport:
         """The report as JSON values."""
         return {**dataclasses.asdict(self), "constant_bytes": self.constant_bytes}
 
+    def rows(self) -> dict[str, str]:
+        """What people read of it."""
+        layers = {
+            f"{number} {layer.name}": f"{layer.form} weights, {layer.weight_bytes:,} bytes"
+            for number, layer in enumerate(self.layers, 1)
+        }
+        return layers | {
+            "constants": f"{self.constant_bytes:,} bytes of flash beside code: {self.array_bytes:,} in arrays, "
+            f"{self.structure_bytes:,} in structures",
+            "work memory": f"{self.work_bytes:,} bytes of RAM",
+            "check": f"{self.vectors} test vectors; {self.check}",
+        }
+
 
 def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = None) -> CExport:
     """Write ``policy`` as C99 to ``folder``, at once or not at all, after its self test passed.
@@ -137,12 +150,6 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     except OSError as error:
         raise ExportError(f"Cannot write {target}: {error.strerror}.") from error
     return report
-
-
-def identifier(stem: str) -> str:
-    """A C identifier made of a file's name."""
-    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() != "engine" else f"policy_{text}".rstrip("_")
 
 
 def choose(weights: Weights) -> lower.Choice:
