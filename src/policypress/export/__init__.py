@@ -67,4 +67,4 @@ def export(policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
 def identifier(stem: str) -> str:
     """A C identifier made of a file's name."""
     text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() != "engine" else f"policy_{text}".rstrip("_")
+    return text if text and text.lower() not in ("engine", "payload", "coder") else f"policy_{text}".rstrip("_")
