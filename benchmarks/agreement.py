@@ -142,7 +142,7 @@ class Comparison:
         from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
         from policypress.policy import reference
 
-        weights = WEIGHTS[seed % len(WEIGHTS)] if policy.input is not None else "auto"
+        weights = WEIGHTS[seed // 10 % len(WEIGHTS)] if policy.input is not None else "auto"
         if not len(observations):
             return
         with tempfile.TemporaryDirectory() as place:

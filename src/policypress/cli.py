@@ -408,11 +408,20 @@ def pack(
 @app.command()
 def export(
     policy: Annotated[Path, typer.Argument(help="A .policy file.")],
-    to: Annotated[str, typer.Option(help="Format: onnx.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    to: Annotated[str, typer.Option(help="Format: c or onnx.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
     style: Annotated[
         str | None,
         typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file.")
+    ] = None,
+    integer_only: Annotated[
+        bool | None, typer.Option("--integer-only", help="Of c: codes in, sums out, no float operation.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of c: auto, dense, packed, sparse or payload. Default: auto, the fewest bytes.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random observations that it is checked with.")] = 0,
     as_json: JsonOption = False,
@@ -420,9 +429,13 @@ def export(
     """Write a policy in another format, after checking that it answers as the policy does."""
     import policypress
     from policypress.export import export as run
+    from policypress.export import identifier
     from policypress.tables import export_table
 
-    report = run(policypress.load(policy), out, to, **_given(style=style, seed=seed))
+    options = _given(style=style, name=name, integer_only=integer_only, weights=weights, seed=seed)
+    if to == "c":
+        options.setdefault("name", identifier(policy.stem))
+    report = run(policypress.load(policy), out, to, **options)
     if as_json:
         _out.print_json(json.dumps(report.as_dict()))
     else:

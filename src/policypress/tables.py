@@ -13,7 +13,6 @@ from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
     from policypress.export import Report
-    from policypress.export.c import CExport
     from policypress.export.verify import Verification
     from policypress.measure.bench import BenchReport
     from policypress.measure.size import SizeReport
@@ -193,20 +192,6 @@ def _rows(rows: Mapping[str, str]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, value)
-    return table
-
-
-def c_export_table(report: CExport) -> Table:
-    """Form and bytes of every layer's weights, and what the export takes in flash and RAM."""
-    table = _table("layer", "weights", "bytes")
-    for layer in report.layers:
-        table.add_row(layer.name, layer.form, f"{layer.weight_bytes:,}")
-    table.add_section()
-    table.add_row("all constant arrays", "", f"{report.array_bytes:,}")
-    table.add_row("constant structures (4-byte pointers)", "", f"{report.structure_bytes:,}")
-    table.add_row("constants in flash", "", f"{report.constant_bytes:,}")
-    table.add_row("work memory in RAM", "", f"{report.work_bytes:,}")
-    table.caption = f"{report.vectors} test vectors; {report.check}"
     return table
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from policy.policies import NUMERICS, Builder, make_observations, make_policy
+from policy.random_policies import random_policy
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import c
-from policypress.export.c import CExportConfig, export_c, identifier
+from policypress.export import c, identifier
+from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import reference
 from policypress.policy.artifact import load
@@ -118,8 +119,9 @@ def test_all_forms_of_weights_agree(weights, tmp_path):
     assert report.check.startswith("self test passed")
     forms = {layer.form for layer in report.layers}
     assert forms == {weights} if weights != "auto" else forms
-    fewest = export_c(policy, tmp_path / "auto", UNCHECKED).array_bytes
-    assert fewest <= report.array_bytes
+    if weights != "payload":
+        assert export_c(policy, tmp_path / "auto", UNCHECKED).array_bytes <= report.array_bytes
+    assert (report.unpacked_bytes > 0) == (weights == "payload")
 
 
 @pytest.mark.parametrize(("bits", "density", "form"), [(8, 1, "dense"), (8, 0.05, "sparse"), (3, 1, "packed")])
@@ -134,13 +136,37 @@ def test_auto_takes_the_fewest_bytes(bits, density, form, tmp_path):
         InputQuantization(np.ones(1, np.float32), -127, 127, 8),
         baseline_bytes=1,
     )
-    sizes = {w: export_c(policy, tmp_path / w, dataclasses.replace(UNCHECKED, weights=w)).layers for w in c.WEIGHTS}
+    forms = ("auto", "dense", "packed", "sparse")
+    sizes = {w: export_c(policy, tmp_path / w, dataclasses.replace(UNCHECKED, weights=w)).layers for w in forms}
     auto = sizes["auto"][0]
     assert auto.form == form
     assert auto.weight_bytes == min(layers[0].weight_bytes for layers in sizes.values())
     program = lower.lower(policy, c.choose("auto"))
     step = program.steps[0]
     assert auto.weight_bytes == step["weight"].nbytes + (step["counts"].nbytes if form == "sparse" else 0)
+
+
+@needs_cc
+def test_payloads_of_random_policies_unpack(tmp_path):
+    for seed in (4, 19, 26):  # residual blocks inside one another, scales for all and for each output
+        policy = random_policy(seed, "integer")
+        settings = CExportConfig("net", weights="payload", integer_only=seed % 2 == 0)
+        assert export_c(policy, tmp_path / "out", settings).check.startswith("self test passed")
+
+
+@needs_cc
+def test_a_damaged_payload_is_refused(tmp_path):
+    policy = make_policy("integer", "image")
+    report = export_c(policy, tmp_path / "out", CExportConfig("net", weights="payload"))
+    dense = export_c(policy, tmp_path / "dense", dataclasses.replace(UNCHECKED, weights="dense"))
+    assert report.array_bytes < dense.array_bytes
+    source = tmp_path / "out/net.c"
+    text = source.read_text()
+    start = text.index("payload[") + 10
+    end = text.index("};", start)
+    source.write_text(text[:start] + text[start:end].replace("1", "7").replace("277", "77") + text[end:])
+    with pytest.raises(ExportError):
+        check_folder(tmp_path / "out", ["cc"])
 
 
 @needs_cc
@@ -208,7 +234,7 @@ def test_a_folder_of_others_stays_untouched(tmp_path):
         export_c(policy, tmp_path / "strange", UNCHECKED)
 
 
-@pytest.mark.parametrize("name", ["", "1net", "my net", "net-1", "_net", "Engine", "x" * 64, "é"])
+@pytest.mark.parametrize("name", ["", "1net", "my net", "net-1", "_net", "Engine", "payload", "x" * 64, "é"])
 def test_names_are_validated(name):
     with pytest.raises(ConfigError, match=r"^name=.*\.$"):
         CExportConfig(name)

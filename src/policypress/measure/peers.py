@@ -240,6 +240,13 @@ def numpy_reference(task: Task) -> Peer:
     return Peer(payload_size(policy), lambda observation: many(observation)[0], many)
 
 
+def ort_exported(task: Task) -> Peer:
+    """What ``policypress export --to onnx`` writes, in ONNX Runtime."""
+    from policypress.export.onnx import encode_onnx
+
+    return _ort_peer(encode_onnx(task.pressed))
+
+
 PEERS: Mapping[str, Callable[[Task], Peer]] = MappingProxyType(
     {
         "sb3": stable_baselines3,
@@ -249,6 +256,7 @@ PEERS: Mapping[str, Callable[[Task], Peer]] = MappingProxyType(
         "ort-int8-dynamic": ort_int8_dynamic,
         "ort-int8-qdq": ort_int8_qdq,
         "litert": litert,
+        "ort-exported": ort_exported,
         "numpy": numpy_reference,
     }
 )
@@ -263,11 +271,12 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "ort-int8-dynamic": "ORT int8 dynamic",
         "ort-int8-qdq": "ORT int8 QDQ",
         "litert": "LiteRT float32",
+        "ort-exported": "ORT, exported",
         "numpy": "NumPy reference",
     }
 )
 
-OF_THE_PRESSED = frozenset({"numpy"})
+OF_THE_PRESSED = frozenset({"ort-exported", "numpy"})
 """Peers that run the pressed policy; all others run a dense network."""
 
 
