@@ -54,9 +54,7 @@ TARGETS = {
     for target in (
         Target("cortex-m0", "microbit", 16_000_000, ("-mcpu=cortex-m0", "-mfloat-abi=soft")),
         Target("cortex-m3", "mps2-an385", 25_000_000, ("-mcpu=cortex-m3", "-mfloat-abi=soft")),
-        Target(
-            "cortex-m4", "mps2-an386", 25_000_000, ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
-        ),
+        Target("cortex-m4", "mps2-an386", 25_000_000, ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")),
     )
 }
 
@@ -83,10 +81,10 @@ class Footprint:
 class TargetReport:
     """A policy on a target.
 
-    ``observations`` were run and ``differing`` actions (sums, if ``integer_only``) are not the reference's, bit for bit.
-    ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action. ``instructions``:
-    mean of an action; ``most_instructions``: of any, to within a tick of the timer (``tick_instructions``).
-    ``loop_error``: what the count of a loop of known length was off by.
+    ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit for
+    bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action.
+    ``instructions``: mean of an action; ``most_instructions``: of any, to within a tick of the timer
+    (``tick_instructions``). ``loop_error``: what the count of a loop of known length was off by.
     """
 
     target: str
@@ -115,8 +113,11 @@ class TargetReport:
 
 
 def missing_tools() -> tuple[str, ...]:
-    """Programs that are not installed of those that ``measure_on_target`` runs."""
-    return tuple(tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None)
+    """What is not installed of what ``measure_on_target`` runs: programs, or "newlib", the compiler's C library."""
+    missing = tuple(tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None)
+    if COMPILER not in missing and _run([COMPILER, "-print-file-name=nano.specs"], Path(), "fails") == "nano.specs\n":
+        missing += ("newlib",)
+    return missing
 
 
 def measure_on_target(
