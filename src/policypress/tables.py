@@ -186,6 +186,8 @@ def target_table(reports: Sequence[TargetReport]) -> Table:
     table.add_section()
     row("instructions an action", lambda r: r.instructions)
     row("  at most", lambda r: r.most_instructions)
+    if any(report.start_instructions > 2 * report.tick_instructions for report in reports):
+        row("  once, at the start", lambda r: r.start_instructions)
     machines = ", ".join(dict.fromkeys(report.machine for report in reports))
     emulator = reports[0].emulator.split(" (")[0]
     table.caption = f"{reports[0].compiler}\n{emulator}: {machines}\ninstructions are not cycles"

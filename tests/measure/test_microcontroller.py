@@ -156,7 +156,7 @@ Linker script and memory map
 def test_the_table_fits_a_terminal() -> None:
     report = TargetReport(
         "cortex-m0", "microbit", "arm-none-eabi-gcc (15:12.2.rel1-1) 12.2.1 20221205", "QEMU emulator version 7.2.22",
-        "-O2", False, 1000, 0, Footprint(1, 2, 3, 4), 5, 6, 7.0, 8.0, 62.5, 0.0,
+        "-O2", False, 1000, 0, Footprint(1, 2, 3, 4), 5, 6, 7.0, 8.0, 0.0, 62.5, 0.0,
     )  # fmt: skip
     from rich.console import Console
 
