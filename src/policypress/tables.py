@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from policypress.export import Report
     from policypress.export.verify import Verification
     from policypress.measure.bench import BenchReport
+    from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
     from policypress.rl.search import Candidate
@@ -271,6 +272,35 @@ def energy_table(report: BenchReport) -> Table:
         f"models in {report.policy_energy.model_memory} and {report.dense_energy.model_memory}. Of the policy's "
         f"{policy.dense_macs:,} multiply-adds {policy.nonzero_macs:,} are nonzero. Joules: {report.meter}."
     )
+    return table
+
+
+def target_table(reports: Sequence[TargetReport]) -> Table:
+    """What one policy takes on each target, and how many of its actions are not the reference's."""
+    table = _table("", *(report.target for report in reports))
+
+    def row(label: str, value: Callable[[TargetReport], float]) -> None:
+        table.add_row(label, *(f"{value(report):,.0f}" for report in reports))
+
+    row("observations run", lambda r: r.observations)
+    row("answers that differ from the reference", lambda r: r.differing)
+    table.add_section()
+    row("flash, bytes", lambda r: r.footprint.flash)
+    row("  constants of the policy", lambda r: r.footprint.constants)
+    row("  engine", lambda r: r.footprint.code)
+    row("  libraries", lambda r: r.footprint.library)
+    row("RAM, bytes", lambda r: r.ram)
+    row("  work memory and other static data", lambda r: r.footprint.data)
+    row("  stack", lambda r: r.stack)
+    row("  an observation and its answer", lambda r: r.buffers)
+    table.add_section()
+    row("instructions an action", lambda r: r.instructions)
+    row("  at most", lambda r: r.most_instructions)
+    if any(report.start_instructions > 2 * report.tick_instructions for report in reports):
+        row("  once, at the start", lambda r: r.start_instructions)
+    machines = ", ".join(dict.fromkeys(report.machine for report in reports))
+    emulator = reports[0].emulator.split(" (")[0]
+    table.caption = f"{reports[0].compiler}\n{emulator}: {machines}\ninstructions are not cycles"
     return table
 
 

@@ -35,7 +35,7 @@ EMPTY_INSTRUCTIONS, LOOP_INSTRUCTIONS = 2, 2003
 """What the firmware's empty function takes, and its loop of known length."""
 
 _STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-ffp-contract=off")
-_MEASURED = struct.Struct("<QIIQIIQIIII")  # struct measured of firmware/main.c
+_MEASURED = struct.Struct("<QIIQIIQIIQIIII")  # struct measured of firmware/main.c
 _SECONDS = 900
 
 
@@ -81,11 +81,11 @@ class Footprint:
 class TargetReport:
     """A policy on a target.
 
-    ``observations`` were run and ``differing`` actions (sums, if ``integer_only``) are not the reference's, bit for
-    bit.
-    ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action. ``instructions``:
-    mean of an action; ``most_instructions``: of any, to within a tick of the timer (``tick_instructions``).
-    ``loop_error``: what the count of a loop of known length was off by.
+    ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit
+    for bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action.
+    ``instructions``: mean of an action; ``most_instructions``: of any, to within a tick of the timer
+    (``tick_instructions``); ``start_instructions``: once, before the first action. ``loop_error``: what the count of a
+    loop of known length was off by.
     """
 
     target: str
@@ -101,6 +101,7 @@ class TargetReport:
     buffers: int
     instructions: float
     most_instructions: float
+    start_instructions: float
     tick_instructions: float
     loop_error: float
 
@@ -114,8 +115,11 @@ class TargetReport:
 
 
 def missing_tools() -> tuple[str, ...]:
-    """Programs that are not installed of those that ``measure_on_target`` runs."""
-    return tuple(tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None)
+    """What is not installed of what ``measure_on_target`` runs: programs, or "newlib", the compiler's C library."""
+    missing = tuple(tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None)
+    if COMPILER not in missing and _run([COMPILER, "-print-file-name=nano.specs"], Path(), "fails") == "nano.specs\n":
+        missing += ("newlib",)
+    return missing
 
 
 def measure_on_target(
@@ -146,7 +150,7 @@ def measure_on_target(
         answers, counts = run_firmware(chosen, build, batch, expected.dtype, expected[0].size)
     different = answers.reshape(len(batch), -1).view(np.uint8) != _rows(expected).view(np.uint8)
     ticks = 1e9 / chosen.hz  # nanoseconds of virtual time, an instruction each
-    act, most, act_stack, nothing, _, nothing_stack, loop = counts[:7]
+    start, _, start_stack, act, most, act_stack, nothing, _, nothing_stack, loop = counts[:10]
     around = nothing * ticks / len(batch) - EMPTY_INSTRUCTIONS  # of the firmware, an action
     return TargetReport(
         target=chosen.name,
@@ -158,10 +162,11 @@ def measure_on_target(
         observations=len(batch),
         differing=int(different.any(axis=1).sum()),
         footprint=footprint,
-        stack=act_stack - nothing_stack,
+        stack=max(act_stack - nothing_stack, start_stack),
         buffers=batch[0].nbytes + expected[0].nbytes,
         instructions=act * ticks / len(batch) - around,
         most_instructions=most * ticks - around,
+        start_instructions=start * ticks,
         tick_instructions=ticks,
         loop_error=loop * ticks / len(batch) - around - LOOP_INSTRUCTIONS,
     )
@@ -191,18 +196,22 @@ def build_firmware(folder: Path, target: Target, build: Path, *, optimize: str =
     values = math.prod(facts["observation"]["shape"])
     answers = facts["outputs"] if integer else math.prod(facts["action"]["shape"])
     defines = [*facts["defines"], f"POLICY={name}", f"INTEGER_ONLY={int(integer)}"]
-    defines += [f"OBSERVATION_VALUES={values}", f"ACTION_VALUES={answers}"]
+    defines += [
+        f"OBSERVATION_VALUES={values}",
+        f"ACTION_VALUES={answers}",
+        f"POLICY_INIT={int(facts.get('init', False))}",
+    ]
     build.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
         compile_ = [COMPILER, *_STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
         compile_ += ["-ffunction-sections", "-fdata-sections", *(f"-D{define}" for define in defines)]
         compile_ += [f"-I{folder.resolve()}", f"-I{firmware}"]
         sources = {
-            "policy.o": folder.resolve() / f"{name}.c",
-            "engine.o": folder.resolve() / "engine.c",
-            "main.o": firmware / "main.c",
-            "startup.o": firmware / "startup.c",
+            Path(source).with_suffix(".o").name: folder.resolve() / source
+            for source in facts.get("sources", [f"{name}.c", "engine.c"])
         }
+        sources["policy.o"] = sources.pop(f"{name}.o")
+        sources |= {object_: firmware / f"{object_[:-2]}.c" for object_ in _FIRMWARE}
         for object_, source in sources.items():
             _run([*compile_, "-c", str(source), "-o", object_], build, "does not compile the exported C")
         link = [COMPILER, *target.flags, "-mthumb", "-nostartfiles", "--specs=nano.specs", *sources]
@@ -231,6 +240,7 @@ def run_firmware(
     return answers.reshape(len(observations), values), counts
 
 
+_FIRMWARE = ("main.o", "startup.o")
 _PLACED = re.compile(r"^ (\.\S+|COMMON)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)\s+(\S.*)$")
 
 
@@ -243,14 +253,14 @@ def footprint(linker_map: str) -> Footprint:
         if not found:
             continue
         section, size, source = found[1], int(found[3], 16), found[4]
-        if source in ("main.o", "startup.o") or not section.startswith((".text", ".rodata", ".data", ".bss", "COMMON")):
+        if source in _FIRMWARE or not section.startswith((".text", ".rodata", ".data", ".bss", "COMMON")):
             continue
         if section.startswith((".data", ".bss", "COMMON")):
             sizes["data"] += size
         if section.startswith((".bss", "COMMON")):
             continue
         constant = source == "policy.o" and not section.startswith(".text")
-        sizes["constants" if constant else "code" if source in ("policy.o", "engine.o") else "library"] += size
+        sizes["constants" if constant else "library" if "/" in source else "code"] += size
     return Footprint(**sizes)
 
 

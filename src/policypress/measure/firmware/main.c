@@ -23,6 +23,15 @@ typedef JOIN(POLICY, _action) action_t;
 #define act JOIN(POLICY, _predict)
 #endif
 
+/* What the export wants to be called once. */
+static int start(void) {
+#if POLICY_INIT
+    return JOIN(POLICY, _init)();
+#else
+    return 0;
+#endif
+}
+
 typedef int (*function)(const observation_t *observation, action_t *action);
 
 /* What one pass over all observations took. */
@@ -33,7 +42,7 @@ typedef struct {
 } cost;
 
 static struct measured {
-    cost act, nothing, loop;
+    cost start, act, nothing, loop;
     uint32_t count, status; /* observations with an action; what the function returned for the one after them */
 } measured;
 
@@ -59,13 +68,16 @@ __attribute__((naked)) static int loop(const observation_t *o, action_t *a) {
 #define PAINTED 8192u /* bytes of stack that are watched */
 extern unsigned char stack_limit[]; /* sections.ld: end of everything else in RAM */
 
-static uint32_t *stack_pointer(void) {
+/* Inlined, so that no frame of theirs is in the way. */
+#define INLINED static inline __attribute__((always_inline))
+
+INLINED uint32_t *stack_pointer(void) {
     uint32_t *at;
     __asm__ volatile("mov %0, sp" : "=r"(at));
     return at;
 }
 
-static uint32_t *watched(const uint32_t *top) {
+INLINED uint32_t *watched(const uint32_t *top) {
     const uint32_t room = (uint32_t)((uintptr_t)top - (uintptr_t)stack_limit);
     return (uint32_t *)((uintptr_t)top - (room < PAINTED ? room & ~3u : PAINTED));
 }
@@ -90,17 +102,38 @@ static __attribute__((noinline)) int pass(function f, int32_t observations, int3
     return 1;
 }
 
-/* The same with a painted stack. */
+INLINED void paint(uint32_t *from, const uint32_t *to) {
+    while (from < to)
+        *(volatile uint32_t *)from++ = PAINT;
+}
+
+/* Bytes below `top` from the lowest one written to. */
+INLINED uint32_t used(const uint32_t *from, const uint32_t *top) {
+    while (from < top && *(const volatile uint32_t *)from == PAINT)
+        from++;
+    return (uint32_t)((uintptr_t)top - (uintptr_t)from);
+}
+
+static __attribute__((noinline)) int measure_start(cost *taken) {
+    const uint32_t *top = stack_pointer();
+    uint32_t before;
+    int status;
+    paint(watched(top), top);
+    before = SYSTICK[2];
+    status = start();
+    taken->ticks = (before - SYSTICK[2]) & SYSTICK_MASK;
+    taken->stack = used(watched(top), top);
+    return status == 0;
+}
+
+/* A pass with a painted stack. */
 static __attribute__((noinline)) int measure(function f, int32_t observations, cost *taken) {
-    uint32_t *top = stack_pointer(), *at = watched(top);
-    for (volatile uint32_t *p = at; p < top; p++)
-        *p = PAINT;
-    if (!pass(f, observations, -1, taken))
-        return 0;
-    while (at < top && *(volatile uint32_t *)at == PAINT)
-        at++;
-    taken->stack = (uint32_t)((uintptr_t)top - (uintptr_t)at);
-    return 1;
+    const uint32_t *top = stack_pointer();
+    int good;
+    paint(watched(top), top);
+    good = pass(f, observations, -1, taken);
+    taken->stack = used(watched(top), top);
+    return good;
 }
 
 int main(void) {
@@ -113,8 +146,9 @@ int main(void) {
     SYSTICK[1] = SYSTICK_MASK;
     SYSTICK[2] = 0;
     SYSTICK[0] = 5; /* on, clock of the core, no interrupt */
-    good = good && pass(act, observations, actions, &written) && measure(act, observations, &measured.act) &&
-           measure(nothing, observations, &measured.nothing) && measure(loop, observations, &measured.loop);
+    good = good && measure_start(&measured.start) && pass(act, observations, actions, &written) &&
+           measure(act, observations, &measured.act) && measure(nothing, observations, &measured.nothing) &&
+           measure(loop, observations, &measured.loop);
     good = file >= 0 && write_file(file, &measured, sizeof measured) && good;
     close_file(actions);
     close_file(file);
