@@ -345,7 +345,8 @@ def main() -> int:
         growth = max(growth, found[2])
         failures += found[3]
         if first % 10_000 == 0:
-            print(f"{first:,} in {time.perf_counter() - start:,.0f} s, {len(failures)} failures", flush=True)
+            print(f"{first:,} in {time.perf_counter() - start:,.0f} s: {len(failures)} failures, slowest"
+                  f" {1000 * slowest[0]:,.0f} ms, growth {growth / 2**20:.1f} MiB", flush=True)  # fmt: skip
 
     print(f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"{arguments.cases:,} mutations of {len(sources)} policies, seed {arguments.seed},"
