@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import hashlib
 import itertools
 import json
@@ -187,9 +188,9 @@ def card(rng: np.random.Generator, source: Source) -> bytes:
             case 1 if isinstance(inner, dict):
                 inner[f"{key}s"] = 1
             case 1:
-                inner.append(inner[key])
+                inner.append(copy.deepcopy(inner[key]))
             case _:
-                inner[key] = HOSTILE[int(rng.integers(len(HOSTILE)))]
+                inner[key] = copy.deepcopy(HOSTILE[int(rng.integers(len(HOSTILE)))])
         if not value:
             break
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
