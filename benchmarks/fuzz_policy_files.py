@@ -305,10 +305,16 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        with os.fdopen(writer, "w") as pipe:
-            json.dump(work(), pipe)
-        os._exit(0)
+        status = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(work(), pipe)
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         text = pipe.read()
