@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import hashlib
 import itertools
 import json
@@ -187,9 +188,9 @@ def card(rng: np.random.Generator, source: Source) -> bytes:
             case 1 if isinstance(inner, dict):
                 inner[f"{key}s"] = 1
             case 1:
-                inner.append(inner[key])
+                inner.append(copy.deepcopy(inner[key]))
             case _:
-                inner[key] = HOSTILE[int(rng.integers(len(HOSTILE)))]
+                inner[key] = copy.deepcopy(HOSTILE[int(rng.integers(len(HOSTILE)))])
         if not value:
             break
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -304,10 +305,16 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        with os.fdopen(writer, "w") as pipe:
-            json.dump(work(), pipe)
-        os._exit(0)
+        status = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(work(), pipe)
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         text = pipe.read()
@@ -345,7 +352,8 @@ def main() -> int:
         growth = max(growth, found[2])
         failures += found[3]
         if first % 10_000 == 0:
-            print(f"{first:,} in {time.perf_counter() - start:,.0f} s, {len(failures)} failures", flush=True)
+            print(f"{first:,} in {time.perf_counter() - start:,.0f} s: {len(failures)} failures, slowest"
+                  f" {1000 * slowest[0]:,.0f} ms, growth {growth / 2**20:.1f} MiB", flush=True)  # fmt: skip
 
     print(f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"{arguments.cases:,} mutations of {len(sources)} policies, seed {arguments.seed},"
