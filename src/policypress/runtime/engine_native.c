@@ -229,6 +229,7 @@ static engine_kernel prepare_real(engine_native *native, const kernels *k, const
             nonzero += w < 0.0f || w > 0.0f;
         }
     }
+    p->zeros = nonzero < outputs * inputs;
     /* In products of a vector: a weight alone takes about 1.5, and as many for two vectors of rows. */
     p->single_sparse = s->form == ENGINE_SPARSE && 3 * nonzero < 2 * p->groups * inputs;
     p->batch_sparse = s->form == ENGINE_SPARSE && s->height * s->width == 1 && inputs <= MOST_COLUMNS &&

@@ -184,7 +184,7 @@ INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, cons
         }
 }
 
-/* A float layer; zero weights are multiplied too, which changes nothing unless a value is not finite. */
+/* A float layer; zero weights are multiplied too. */
 static TARGET void NAME(real_dense)(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
     /* A single position does several blocks at once: one has too few sums to keep the adders busy. */
@@ -275,10 +275,11 @@ INLINE TARGET int NAME(finite)(const float *x, size_t n) {
     return finite;
 }
 
+/* Multiplying zero weights changes nothing unless a value is not finite. */
 static TARGET void NAME(real)(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
     const size_t size = (size_t)s->height * s->width * s->channels;
-    if (!NAME(finite)((const float *)(const void *)(work + s->source * rows), size * rows))
+    if (p->zeros && !NAME(finite)((const float *)(const void *)(work + s->source * rows), size * rows))
         engine_step_run(s, work, rows);
     else if (p->batch_sparse && rows >= LANES)
         NAME(real_sparse)(s, work, rows);
