@@ -12,6 +12,10 @@ PACKAGES=(
     "python3-venv | required | the virtual environment | '$PYTHON' -c 'import ensurepip, venv'"
     "python3-dev | required | building the C extensions | '$PYTHON' -c 'import os, sysconfig; os.stat(sysconfig.get_path(\"include\") + \"/Python.h\")'"
     "gcc | required | building the C extensions | command -v gcc || command -v cc"
+    "clang | optional | the tests of exported C | command -v clang"
+    "gcc-arm-none-eabi | optional | microcontrollers (the tests need it in CI) | command -v arm-none-eabi-gcc"
+    "libnewlib-arm-none-eabi | optional | microcontrollers (the tests need it in CI) | arm-none-eabi-gcc -print-file-name=nano.specs | grep /"
+    "qemu-system-arm | optional | microcontrollers (the tests need it in CI) | command -v qemu-system-arm"
 )
 
 field() { # field NUMBER ENTRY: that field of the entry, without the blanks around it

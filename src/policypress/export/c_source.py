@@ -49,6 +49,7 @@ _STEP_NAMES: dict[str, tuple[str, ...]] = {
     "second_type": _TENSORS,
     "target_type": _TENSORS,
 }
+_INT64 = lower.DTYPES.index("int64")
 _INPUT_NAMES = {"dtype": tuple(f"ENGINE_{dtype.upper()}" for dtype in lower.DTYPES), "target_type": _TENSORS}
 _OUTPUT_NAMES = {
     "kind": ("ENGINE_BOX", "ENGINE_DISCRETE", "ENGINE_MULTI_DISCRETE"),
@@ -71,6 +72,7 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, bool]:
         "ENGINE_USE_SPARSE": lower.SPARSE in forms,
         "ENGINE_USE_PACKED": lower.PACKED in forms,
         "ENGINE_USE_FLOAT": lower.F32 in types,
+        "ENGINE_USE_DOUBLE": not integer_only and ("mean" in program.input or program.input["dtype"] == _INT64),
         "ENGINE_USE_ENDS": not integer_only,
     }
 
