@@ -102,6 +102,9 @@ typedef struct {
     size_t planes, plane, lines, line, run;
 } window;
 
+/* `bits` bits of a byte from bit `at` on, with their sign. */
+#define SIGNED(byte, at, bits) ((int32_t)((uint32_t)(byte) << (32 - (bits) - (at))) >> (32 - (bits)))
+
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
  * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the
@@ -143,8 +146,15 @@ typedef struct {
                 if (bits == 4 && !held) { /* two a byte, without keeping account of bits */                        \
                     UNROLL                                                                                         \
                     for (size_t n = v->run / 2; n; n--, from += 2, byte++) {                                       \
-                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 28) >> 28) * (uint32_t)from[0];             \
-                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 24) >> 28) * (uint32_t)from[1];             \
+                        sum += (uint32_t)SIGNED(*byte, 0, 4) * (uint32_t)from[0];                                  \
+                        sum += (uint32_t)SIGNED(*byte, 4, 4) * (uint32_t)from[1];                                  \
+                    }                                                                                              \
+                } else if (bits == 2 && !held) { /* four */                                                        \
+                    for (size_t n = v->run / 4; n; n--, from += 4, byte++) {                                       \
+                        sum += (uint32_t)SIGNED(*byte, 0, 2) * (uint32_t)from[0];                                  \
+                        sum += (uint32_t)SIGNED(*byte, 2, 2) * (uint32_t)from[1];                                  \
+                        sum += (uint32_t)SIGNED(*byte, 4, 2) * (uint32_t)from[2];                                  \
+                        sum += (uint32_t)SIGNED(*byte, 6, 2) * (uint32_t)from[3];                                  \
                     }                                                                                              \
                 }                                                                                                  \
                 for (; from < end; from++) {                                                                       \
