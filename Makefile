@@ -42,8 +42,8 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard src/policypress/*/*.[ch])
 	@echo "==> Installing torch first so that nothing else picks another build of it"
 	@$(PIP_INSTALL) "$(strip $(TORCH))" || \
 		$(call fail,pip could not install torch; its own words stand above)
-	@echo "==> Installing policypress with the extras train and dev"
-	@$(PIP_INSTALL) -e '.[train,dev]' || $(call fail,pip could not install the dependencies; its own words stand above)
+	@echo "==> Installing policypress with the extras train and export and dev"
+	@$(PIP_INSTALL) -e '.[train,export,dev]' || $(call fail,pip could not install the dependencies; its own words stand above)
 	@touch $@
 
 .PHONY: setup

@@ -356,6 +356,66 @@ def pack(
     _out.print(f"{out}  {len(data):,} bytes", soft_wrap=True)
 
 
+@app.command()
+def export(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    to: Annotated[str, typer.Option(help="Format: c or onnx.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
+    style: Annotated[
+        str | None,
+        typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file.")
+    ] = None,
+    integer_only: Annotated[
+        bool | None, typer.Option("--integer-only", help="Of c: codes in, sums out, no float operation.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of c: auto, dense, packed, sparse or payload. Default: auto, the fewest bytes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random observations that it is checked with.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a policy in another format, after checking that it answers as the policy does."""
+    import policypress
+    from policypress.export import export as run
+    from policypress.export import identifier
+    from policypress.tables import export_table
+
+    options = _given(style=style, name=name, integer_only=integer_only, weights=weights, seed=seed)
+    if to == "c":
+        options.setdefault("name", identifier(policy.stem))
+    report = run(policypress.load(policy), out, to, **options)
+    if as_json:
+        _out.print_json(json.dumps(report.as_dict()))
+    else:
+        _out.print(export_table(report))
+        _out.print(f"{to}  {out}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    vectors: Annotated[int, typer.Option(help="Observations to compare, at most.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every engine with the reference: native, portable, compiled C and ONNX Runtime."""
+    import policypress
+    from policypress.export.verify import verify as run
+    from policypress.tables import verification_table
+
+    result = run(policypress.load(policy), vectors, seed)
+    if as_json:
+        _out.print_json(json.dumps(result.as_dict()))
+    else:
+        _out.print(verification_table(result))
+    if not result.holds:
+        _err.print("policypress: an engine does not answer as the reference does.", soft_wrap=True)
+        raise typer.Exit(1)
+
+
 def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
     from policypress.tables import result_table
 

@@ -12,6 +12,8 @@ from rich.table import Table
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
+    from policypress.export import Report
+    from policypress.export.verify import Verification
     from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
@@ -125,12 +127,33 @@ def byte_table(report: SizeReport) -> Table:
     return table
 
 
+def verification_table(result: Verification) -> Table:
+    """What every engine's answers differ by from the reference's."""
+    table = _table("engine", f"difference, {result.unit}", "actions", "agrees")
+    notes = []
+    for row in result.rows:
+        if row.note:
+            notes.append(f"{row.engine}: {row.note}")
+        agrees = {True: "yes", False: "NO", None: "not run"}[row.holds]
+        if row.difference is None:
+            table.add_row(row.engine, "", "", agrees)
+        else:
+            table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", agrees)
+    what = "steps of the last layer's sums" if result.unit == "steps" else "units in the last place of float32"
+    table.caption = "\n".join(
+        [f"{result.vectors:,} observations, {result.numerics} numerics; largest difference in {what}", *notes]
+    )
+    return table
+
+
 def contract_table(policy: Policy) -> Table:
     """What the policy takes and gives, and where it comes from."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in contract_rows(policy).items():
-        table.add_row(name, value)
-    return table
+    return _rows(contract_rows(policy))
+
+
+def export_table(report: Report) -> Table:
+    """What an export found when it checked itself."""
+    return _rows(report.rows())
 
 
 def contract_rows(policy: Policy) -> dict[str, str]:
@@ -191,6 +214,13 @@ def target_table(reports: Sequence[TargetReport]) -> Table:
     machines = ", ".join(dict.fromkeys(report.machine for report in reports))
     emulator = reports[0].emulator.split(" (")[0]
     table.caption = f"{reports[0].compiler}\n{emulator}: {machines}\ninstructions are not cycles"
+    return table
+
+
+def _rows(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
     return table
 
 

@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     static uint8_t stream[1 << 16];
     static int32_t values[64], values_back[64];
     static int8_t codes[400], codes_back[400];
-    static coder_column storage[20];
+    static coder_line storage[22];
     static coder_workspace w;
     long runs = argc > 1 ? atol(argv[1]) : 10000, valid = 0, refused = 0;
     w.columns = storage;

@@ -20,7 +20,7 @@ import numpy as np
 
 import policypress
 from policypress.errors import ConfigError, ExportError, UnsupportedError
-from policypress.export import c_source
+from policypress.export import c_payload, c_source, identifier
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
@@ -28,11 +28,12 @@ from policypress.policy.policy import Layer, Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
 
-__all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c", "identifier"]
+__all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c"]
 
-Weights = Literal["auto", "dense", "packed", "sparse"]
-WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse")
+Weights = Literal["auto", "dense", "packed", "sparse", "payload"]
+WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
 ENGINE = ("engine.h", "engine.c")
+RESERVED = ("engine", "payload", "coder")  # files of an export
 MANIFEST = "export.json"
 _FORMAT = "policypress c export 1"
 _BUILD = "build"  # what make leaves
@@ -59,11 +60,11 @@ class CExportConfig:
 
     def __post_init__(self) -> None:
         if self.name is not None and (
-            not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", self.name) or self.name.lower() == "engine"
+            not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", self.name) or self.name.lower() in RESERVED
         ):
             raise ConfigError(
                 f"name={self.name!r} cannot begin names in C: use a letter, then letters, digits and _, at most 63 in"
-                " all, and not engine."
+                f" all, and none of {', '.join(RESERVED)}."
             )
         if self.weights not in WEIGHTS:
             raise ConfigError(f"weights={self.weights!r} is not known: use {', '.join(WEIGHTS)}.")
@@ -73,7 +74,10 @@ class CExportConfig:
 
 @dataclass(frozen=True)
 class LayerFlash:
-    """A layer's ``form`` ("dense", "packed", "sparse" or "real") and the bytes of its weights, counts included."""
+    """A layer's ``form`` ("dense", "packed", "sparse" or "real") and the bytes of its weights, counts included.
+
+    In "payload" form: of all that the layer takes there.
+    """
 
     name: str
     form: str
@@ -86,8 +90,9 @@ class CExport:
 
     ``array_bytes``: of constant arrays, equal ones once; ``structure_bytes``: of constant structures where pointers
     have 4 bytes; ``constant_bytes``: both, what the policy takes in flash beside code. ``work_bytes``: of RAM for a
-    call. ``vector_bytes``: of the test vectors, which only the self test has. ``left_out``: parts of engine.c that the
-    policy does not need. ``check``: how the self test went, in a sentence.
+    call; ``unpacked_bytes``: of RAM for weights, if they come from a payload. ``vector_bytes``: of the test vectors,
+    which only the self test has. ``left_out``: parts of engine.c that the policy does not need. ``check``: how the self
+    test went, in a sentence.
     """
 
     folder: str
@@ -98,6 +103,7 @@ class CExport:
     array_bytes: int
     structure_bytes: int
     work_bytes: int
+    unpacked_bytes: int
     vectors: int
     vector_bytes: int
     left_out: tuple[str, ...]
@@ -110,6 +116,19 @@ class CExport:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
         return {**dataclasses.asdict(self), "constant_bytes": self.constant_bytes}
+
+    def rows(self) -> dict[str, str]:
+        """What people read of it."""
+        layers = {
+            f"{number} {layer.name}": f"{layer.form} weights, {layer.weight_bytes:,} bytes"
+            for number, layer in enumerate(self.layers, 1)
+        }
+        return layers | {
+            "constants": f"{self.constant_bytes:,} bytes of flash beside code: {self.array_bytes:,} in arrays, "
+            f"{self.structure_bytes:,} in structures",
+            "memory": f"{self.work_bytes:,} bytes of RAM to work in, {self.unpacked_bytes:,} for unpacked weights",
+            "check": f"{self.vectors} test vectors; {self.check}",
+        }
 
 
 def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = None) -> CExport:
@@ -139,14 +158,8 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     return report
 
 
-def identifier(stem: str) -> str:
-    """A C identifier made of a file's name."""
-    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() != "engine" else f"policy_{text}".rstrip("_")
-
-
 def choose(weights: Weights) -> lower.Choice:
-    """The choice of a layer's form that ``lower`` takes; "auto": the one of the fewest bytes."""
+    """The choice of a layer's form that ``lower`` takes; "auto": the one of the fewest bytes, never "payload"."""
 
     def form(layer: Layer, pairs: int) -> int:
         outputs, size = len(layer.weight), layer.weight.size
@@ -169,27 +182,36 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         raise UnsupportedError(f"{option} is for policies of integer numerics, not {policy.numerics} ones.")
     if integer and _overflows(policy):
         raise UnsupportedError("The scales or the start of this policy are too large for integer_only.")
-    program = lower.lower(policy, choose(config.weights))
+    unpacked = None
+    if config.weights == "payload":
+        program, smallest = c_payload.program_of(policy)
+        unpacked = c_payload.unpacked(smallest, program, name)
+    else:
+        program = lower.lower(policy, choose(config.weights))
+    payload = unpacked is not None
     defines = [f"{macro}={int(used)}" for macro, used in c_source.uses(program, integer_only=integer).items()]
+    defines += ["CODER_DECODE_ONLY=1"] if payload else []
+    sources = [f"{name}.c", "engine.c", *(c_payload.SOURCES if payload else ())]
     size = program.observation_size if not integer else 4 * program.input["size"]
     found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
     if integer:
-        header = c_source.integer_header(policy, program, name, version)
-        source, constants, structures = c_source.integer_network(policy, program, name)
-        vectors, vector_bytes = _integer_vectors(policy, found, name, config.seed)
+        header = c_source.integer_header(policy, program, name, version, payload)
+        source, constants, structures = c_source.integer_network(policy, program, name, unpacked)
+        vectors, vector_bytes = _integer_vectors(policy, found, config, payload)
     else:
-        header = c_source.header(policy, program, name, version)
-        source, constants, structures = c_source.network(program, name)
-        vectors, vector_bytes = c_source.vectors(name, found), sum(array.nbytes for array in found)
+        header = c_source.header(policy, program, name, version, payload)
+        source, constants, structures = c_source.network(program, name, unpacked)
+        vectors, vector_bytes = c_source.vectors(name, found, payload), sum(array.nbytes for array in found)
     report = CExport(
         folder=str(target),
         name=name,
         numerics=policy.numerics,
         integer_only=integer,
-        layers=_layers(program),
+        layers=_layers(program, unpacked),
         array_bytes=constants.bytes,
         structure_bytes=structures,
         work_bytes=program.work_size,
+        unpacked_bytes=unpacked.ram_bytes if unpacked is not None else 0,
         vectors=len(found.observations),
         vector_bytes=vector_bytes,
         left_out=tuple(define.removesuffix("=0") for define in defines if define.endswith("=0")),
@@ -200,18 +222,21 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         f"{name}.c": source,
         f"{name}_vectors.c": vectors,
         f"{name}_test.c": c_source.test_program(name),
-        "Makefile": c_source.makefile(name, defines),
-        "README.md": c_source.readme(policy, report, version),
+        "Makefile": c_source.makefile(name, sources, defines),
+        "README.md": c_source.readme(policy, report, sources, version),
     }
+    copied = (*ENGINE, *c_payload.SOURCES, *c_payload.HEADERS) if payload else ENGINE
     runtime = resources.files("policypress.runtime")
-    files |= {file: runtime.joinpath(file).read_text(encoding="ascii") for file in ENGINE}
+    files |= {file: runtime.joinpath(file).read_text(encoding="ascii") for file in copied}
     facts = {
         "format": _FORMAT,
         "policypress": version,
         "name": name,
         "integer_only": integer,
         "files": sorted([*files, MANIFEST]),
+        "sources": sources,
         "defines": defines,
+        "init": payload,
         "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
         "outputs": program.output["outputs"],
@@ -230,24 +255,27 @@ def _overflows(policy: Policy) -> bool:
     return float(last.scale.max()) >= _SCALE_LIMIT or policy.action.start + len(last.weight) >= 2**31
 
 
-def _integer_vectors(policy: Policy, found: Answers, name: str, seed: int) -> tuple[str, int]:
+def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payload: bool) -> tuple[str, int]:
     assert policy.input is not None
     q = reference.quantize_input(policy.input, reference.observe(policy.observation, found.observations))
     record: list[np.ndarray[Any, Any]] = []
     reference.run(policy, reference.observe(policy.observation, found.observations), record)
     # Codes at a limit stand for all beyond it.
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(config.seed)
     far = rng.random(q.shape) < 0.25
     q = np.where(far & (q == policy.input.high), rng.choice([q.max() + 1, 2**31 - 1], q.shape), q)
     q = np.where(far & (q == policy.input.low), rng.choice([q.min() - 1, -(2**31)], q.shape), q)
     choices = None if policy.action.kind == "box" else found.actions
-    arrays = [array.astype(np.int32) for array in (q, record[-1]) if array is not None]
-    text = c_source.integer_vectors(name, arrays[0], arrays[1], choices)
+    arrays = [array.astype(np.int32) for array in (q, record[-1])]
+    text = c_source.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload)
     return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
 
 
-def _layers(program: Program) -> tuple[LayerFlash, ...]:
+def _layers(program: Program, unpacked: c_payload.Unpacked | None) -> tuple[LayerFlash, ...]:
     forms = ("dense", "packed", "sparse", "real")
+    if unpacked is not None:
+        names = [name for name, weight in zip(program.layers, program.weights, strict=True) if weight is not None]
+        return tuple(LayerFlash(name, "payload", size) for name, size in zip(names, unpacked.layer_bytes, strict=True))
     return tuple(
         LayerFlash(
             name, forms[step["form"]], step["weight"].nbytes + (step["counts"].nbytes if "counts" in step else 0)

@@ -21,6 +21,7 @@ from policypress.tables import contract_rows
 
 if TYPE_CHECKING:
     from policypress.export.c import CExport
+    from policypress.export.c_payload import Unpacked
 
 Choices = NDArray[np.int64] | None
 
@@ -79,9 +80,10 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, bool]:
 class Constants:
     """Constant arrays of a program, equal ones once."""
 
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.bytes = 0
+    def __init__(self, unpacked: Unpacked | None = None) -> None:
+        self.text: list[str] = [] if unpacked is None else [unpacked.text]
+        self.bytes = 0 if unpacked is None else unpacked.payload_bytes
+        self._unpacked = {} if unpacked is None else unpacked.arrays
         self._names: dict[tuple[str, bytes], str] = {}
 
     def name(self, wanted: str, array: NDArray[Any]) -> str:
@@ -97,7 +99,9 @@ class Constants:
         """A designated initializer; zeros are left to C."""
         parts = []
         for field, value in fields.items():
-            if isinstance(value, np.ndarray):
+            if f"{prefix}_{field}" in self._unpacked:
+                text = self._unpacked[f"{prefix}_{field}"]
+            elif isinstance(value, np.ndarray):
                 # An empty array cannot be defined in C, and is not read.
                 text = self.name(f"{prefix}_{field}", value) if value.size else "NULL"
             elif field in names:
@@ -126,7 +130,7 @@ def literal(value: Any) -> str:
         mantissa, exponent = float(value).hex().split("p")
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}{suffix}"
     number = int(value)
-    return "INT32_MIN" if number == -(2**31) else str(number)
+    return {-(2**31): "INT32_MIN", -(2**63): "INT64_MIN"}.get(number, str(number))  # C negates what follows the sign
 
 
 def comment(lines: Sequence[str]) -> str:
@@ -139,9 +143,9 @@ def comment(lines: Sequence[str]) -> str:
     return "\n".join(["/*", *(f" * {line}".rstrip() for line in safe), " */"])
 
 
-def network(program: Program, name: str) -> tuple[str, Constants, int]:
+def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tuple[str, Constants, int]:
     """The file NAME.c, its constants, and the bytes of its structures where pointers have 4 bytes."""
-    constants = Constants()
+    constants = Constants(unpacked)
     steps = _steps(program, constants)
     entry = constants.fields(program.input, "input", _INPUT_NAMES)
     leave = constants.fields(program.output, "output", _OUTPUT_NAMES)
@@ -172,9 +176,11 @@ int {name}_predict(const {name}_observation *observation, {name}_action *action)
     return _file(name, constants.text, body), constants, len(program.steps) * _size32(Step) + _size32(Network)
 
 
-def integer_network(policy: Policy, program: Program, name: str) -> tuple[str, Constants, int]:
+def integer_network(
+    policy: Policy, program: Program, name: str, unpacked: Unpacked | None = None
+) -> tuple[str, Constants, int]:
     """The file NAME.c of a build without floats, its constants, and the bytes of its structures."""
-    constants = Constants()
+    constants = Constants(unpacked)
     steps = _steps(program, constants)
     entry, leave = program.input, program.output
     tensor, code = "int32_t *to = (int32_t *)(void *)(bytes + {})", "clip(codes[i])"
@@ -295,7 +301,7 @@ void {name}_choose(const int32_t sums[], int32_t choices[]) {{
 """
 
 
-def header(policy: Policy, program: Program, name: str, version: str) -> str:
+def header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
     """The file NAME.h."""
     upper, observation, action = name.upper(), policy.observation, policy.action
     size = math.prod(action.shape)
@@ -324,10 +330,10 @@ int {name}_predict(const {name}_observation *observation, {name}_action *action)
 /* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
 int {name}_predict_in(const {name}_observation *observation, {name}_action *action, engine_word *work);
 """
-    return _header(name, lines, body)
+    return _header(name, lines, _init(name, payload) + body)
 
 
-def integer_header(policy: Policy, program: Program, name: str, version: str) -> str:
+def integer_header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
     """The file NAME.h of a build without floats."""
     assert policy.input is not None
     upper, observation, action, entry = name.upper(), policy.observation, policy.action, program.input
@@ -382,10 +388,10 @@ int32_t {name}_choose(const int32_t sums[]);
 /* The action for sums: index of the largest output of every group in float32, the first of equals. */
 void {name}_choose(const int32_t sums[], int32_t choices[]);
 """
-    return _header(name, lines, body)
+    return _header(name, lines, _init(name, payload) + body)
 
 
-def vectors(name: str, answers: Answers) -> str:
+def vectors(name: str, answers: Answers, payload: bool) -> str:
     """The file NAME_vectors.c: observations, what the reference answers, and the self test."""
     upper, (seen, outputs, actions) = name.upper(), answers
     arrays = [
@@ -399,7 +405,7 @@ int {name}_self_test(void) {{
     static engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)];
     static float output[{size}];
     static {name}_action action[{upper}_ACTION_SIZE];
-    for (int i = 0; i < {len(seen)}; i++) {{
+{_start(name, payload)}    for (int i = 0; i < {len(seen)}; i++) {{
         const {name}_observation *observation = observations + i * {upper}_OBSERVATION_SIZE;
         if (engine_outputs(&{name}_network, observation, 1, output, work) != ENGINE_OK ||
             memcmp(output, outputs + i * {size}, sizeof output) != 0 ||
@@ -413,7 +419,9 @@ int {name}_self_test(void) {{
     return _file(name, arrays, body)
 
 
-def integer_vectors(name: str, codes: NDArray[np.int32], sums: NDArray[np.int32], choices: Choices) -> str:
+def integer_vectors(
+    name: str, codes: NDArray[np.int32], sums: NDArray[np.int32], choices: Choices, payload: bool
+) -> str:
     """The file NAME_vectors.c of a build without floats: codes, the reference's sums and choices, the self test."""
     upper = name.upper()
     arrays = [definition("static const int32_t all_codes", codes), definition("static const int32_t all_sums", sums)]
@@ -432,7 +440,7 @@ def integer_vectors(name: str, codes: NDArray[np.int32], sums: NDArray[np.int32]
     body = f"""\
 int {name}_self_test(void) {{
     static int32_t sums[{upper}_OUTPUT_SIZE];
-{declared}    for (int i = 0; i < {len(codes)}; i++) {{
+{declared}{_start(name, payload)}    for (int i = 0; i < {len(codes)}; i++) {{
         {name}_run(all_codes + i * {upper}_OBSERVATION_SIZE, sums);
         if (memcmp(sums, all_sums + i * {upper}_OUTPUT_SIZE, sizeof sums) != 0)
             return i + 1;
@@ -462,8 +470,9 @@ int main(void) {{
 """
 
 
-def makefile(name: str, defines: Sequence[str]) -> str:
+def makefile(name: str, sources: Sequence[str], defines: Sequence[str]) -> str:
     """The Makefile: lib, test, size."""
+    objects = " ".join(f"$(BUILD)/{source.removesuffix('.c')}.o" for source in sources)
     return f"""\
 # Generated by policypress. For another machine: make lib CC=arm-none-eabi-gcc AR=arm-none-eabi-ar CFLAGS=...
 CFLAGS ?= -O2
@@ -472,7 +481,7 @@ BUILD ?= build
 # Float results must round as IEEE 754 says: no -ffast-math; on 32-bit x86 add -msse2 -mfpmath=sse.
 STRICT := -std=c99 -Wall -Wextra -Wconversion -Wdouble-promotion -Werror -ffp-contract=off
 SECTIONS := -ffunction-sections -fdata-sections
-# What this policy does not need of engine.c.
+# What this policy needs of the other sources.
 DEFINES := {" ".join(f"-D{define}" for define in defines)}
 
 .PHONY: lib test size clean
@@ -481,7 +490,7 @@ lib: $(BUILD)/lib{name}.a
 test: $(BUILD)/{name}_test
 \t$(BUILD)/{name}_test
 
-size: $(BUILD)/{name}.o $(BUILD)/engine.o
+size: {objects}
 \t$(SIZE) $^
 
 clean:
@@ -491,7 +500,7 @@ $(BUILD)/%.o: %.c {name}.h engine.h
 \t@mkdir -p $(BUILD)
 \t$(CC) $(STRICT) $(SECTIONS) $(DEFINES) $(CFLAGS) -c $< -o $@
 
-$(BUILD)/lib{name}.a: $(BUILD)/{name}.o $(BUILD)/engine.o
+$(BUILD)/lib{name}.a: {objects}
 \trm -f $@
 \t$(AR) rcs $@ $^
 
@@ -500,7 +509,7 @@ $(BUILD)/{name}_test: $(BUILD)/{name}_test.o $(BUILD)/{name}_vectors.o $(BUILD)/
 """
 
 
-def readme(policy: Policy, report: CExport, version: str) -> str:
+def readme(policy: Policy, report: CExport, sources: Sequence[str], version: str) -> str:
     """The file README.md."""
     name, upper = report.name, report.name.upper()
     if report.integer_only:
@@ -518,6 +527,8 @@ int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
 {name}_action action[{upper}_ACTION_SIZE];
 if ({name}_predict(observation, action) != ENGINE_OK)
     /* NaN, infinite or too large: action is not set */;"""
+    if report.unpacked_bytes:
+        use = f"{name}_init(); /* once: unpacks the weights into RAM */\n{use}"
     contract = "\n".join(f"- {key}: {value}" for key, value in contract_rows(policy).items())
     layers = "\n".join(f"| {c.name or '-'} | {c.form} | {c.weight_bytes:,} |" for c in report.layers)
     left_out = " ".join(f"-D{macro}=0" for macro in report.left_out)
@@ -530,8 +541,8 @@ A policy as C99, by policypress {version}. No allocation, no libm; of libc memcp
 
 {contract}
 
-Add `{name}.c`, `{name}.h`, `engine.c` and `engine.h` to a project and compile with `-ffp-contract=off`, never with
-`-ffast-math`. `{left_out or "(nothing)"}` leaves out what this policy does not need.
+Add {", ".join(f"`{source}`" for source in sources)} and the headers to a project and compile with
+`-ffp-contract=off`, never with `-ffast-math`. `{left_out or "(nothing)"}` leaves out what this policy does not need.
 
 ```c
 #include "{name}.h"
@@ -551,9 +562,11 @@ Add `{name}.c`, `{name}.h`, `engine.c` and `engine.h` to a project and compile w
 | constant arrays, the weights among them | {report.array_bytes:,} |
 | constant structures, with pointers of 4 bytes | {report.structure_bytes:,} |
 | work memory in RAM | {report.work_bytes:,} |
+| unpacked weights in RAM | {report.unpacked_bytes:,} |
 | test vectors, in `{name}_vectors.c` alone | {report.vector_bytes:,} |
 
-engine.c and engine.h are part of policypress: MIT license, copyright (c) 2026 policypress contributors.
+{", ".join(sources[1:])} and their headers are part of policypress: MIT license, copyright (c) 2026 policypress
+contributors.
 """
     )
 
@@ -583,6 +596,20 @@ int {name}_self_test(void);
 #endif
 #endif
 """
+
+
+def _init(name: str, payload: bool) -> str:
+    if not payload:
+        return ""
+    return f"""\
+/* Unpacks the weights into RAM: once, before all else. 0, or nonzero if the payload is damaged. */
+int {name}_init(void);
+
+"""
+
+
+def _start(name: str, payload: bool) -> str:
+    return f"    if ({name}_init())\n        return -1;\n" if payload else ""
 
 
 def _heading(policy: Policy, name: str, version: str) -> list[str]:

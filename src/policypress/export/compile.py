@@ -33,7 +33,7 @@ def check_folder(folder: str | Path, command: Sequence[str], flags: Sequence[str
     """Compile an exported folder under the strict flags and run its self test; raises ExportError if that fails."""
     facts = _facts(folder)
     name = facts["name"]
-    sources = [f"{name}.c", "engine.c", f"{name}_vectors.c", f"{name}_test.c"]
+    sources = [*facts["sources"], f"{name}_vectors.c", f"{name}_test.c"]
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         program = Path(place) / "self_test"
         _compile(folder, facts, sources, program, [*command, *STRICT, *flags])
@@ -150,11 +150,14 @@ def _library(
     command = command or compiler()
     if command is None:
         raise ExportError("No C compiler was found: install one or set CC.")
-    sources = [f"{facts['name']}.c", "engine.c", f"{facts['name']}_vectors.c"]
+    sources = [*facts["sources"], f"{facts['name']}_vectors.c"]
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         library = Path(place) / f"{facts['name']}.so"
         _compile(folder, facts, sources, library, [*command, *STRICT, *flags, "-fPIC", "-shared"])
-        return ctypes.CDLL(str(library))  # stays usable without its file
+        loaded = ctypes.CDLL(str(library))  # stays usable without its file
+    if facts["init"] and loaded[f"{facts['name']}_init"]():
+        raise ExportError(f"The payload in {folder} is damaged: export the policy again.")
+    return loaded
 
 
 def _compile(

@@ -24,7 +24,7 @@ class Answers(NamedTuple):
 
 def answers(policy: Policy, count: int, seed: int = 0) -> Answers:
     """The reference's answers to at most ``count`` of ``observations``, those left out that it refuses."""
-    legal = _accepted(policy, observations(policy, count, seed))
+    legal = accepted(policy, observations(policy, count, seed))
     outputs = reference.run(policy, reference.observe(policy.observation, legal))
     return Answers(legal, outputs, reference.act(policy.action, outputs))
 
@@ -101,13 +101,13 @@ def _as(dtype: str, x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.clip(np.rint(x), info.min, top), dtype)
 
 
-def _accepted(policy: Policy, batch: NDArray[Any]) -> NDArray[Any]:
-    """The observations that the reference does not refuse."""
+def accepted(policy: Policy, batch: NDArray[Any]) -> NDArray[Any]:
+    """The observations of ``batch`` that the reference does not refuse."""
     try:
         reference.run(policy, reference.observe(policy.observation, batch))
     except ObservationError:
         if len(batch) == 1:
             return batch[:0]
         half = len(batch) // 2
-        return np.concatenate([_accepted(policy, batch[:half]), _accepted(policy, batch[half:])])
+        return np.concatenate([accepted(policy, batch[:half]), accepted(policy, batch[half:])])
     return batch

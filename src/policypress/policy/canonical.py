@@ -29,8 +29,9 @@ def canonical(policy: Policy, *, drop_units: bool = True, sort_units: bool = Tru
     """
     ops = _canonical(policy.ops, drop_units, sort_units)
     inputs = policy.input
-    if inputs is not None and isinstance(ops[0], Layer) and inputs.inverse_scale.size > 1:
-        inputs = _without_unused(inputs, ops[0])
+    first = ops[0]
+    if inputs is not None and isinstance(first, Layer) and not first.is_conv and inputs.inverse_scale.size > 1:
+        inputs = _without_unused(inputs, first)
     smaller = dataclasses.replace(policy, ops=ops, input=inputs, test_vectors=None)
     vectors = policy.test_vectors
     if vectors is not None:  # float sums in another order round elsewhere

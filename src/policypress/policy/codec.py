@@ -22,6 +22,7 @@ COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS, GEOMET
 INTEGERS, FLOATS = (13, 14), (15, 16)  # zeros at the end, order
 CONSTANT, EXPONENT = 17, 18
 
+_FNV_PRIME = 16777619
 _USUAL = 0x42000000  # 32.0 as float32, of which inverse scales are not far
 
 
@@ -94,6 +95,7 @@ class Reader:
     def __init__(self, data: bytes) -> None:
         self._decoder = Decoder(data)
         self._allocated = 0
+        self.structure = 0  # what runtime/payload.c computes, of the integers of all classes up to FORM
 
     def allocate(self, size: int) -> None:
         """Account for ``size`` bytes about to be allocated; raises ArtifactError past the limit."""
@@ -102,10 +104,14 @@ class Reader:
             raise ArtifactError(f"it declares more than {ALLOCATION_LIMIT:,} bytes of tensors.")
 
     def unsigned(self, context: int) -> int:
-        return self._call("unsigned", context)  # type: ignore[no-any-return]
+        value: int = self._call("unsigned", context)
+        if context <= FORM:
+            self.structure = (self.structure ^ value) * _FNV_PRIME % 2**32
+        return value
 
     def signed(self, context: int) -> int:
-        return self._call("signed", context)  # type: ignore[no-any-return]
+        value = self.unsigned(context)
+        return -(value + 1) // 2 if value % 2 else value // 2
 
     def uniform(self, bits: int) -> int:
         return self._call("uniform", bits)  # type: ignore[no-any-return]

@@ -114,11 +114,18 @@ def decode_payload(
 
     Raises ArtifactError for malformed bytes, UnsupportedError for operations that cannot be.
     """
-    decoder = _Decoder(data, annotations)
-    quantization = decoder.input()
-    ops = decoder.ops(depth=0)
-    decoder.reader.finish()
-    return ops, quantization
+    return _Decoder(data, annotations).policy()
+
+
+def payload_structure(data: bytes) -> int:
+    """All of a payload that is no array of numbers (kinds, sizes, limits, strides, ...) as one number of 32 bits, by
+    which ``payload_decode`` of ``runtime/payload.h`` knows that it decodes another set of the same arrays.
+
+    Raises as ``decode_payload`` does.
+    """
+    decoder = _Decoder(data, None)
+    decoder.policy()
+    return decoder.reader.structure
 
 
 def _scale_is_used(policy: Policy, layer: Layer) -> bool:
@@ -257,6 +264,12 @@ class _Decoder:
     def __init__(self, data: bytes, annotations: Iterator[Annotation] | None) -> None:
         self.reader, self._annotations = Reader(data), annotations
         self._integer, self._width = False, 0
+
+    def policy(self) -> tuple[tuple[Op, ...], InputQuantization | None]:
+        quantization = self.input()
+        ops = self.ops(depth=0)
+        self.reader.finish()
+        return ops, quantization
 
     def input(self) -> InputQuantization | None:
         r = self.reader

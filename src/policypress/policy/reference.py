@@ -119,16 +119,17 @@ def run(policy: Policy, x: Float32, record: Record | None = None) -> Float32:
     trace: Record = record if record is not None else []
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         if policy.input is not None:
-            accumulators = _integer(policy.ops, quantize_input(policy.input, x), trace)
+            accumulators = run_integer(policy.ops, quantize_input(policy.input, x), trace)
             outputs = accumulators.astype(np.float32) * policy.layers[-1].scale
         else:
-            outputs = _float(policy.ops, x, trace)
+            outputs = run_float(policy.ops, x, trace)
     if not np.isfinite(outputs).all():
         raise ObservationError("The observation is so large that the network's float32 values overflow.")
     return outputs
 
 
-def _integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
+def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
+    """What ``ops`` make of the codes ``q``, in integer numerics; ``record`` as for ``run``."""
     for op in ops:
         match op:
             case Layer():
@@ -146,7 +147,7 @@ def _integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
             case MaxPool2d():
                 q = _max_pool(op, q, np.iinfo(np.int64).min)
             case Residual():
-                branch = requantize(_present(op.branch), _integer(op.body, q, record))
+                branch = requantize(_present(op.branch), run_integer(op.body, q, record))
                 q = np.clip(requantize(_present(op.skip), q) + branch, op.low, op.high)
         record.append(q)
     return q
@@ -185,7 +186,8 @@ def _present(value: T | None) -> T:
     return value
 
 
-def _float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
+def run_float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
+    """What ``ops`` make of ``x``, where activations are float32; ``record`` as for ``run``."""
     for op in ops:
         match op:
             case Layer():
@@ -199,7 +201,7 @@ def _float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
             case MaxPool2d():
                 x = _max_pool(op, x, -np.inf)
             case Residual():
-                x = x + _float(op.body, x, record)
+                x = x + run_float(op.body, x, record)
         record.append(x)
     return x
 
@@ -280,17 +282,17 @@ def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
 
 
 # Minimax fits made for this project: Lawson's iteration in float64, rounded to float32.
-_TANH_LIMIT = np.float32(10.0)  # tanh rounds to 1 from 9.02 on
-_TANH_SPLIT = np.float32(0.625)
-_TANH_SMALL = [np.float32(float.fromhex(c)) for c in (
+TANH_LIMIT = np.float32(10.0)  # tanh rounds to 1 from 9.02 on
+TANH_SPLIT = np.float32(0.625)
+TANH_SMALL = [np.float32(float.fromhex(c)) for c in (
     "-0x1.76abf6p-8", "0x1.5256cep-6", "-0x1.b84448p-5", "0x1.110768p-3", "-0x1.555534p-2",
 )]  # fmt: skip
-_EXP_TAIL = [np.float32(float.fromhex(c)) for c in (
+EXP_TAIL = [np.float32(float.fromhex(c)) for c in (
     "0x1.6db4e4p-10", "0x1.123be0p-7", "0x1.55545ep-5", "0x1.55548ep-3", "0x1p-1",
 )]  # fmt: skip
-_LOG2_E = np.float32(float.fromhex("0x1.715476p+0"))
-_LN2_HIGH = np.float32(float.fromhex("0x1.62ep-1"))  # 12 bits: its product with a small integer is exact
-_LN2_LOW = np.float32(float.fromhex("0x1.0bfbe8p-15"))
+LOG2_E = np.float32(float.fromhex("0x1.715476p+0"))
+LN2_HIGH = np.float32(float.fromhex("0x1.62ep-1"))  # 12 bits: its product with a small integer is exact
+LN2_LOW = np.float32(float.fromhex("0x1.0bfbe8p-15"))
 
 
 def tanh(x: Float32) -> Float32:
@@ -298,20 +300,20 @@ def tanh(x: Float32) -> Float32:
 
     Odd in every bit; within 8.7e-8 and 1.46 units in the last place of the true value (checked exhaustively).
     """
-    a = np.minimum(np.abs(x), _TANH_LIMIT)
+    a = np.minimum(np.abs(x), TANH_LIMIT)
 
     # |x| < 0.625: x + x * z * P(z) with z = x * x.
     z = a * a
-    small = a + a * (z * _horner(_TANH_SMALL, z))
+    small = a + a * (z * _horner(TANH_SMALL, z))
 
     # Otherwise 1 - 2 e / (1 + e) with e = exp(-2 |x|) = 2**-n * exp(s), where s = n ln 2 - 2 |x|.
     y = a + a
-    n = np.floor(y * _LOG2_E + np.float32(0.5))
-    s = (n * _LN2_HIGH - y) + n * _LN2_LOW
-    e = np.ldexp((s + (s * s) * _horner(_EXP_TAIL, s)) + np.float32(1), -n.astype(np.int32))
+    n = np.floor(y * LOG2_E + np.float32(0.5))
+    s = (n * LN2_HIGH - y) + n * LN2_LOW
+    e = np.ldexp((s + (s * s) * _horner(EXP_TAIL, s)) + np.float32(1), -n.astype(np.int32))
     large = np.float32(1) - (e + e) / (np.float32(1) + e)
 
-    return np.copysign(np.where(a < _TANH_SPLIT, small, large), x).astype(np.float32)
+    return np.copysign(np.where(a < TANH_SPLIT, small, large), x).astype(np.float32)
 
 
 @cache

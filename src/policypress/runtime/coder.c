@@ -1,7 +1,8 @@
 /*
  * Entropy coder for small integer networks. One stream holds header integers, vectors (biases) and matrices (weights).
  * Every function runs in both directions: it passes its value to code_bit, which writes it, or replaces it by what it
- * reads. Encoder and decoder therefore always hold the same model.
+ * reads. Encoder and decoder therefore always hold the same model. With CODER_DECODE_ONLY, for devices, the direction is
+ * a constant, so that what only an encoder does falls away.
  *
  * Bits: binary arithmetic coding with a 32-bit range and 16-bit probabilities (Witten, Neal and Cleary, "Arithmetic
  * coding for data compression", 1987; bytewise as in Martin's range coder, 1979). Carries run back into the bytes
@@ -27,6 +28,15 @@
 
 #include <string.h>
 
+static int decoding(const coder *c) {
+#ifdef CODER_DECODE_ONLY
+    (void)c;
+    return 1;
+#else
+    return c->input != NULL;
+#endif
+}
+
 /* ---- arithmetic ---- */
 
 /* round(2^16 * 2^(-i / 32)) - 1 */
@@ -43,17 +53,32 @@ static uint32_t exp2_negative(uint32_t x) {
 /* log2(x) with `digits` binary digits after the point, for x > 0; each squaring gives a digit. */
 static uint32_t log2_fixed(uint64_t x, unsigned digits) {
     uint32_t result = 63;
-    while (!(x >> 63)) {
-        x <<= 1;
+    for (; !(x >> 63); x <<= 1)
         result--;
-    }
-    x >>= 32;
     for (; digits; digits--) {
-        x = (x * x) >> 31;
-        result = (result << 1) | (uint32_t)(x >> 32);
-        x >>= x >> 32;
+        uint64_t square = (x >> 32) * (x >> 32);
+        result = (result << 1) | (uint32_t)(square >> 63);
+        x = square >> 63 ? square : square << 1;
     }
     return result;
+}
+
+/* 2^16 * a / b for a <= b < 2^40 and b > 0 */
+static uint32_t ratio(uint64_t a, uint64_t b) {
+#ifdef CODER_DECODE_ONLY
+    uint32_t result = 0; /* digit by digit: a general division of 64 bits is larger than all of a matrix */
+    for (unsigned i = 0; i < 17; i++) {
+        result <<= 1;
+        if (a >= b) {
+            a -= b;
+            result |= 1;
+        }
+        a <<= 1;
+    }
+    return result;
+#else
+    return (uint32_t)((a << 16) / b);
+#endif
 }
 
 /* 2^16 * a / (a + b), never 0 or 1, for a + b < 2^63 and not both 0 */
@@ -64,7 +89,7 @@ static uint32_t odds(uint64_t a, uint64_t b) {
         sum >>= 16;
         a >>= 16;
     }
-    p = (uint32_t)((a << 16) / sum);
+    p = ratio(a, sum);
     return p < 1 ? 1 : p > 65535 ? 65535 : p;
 }
 
@@ -74,18 +99,13 @@ static const uint16_t LOG2[33] = {
     1259, 1319, 1377, 1435, 1491, 1546, 1600, 1653, 1706, 1757, 1808, 1857, 1906, 1954, 2001, 2048,
 };
 
-/* 256 * log2(x), for 0 < x <= 2^16 */
+/* 256 * log2(x), for 0 < x < 2^16 */
 static int32_t log2_small(uint32_t x) {
-    uint32_t digits = 16, i;
-    for (uint32_t step = 8; step; step >>= 1)
-        if (x <= 65536u >> step) {
-            x <<= step;
-            digits -= step;
-        }
-    if (x == 65536)
-        return (int32_t)digits << 8;
+    uint32_t digits = 15, i;
+    for (; x < 32768; x <<= 1)
+        digits--;
     i = (x >> 10) - 32;
-    return (int32_t)((digits - 1) << 8) + (int32_t)((LOG2[i] * (1024 - (x & 1023)) + LOG2[i + 1] * (x & 1023)) >> 13);
+    return (int32_t)((digits << 8) + ((LOG2[i] * (1024 - (x & 1023)) + LOG2[i + 1] * (x & 1023)) >> 13));
 }
 
 /* Log odds of p / 2^16 in 1 / 256, and back. */
@@ -108,34 +128,30 @@ enum { GRID_SHIFT = CODER_CONTEXTS, GRID_FAMILY, GRID_SCALE, GRID_CENTER, MODEL 
  * What the first integer of each class probably is, and in how many of 16 cases; how many digits it has at least in
  * most of the others. The classes of the caller are told as the payload of a policy uses them.
  */
+#define P(value, chance, digits) {value, (chance) << 4 | (digits)}
 static const struct {
-    uint8_t value, chance, digits;
+    uint8_t value, how;
 } LIKELY[CODER_KINDS] = {
     /* number of operations; bits of the input, its limits; other limits; outputs, inputs; kinds, flags, weight bits */
-    {3, 10, 0}, {8, 14, 0}, {1, 14, 0}, {0, 14, 0}, {24, 4, 4}, {0, 14, 4}, {0, 13, 0}, {3, 12, 0}, {8, 8, 2},
+    P(3, 10, 0), P(8, 14, 0), P(1, 14, 0), P(0, 14, 0), P(24, 4, 4), P(0, 14, 4), P(0, 13, 0), P(3, 12, 0), P(8, 8, 2),
     /* geometry; forms; digits of multipliers, shifts; zeros and order of integers, of floats; constants; exponents */
-    {1, 6, 0}, {0, 14, 0}, {8, 13, 0}, {4, 11, 0}, {0, 13, 0}, {2, 9, 0}, {21, 13, 0}, {1, 13, 0}, {0, 4, 0}, {0, 4, 0},
+    P(1, 6, 0), P(0, 14, 0), P(8, 13, 0), P(4, 11, 0), P(0, 13, 0), P(2, 9, 0), P(21, 13, 0), P(1, 13, 0), P(0, 4, 0), P(0, 4, 0),
     /* grids: shift, family, scale, center */
-    {2, 4, 0}, {2, 8, 0}, {0, 6, 0}, {0, 6, 0},
+    P(2, 4, 0), P(2, 8, 0), P(0, 6, 0), P(0, 6, 0),
     /* models: enum MODE and the following */
-    {0, 8, 0}, {1, 8, 0}, {1, 8, 0}, {0, 14, 0}, {3, 8, 0}, {0, 4, 0}, {1, 8, 0}, {0, 8, 0}, {0, 8, 0}, {0, 14, 0},
+    P(0, 8, 0), P(1, 8, 0), P(1, 8, 0), P(0, 14, 0), P(3, 8, 0), P(0, 4, 0), P(1, 8, 0), P(0, 8, 0), P(0, 8, 0), P(0, 14, 0),
 };
+#undef P
 
 static void start(coder *c) {
     memset(c, 0, sizeof *c);
     c->range = UINT32_MAX;
     for (unsigned i = 0; i < CODER_KINDS; i++) {
         c->integers[i].last = LIKELY[i].value;
-        c->integers[i].again = (uint32_t)LIKELY[i].chance << 28 | 2;
+        c->integers[i].again = (LIKELY[i].how & 0xF0u) << 24 | 2;
         for (unsigned j = 0; j < 33; j++)
-            c->integers[i].lengths[j] = j < LIKELY[i].digits ? 7u << 29 : 1u << 31;
+            c->integers[i].lengths[j] = j < (LIKELY[i].how & 15u) ? 7u << 29 : 1u << 31;
     }
-}
-
-void coder_encode_start(coder *c, uint8_t *output, size_t size) {
-    start(c);
-    c->output = output;
-    c->size = size;
 }
 
 static uint32_t next_byte(coder *c) {
@@ -153,7 +169,7 @@ void coder_decode_start(coder *c, const uint8_t *input, size_t size) {
 }
 
 int coder_overrun(const coder *c) {
-    return c->input && c->position > c->size + 4;
+    return decoding(c) && c->position > c->size + 4;
 }
 
 int coder_decode_finish(const coder *c) {
@@ -175,38 +191,28 @@ static void add_low(coder *c, uint32_t amount) {
                 break;
 }
 
-size_t coder_encode_finish(coder *c) {
-    uint32_t mask = UINT32_MAX;
-    /* Of all numbers in [low, low + range) the one that ends in most zero bytes: those need not be written. */
-    while (((0u - c->low) & mask) >= c->range)
-        mask >>= 8;
-    add_low(c, (0u - c->low) & mask);
-    while (c->low)
-        shift_out(c);
-    return c->position;
-}
-
-uint64_t coder_bits(const coder *c) {
+/* What is written so far, in 1/256 bit: bytes and the logarithm of the range. */
+static uint64_t coded_bits(const coder *c) {
     return (uint64_t)c->position * 2048 + 8192 - log2_fixed(c->range, 8);
 }
 
 /* One bit of which p / 2^16 is the probability to be 1. */
 static unsigned code_bit(coder *c, uint32_t p, unsigned bit) {
     uint32_t bound = (uint32_t)(((uint64_t)c->range * p) >> 16);
-    if (c->input)
+    if (decoding(c))
         bit = c->code < bound;
     if (bit) {
         c->range = bound;
     } else {
         c->range -= bound;
-        if (c->input)
+        if (decoding(c))
             c->code -= bound;
         else
             add_low(c, bound);
     }
     while (c->range < 1u << 24) {
         c->range <<= 8;
-        if (c->input)
+        if (decoding(c))
             c->code = c->code << 8 | next_byte(c);
         else
             shift_out(c);
@@ -262,7 +268,7 @@ static uint32_t code_near(coder *c, uint32_t value, uint32_t usual, unsigned kin
 }
 
 uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context) {
-    return code_integer(c, value, context % CODER_CONTEXTS);
+    return code_integer(c, value, context);
 }
 
 int32_t coder_signed(coder *c, int32_t value, unsigned context) {
@@ -272,42 +278,39 @@ int32_t coder_signed(coder *c, int32_t value, unsigned context) {
 /* ---- distributions of magnitudes ---- */
 
 /*
- * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), as running sums from sums[0] = 0.
- * If `zero`, 0 is one value and every other magnitude stands for two.
+ * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), and their sum. If `zero`, 0 is one value
+ * and every other magnitude stands for two.
  */
-static void distribution(uint32_t *sums, uint32_t n, unsigned family, int scale, unsigned zero) {
+static uint32_t distribution(uint32_t *weights, uint32_t n, unsigned family, int scale, unsigned zero) {
     /* 2^(scale / 4) with 6 binary digits after the point */
-    uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale));
-    sums[0] = 0;
+    uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale)), sum = 0;
     for (uint32_t m = 0; m < n; m++) {
         uint32_t u = ((2 * m + 1 - zero) << 12) / mean; /* in 1 / 128 of the mean */
-        uint32_t weight;
+        uint32_t x;
         if (u > 4095)
             u = 4095;
         if (family == 0) /* heavy tail: (1 + u / 2)^-3 */
-            weight = exp2_negative((log2_fixed(256 + u, 5) - 256) * 3);
+            x = (log2_fixed(256 + u, 5) - 256) * 3;
         else if (family == 1) /* Laplace: exp(-u) */
-            weight = exp2_negative(u * 46 >> 7);
+            x = u * 46 >> 7;
         else if (family == 2) /* between */
-            weight = exp2_negative((u * 23 + u * u * 8 / 128) >> 7);
+            x = (u * 23 + u * u * 8 / 128) >> 7;
         else /* Gauss: exp(-u^2 / pi) */
-            weight = exp2_negative((u * u / 128 * 15) >> 7);
-        sums[m + 1] = sums[m] + (weight >> (zero && !m)) + 4;
+            x = (u * u / 128 * 15) >> 7;
+        weights[m] = (exp2_negative(x) >> (zero && !m)) + 4;
+        sum += weights[m];
     }
+    return sum;
 }
 
-/* Contexts of a binary tree over n = 2^digits magnitudes that starts from their distribution. */
-static void grow(coder_context *nodes, const uint32_t *sums, unsigned digits, uint32_t trust) {
-    for (uint32_t node = 1; node < 1u << digits; node++) {
-        unsigned level = 0;
-        uint32_t first, middle, last;
-        while (node >> (level + 1))
-            level++;
-        first = (node - (1u << level)) << (digits - level);
-        middle = first + (1u << (digits - level - 1));
-        last = first + (1u << (digits - level));
-        nodes[node] = odds(sums[last] - sums[middle], sums[middle] - sums[first]) << 16 | trust;
-    }
+/* Contexts of a binary tree over n magnitudes, a power of two, that starts from their weights; those are used up. */
+static void grow(coder_context *nodes, uint32_t *weights, uint32_t n, uint32_t trust) {
+    for (n /= 2; n; n /= 2)
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t lower = weights[2 * i], upper = weights[2 * i + 1];
+            nodes[n + i] = odds(upper, lower) << 16 | trust;
+            weights[i] = lower + upper;
+        }
 }
 
 /* Along a binary tree; `nodes` may start from a distribution. */
@@ -320,12 +323,13 @@ static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, u
 
 /* ---- vectors of integers ---- */
 
-enum { BIN_DIGITS = 7, BINS = 1 << BIN_DIGITS, USUAL_SCALE = 22 };
+enum { BIN_DIGITS = 7, BINS = 1 << BIN_DIGITS, MAX_SHIFT = 25, USUAL_SCALE = 22 };
 
 /* A vector lies on 2 * BINS bins of width 2^shift around its center; a bin has the probability of its number. */
 typedef struct {
     uint32_t shift, family, scale;
     int32_t center; /* in units of an eighth to a quarter of the mean distance, at least one bin */
+    int32_t middle; /* the center itself */
 } grid;
 
 static void code_grid(coder *c, grid *g) {
@@ -338,12 +342,15 @@ static void code_grid(coder *c, grid *g) {
     g->center = signed_form(code_integer(c, unsigned_form(g->center), GRID_CENTER));
 }
 
-static int64_t unit(const grid *g) {
-    return g->scale < 12 ? 1 : 1 << (g->scale / 4 - 2);
+/* Binary digits of the unit of the center. */
+static unsigned unit_digits(const grid *g) {
+    return g->shift + (g->scale < 12 ? 0 : g->scale / 4 - 2);
 }
 
-static int64_t lowest(const grid *g) {
-    return ((int64_t)g->center * unit(g) - BINS) * ((int64_t)1 << g->shift);
+/* The value so far from the middle; nonzero if it lies beyond the integers of 32 bits, that is, on the other side. */
+static int place(const grid *g, uint32_t far, int below, int32_t *value) {
+    *value = (int32_t)((uint32_t)g->middle + far);
+    return (*value < g->middle) != below;
 }
 
 /* A number below `limit` <= 2^digits, all equally likely. */
@@ -364,19 +371,14 @@ static uint32_t code_below(coder *c, uint32_t value, uint32_t limit, unsigned di
 
 /* The values in any order: bin, then the place in the bin. */
 static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *values, uint32_t n) {
-    uint32_t sums[BINS + 1];
-    distribution(sums, BINS, g->family, (int)g->scale, 0);
-    grow(w->nodes[0], sums, BIN_DIGITS, 255);
     for (uint32_t i = 0; i < n; i++) {
-        int64_t value = values[i] - lowest(g) - ((int64_t)BINS << g->shift);
-        unsigned negative = code_bit(c, 1u << 15, value < 0);
-        int64_t place = value < 0 ? ~value : value;
-        int64_t bin = code_magnitude(c, w->nodes[0], (uint32_t)(place >> g->shift), BIN_DIGITS) - BINS;
-        place = bin << g->shift | coder_uniform(c, (uint32_t)place, g->shift);
-        value = (negative ? ~place : place) + lowest(g) + ((int64_t)BINS << g->shift);
-        if (value != (int32_t)value || coder_overrun(c))
+        int64_t wanted = (int64_t)values[i] - g->middle;
+        unsigned negative = code_bit(c, 1u << 15, wanted < 0);
+        uint32_t far = (uint32_t)(wanted < 0 ? ~wanted : wanted);
+        uint32_t bin = code_magnitude(c, w->nodes[0], far >> g->shift, BIN_DIGITS) - BINS;
+        far = bin << g->shift | coder_uniform(c, far, g->shift);
+        if (place(g, negative ? ~far : far, (int)negative, &values[i]))
             return 1;
-        values[i] = (int32_t)value;
     }
     return 0;
 }
@@ -386,55 +388,55 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
  * next value is there. With r values to come this is so with probability 1 - (S'/S)^r, where S and S' are the
  * probabilities that a value lies behind the begin and the end of the part: no bit is spent on an order.
  */
-static int code_ascending(coder *c, const grid *g, int32_t *values, uint32_t n) {
-    uint32_t sums[BINS + 1], behind, cut = 0, i = 0, digits;
-    distribution(sums, BINS, g->family, (int)g->scale, 0);
-    /* parts so small that two values rarely share one */
-    while (cut < g->shift && (uint64_t)(sums[1] - sums[0]) * n >> cut > sums[BINS])
+static int code_ascending(coder *c, const grid *g, const uint32_t *weights, uint32_t sum, int32_t *values, uint32_t n) {
+    uint32_t behind = 2 * sum, fall = 0, cut = 0, i = 0, digits;
+    /* parts so small that two values rarely share one; a weight is at most 65539 and n below 65533 */
+    for (uint32_t crowd = weights[0] * n; cut < g->shift && crowd > sum; crowd /= 2)
         cut++;
     digits = g->shift - cut;
-    behind = 2 * sums[BINS];
-    for (uint32_t bin = 0; bin < 2 * BINS && i < n; bin++) {
-        uint32_t mirrored = bin < BINS ? BINS - 1 - bin : bin - BINS;
-        uint32_t after = behind - (sums[mirrored + 1] - sums[mirrored]);
-        /* -log2(S'/S) of a bin in 1 / 2^16 */
-        uint64_t fall = after ? log2_fixed(behind, 16) - log2_fixed(after, 16) : 32u << 16;
-        behind = after;
-        if (coder_overrun(c))
-            return 1;
-        for (uint32_t part = 0; part < 1u << cut && i < n; part++) {
-            int64_t first = lowest(g) + ((int64_t)((bin << cut) + part) << digits);
-            uint32_t from = 0;
-            int last = bin == 2 * BINS - 1 && part == (1u << cut) - 1;
-            while (i < n) {
-                uint32_t free = (1u << digits) - from;
-                uint64_t x = ((((fall * (n - i)) >> cut) * free) >> digits) >> 11;
-                uint32_t hit = 65536 - exp2_negative(x < 4096 ? (uint32_t)x : 4096);
-                int64_t value = values[i];
-                if (!last && !code_bit(c, hit < 65535 ? hit : 65535, value < first + ((int64_t)1 << digits)))
-                    break;
-                from += code_below(c, (uint32_t)(value - first) - from, free, digits);
-                value = first + from;
-                if (value != (int32_t)value)
-                    return 1;
-                values[i++] = (int32_t)value;
-            }
+    for (uint32_t part = 0; part < 2u * BINS << cut && i < n; part++) {
+        int32_t bin = (int32_t)(part >> cut) - BINS, first = (int32_t)part - (int32_t)(BINS << cut);
+        uint32_t from = 0;
+        if (!(part & ((1u << cut) - 1))) {
+            /* -log2(S'/S) of a bin in 1 / 2^16 */
+            uint32_t after = behind - weights[bin < 0 ? ~bin : bin];
+            fall = after ? log2_fixed(behind, 16) - log2_fixed(after, 16) : 32u << 16;
+            behind = after;
+            if (coder_overrun(c))
+                return 1;
+        }
+        while (i < n) {
+            uint32_t rest = (1u << digits) - from;
+            uint64_t x = ((((uint64_t)fall * (n - i)) >> cut) * rest) >> (digits + 11);
+            uint32_t hit = 65536 - exp2_negative(x < 4096 ? (uint32_t)x : 4096);
+            /* as seen from the begin of the part */
+            int64_t wanted = (int64_t)values[i] - g->middle - (int64_t)first * ((int64_t)1 << digits);
+            if (part + 1 < 2u * BINS << cut && !code_bit(c, hit < 65535 ? hit : 65535, wanted < 1u << digits))
+                break;
+            from += code_below(c, (uint32_t)wanted - from, rest, digits);
+            if (place(g, ((uint32_t)first << digits) + from, bin < 0, &values[i++]))
+                return 1;
         }
     }
-    return coder_overrun(c);
+    return 0;
 }
 
 static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, uint32_t n, int ascending) {
-    int64_t far;
+    uint32_t weights[BINS], sum;
     code_grid(c, g);
-    if (g->shift > 27 || g->family > 3 || g->scale > 31)
+    if (g->shift > MAX_SHIFT || g->family > 3 || g->scale > 31)
         return 1;
-    far = (int64_t)1 << (32 - g->shift); /* no 32-bit integer is further away */
-    if (g->center < -far || g->center > far)
+    g->middle = (int32_t)((uint32_t)g->center << unit_digits(g));
+    if (g->middle >> unit_digits(g) != g->center)
         return 1;
-    return ascending ? code_ascending(c, g, values, n) : code_vector(c, w, g, values, n);
+    sum = distribution(weights, BINS, g->family, (int)g->scale, 0);
+    if (ascending)
+        return code_ascending(c, g, weights, sum, values, n) || coder_overrun(c);
+    grow(w->nodes[0], weights, BINS, 255);
+    return code_vector(c, w, g, values, n) || coder_overrun(c);
 }
 
+#ifndef CODER_DECODE_ONLY
 /* Finds the grid that holds all values, and the distribution that makes them small. */
 static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending, grid *best) {
     int64_t sum = 0, least = values[0], most = values[0];
@@ -446,30 +448,33 @@ static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uin
         most = values[i] > most ? values[i] : most;
     }
     for (unsigned k = 0; k < 256; k++) {
-        grid g = {0, k >> 5 & 3, k & 31, 0};
+        grid g = {0, k >> 5 & 3, k & 31, 0, 0};
         coder trial = *c;
         trial.output = NULL;
         for (;; g.shift++) {
-            int64_t width = (int64_t)n * unit(&g) * ((int64_t)1 << g.shift);
+            int64_t width = (int64_t)n << unit_digits(&g), reach = (int64_t)BINS << g.shift, middle;
             /* the mean, rounded down; or none, which takes fewer bits */
             g.center = k < 128 ? (int32_t)((sum - (sum < 0 ? width - 1 : 0)) / width) : 0;
-            if (least >= lowest(&g) && most < lowest(&g) + ((int64_t)2 * BINS << g.shift))
+            middle = g.center * ((int64_t)1 << unit_digits(&g));
+            if (least >= middle - reach && most < middle + reach)
                 break;
         }
         code_values(&trial, w, &g, values, tried, ascending);
-        if (coder_bits(&trial) < cost) {
-            cost = coder_bits(&trial);
+        if (coded_bits(&trial) < cost) {
+            cost = coded_bits(&trial);
             *best = g;
         }
     }
 }
 
+#endif
+
 int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
-    grid g = {0, 0, 0, 0};
-    if (!n)
-        return 0;
-    if (!c->input)
+    grid g = {0, 0, 0, 0, 0};
+#ifndef CODER_DECODE_ONLY
+    if (!decoding(c))
         search_grid(c, w, values, n, ascending, &g);
+#endif
     return code_values(c, w, &g, values, n, ascending);
 }
 
@@ -485,7 +490,11 @@ enum { DENSE, FLAGS, MAGNITUDES };
 
 static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
 static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probability counts for */
-static const uint16_t STRENGTH[4] = {0, 2, 8, 32};   /* weights that the mean of the matrix counts for */
+
+/* Weights that the mean of the matrix counts for: 0, 2, 8, 32. */
+static uint32_t strength(uint8_t parameter) {
+    return 1u << 2 * parameter >> 1;
+}
 
 /* Of the mean magnitude, in quarters of a power of two; it is smaller where zeros count. */
 static int scale_of(const uint8_t *p) {
@@ -499,8 +508,12 @@ static int has(const coder_model *m, unsigned i, unsigned bits) {
     return i == MODE || i == SIGNS || bits > 2;
 }
 
-static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, unsigned bits) {
-    for (unsigned i = first; i <= last; i++)
+/* Adds the bits of what values need to `values`, unless NULL. */
+static int code_model(coder *c, coder_model *m, unsigned bits, uint64_t *values) {
+    uint64_t before = 0;
+    for (unsigned i = 0; i < CODER_PARAMETERS; i++) {
+        if (i == FAMILY && values)
+            before = coded_bits(c);
         if (has(m, i, bits)) {
             uint32_t value = m->parameters[i], usual = 4 * bits - (m->parameters[MODE] == MAGNITUDES ? 4 : 12);
             value = i == SCALE ? code_near(c, value, usual, MODEL + i) : code_integer(c, value, MODEL + i);
@@ -508,6 +521,9 @@ static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, u
                 return 1;
             m->parameters[i] = (uint8_t)value;
         }
+    }
+    if (values)
+        *values += coded_bits(c) - before;
     return 0;
 }
 
@@ -519,20 +535,26 @@ static int code_model(coder *c, coder_model *m, unsigned first, unsigned last, u
  */
 enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 3200 };
 
-static unsigned code_corrected(coder *c, uint32_t p, coder_correction *const *k, unsigned n, uint32_t memory,
+/* Up to three contexts, a byte each; 0 for none. */
+static unsigned code_corrected(coder *c, uint32_t p, coder_correction *corrections, uint32_t contexts, uint32_t memory,
                                unsigned bit) {
-    int32_t x = stretch(p) * 256, error;
-    uint32_t weight;
-    for (unsigned i = 0; i < n; i++)
-        x += k[i]->offset;
-    p = squash(x / 256);
+    int32_t x = 0;
+    uint32_t weight, error;
+    if (!contexts)
+        return code_bit(c, p, bit);
+    for (uint32_t k = contexts; k; k >>= 8)
+        x += corrections[k & 255].offset;
+    p = squash((stretch(p) * 256 + x) / 256);
     bit = code_bit(c, p, bit);
-    error = (int32_t)(bit << 16) - (int32_t)p;
+    error = bit ? 65536 - p : p;
     weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
-    for (unsigned i = 0; i < n; i++) {
-        if (k[i]->weight < memory)
-            k[i]->weight += weight;
-        k[i]->offset += error * STEP / (int32_t)(CAUTION + k[i]->weight);
+    for (uint32_t k = contexts; k; k >>= 8) {
+        coder_correction *one = &corrections[k & 255];
+        int32_t step;
+        if (one->weight < memory)
+            one->weight += weight;
+        step = (int32_t)(error * STEP / (CAUTION + one->weight));
+        one->offset += bit ? step : -step;
     }
     return bit;
 }
@@ -541,7 +563,7 @@ static unsigned code_corrected(coder *c, uint32_t p, coder_correction *const *k,
  * Contexts of corrections: the five flags before in the row; three flags of the row above; the three signs before in
  * the row, and in the column; whether the weights before and above are negative, zero or positive.
  */
-enum { FLAG_ROW = 0, FLAG_ABOVE = 32, SIGN_ROW = 40, SIGN_COLUMN = 48, SIGN_NEAR = 56 };
+enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 57 };
 
 /* A matrix on its way. */
 typedef struct {
@@ -549,127 +571,123 @@ typedef struct {
     coder_workspace *w;
     const uint8_t *p; /* the model */
     uint32_t columns, row;
-    uint32_t seen[2];              /* twice the zeros and nonzeros so far, from one half each */
-    uint32_t mean, kr, kc, ks, kt; /* in 1 / 16: mean magnitude, and what shrinks the statistics */
-    unsigned digits, first;        /* of the magnitudes; the least of them */
+    uint32_t seen[2];      /* twice the zeros and nonzeros so far, from one half each */
+    uint32_t mean, k[4];   /* in 1 / 16: mean magnitude, and what shrinks the statistics, for ROW .. COLUMN_SCALE */
+    unsigned digits, least; /* of the magnitudes */
 
     /* The row so far. */
-    uint32_t count, sum, expected, flags, signs; /* as in a column */
-    uint32_t usual;                              /* nonzeros of a column so far, were all columns alike, in 1 / 16 */
-    uint32_t step;                               /* density per count, 2^32 / 16 */
+    coder_line line;
+    uint32_t usual; /* nonzeros of a column so far, were all columns alike, in 1 / 16 */
+    uint32_t step;  /* density per count, 2^32 / 16 */
     uint64_t share; /* sum over the columns so far of the factor by which they are dense */
     int left;       /* the code before */
 } pass;
 
-/* mean * a / b, bounded so that sums over a row or column fit */
-static uint32_t predict(uint32_t mean, uint32_t a, uint32_t b) {
-    uint64_t x = (uint64_t)mean * a / b;
-    return x < 32768 ? (uint32_t)x : 32768;
-}
-
 static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
     coder_workspace *w = s->w;
     const uint8_t *p = s->p = m->parameters;
-    uint32_t sums[129];
-    memset(w->columns, 0, s->columns * sizeof *w->columns);
+    uint32_t weights[128], n = 1u << (bits - 1);
+    memset(w->columns, 0, (s->columns + 2) * sizeof *w->columns);
     memset(w->corrections, 0, sizeof w->corrections);
     s->seen[0] = s->seen[1] = 1;
-    s->row = 0;
-    s->first = p[MODE] != MAGNITUDES;
+    s->least = p[MODE] != MAGNITUDES;
     s->digits = bits - 1;
     s->mean = exp2_negative((uint32_t)(320 - 8 * scale_of(p))) >> 2;
     for (int i = 0; i < CODER_CLASSES; i++) {
         if (i != CODER_CLASSES / 2 && !p[ROW_SCALE] && !p[COLUMN_SCALE])
             continue;
-        distribution(sums, 1u << s->digits, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->first);
-        if (s->first)
-            sums[1u << s->digits] = sums[(1u << s->digits) - 1]; /* no code is -2^(bits - 1) */
-        grow(w->nodes[i], sums, s->digits, TRUSTED[p[TRUST]]);
+        distribution(weights, n, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->least);
+        if (s->least)
+            weights[n - 1] = 0; /* no code is -2^(bits - 1) */
+        grow(w->nodes[i], weights, n, TRUSTED[p[TRUST]]);
     }
-    s->kr = 16u * STRENGTH[p[ROW]];
-    s->kc = 16u * STRENGTH[p[COLUMN]];
-    s->ks = s->mean * STRENGTH[p[ROW_SCALE]];
-    s->kt = s->mean * STRENGTH[p[COLUMN_SCALE]];
+    for (unsigned i = 0; i < 2; i++) {
+        s->k[i] = 16u * strength(p[ROW + i]);
+        s->k[2 + i] = s->mean * strength(p[ROW_SCALE + i]);
+    }
 }
 
 static void start_row(pass *s) {
     uint32_t density = odds(s->seen[1], s->seen[0]);
-    s->count = s->sum = s->expected = s->flags = s->signs = 0;
+    memset(&s->line, 0, sizeof s->line);
     s->usual = (uint32_t)(((uint64_t)density * s->row) >> 12);
-    s->step = (uint32_t)(((uint64_t)density << 16) / (s->usual + s->kc + 1));
+    s->step = (density << 16) / (s->usual + s->k[1] + 1);
     s->share = 0;
     s->left = 0;
 }
 
 /* 2^16 times the probability that the next weight is not zero, by the counts so far. */
-static uint32_t density(pass *s, const coder_column *column) {
-    uint64_t a = s->seen[1], b = s->seen[0], factor = s->usual + s->kc + 1;
+static uint32_t density(pass *s, const coder_line *column) {
+    uint64_t a = s->seen[1], b = s->seen[0];
+    uint32_t factor = s->usual + s->k[1] + 1;
     if (s->p[COLUMN]) {
-        factor = 16 * column->count + s->kc;
+        factor = 16u * column->count + s->k[1];
         a *= factor;
-        b *= s->usual + s->kc;
+        b *= s->usual + s->k[1];
     }
     if (s->p[ROW] && s->row) {
         uint64_t e = (s->share * s->step) >> 28;
-        a *= 16 * s->count + s->kr;
-        b *= (e < 1u << 20 ? e : 1u << 20) + s->kr;
+        a *= 16u * s->line.count + s->k[0];
+        b *= (e < 1u << 20 ? (uint32_t)e : 1u << 20) + s->k[0];
     }
     s->share += factor;
     return odds(a, b);
 }
 
-static unsigned code_flag(pass *s, uint32_t j, unsigned nonzero) {
-    coder_column *column = &s->w->columns[j];
-    uint32_t p = density(s, column);
+/* A flag or a sign, which its row and its column remember. */
+static unsigned code_event(pass *s, coder_line *column, unsigned kind, uint32_t p, uint32_t contexts, unsigned bit) {
+    bit = code_corrected(s->c, p, s->w->corrections, contexts, kind ? SIGN_MEMORY : FLAG_MEMORY, bit);
+    s->line.events[kind] = (uint8_t)(2u * s->line.events[kind] | bit);
+    column->events[kind] = (uint8_t)(2u * column->events[kind] | bit);
+    return bit;
+}
+
+static unsigned code_flag(pass *s, coder_line *column, unsigned nonzero) {
+    uint32_t p = density(s, column), contexts = 0;
     if (s->p[NEAR]) {
-        unsigned above = (column->flags & 1) << 1;
-        coder_correction *k[2];
-        if (j)
-            above |= (column[-1].flags & 2) << 1;
-        if (j + 1 < s->columns)
-            above |= column[1].flags & 1;
-        k[0] = &s->w->corrections[FLAG_ROW + (s->flags & 31)];
-        k[1] = &s->w->corrections[FLAG_ABOVE + above];
-        nonzero = code_corrected(s->c, p, k, 2, FLAG_MEMORY, nonzero);
-    } else
-        nonzero = code_bit(s->c, p, nonzero);
+        unsigned above = (column[-1].events[0] & 2u) << 1 | (column->events[0] & 1u) << 1 | (column[1].events[0] & 1u);
+        contexts = (FLAG_ROW + (s->line.events[0] & 31u)) | (FLAG_ABOVE + above) << 8;
+    }
+    nonzero = code_event(s, column, 0, p, contexts, nonzero);
     s->seen[nonzero] += 2;
     if (s->seen[0] + s->seen[1] > 1u << 21) {
         s->seen[0] = (s->seen[0] + 1) / 2;
         s->seen[1] = (s->seen[1] + 1) / 2;
     }
-    s->flags = s->flags << 1 | nonzero;
-    column->flags = (uint8_t)(column->flags << 1 | nonzero);
     return nonzero;
 }
 
-static unsigned code_sign(pass *s, coder_column *column, int above, unsigned sign) {
-    if (s->p[SIGNS]) {
-        coder_correction *k[3];
-        k[0] = &s->w->corrections[SIGN_ROW + (s->signs & 7)];
-        k[1] = &s->w->corrections[SIGN_COLUMN + (column->signs & 7)];
-        k[2] = &s->w->corrections[SIGN_NEAR + 3 * ((s->left > 0) - (s->left < 0) + 1) + (above > 0) - (above < 0) + 1];
-        sign = code_corrected(s->c, 1u << 15, k, 3, SIGN_MEMORY, sign);
-    } else
-        sign = code_bit(s->c, 1u << 15, sign);
-    s->signs = s->signs << 1 | sign;
-    column->signs = (uint8_t)(column->signs << 1 | sign);
-    return sign;
+/* 0, 1 or 2 for negative, zero or positive. */
+static unsigned sign_of(int code) {
+    return code < 0 ? 0 : code > 0 ? 2 : 1;
+}
+
+static unsigned code_sign(pass *s, coder_line *column, int above, unsigned sign) {
+    uint32_t contexts = 0;
+    if (s->p[SIGNS])
+        contexts = (SIGN_ROW + (s->line.events[1] & 7u)) | (SIGN_COLUMN + (column->events[1] & 7u)) << 8 |
+                   (SIGN_NEAR + 3 * sign_of(s->left) + sign_of(above)) << 16;
+    return code_event(s, column, 1, 1u << 15, contexts, sign);
 }
 
 /* The magnitude, counted from the least there is, by the scale that its row and column lead to expect. */
-static uint32_t code_value(pass *s, coder_column *column, uint32_t value) {
-    uint32_t class = CODER_CLASSES / 2, by_row = s->mean, by_column = s->mean;
+static uint32_t code_value(pass *s, coder_line *column, uint32_t value) {
+    coder_line *lines[2];
+    uint32_t class = CODER_CLASSES / 2, expected[2];
     uint64_t a = 1, b = 1;
-    if (s->p[ROW_SCALE]) {
-        a = s->sum + s->ks;
-        b = s->expected + s->ks;
-        by_row = predict(s->mean, s->sum + s->ks, s->expected + s->ks);
-    }
-    if (s->p[COLUMN_SCALE]) {
-        a *= column->sum + s->kt;
-        b *= column->expected + s->kt;
-        by_column = predict(s->mean, column->sum + s->kt, column->expected + s->kt);
+    lines[0] = &s->line;
+    lines[1] = column;
+    for (unsigned i = 0; i < 2; i++) {
+        expected[i] = s->mean;
+        if (s->p[ROW_SCALE + i]) {
+            /* below 2^18 and 2^21, and the mean below 2^12 */
+            uint32_t sum = lines[i]->sum + s->k[2 + i], usual = lines[i]->expected + s->k[2 + i];
+            a *= sum;
+            b *= usual;
+            expected[i] = s->mean * sum / usual;
+            if (expected[i] > 32768)
+                expected[i] = 32768;
+        }
     }
     if (s->p[ROW_SCALE] || s->p[COLUMN_SCALE]) {
         int x = (int)log2_fixed(a, 3) - (int)log2_fixed(b, 3);
@@ -677,30 +695,32 @@ static uint32_t code_value(pass *s, coder_column *column, uint32_t value) {
         class = x < 0 ? 0 : x >= CODER_CLASSES ? CODER_CLASSES - 1 : (uint32_t)x;
     }
     value = code_magnitude(s->c, s->w->nodes[class], value, s->digits) - (1u << s->digits);
-    /* what is far back counts less */
-    s->sum += 16 * value + 16 * s->first - (s->sum >> 5);
-    s->expected += by_column - (s->expected >> 5);
-    column->sum += 16 * value + 16 * s->first - (column->sum >> 4);
-    column->expected += by_row - (column->expected >> 4);
+    for (unsigned i = 0; i < 2; i++) {
+        /* what is far back counts less */
+        coder_line *line = lines[i];
+        uint32_t sum = line->sum;
+        line->sum = (uint16_t)(sum + 16 * (value + s->least) - (sum >> (5 - i)));
+        line->expected += expected[1 - i] - (line->expected >> (5 - i));
+    }
     return value;
 }
 
 /* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
 static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost *cost) {
-    coder_column *column = &s->w->columns[j];
+    coder_line *column = &s->w->columns[j + 1];
     uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
     unsigned negative = 0;
-    if (s->p[MODE] != FLAGS || code_flag(s, j, value != 0)) {
-        uint64_t before = cost ? coder_bits(s->c) : 0;
-        value = code_value(s, column, value - s->first) + s->first;
+    if (s->p[MODE] != FLAGS || code_flag(s, column, value != 0)) {
+        uint64_t before = cost ? coded_bits(s->c) : 0;
+        value = code_value(s, column, value - s->least) + s->least;
         if (value >> s->digits)
             return -1;
         if (value)
             negative = code_sign(s, column, above, *code < 0);
-        s->count++;
+        s->line.count++;
         column->count++;
         if (cost)
-            cost->values += coder_bits(s->c) - before;
+            cost->values += coded_bits(s->c) - before;
     } else
         value = 0;
     *code = (int8_t)(negative ? -(int)value : (int)value);
@@ -713,14 +733,11 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
                      unsigned bits, coder_model *m, coder_cost *cost) {
     pass s = {0};
     const int8_t *above = NULL;
-    uint64_t before = coder_bits(c), middle;
-    if (code_model(c, m, MODE, NEAR, bits))
-        return 1;
-    middle = coder_bits(c);
-    if (code_model(c, m, FAMILY, SIGNS, bits))
-        return 1;
+    uint64_t before = cost ? coded_bits(c) : 0;
     if (cost)
-        cost->values = coder_bits(c) - middle;
+        cost->values = 0;
+    if (code_model(c, m, bits, cost ? &cost->values : NULL))
+        return 1;
     s.c = c;
     s.w = w;
     s.columns = columns;
@@ -736,13 +753,37 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
         above = row;
     }
     if (cost)
-        cost->positions = coder_bits(c) - before - cost->values;
+        cost->positions = coded_bits(c) - before - cost->values;
     return 0;
 }
 
 int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
                  coder_model *m, coder_cost *cost) {
-    return code_rows(c, w, codes, rows, columns, 1, bits, m, cost);
+    return code_rows(c, w, codes, rows, columns, 1, bits, m, decoding(c) ? NULL : cost);
+}
+
+#ifndef CODER_DECODE_ONLY
+/* ---- encoder ---- */
+
+void coder_encode_start(coder *c, uint8_t *output, size_t size) {
+    start(c);
+    c->output = output;
+    c->size = size;
+}
+
+size_t coder_encode_finish(coder *c) {
+    uint32_t mask = UINT32_MAX;
+    /* Of all numbers in [low, low + range) the one that ends in most zero bytes: those need not be written. */
+    while (((0u - c->low) & mask) >= c->range)
+        mask >>= 8;
+    add_low(c, (0u - c->low) & mask);
+    while (c->low)
+        shift_out(c);
+    return c->position;
+}
+
+uint64_t coder_bits(const coder *c) {
+    return coded_bits(c);
 }
 
 /* What a search looks at, and what it has found. */
@@ -759,7 +800,7 @@ typedef struct {
 /* Keeps `m` in place of the best where it makes the positions, or the values, smaller. */
 static void try_model(search *s, coder_model m) {
     coder trial = *s->c;
-    coder_cost cost;
+    coder_cost cost = {0, 0};
     trial.output = NULL;
     code_rows(&trial, s->w, s->codes, s->rows, s->columns, s->every, s->bits, &m, &cost);
     for (unsigned i = 0; i < CODER_PARAMETERS; i++)
@@ -806,7 +847,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
     s.every = size / SAMPLE + 1 < rows / 16 ? size / SAMPLE + 1 : rows / 16 + 1;
     for (uint32_t i = 0; i < size; i++) {
         count += codes[i] != 0;
-        sum += (uint32_t)(codes[i] < 0 ? -codes[i] : codes[i]);
+        sum += (uint64_t)(codes[i] < 0 ? -codes[i] : codes[i]);
     }
     m.parameters[MODE] = count < size ? FLAGS : DENSE;
     m.parameters[SCALE] = search_scale(sum, count);
@@ -821,3 +862,4 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
     if (s.least.positions + s.least.values < cost)
         *best = s.best;
 }
+#endif

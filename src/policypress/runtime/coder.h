@@ -7,10 +7,11 @@
 
 #define CODER_CONTEXTS 19    /* classes of `unsigned` and `signed` integers that adapt apart */
 #define CODER_KINDS 33       /* with those that vectors and matrices keep to themselves */
-#define CODER_MAX_SIDE 65535 /* rows and columns of a matrix, length of a vector */
+#define CODER_MAX_SIDE 65535   /* rows and columns of a matrix */
+#define CODER_MAX_LENGTH 32768 /* of a vector */
 #define CODER_PARAMETERS 10
 #define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
-#define CODER_CORRECTIONS 65
+#define CODER_CORRECTIONS 66
 
 typedef uint32_t coder_context; /* probability of a one (22 bits), then the number of bits seen (10 bits) */
 
@@ -33,11 +34,12 @@ typedef struct {
     uint8_t parameters[CODER_PARAMETERS];
 } coder_model;
 
-/* A column so far: nonzeros, their magnitudes and what was expected of them, newer ones more; last flags and signs. */
+/* A row or a column so far: nonzeros, their magnitudes and what was expected of them, newer ones more. */
 typedef struct {
-    uint32_t count, sum, expected;
-    uint8_t flags, signs;
-} coder_column;
+    uint16_t count, sum;
+    uint32_t expected;
+    uint8_t events[2]; /* the last flags, the last signs */
+} coder_line;
 
 /* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
 typedef struct {
@@ -45,11 +47,11 @@ typedef struct {
     uint32_t weight;
 } coder_correction;
 
-/* Scratch memory of one call; columns holds as many elements as the matrix has columns. */
+/* Scratch memory of one call; columns holds one more element than the matrix has columns on either side. */
 typedef struct {
-    coder_column *columns;
-    coder_context nodes[CODER_CLASSES][128];
+    coder_line *columns;
     coder_correction corrections[CODER_CORRECTIONS];
+    coder_context nodes[CODER_CLASSES][128];
 } coder_workspace;
 
 /* Bits of a matrix in 1/256 bit, those of its model included. */
@@ -57,17 +59,11 @@ typedef struct {
     uint64_t positions, values;
 } coder_cost;
 
-void coder_encode_start(coder *c, uint8_t *output, size_t size);
 void coder_decode_start(coder *c, const uint8_t *input, size_t size);
-
-/* The length of the stream; the encoder writes up to 4 bytes more, larger than `size` if they did not fit. */
-size_t coder_encode_finish(coder *c);
 /* 0: all bytes are read; 1: the stream is longer; -1: it ended too early. */
 int coder_decode_finish(const coder *c);
 /* Nonzero once the decoder has read past the end what no encoder leaves out. */
 int coder_overrun(const coder *c);
-/* What is written so far, in 1/256 bit: bytes and the logarithm of the range. */
-uint64_t coder_bits(const coder *c);
 
 /* Each of these encodes its arguments, or decodes over them. */
 /* A number of `bits` bits, all values equally likely. */
@@ -79,6 +75,12 @@ int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, in
 int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
                  coder_model *model, coder_cost *cost);
 
+/* The encoder, which is left out if CODER_DECODE_ONLY is defined. */
+void coder_encode_start(coder *c, uint8_t *output, size_t size);
+/* The length of the stream; the encoder writes up to 4 bytes more, larger than `size` if they did not fit. */
+size_t coder_encode_finish(coder *c);
+/* What is written so far, in 1/256 bit: bytes and the logarithm of the range. */
+uint64_t coder_bits(const coder *c);
 /* The encoder's search for the model that makes a matrix small. */
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
                          unsigned bits, coder_model *best);

@@ -69,7 +69,10 @@ class Tensor:
 
 @dataclass
 class Program:
-    """What the engine runs; ``weights`` holds the dense weights of every step that has some, (outputs, window)."""
+    """What the engine runs; ``weights`` holds the dense weights of every step that has some, (outputs, window).
+
+    ``turns``: for each step (channels, positions), if its inputs lie in memory as (positions, channels); else (1, 1).
+    """
 
     steps: list[Fields]
     input: Fields
@@ -79,6 +82,7 @@ class Program:
     action_size: int
     layers: list[str] = field(default_factory=list)  # name of the layer of each step, or ""
     weights: list[NDArray[Any] | None] = field(default_factory=list)
+    turns: list[tuple[int, int]] = field(default_factory=list)
 
 
 def smallest(layer: Layer, entries: int) -> int:
@@ -100,6 +104,7 @@ class _Lowering:
         self._tensors: list[Tensor] = []
         self._layers: list[str] = []
         self._weights: list[NDArray[Any] | None] = []
+        self._turns: list[tuple[int, int]] = []
         self._unordered: tuple[int, int] | None = None  # pixels, channels of a vector that should be the other way
 
     def program(self) -> Program:
@@ -147,6 +152,7 @@ class _Lowering:
             action_size=math.prod(action.shape) * np.dtype(action.dtype).itemsize,
             layers=self._layers,
             weights=self._weights,
+            turns=self._turns,
         )
 
     def _input(self) -> tuple[Tensor, Fields]:
@@ -201,13 +207,15 @@ class _Lowering:
         return x
 
     def _layer(self, layer: Layer, x: Tensor, tanh: Tanh | None, fold: bool) -> Tensor:
-        weight = layer.weight
+        weight, turn = layer.weight, (1, 1)
         if layer.is_conv:
             x = self._pad(x, layer.padding, lowest=False)
             if self._integer:
+                turn = (weight.shape[1], math.prod(weight.shape[2:]))
                 weight = weight.transpose(0, 2, 3, 1)  # as the inputs lie in memory
         elif self._unordered is not None:
             pixels, channels = self._unordered
+            turn = (channels, pixels)
             weight = weight.reshape(-1, channels, pixels).transpose(0, 2, 1)
             x.shape = (1, 1, channels * pixels)
         weight = np.ascontiguousarray(weight.reshape(len(weight), -1))
@@ -222,7 +230,9 @@ class _Lowering:
             fields |= {"bias": layer.bias, "scale": layer.scale, "per_output": int(layer.scale.size > 1)}
             target = Tensor(F32, (1, 1, 1))
         self._unordered = None
-        return self._window(fields, x, kernel, layer.stride, len(weight), target, layer.name, weight)
+        x = self._window(fields, x, kernel, layer.stride, len(weight), target, layer.name, weight)
+        self._turns[-1] = turn
+        return x
 
     def _weights_of(self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], fields: Fields) -> None:
         if layer.weight_bits == FLOAT_BITS:
@@ -337,6 +347,7 @@ class _Lowering:
         self._steps.append(fields)
         self._layers.append(name)
         self._weights.append(weight)
+        self._turns.append((1, 1))
         return target
 
 

@@ -52,8 +52,8 @@ static int known_shape(Py_ssize_t rows, Py_ssize_t columns, int bits) {
 }
 
 static int known_length(Py_ssize_t n) {
-    if (n < 0 || n > CODER_MAX_SIDE) {
-        fail("A vector has at most 65,535 integers.");
+    if (n < 0 || n > CODER_MAX_LENGTH) {
+        fail("A vector has at most 32,768 integers.");
         return 0;
     }
     return 1;
@@ -182,6 +182,8 @@ static PyObject *encode_integers(PyObject *object, PyObject *args, PyObject *kwa
         return fail("The values are not whole int32 numbers.");
     if (!known_length(size / 4))
         return NULL;
+    if (!size)
+        Py_RETURN_NONE;
     n = (uint32_t)(size / 4);
     values = PyMem_Malloc((size_t)size + 1);
     if (!values)
@@ -226,7 +228,7 @@ static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
         if ((int8_t)bytes[i] < -limit || (int8_t)bytes[i] > limit)
             return fail("A code does not fit into the given bits.");
     codes = PyMem_Malloc((size_t)size);
-    w.columns = PyMem_Malloc((size_t)columns * sizeof *w.columns);
+    w.columns = PyMem_Malloc(((size_t)columns + 2) * sizeof *w.columns);
     if (codes && w.columns) {
         memcpy(codes, bytes, (size_t)size);
         Py_BEGIN_ALLOW_THREADS
@@ -313,7 +315,7 @@ static PyObject *decode_integers(PyObject *object, PyObject *args, PyObject *kwa
     values = PyMem_Calloc((size_t)n + 1, 4);
     if (!values)
         return PyErr_NoMemory();
-    damaged = coder_integers(&self->c, &w, values, (uint32_t)n, ascending);
+    damaged = n && coder_integers(&self->c, &w, values, (uint32_t)n, ascending);
     result = damaged ? fail(DAMAGED) : PyBytes_FromStringAndSize((const char *)values, 4 * n);
     PyMem_Free(values);
     return result;
@@ -335,7 +337,7 @@ static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     result = PyBytes_FromStringAndSize(NULL, rows * columns);
     if (!result)
         return NULL;
-    w.columns = PyMem_Malloc((size_t)columns * sizeof *w.columns);
+    w.columns = PyMem_Malloc(((size_t)columns + 2) * sizeof *w.columns);
     if (!w.columns) {
         Py_DECREF(result);
         return PyErr_NoMemory();

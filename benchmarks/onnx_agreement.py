@@ -1,0 +1,164 @@
+"""How ONNX graphs agree with their policies in ONNX Runtime, how large they are, and how fast.
+
+    python benchmarks/onnx_agreement.py           # about a minute
+    python benchmarks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes
+
+Random policies are those of the tests (tests/policy/policies.py): MLPs with ReLU and with Tanh, and a CNN with a
+residual block and max pooling, 2 to 8 bits, one scale a layer or one an output. Observations are random and extreme
+(`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained policies are those
+of results/. Times are those of one observation on one thread, the best of five rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+import policypress as pp
+from policypress.export.onnx import STYLES, check_onnx, encode_onnx
+from policypress.export.onnx_check import Runner, check_observations
+from policypress.policy import reference
+from policypress.policy.policy import FLOAT_BITS, ActionTransform, Layer, ObservationTransform, Policy
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from policy.policies import NUMERICS, make_policy  # noqa: E402
+
+KINDS = ("vector", "image", "tanh")
+OBSERVATIONS = 150
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def agreement(seeds: int) -> None:
+    print("\n| numerics | style | policies | pairs | largest step | same action | largest difference of an output |")
+    print("|---|---|---|---|---|---|---|")
+    for numerics, style in itertools.product(NUMERICS, STYLES):
+        policies = pairs = step = 0
+        same = largest = 0.0
+        for kind, bits, seed in itertools.product(KINDS, range(2, 9), range(seeds)):
+            policy = make_policy(numerics, kind, bits, seed, per_output=seed % 2 == 0)
+            model = encode_onnx(policy, style)
+            observations = check_observations(policy, OBSERVATIONS, seed)
+            report = check_onnx(policy, model, observations)
+            if not report.holds:
+                raise SystemExit(f"{numerics} {kind} {bits} bits seed {seed}: {report.worst}")
+            policies, pairs = policies + 1, pairs + len(observations)
+            step, same = max(step, report.step_difference), same + report.equal_actions * len(observations)
+            wanted = policy.outputs(observations[:OBSERVATIONS])  # the extreme ones of float numerics are huge
+            outputs = Runner(model)(observations[:OBSERVATIONS])[0]
+            largest = max(largest, float(np.abs(outputs - wanted).max() / np.abs(wanted).max()))
+        shown = "-" if numerics != "integer" else str(step)
+        print(f"| {numerics} | {style} | {policies} | {pairs:,} | {shown} | {same / pairs:.3%} | {largest:.2g} |")
+    print("\nA step is one integer step; output differences are shares of the policy's largest output.")
+
+
+def trained() -> None:
+    print("\n| policy | float32 | payload | exact | qdq | predict | exact | qdq |\n|---|---|---|---|---|---|---|---|")
+    for path in sorted((ROOT / "results").glob("*/policy.policy")):
+        policy = pp.load(path)
+        assert policy.test_vectors is not None
+        observation = policy.test_vectors.observations[:1]
+        models = {style: encode_onnx(policy, style) for style in STYLES}
+        runs: list[Callable[[], Any]] = [lambda policy=policy, x=observation: policy.predict(x)]
+        runs += [lambda run=run, x=observation: run(x) for run in map(Runner, models.values())]
+        times = " | ".join(f"{1e6 * seconds:,.0f} us" for seconds in map(best, runs))
+        bytes_ = [policy.baseline_bytes, pp.size(policy).file_bytes, *map(len, models.values())]
+        print(f"| {path.parent.name} | {' | '.join(f'{size:,}' for size in bytes_)} | {times} |")
+    print(
+        "\nBytes of the dense float32 network, of the policy's payload and of the ONNX files; times of one observation."
+    )
+
+
+def best(run: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.1:  # also warms up
+        run()
+        calls += 1
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        seconds.append((time.perf_counter() - start) / calls)
+    return min(seconds)
+
+
+def qdq_on_trained(count: int) -> None:
+    print("\n| policy | pairs | largest step | same action | largest difference of an action |\n|---|---|---|---|---|")
+    for path in sorted((ROOT / "results").glob("*/policy.policy")):
+        policy = pp.load(path)
+        if policy.numerics != "integer":
+            continue
+        observations = check_observations(policy, 8 if policy.observation.image else count, seed=1)
+        report = check_onnx(policy, encode_onnx(policy, "qdq"), observations)
+        print(
+            f"| {path.parent.name} | {report.observations:,} | {report.step_difference} | {report.equal_actions:.2%} |"
+            f" {report.action_difference:.2g} |"
+        )
+
+
+def tanh() -> None:
+    """Every float32 from 2**-13 to 10.1 and its negative, and every 16th of the rest."""
+    one = np.ones(1, np.float32)
+    policy = Policy(
+        (Layer(one[None], np.zeros(1, np.float32), FLOAT_BITS, one, False),),
+        ObservationTransform((1,), "float32"),
+        ActionTransform("box", (1,), squash=True, low=-one, high=one),
+        None,
+        baseline_bytes=8,
+    )
+    model = onnx.load_from_string(encode_onnx(policy))
+    result = [node.output[0] for node in model.graph.node if node.op_type == "Where"][-1]
+    model.graph.output.append(onnx.ValueInfoProto(name=result))
+    run = Runner(model.SerializeToString(), [result])
+    first, last = (int(np.float32(x).view(np.uint32)) for x in (2.0**-13, 10.1))
+    ranges = [(first, last, 1), (1, first, 16), (last, 0x7F800000, 16)]
+    compared = different = 0
+    for start, stop, step in ranges:
+        for at in range(start, stop, step << 20):
+            x = np.arange(at, min(at + (step << 20), stop), step, dtype=np.uint32).view(np.float32)
+            got = run(x[:, None])[2].ravel()
+            compared += len(x)
+            different += int((got.view(np.uint32) != reference.tanh(x).view(np.uint32)).sum())
+    x = -np.geomspace(1e-30, 20, 1_000_000).astype(np.float32)
+    different += int((run(x[:, None])[2].ravel().view(np.uint32) != reference.tanh(x).view(np.uint32)).sum())
+    print(f"\ntanh of style exact: {compared + len(x):,} float32 compared, {different} differ.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=8, help="random policies of each kind and bit width")
+    parser.add_argument("--tanh", action="store_true", help="compare the tanh over every float32")
+    arguments = parser.parse_args()
+    print(
+        f"{processor()}; Python {platform.python_version()}, NumPy {np.__version__}, onnx {onnx.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}, policypress {pp.__version__}"
+    )
+    agreement(arguments.seeds)
+    qdq_on_trained(20_000)
+    trained()
+    if arguments.tanh:
+        tanh()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,381 @@
+"""What ONNX Runtime makes of an exported policy, compared with the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from policypress.errors import ExportError, ObservationError
+from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style
+from policypress.policy import reference
+from policypress.policy.policy import (
+    FLOAT_BITS,
+    ActionTransform,
+    Flatten,
+    Layer,
+    MaxPool2d,
+    Op,
+    Policy,
+    Relu,
+    Residual,
+    Tanh,
+)
+
+_ROUNDING = 2.0**-24  # of one float32 operation
+_TINIEST = 2.0**-149
+_TANH = 4e-7  # between two float32 tanh, ours and another decent one
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest difference between ONNX Runtime and the reference in one place, and what the style allows there.
+
+    In integer steps where the place is a step; in real units where it is "outputs" or "action".
+    """
+
+    place: str
+    largest: float
+    allowed: float
+
+    @property
+    def holds(self) -> bool:
+        return self.largest <= self.allowed
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """What the comparison of a graph with its policy found.
+
+    ``observations`` were given in a batch, some of them alone too. ``steps``: each integer step, compared with what
+    the reference makes of the integers that go into it in ONNX Runtime, in a copy of the graph that gives them out.
+    ``outputs``: from end to end, but in style "qdq" for the integers that go into the last layer of that copy.
+    ``action``: compared with the reference's for the outputs of the graph. ``outputs_difference`` and
+    ``action_difference`` are the largest from end to end, in real units, whatever is allowed; ``equal_actions`` is the
+    share of observations whose whole action is the same (to 1e-5 where no bits are promised).
+    """
+
+    style: Style
+    numerics: str
+    file_bytes: int
+    observations: int
+    steps: tuple[Difference, ...]
+    outputs: Difference
+    action: Difference
+    outputs_difference: float
+    action_difference: float
+    equal_actions: float
+
+    @property
+    def worst(self) -> Difference:
+        """The place that goes furthest beyond what is allowed."""
+        return max((*self.steps, self.outputs, self.action), key=lambda found: found.largest - found.allowed)
+
+    @property
+    def holds(self) -> bool:
+        return self.worst.holds
+
+    @property
+    def step_difference(self) -> int:
+        """Largest difference of an integer, in integer steps; 0 if activations are float32."""
+        return int(max((step.largest for step in self.steps), default=0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**dataclasses.asdict(self), "step_difference": self.step_difference, "holds": self.holds}
+
+    def rows(self) -> dict[str, str]:
+        """What people read of it."""
+        rows = {
+            "style": f"{self.style}, {self.numerics} numerics, opset {OPSET}",
+            "bytes": f"{self.file_bytes:,}",
+            "compared": f"{self.observations:,} observations in ONNX Runtime {onnxruntime.__version__}",
+        }
+        if self.steps:
+            allowed = max(step.allowed for step in self.steps)
+            rows["integers"] = f"largest difference {self.step_difference} steps, {allowed:g} allowed"
+        rows["outputs"] = f"largest difference {self.outputs_difference:.3g}"
+        rows["actions"] = f"{self.equal_actions:.1%} as the policy's, largest difference {self.action_difference:.3g}"
+        return rows
+
+
+class Runner:
+    """A graph in ONNX Runtime, on one thread of the CPU; calling it gives outputs, actions and the ``extra`` tensors.
+
+    Products of uint8 and int8 are kept from saturating on x86 processors without VNNI (docs/onnx.md).
+    """
+
+    def __init__(self, model: bytes, extra: Iterable[str] = ()) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            (observation,) = self._session.get_inputs()
+        except Exception as error:  # ONNX Runtime's errors share no base
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot run this graph: {reason}") from error
+        names = {"float": "float32", "double": "float64"}
+        name = observation.type.removeprefix("tensor(").removesuffix(")")
+        self.dtype = np.dtype(names.get(name, name))
+        self.shape = tuple(observation.shape[1:])
+        self._results = ["outputs", "action", *extra]
+
+    def __call__(self, observations: NDArray[Any]) -> list[NDArray[Any]]:
+        if observations.shape != self.shape and observations.shape[1:] != self.shape:
+            raise ObservationError(
+                f"The graph expects an observation of shape {self.shape} or a batch of them, "
+                f"but got {observations.shape}."
+            )
+        with np.errstate(over="ignore"):
+            batch = np.ascontiguousarray(observations.reshape(-1, *self.shape), dtype=self.dtype)
+        return list(self._session.run(self._results, {"observation": batch}))
+
+
+def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8) -> OnnxReport:
+    """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well.
+
+    Raises ExportError if it is no export of such a policy, ObservationError as the policy does.
+    """
+    try:
+        parsed = onnx.load_from_string(model)
+    except Exception as error:  # the decoder's errors belong to protobuf
+        raise ExportError("The file is not an ONNX graph: compare one that policypress exported.") from error
+    facts = {entry.key: entry.value for entry in parsed.metadata_props}
+    if facts.get(STYLE) not in ("exact", "qdq") or STEPS not in facts:
+        raise ExportError("The graph does not say what its tensors are: compare one that policypress exported.")
+    style: Style = "qdq" if facts[STYLE] == "qdq" else "exact"
+    steps = [Step(*step) for step in json.loads(facts[STEPS])]
+
+    x = reference.observe(policy.observation, observations)
+    wanted = reference.run(policy, x)
+    run = Runner(model)
+    if (run.shape, run.dtype) != (policy.observation.shape, policy.observation.dtype):
+        raise ExportError("The graph is not one of this policy: it takes other observations.")
+    batch = run(observations)
+    if batch[0].shape != wanted.shape or batch[1].shape[1:] != policy.action.shape:
+        raise ExportError("The graph is not one of this policy: it gives other outputs or actions.")
+    singles = [run(observation) for observation in observations[:alone]]
+    again = np.r_[: len(observations), : len(singles)]
+    outputs, actions = (np.concatenate([batch[i], *(single[i] for single in singles)]) for i in (0, 1))
+
+    found: list[Difference] = []
+    if policy.input is None:
+        allowed = _rounding(policy.ops, x, np.zeros_like(x))[again]
+        end = _worst("outputs", _distance(outputs, wanted[again]), allowed)
+    else:
+        names = list(dict.fromkeys(step.tensor for step in steps if step.tensor))
+        seen, _, *tensors = Runner(_with_outputs(parsed, names), names)(observations)
+        last, found = _steps(policy, x, steps, dict(zip(names, tensors, strict=True)), style)
+        if style == "exact":
+            end = _worst("outputs", _distance(outputs, wanted[again]), np.zeros_like(outputs))
+        else:
+            near, allowed = _end(policy, last)
+            end = _worst("outputs", _distance(seen, near), allowed)
+    finite = np.isfinite(outputs).all(axis=1)  # float32 sums may overflow in one order and not in another
+    action = _action(policy.action, outputs[finite], actions[finite], style)
+    right = reference.act(policy.action, wanted)[again]
+    exact = style == "exact" and policy.input is not None
+    equal = actions == right if exact else np.isclose(actions, right, rtol=1e-5, atol=1e-6)
+    return OnnxReport(
+        style=style,
+        numerics=policy.numerics,
+        file_bytes=len(model),
+        observations=len(observations),
+        steps=tuple(found),
+        outputs=end,
+        action=action,
+        outputs_difference=float(_distance(outputs, wanted[again])[finite].max(initial=0)),
+        action_difference=float(_distance(actions, right)[finite].max(initial=0)),
+        equal_actions=float(equal.reshape(len(again), -1).all(axis=1).mean()),
+    )
+
+
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    """The graph with more outputs, whose types ONNX Runtime finds by itself."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return bytes(tapped.SerializeToString())
+
+
+# Integer numerics, step by step
+
+
+def _steps(
+    policy: Policy, x: Float32, steps: Sequence[Step], values: dict[str, NDArray[Any]], style: Style
+) -> tuple[Int64, list[Difference]]:
+    """What goes into the last layer in ONNX Runtime, and how far every step is from the reference's."""
+    assert policy.input is not None
+    found: list[Difference] = []
+
+    def observe(step: Step, q: Int64, allowed: int) -> Int64:
+        """``q`` is what the reference makes of the integers in front; returns those of ONNX Runtime, if it has them."""
+        if not step.tensor:
+            return q
+        observed = values[step.tensor].astype(np.int64) - step.zero
+        if observed.shape != q.shape:
+            raise ExportError("The graph is not one of this policy: its layers have other shapes.")
+        found.append(Difference(step.name, float(np.abs(observed - q).max(initial=0)), allowed))
+        return observed
+
+    def walk(ops: Iterable[Op], q: Int64, later: Iterator[Step]) -> Int64:
+        for op in ops:
+            if isinstance(op, Residual):
+                assert op.skip is not None
+                assert op.branch is not None
+                branch = reference.requantize(op.branch, walk(op.body, q, later))
+                q = np.clip(reference.requantize(op.skip, q) + branch, op.low, op.high)
+            else:
+                q = reference.run_integer((op,), q, [])
+            rounds = style == "qdq" and isinstance(op, Layer | Residual)
+            q = observe(next(later), q, 1 if rounds else 0)
+        return q
+
+    later = iter(steps)
+    try:
+        codes = observe(next(later), reference.quantize_input(policy.input, x), 0)
+        last = walk(policy.ops[:-1], codes, later)
+        walk(policy.ops[-1:], last, later)
+    except StopIteration:
+        raise ExportError("The graph is not one of this policy: it has fewer layers.") from None
+    return last, found
+
+
+def _end(policy: Policy, last: Int64) -> tuple[Float32, Float32]:
+    """Outputs for the codes that go into the last layer, and how far float32 sums may be from them."""
+    layer = policy.layers[-1]
+    outputs = reference.run_integer((layer,), last, []).astype(np.float32) * layer.scale
+    codes = last.astype(np.float32)
+    real = dataclasses.replace(layer, bias=(layer.bias * layer.scale).astype(np.float32))
+    return outputs, _rounding((real,), codes, np.zeros_like(codes))
+
+
+# float32 activations: how far two orders of summation may be apart
+
+
+def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
+    """Bound of the difference between two float32 runs of ``ops``, one from ``x`` and one within ``apart`` of it.
+
+    A sum of n rounded products is within n roundings of sum |w| |x|, in whatever order; ReLU, tanh and max pooling
+    bring nothing further apart. 1 % pays for computing the bound itself in float32. Infinite or NaN where sums could
+    overflow.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        for op in ops:
+            match op:
+                case Layer():
+                    terms = op.weight[0].size + 4
+                    size = reference.run_float((_absolute(op, bias=True),), np.abs(x) + apart, [])
+                    apart = reference.run_float((_absolute(op, bias=False),), apart, [])
+                    apart = (np.float32(1.01) * apart + np.float32(2.02 * terms * _ROUNDING) * size) + np.float32(
+                        2 * terms * _TINIEST
+                    )
+                case Tanh():
+                    apart = apart + np.float32(_TANH)
+                case Flatten() | MaxPool2d():
+                    apart = reference.run_float((op,), apart, [])
+                case Relu():
+                    pass
+                case Residual():
+                    inside = _rounding(op.body, x, apart)
+                    size = np.abs(x) + np.abs(reference.run_float((op,), x, []))
+                    apart = (apart + inside) * np.float32(1.01) + np.float32(4 * _ROUNDING) * size
+            x = reference.run_float((op,), x, [])
+    return apart
+
+
+def _absolute(layer: Layer, bias: bool) -> Layer:
+    """The layer of magnitudes: |w| scale, and |bias| or none."""
+    scale = layer.scale.reshape((-1,) + (1,) * (layer.weight.ndim - 1))
+    return dataclasses.replace(
+        layer,
+        weight=np.abs(layer.weight.astype(np.float32)) * scale,
+        bias=np.abs(layer.bias) if bias else np.zeros_like(layer.bias),
+        weight_bits=FLOAT_BITS,
+        scale=np.ones(1, np.float32),
+        relu=False,
+    )
+
+
+def _action(transform: ActionTransform, outputs: Float32, actions: NDArray[Any], style: Style) -> Difference:
+    """The action against what the reference makes of the same outputs."""
+    allowed = 0.0
+    if style == "qdq" and transform.squash:
+        low, high = np.abs(np.asarray(transform.low)), np.abs(np.asarray(transform.high))
+        allowed = float((low + high).max()) * (_TANH / 2 + 4 * _ROUNDING)
+    distance = _distance(actions, reference.act(transform, outputs))
+    return _worst("action", distance, np.full(distance.shape, allowed))
+
+
+def _worst(place: str, distance: NDArray[np.float64], allowed: NDArray[Any]) -> Difference:
+    """The value that goes furthest beyond what is allowed, of those for which something is."""
+    known = np.isfinite(allowed)
+    distance, bound = distance[known], allowed[known].astype(np.float64)
+    if distance.size == 0:
+        return Difference(place, 0.0, 0.0)
+    worst = int(np.argmax(np.where(np.isnan(distance), np.inf, distance - bound)))
+    return Difference(place, float(distance[worst]), float(bound[worst]))
+
+
+def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        distance: NDArray[np.float64] = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    return distance
+
+
+# Observations to compare with
+
+
+def check_observations(policy: Policy, count: int, seed: int) -> NDArray[Any]:
+    """Observations (batch, *shape) that the policy accepts: its test vectors, ``count`` random and 10 to 50 extreme."""
+    rng = np.random.default_rng(seed)
+    transform, dtype = policy.observation, np.dtype(policy.observation.dtype)
+    signs = rng.choice([-1.0, 1.0], (10, *transform.shape))
+    signs[0], signs[1] = 1, -1
+    if dtype.kind == "f":
+        spread = rng.choice([0.1, 1, 10], (count,) + (1,) * len(transform.shape))
+        usual = rng.normal(size=(count, *transform.shape)) * spread
+        if transform.normalization is not None:
+            usual = usual * np.sqrt(transform.normalization.var) + transform.normalization.mean
+        elif policy.input is not None:  # over the whole range of the codes, and beyond
+            scale = policy.input.inverse_scale.astype(np.float64)
+            reach = max(-policy.input.low, policy.input.high) / 3
+            usual = usual * reach / (scale.reshape(transform.shape) if scale.size > 1 else scale)
+        top = float(np.finfo(dtype).max)
+        extreme = [signs * size for size in (0.0, 1e3, 1e30, float(np.finfo(np.float32).max), top) if size <= top]
+    else:
+        info = np.iinfo(dtype)
+        usual = rng.integers(info.min, info.max, (count, *transform.shape), dtype, endpoint=True)
+        extreme = [np.where(signs > 0, info.max, info.min)]
+    with np.errstate(over="ignore"):  # what overflows is not accepted
+        candidates = np.concatenate([rows.astype(dtype) for rows in (usual, *extreme)])
+    vectors = [] if policy.test_vectors is None else [policy.test_vectors.observations]
+    return np.concatenate([*vectors, _legal(policy, candidates)])
+
+
+def _legal(policy: Policy, observations: NDArray[Any]) -> NDArray[Any]:
+    """Those that the policy does not refuse, whatever the order of float32 sums."""
+    try:
+        x = reference.observe(policy.observation, observations)
+        reference.run(policy, x)
+    except ObservationError:
+        if len(observations) == 1:
+            return observations[:0]
+        middle = len(observations) // 2
+        return np.concatenate([_legal(policy, half) for half in (observations[:middle], observations[middle:])])
+    if policy.input is not None:
+        return observations
+    finite = np.isfinite(_rounding(policy.ops, x, np.zeros_like(x)))
+    return np.asarray(observations[finite.all(axis=1)])

@@ -1,0 +1,164 @@
+"""One policy through every engine: the reference, the native engine, the compiled C export, ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.errors import PolicypressError, UnsupportedError
+from policypress.export.c import CExportConfig, export_c
+from policypress.export.compile import CompiledIntegers, CompiledPolicy, compiler
+from policypress.export.vectors import Answers, answers
+from policypress.policy import reference
+from policypress.policy.policy import Policy
+from policypress.runtime.native import make_engine
+
+Unit = Literal["steps", "ulps"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one engine answers.
+
+    ``difference``: the largest of an output of the last layer, in steps of its accumulator (integer numerics) or units
+    in the last place (others); None if the engine did not run. ``actions``: how many actions differ. ``holds``: whether
+    it keeps what it promises, which is 0 and 0 unless ``note`` says otherwise; None if it did not run.
+    """
+
+    engine: str
+    difference: float | None
+    actions: int | None
+    holds: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How all engines answer to the same ``vectors`` observations, compared with the reference."""
+
+    vectors: int
+    numerics: str
+    unit: Unit
+    rows: tuple[Agreement, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every engine that ran keeps what it promises."""
+        return all(row.holds is not False for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {**dataclasses.asdict(self), "holds": self.holds}
+
+
+def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
+    """Compare every engine with the reference on recorded, random and extreme observations, ``vectors`` at most."""
+    wanted = answers(policy, vectors, seed)
+    rows = [
+        _row("native engine", policy, wanted, lambda: _native(policy.engine, wanted)),
+        _row("portable engine", policy, wanted, lambda: _native(make_engine(policy, portable=True), wanted)),
+        *_compiled(policy, wanted),
+        *(_onnx(policy, wanted, style) for style in ("exact", "qdq")),
+    ]
+    unit: Unit = "ulps" if policy.input is None else "steps"
+    return Verification(len(wanted.observations), policy.numerics, unit, tuple(rows))
+
+
+def _row(
+    engine: str, policy: Policy, wanted: Answers, run: Callable[[], tuple[NDArray[Any], NDArray[Any]]], note: str = ""
+) -> Agreement:
+    """What outputs and actions of ``run`` say, which promises the same bits."""
+    outputs, actions = run()
+    difference, different = _difference(policy, outputs, wanted.outputs), _different(actions, wanted.actions)
+    same = outputs.tobytes() == wanted.outputs.tobytes() and different == 0
+    return Agreement(engine, difference, different, same, note)
+
+
+def _native(engine: Any, wanted: Answers) -> tuple[NDArray[Any], NDArray[Any]]:
+    found = engine.outputs(wanted.observations), engine.predict(wanted.observations)
+    missing = tuple(np.full(array.shape, np.nan) for array in (wanted.outputs, wanted.actions))
+    outputs, actions = (gap if array is None else array for array, gap in zip(found, missing, strict=True))
+    return outputs, actions
+
+
+def _compiled(policy: Policy, wanted: Answers) -> list[Agreement]:
+    command = compiler()
+    if command is None:
+        return [Agreement("compiled C", None, None, None, "no C compiler was found: install one or set CC")]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
+        export_c(policy, f"{place}/c", CExportConfig(name="policy", vectors=8, check=False))
+        built = CompiledPolicy(f"{place}/c", command)
+
+        def run() -> tuple[NDArray[Any], NDArray[Any]]:
+            return built.outputs(wanted.observations), built.predict(wanted.observations)
+
+        rows.append(_row("compiled C", policy, wanted, run))
+        if policy.input is not None:
+            rows.append(_integers(policy, wanted, f"{place}/integers", command))
+    return rows
+
+
+def _integers(policy: Policy, wanted: Answers, folder: str, command: list[str]) -> Agreement:
+    """The build without floats, from the reference's codes."""
+    engine = "compiled C, integers only"
+    try:
+        export_c(policy, folder, CExportConfig(name="policy", vectors=8, check=False, integer_only=True))
+    except UnsupportedError as error:
+        return Agreement(engine, None, None, None, str(error))
+    assert policy.input is not None
+    codes = reference.quantize_input(policy.input, reference.observe(policy.observation, wanted.observations))
+    built = CompiledIntegers(folder, command)
+    sums = built.run(codes.astype(np.int32))
+
+    def run() -> tuple[NDArray[Any], NDArray[Any]]:
+        outputs = sums.astype(np.float32) * policy.layers[-1].scale
+        return outputs, wanted.actions if policy.action.kind == "box" else built.choose(sums)
+
+    return _row(engine, policy, wanted, run, "gives sums, no actions" if policy.action.kind == "box" else "")
+
+
+def _onnx(policy: Policy, wanted: Answers, style: str) -> Agreement:
+    engine = f"ONNX Runtime, {style}"
+    if importlib.util.find_spec("policypress.export.onnx") is None:
+        return Agreement(engine, None, None, None, "this policypress does not export to ONNX")
+    onnx: Any = importlib.import_module("policypress.export.onnx")
+    try:
+        model = onnx.encode_onnx(policy, style)
+        outputs, actions = onnx.onnx_outputs(model, wanted.observations)
+        report = onnx.check_onnx(policy, model, wanted.observations)
+    except PolicypressError as error:
+        return Agreement(engine, None, None, None, str(error))
+    promise = "" if style == "exact" and policy.input is not None else "promises to be near: docs/onnx.md"
+    different = _different(actions, wanted.actions)
+    return Agreement(engine, _difference(policy, outputs, wanted.outputs), different, report.holds, promise)
+
+
+def _difference(policy: Policy, found: NDArray[Any], wanted: NDArray[np.float32]) -> float:
+    """The largest difference between outputs, in the unit of the policy's numerics."""
+    if policy.input is not None:
+        distance = np.abs(found.astype(np.float64) - wanted) / policy.layers[-1].scale
+    else:
+        distance = np.abs(_ordered(found.astype(np.float32)) - _ordered(wanted)).astype(np.float64)
+    return float(np.where(np.isnan(distance), np.inf, distance).max(initial=0))
+
+
+def _ordered(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Integers in the order of float32 values, one apart where these are neighbours."""
+    bits = values.view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def _different(found: NDArray[Any], wanted: NDArray[Any]) -> int:
+    """How many actions differ in any bit."""
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        return len(wanted)
+    return sum(a.tobytes() != b.tobytes() for a, b in zip(found, wanted, strict=True))

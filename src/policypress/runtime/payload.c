@@ -1,0 +1,133 @@
+/* Reads a payload as policypress/policy/payload.py writes it; docs/file-format.md describes it. */
+#include "payload.h"
+
+/* Classes of integers, as in policypress/policy/codec.py; those up to FORM are the structure. */
+enum { COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS, GEOMETRY, FORM, MULTIPLIER, SHIFT };
+enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
+
+/* Kinds of operations. */
+enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH };
+
+enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
+
+typedef payload_memory reader;
+
+/* An integer that tells of the structure. */
+static uint32_t tell(reader *r, unsigned context) {
+    uint32_t value = coder_unsigned(&r->c, 0, context);
+    r->structure = (r->structure ^ value) * 16777619u; /* FNV-1a by words */
+    return value;
+}
+
+static void skip(reader *r, unsigned n) {
+    while (n--)
+        tell(r, GEOMETRY);
+}
+
+static void limits(reader *r, unsigned context) {
+    if (tell(r, context) == OTHER_LIMITS)
+        skip(r, 2);
+}
+
+/* The next array, if it has this shape. */
+static void *array(reader *r, uint32_t rows, uint32_t columns) {
+    const payload_array *a = r->next;
+    if (a == r->end || a->rows != rows || a->columns != columns) {
+        r->failed = 1;
+        return NULL;
+    }
+    r->next++;
+    return a->values;
+}
+
+static void integers(reader *r, uint32_t n, unsigned context) {
+    int32_t *values = array(r, n, 0), constant = 0;
+    uint32_t zeros = coder_unsigned(&r->c, 0, context), order = coder_unsigned(&r->c, 0, context + 1);
+    if (!order)
+        constant = coder_signed(&r->c, 0, CONSTANT);
+    else if (!r->failed)
+        r->failed = coder_integers(&r->c, &r->w, values, n, order == 2);
+    for (uint32_t i = 0; i < n && !r->failed; i++) {
+        uint32_t value = (uint32_t)(order ? values[i] : constant) << (zeros & 31);
+        values[i] = (int32_t)(context == FLOATS ? value + USUAL_FLOAT : value);
+    }
+}
+
+/* Multipliers, shifts or scales: one number, or one for each output. */
+static void numbers(reader *r, uint32_t outputs, unsigned context) {
+    uint32_t form = tell(r, FORM), number;
+    int32_t *values;
+    if (form >= 1 + (context == EXPONENT)) {
+        integers(r, outputs, context == EXPONENT ? FLOATS : INTEGERS);
+        return;
+    }
+    values = array(r, 1, 0);
+    if (context == EXPONENT) {
+        number = ((uint32_t)coder_signed(&r->c, 0, context) + USUAL_EXPONENT) << 7;
+        number = (number | coder_uniform(&r->c, 0, 7)) << 16;
+        number |= coder_uniform(&r->c, 0, form ? 16 : 0);
+    } else {
+        uint32_t digits = (coder_unsigned(&r->c, 0, context) - 1) & 7;
+        number = 1u << digits | coder_uniform(&r->c, 0, digits);
+    }
+    if (values && !r->failed)
+        *values = (int32_t)number;
+}
+
+static void layer(reader *r, int conv, uint32_t *width) {
+    uint32_t flags = tell(r, FLAGS), bits = tell(r, BITS), outputs = tell(r, SIZE), inputs = tell(r, INPUTS);
+    coder_model model = {{0}};
+    int8_t *weights;
+    if (!inputs)
+        inputs = *width;
+    *width = outputs;
+    if (conv) {
+        inputs *= tell(r, GEOMETRY);
+        inputs *= tell(r, GEOMETRY);
+        skip(r, 4);
+    }
+    if (flags & 4)
+        numbers(r, outputs, EXPONENT);
+    if (flags & 2) {
+        limits(r, LIMITS);
+        numbers(r, outputs, MULTIPLIER);
+        numbers(r, outputs, SHIFT);
+    }
+    integers(r, outputs, INTEGERS);
+    weights = array(r, outputs, inputs);
+    r->failed |= bits < 2 || bits > 8;
+    if (!r->failed)
+        r->failed = coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, &model, NULL);
+}
+
+int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
+                   payload_memory *r) {
+    uint32_t width, left;
+    r->next = arrays;
+    r->end = arrays + count;
+    r->structure = 0;
+    r->failed = 0;
+    coder_decode_start(&r->c, data, size);
+    tell(r, INPUT_BITS);
+    limits(r, INPUT_LIMITS);
+    width = tell(r, SIZE);
+    integers(r, width, FLOATS);
+    left = tell(r, COUNT);
+    for (; left && !r->failed; left--) {
+        uint32_t kind = tell(r, KIND);
+        r->failed |= left > MOST_OPERATIONS;
+        if (kind <= CONV)
+            layer(r, kind == CONV, &width);
+        if (kind == TANH)
+            tell(r, BITS);
+        if (kind == MAX_POOL)
+            skip(r, 6);
+        if (kind == RESIDUAL) {
+            limits(r, LIMITS);
+            for (unsigned i = 0; i < 4; i++)
+                integers(r, tell(r, SIZE), INTEGERS);
+            left += tell(r, COUNT); /* the body follows */
+        }
+    }
+    return r->failed || r->next != r->end || r->structure != structure || coder_decode_finish(&r->c);
+}

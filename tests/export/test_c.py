@@ -1,0 +1,442 @@
+"""The export to C: what it holds, that it compiles under strict warnings, and that it gives the reference's bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from policy.policies import NUMERICS, Builder, make_observations, make_policy
+from policy.random_policies import random_policy
+from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
+from policypress.export import c, identifier
+from policypress.export.c import CExportConfig, export_c
+from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
+from policypress.policy import reference
+from policypress.policy.artifact import load
+from policypress.policy.policy import ActionTransform, InputQuantization, ObservationTransform, Policy
+from policypress.runtime import lower
+
+KINDS = ("vector", "image", "tanh")
+RESULTS = sorted(Path(__file__).parents[2].glob("results/*/policy.policy"))
+UNCHECKED = CExportConfig("net", check=False)
+
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
+
+
+def compilers():
+    return [
+        pytest.param([name], marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not here."))
+        for name in ("gcc", "clang")
+    ]
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("command", compilers())
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_exports_pass_their_self_test(numerics, kind, command, tmp_path):
+    policy = make_policy(numerics, kind, bits=4, vectors=True)
+    report = export_c(policy, tmp_path / "out", UNCHECKED)
+    check_folder(tmp_path / "out", command, ("-O0",))
+    assert report.vectors > 10
+    if numerics == "integer":
+        export_c(policy, tmp_path / "integers", dataclasses.replace(UNCHECKED, integer_only=True))
+        check_folder(tmp_path / "integers", command, ("-O0",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", compilers())
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_bits_and_forms_pass_their_self_test(numerics, kind, command, tmp_path):
+    for bits in range(2, 9):
+        for weights in c.WEIGHTS if numerics == "integer" else ("auto",):
+            policy = make_policy(numerics, kind, bits, seed=bits, per_output=bits % 2 == 0)
+            export_c(policy, tmp_path / "out", dataclasses.replace(UNCHECKED, weights=weights))
+            check_folder(tmp_path / "out", command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", compilers())
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_trained_policies_pass_their_self_test(path, command, tmp_path):
+    policy = load(path)
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    check_folder(tmp_path / "out", command)
+    if policy.input is not None:
+        export_c(policy, tmp_path / "out", dataclasses.replace(UNCHECKED, integer_only=True))
+        check_folder(tmp_path / "out", command)
+
+
+@needs_cc
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_policies_give_the_same_bits(numerics, kind, tmp_path):
+    policy = make_policy(numerics, kind, bits=3)
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    built = CompiledPolicy(tmp_path / "out", flags=("-O1",))
+    assert built.self_test() == 0
+    seen = make_observations(policy, 200, seed=5)
+    actions, _ = policy.predict(seen, reference=True)
+    assert built.outputs(seen).tobytes() == policy.outputs(seen, reference=True).tobytes()
+    assert built.predict(seen).tobytes() == actions.tobytes()
+    alone = built.predict(seen[7])
+    assert (alone.shape, alone.tobytes()) == (policy.action.shape, actions[7].tobytes())
+    assert len(np.unique(built.outputs(seen), axis=0)) > 50
+
+
+@needs_cc
+def test_compiled_policies_refuse_what_the_reference_refuses(tmp_path):
+    policy = make_policy("integer", "vector")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    built = CompiledPolicy(tmp_path / "out", flags=("-O1",))
+    for value in (np.nan, np.inf):
+        seen = np.zeros(5)
+        seen[2] = value
+        with pytest.raises(ObservationError):
+            built.predict(seen)
+    with pytest.raises(ObservationError):
+        built.predict(np.zeros(4))
+
+
+@needs_cc
+@pytest.mark.parametrize("weights", c.WEIGHTS)
+def test_all_forms_of_weights_agree(weights, tmp_path):
+    policy = make_policy("integer", "image", bits=5)
+    report = export_c(policy, tmp_path / "out", CExportConfig(weights=weights))
+    assert report.check.startswith("self test passed")
+    forms = {layer.form for layer in report.layers}
+    assert forms == {weights} if weights != "auto" else forms
+    if weights != "payload":
+        assert export_c(policy, tmp_path / "auto", UNCHECKED).array_bytes <= report.array_bytes
+    assert (report.unpacked_bytes > 0) == (weights == "payload")
+
+
+@pytest.mark.parametrize(("bits", "density", "form"), [(8, 1, "dense"), (8, 0.05, "sparse"), (3, 1, "packed")])
+def test_auto_takes_the_fewest_bytes(bits, density, form, tmp_path):
+    b = Builder("integer", bits, 0, True, density)
+    ops = (b.layer(40, 60, role="hidden", name="a"), b.layer(3, 40, role="raw", name="b"))
+    bound = np.ones(3, np.float32)
+    policy = Policy(
+        ops,
+        ObservationTransform((60,), "float32"),
+        ActionTransform("box", (3,), low=-bound, high=bound),
+        InputQuantization(np.ones(1, np.float32), -127, 127, 8),
+        baseline_bytes=1,
+    )
+    forms = ("auto", "dense", "packed", "sparse")
+    sizes = {w: export_c(policy, tmp_path / w, dataclasses.replace(UNCHECKED, weights=w)).layers for w in forms}
+    auto = sizes["auto"][0]
+    assert auto.form == form
+    assert auto.weight_bytes == min(layers[0].weight_bytes for layers in sizes.values())
+    program = lower.lower(policy, c.choose("auto"))
+    step = program.steps[0]
+    assert auto.weight_bytes == step["weight"].nbytes + (step["counts"].nbytes if form == "sparse" else 0)
+
+
+@needs_cc
+def test_payloads_of_random_policies_unpack(tmp_path):
+    for seed in (4, 19, 26):  # residual blocks inside one another, scales for all and for each output
+        policy = random_policy(seed, "integer")
+        settings = CExportConfig("net", weights="payload", integer_only=seed % 2 == 0)
+        assert export_c(policy, tmp_path / "out", settings).check.startswith("self test passed")
+
+
+@needs_cc
+def test_a_damaged_payload_is_refused(tmp_path):
+    policy = make_policy("integer", "image")
+    report = export_c(policy, tmp_path / "out", CExportConfig("net", weights="payload"))
+    dense = export_c(policy, tmp_path / "dense", dataclasses.replace(UNCHECKED, weights="dense"))
+    assert report.array_bytes < dense.array_bytes
+    source = tmp_path / "out/net.c"
+    text = source.read_text()
+    start = text.index("payload[") + 10
+    end = text.index("};", start)
+    source.write_text(text[:start] + text[start:end].replace("1", "7").replace("277", "77") + text[end:])
+    with pytest.raises(ExportError):
+        check_folder(tmp_path / "out", ["cc"])
+
+
+@needs_cc
+def test_a_corrupted_constant_fails_the_self_test(tmp_path):
+    policy = make_policy("integer", "vector")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    source = tmp_path / "out/net.c"
+    text = source.read_text()
+    start = text.index("step0_bias[9] = {\n") + len("step0_bias[9] = {\n")
+    source.write_text(text[:start] + "99" + text[start:].lstrip()[1:])  # the first bias
+    assert source.read_text() != text
+    with pytest.raises(ExportError, match="test vector"):
+        check_folder(tmp_path / "out", ["cc"])
+    assert CompiledPolicy(tmp_path / "out").self_test() > 0
+
+
+@needs_cc
+def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    policy = make_policy("integer", "vector")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    before = files(tmp_path / "out")
+    honest = c.answers
+    monkeypatch.setattr(c, "answers", lambda *args: honest(*args)._replace(outputs=honest(*args).outputs + 1))
+    with pytest.raises(ExportError, match="does not answer"):
+        export_c(policy, tmp_path / "out", CExportConfig("net"))
+    with pytest.raises(ExportError, match="does not answer"):
+        export_c(policy, tmp_path / "new", CExportConfig("net"))
+    assert files(tmp_path / "out") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    report = export_c(make_policy("float", "tanh"), tmp_path / "out")
+    assert report.check.startswith("not checked")
+    assert (tmp_path / "out/out.c").exists()
+
+
+def test_exports_are_deterministic(tmp_path):
+    policy = make_policy("weight-only", "image", vectors=True)
+    for folder in ("a", "b"):
+        export_c(policy, tmp_path / folder, UNCHECKED)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_folder_of_others_stays_untouched(tmp_path):
+    policy = make_policy("integer", "vector")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    export_c(policy, folder, UNCHECKED)  # empty: fine
+    export_c(policy, folder, dataclasses.replace(UNCHECKED, name="other"))  # ours: replaced
+    assert (folder / "other.c").exists()
+    assert not (folder / "net.c").exists()
+    (folder / "build").mkdir()
+    (folder / "main.c").write_text("mine")
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(ExportError, match=r"main\.c"):
+        export_c(policy, folder, UNCHECKED)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    with pytest.raises(ExportError, match="not a folder"):
+        export_c(policy, folder / "main.c", UNCHECKED)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/export.json").write_text("[]")
+    with pytest.raises(ExportError, match=r"export\.json"):
+        export_c(policy, tmp_path / "strange", UNCHECKED)
+
+
+@pytest.mark.parametrize("name", ["", "1net", "my net", "net-1", "_net", "Engine", "payload", "x" * 64, "é"])
+def test_names_are_validated(name):
+    with pytest.raises(ConfigError, match=r"^name=.*\.$"):
+        CExportConfig(name)
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("policy.policy", "policy"), ("my-net v2", "my_net_v2"), ("98", "policy"), ("engine", "policy_engine")],
+)  # fmt: skip
+def test_names_come_from_files(stem, name):
+    assert identifier(stem) == name
+    CExportConfig(identifier(stem))
+
+
+@pytest.mark.parametrize("settings", [{"weights": "small"}, {"vectors": 0}])
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(ConfigError, match=r"^\w+=.*\.$"):
+        CExportConfig(**settings)
+
+
+@pytest.mark.parametrize("numerics", ["weight-only", "float"])
+@pytest.mark.parametrize("settings", [{"integer_only": True}, {"weights": "dense"}])
+def test_float_activations_have_no_integer_build(numerics, settings, tmp_path):
+    with pytest.raises(UnsupportedError, match="integer numerics"):
+        export_c(make_policy(numerics, "vector"), tmp_path / "out", CExportConfig(**settings))
+    assert not (tmp_path / "out").exists()
+
+
+@needs_cc
+def test_awkward_texts_and_bounds_compile(tmp_path):
+    policy = make_policy("float", "vector")
+    first = dataclasses.replace(policy.ops[0], name="*/ ??/ /* ?????< \\")
+    action = dataclasses.replace(
+        policy.action,
+        squash=False,
+        dtype="float64",
+        low=np.array([-np.inf, -1e-45, -0.0], np.float32),
+        high=np.array([np.inf, 3.4e38, 2**-126], np.float32),
+    )
+    policy = dataclasses.replace(
+        policy,
+        ops=(first, *policy.ops[1:]),
+        action=action,
+        provenance={"algo": "*/ int x; /*", "env": "naïve\n#error\\"},
+    )
+    report = export_c(policy, tmp_path / "out", CExportConfig("net"))
+    assert report.check.startswith("self test passed")
+    built = CompiledPolicy(tmp_path / "out")
+    seen = make_observations(policy, 50)
+    assert built.predict(seen).tobytes() == policy.predict(seen, reference=True)[0].tobytes()
+
+
+@given(st.floats(width=32, allow_nan=False) | st.floats(allow_nan=False))
+def test_float_literals_are_exact(value):
+    for number in (np.float64(value), np.float32(value) if abs(value) <= 3.4e38 or np.isinf(value) else np.float32(0)):
+        text = c.c_source.literal(number)
+        if np.isinf(number):
+            assert "HUGE_VAL" in text
+            continue
+        assert text.endswith("f") == isinstance(number, np.float32)
+        again = float.fromhex(text.removesuffix("f") if isinstance(number, np.float32) else text)
+        assert (again, np.signbit(again)) == (float(number), np.signbit(number))
+
+
+# Without floats
+
+
+def chooser(scale, action):
+    b = Builder("integer", 8, 0, True)
+    last = b.layer(len(scale) if len(scale) > 1 else 5, 3, role="raw", name="q")
+    return Policy(
+        (dataclasses.replace(last, scale=scale),),
+        ObservationTransform((3,), "float32"),
+        action,
+        InputQuantization(np.ones(1, np.float32), -127, 127, 8),
+        baseline_bytes=1,
+    )
+
+
+SCALES = np.float32([1e-45, 3e-42, 1.1754944e-38, 1e-30, 2**-24, 0.1, 1 / 3, 1, 1.0000001, 3.14159, 2**20, 7e28])
+NEAR = st.sampled_from([0, 1, 2**24, 2**25, 2**30, 2**31 - 1]).flatmap(
+    lambda n: st.integers(max(n - 300, -(2**31)), min(n + 300, 2**31 - 1))
+)
+SUMS = st.integers(-(2**31), 2**31 - 1) | st.integers(-40, 40) | NEAR | NEAR.map(lambda n: -n)
+
+
+@pytest.fixture(scope="module")
+def built_choosers(tmp_path_factory):
+    if shutil.which("cc") is None:
+        pytest.skip("There is no C compiler: install gcc.")
+    rng = np.random.default_rng(0)
+    discrete = ActionTransform("discrete", dtype="int64", start=-3)
+    found = []
+    for i, scale in enumerate(
+        [SCALES, np.float32([0.1]), rng.uniform(0.99, 1.01, 12).astype(np.float32), np.float32([2e-40])]
+    ):
+        folder = tmp_path_factory.mktemp("choose") / str(i)
+        groups = ActionTransform("multi-discrete", (3,), "int64", nvec=(5, 1, 6))
+        policy = chooser(scale, groups if i == 2 else discrete)
+        export_c(policy, folder, CExportConfig("net", integer_only=True))
+        found.append((policy, CompiledIntegers(folder)))
+    return found
+
+
+@settings(max_examples=30)
+@given(hnp.arrays(np.int32, (32, 12), elements=SUMS))
+def test_choices_are_those_of_float32(built_choosers, sums):
+    for policy, built in built_choosers:
+        some = sums[:, : len(policy.layers[-1].weight)]
+        # Sums that float32 makes equal, so that the first must win.
+        some[::3] = np.abs(some[::3, :1] >> 1) + (some[::3] & 127)
+        outputs = some.astype(np.float32) * policy.layers[-1].scale
+        np.testing.assert_array_equal(built.choose(some), reference.act(policy.action, outputs))
+
+
+@needs_cc
+@pytest.mark.parametrize("kind", KINDS)
+def test_integer_builds_clip_codes_and_give_the_sums(kind, tmp_path):
+    policy = make_policy("integer", kind)
+    export_c(policy, tmp_path / "out", dataclasses.replace(UNCHECKED, integer_only=True))
+    built = CompiledIntegers(tmp_path / "out", flags=("-O1",))
+    assert built.self_test() == 0
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-400, 400, (50, *policy.observation.shape))
+    codes.reshape(50, -1)[:, :2] = [2**31 - 1, -(2**31)]
+    record = []
+    clipped = codes.clip(policy.input.low, policy.input.high)
+    reference.run(policy, clipped.astype(np.float32) / scales(policy), record)
+    np.testing.assert_array_equal(built.run(codes.astype(np.int32)), record[-1])
+
+
+def scales(policy):
+    inverse = policy.input.inverse_scale
+    return inverse.reshape(policy.observation.shape) if inverse.size > 1 else inverse
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not here.")
+@pytest.mark.parametrize(("kind", "weights"), [("vector", "packed"), ("image", "sparse"), ("image", "dense")])
+def test_integer_builds_hold_no_float_operation(kind, weights, tmp_path):
+    settings = dataclasses.replace(UNCHECKED, integer_only=True, weights=weights)
+    export_c(make_policy("integer", kind, bits=4), tmp_path / "out", settings)
+    assert float_symbols(tmp_path / "out") == []
+    export_c(make_policy("integer", kind, bits=4), tmp_path / "float", UNCHECKED)
+    assert "__aeabi_fmul" in float_symbols(tmp_path / "float")  # the check sees them where they are
+
+
+def float_symbols(folder):
+    """Functions of software floating point that the objects for a Cortex-M0 need."""
+    arm = ["CC=arm-none-eabi-gcc", "AR=arm-none-eabi-ar", "CFLAGS=-Os -mthumb -mcpu=cortex-m0"]
+    subprocess.run(["make", "-s", "-C", str(folder), "lib", *arm], check=True)
+    objects = [str(folder / "build" / name) for name in ("net.o", "engine.o")]
+    listed = subprocess.run(["arm-none-eabi-nm", "-u", *objects], capture_output=True, text=True, check=True).stdout
+    symbols = {word for word in listed.split() if word.startswith("__aeabi")}
+    kinds = ("__aeabi_f", "__aeabi_d", "__aeabi_cf", "__aeabi_cd")
+    return sorted(s for s in symbols if s.startswith(kinds) or s.endswith(("2f", "2d", "f2iz", "d2iz")))
+
+
+def test_huge_scales_have_no_integer_build(tmp_path):
+    policy = chooser(np.float32([1e30]), ActionTransform("discrete", dtype="int64"))
+    with pytest.raises(UnsupportedError, match="too large"):
+        export_c(policy, tmp_path / "out", CExportConfig(integer_only=True))
+
+
+# The folder
+
+
+@pytest.mark.skipif(shutil.which("make") is None or shutil.which("cc") is None, reason="make and cc are not here.")
+def test_the_makefile_does_what_it_says(tmp_path):
+    report = export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
+    done = subprocess.run(["make", "-C", str(tmp_path / "out"), "test", "lib", "size"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "all test vectors are the same" in done.stdout
+    assert (tmp_path / "out/build/libnet.a").exists()
+    facts = json.loads((tmp_path / "out/export.json").read_text())
+    assert set(facts["files"]) == {path.name for path in (tmp_path / "out").iterdir()} - {"build"}
+    assert report.work_bytes == facts["work_bytes"]
+    export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)  # build/ is no obstacle
+
+
+def test_the_header_tells_the_contract(tmp_path):
+    export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
+    text = (tmp_path / "out/net.h").read_text()
+    for part in (
+        *("#define NET_OBSERVATION_SIZE 5", "#define NET_ACTION_SIZE 3", "typedef double net_observation;"),
+        *("VecNormalize", "algo sac", "sparsity", "1: [-1, 1]", "int net_self_test(void);"),
+    ):
+        assert part in text
+
+
+@needs_cc
+def test_the_header_serves_cpp(tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not here.")
+    export_c(make_policy("integer", "image"), tmp_path / "out", UNCHECKED)
+    (tmp_path / "main.cpp").write_text(
+        '#include "net.h"\nint main() { net_observation o[NET_OBSERVATION_SIZE] = {}; net_action a[NET_ACTION_SIZE];\n'
+        "engine_word w[ENGINE_WORDS(NET_WORK_BYTES)]; return net_predict(o, a) + net_predict_in(o, a, w); }\n"
+    )
+    out = tmp_path / "out"
+    for name in ("net", "engine"):
+        subprocess.run(["cc", "-std=c99", "-c", f"{out}/{name}.c", "-o", f"{tmp_path}/{name}.o"], check=True)
+    objects = [f"{tmp_path}/net.o", f"{tmp_path}/engine.o"]
+    program = f"{tmp_path}/main"
+    subprocess.run(["g++", "-Wall", "-Werror", f"-I{out}", f"{tmp_path}/main.cpp", *objects, "-o", program], check=True)
+    assert subprocess.run([program], check=False).returncode == 0

@@ -1,0 +1,224 @@
+"""Verification of all engines, and the benchmark of agreement on some random policies."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import policypress
+from policy.policies import NUMERICS, make_policy
+from policy.random_policies import random_policy
+from policypress import cli
+from policypress.errors import ObservationError
+from policypress.export import verify as module
+from policypress.export.vectors import answers, observations
+from policypress.export.verify import verify
+from policypress.policy.policy import FLOAT_BITS, Flatten, InputQuantization, Layer, ObservationTransform, Tanh
+from policypress.runtime.native import make_engine
+from policypress.tables import verification_table
+
+KINDS = ("vector", "image", "tanh")
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_all_engines_agree(numerics):
+    result = verify(make_policy(numerics, "tanh", bits=4, vectors=True), 64)
+    rows = {row.engine: row for row in result.rows}
+    assert result.holds
+    for name in ("native engine", "portable engine"):
+        assert (rows[name].difference, rows[name].actions, rows[name].holds) == (0, 0, True)
+    if shutil.which("cc"):
+        assert (rows["compiled C"].difference, rows["compiled C"].actions) == (0, 0)
+        assert ("compiled C, integers only" in rows) == (numerics == "integer")
+    for name in ("ONNX Runtime, exact", "ONNX Runtime, qdq"):
+        assert rows[name].holds or rows[name].note
+    verification_table(result)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_a_corrupted_constant_is_found(numerics, monkeypatch):
+    """The C of a policy whose biases differ by the least, against the policy."""
+    policy = make_policy(numerics, "vector")
+    honest = module.export_c
+
+    def altered(policy, *args):
+        last = policy.ops[-1]
+        bias = last.bias.copy()
+        bias[1] = bias[1] + 1 if policy.input is not None else np.nextafter(bias[1], np.float32(9))
+        return honest(dataclasses.replace(policy, ops=(*policy.ops[:-1], dataclasses.replace(last, bias=bias))), *args)
+
+    monkeypatch.setattr(module, "export_c", altered)
+    result = verify(policy, 64)
+    rows = {row.engine: row for row in result.rows}
+    assert not result.holds
+    assert rows["compiled C"].holds is False
+    assert rows["native engine"].holds is True
+    if policy.input is not None:
+        assert rows["compiled C"].difference == pytest.approx(1, rel=1e-3)
+    else:
+        assert rows["compiled C"].difference >= 1
+
+
+def test_an_engine_that_refuses_does_not_agree(monkeypatch):
+    policy = make_policy("integer", "image")
+
+    class Refuses:
+        def outputs(self, observations):
+            return None
+
+        predict = outputs
+
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(module, "make_engine", lambda *args, **kwargs: Refuses())
+    result = verify(policy, 16)
+    row = {row.engine: row for row in result.rows}["portable engine"]
+    assert (row.difference, row.actions, row.holds) == (float("inf"), 16, False)
+
+
+def test_without_a_compiler_the_row_says_so(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    rows = {row.engine: row for row in verify(make_policy("float", "vector"), 16).rows}
+    assert rows["compiled C"].holds is None
+    assert "CC" in rows["compiled C"].note
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_command_line(broken, tmp_path, monkeypatch, capsys):
+    policy = make_policy("integer", "vector")
+    policy.save(tmp_path / "p.policy")
+    if broken:
+        other = make_engine(make_policy("integer", "vector", seed=1))
+        monkeypatch.setattr(module, "make_engine", lambda *args, **kwargs: other)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(sys, "argv", ["policypress", "verify", str(tmp_path / "p.policy"), "--vectors", "16", "--json"])
+    code: object = 0
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        code = exit_.code
+    out, err = capsys.readouterr()
+    assert code == (1 if broken else 0)
+    assert json.loads(out)["holds"] is not broken
+    assert bool(err) == broken
+
+
+# Observations
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_observations_are_recorded_random_and_extreme(numerics, kind):
+    policy = make_policy(numerics, kind, vectors=True)
+    seen = observations(policy, 60, 1)
+    assert (seen.shape, seen.dtype) == ((60, *policy.observation.shape), policy.observation.dtype)
+    np.testing.assert_array_equal(seen[:5], policy.test_vectors.observations)
+    assert len(np.unique(seen.reshape(60, -1), axis=0)) > 30
+    legal = answers(policy, 60, 1)
+    assert 40 < len(legal.observations) <= 60
+    again = answers(policy, 60, 1)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(legal, again, strict=True))
+    assert legal.outputs.tobytes() == policy.outputs(legal.observations, reference=True).tobytes()
+
+
+# Agreement on random policies
+
+
+def load_benchmark():
+    path = Path(__file__).parents[2] / "benchmarks/agreement.py"
+    if not path.exists():
+        pytest.skip(f"{path} is not here: run the tests from a checkout.")
+    spec = importlib.util.spec_from_file_location("agreement", path)
+    agreement = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(agreement)
+    return agreement
+
+
+def test_random_policies_agree():
+    agreement = load_benchmark()
+    comparison = agreement.Comparison(48, ["cc"], ("-O2",))
+    for seed in range(60):
+        comparison.policy(seed, compiled=seed in (0, 10) and shutil.which("cc") is not None)
+    assert comparison.counts["pairs"] > 2500
+    assert min(comparison.counts[f"policies, {numerics}"] for numerics in NUMERICS) > 10
+
+
+def test_disagreement_is_found():
+    agreement = load_benchmark()
+    comparison = agreement.Comparison(48, ["cc"], ("-O2",))
+    policy, other = make_policy("integer", "vector"), make_policy("integer", "vector", seed=1)
+    seen, wanted, refused = comparison.reference(policy, 0)
+    comparison.engine("same", policy.engine, policy, seen, wanted, refused)
+    with pytest.raises(agreement.Failure, match=r"outputs: .* differ"):
+        comparison.engine("other", other.engine, policy, seen, wanted, refused)
+
+
+def test_random_policies_are_legal_and_differ():
+    kinds = [random_policy(seed) for seed in range(60)]
+    assert {policy.numerics for policy in kinds} == set(NUMERICS)
+    assert {policy.action.kind for policy in kinds} == {"box", "discrete", "multi-discrete"}
+    assert len({repr(policy) for policy in kinds}) > 50
+    again = random_policy(7)
+    assert repr(again) == repr(random_policy(7))
+
+
+def test_nan_inside_the_network_is_refused_after_a_tanh():
+    """Sums of opposite infinities are NaN, which a tanh must not turn into a value."""
+    policy = make_policy("float", "vector")
+    first = Layer(
+        np.array([[3e38, 3e38]], np.float32), np.zeros(1, np.float32), FLOAT_BITS, np.ones(1, np.float32), False
+    )
+    second = Layer(np.ones((3, 1), np.float32), np.zeros(3, np.float32), FLOAT_BITS, np.ones(1, np.float32), False)
+    transform = ObservationTransform((2,), "float32")
+    policy = dataclasses.replace(policy, ops=(first, Tanh(), second), observation=transform)
+    seen = np.array([3e38, -3e38], np.float32)
+    with pytest.raises(ObservationError):
+        policy.outputs(seen, reference=True)
+    with pytest.raises(ObservationError):
+        policy.predict(seen)
+    assert make_engine(policy, portable=True).predict(seen) is None
+
+
+def test_scales_of_features_stay_in_front_of_a_convolution():
+    """A weight that is zero says nothing of a feature that other windows read."""
+    policy = make_policy("integer", "image")
+    shape = (1, 2, 2)
+    first = Layer(
+        np.array([[[[0, 3], [5, 7]]]], np.int8),
+        np.array([4], np.int32),
+        8,
+        np.ones(1, np.float32),
+        False,
+        dataclasses.replace(policy.layers[0].requantize, multiplier=np.int32([64]), shift=np.int32([6])),
+        padding=(1, 1),
+    )
+    last = dataclasses.replace(policy.layers[-1], weight=np.ones((4, 9), np.int8), name="last")
+    policy = dataclasses.replace(
+        policy,
+        ops=(first, Flatten(), last),
+        observation=ObservationTransform(shape, "float32"),
+        input=InputQuantization(np.float32([9, 1, 2, 3]), -127, 127, 8),
+    )
+    seen = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
+    assert policy.outputs(seen).tobytes() == policy.outputs(seen, reference=True).tobytes()
+
+
+def test_long_strides_do_not_matter_where_there_is_one_window():
+    policy = make_policy("integer", "image")
+    first = dataclasses.replace(policy.ops[0], stride=(70000, 65536 + 7))
+    last = dataclasses.replace(policy.layers[-1], weight=np.ones((4, 3), np.int8))
+    image = dataclasses.replace(policy, ops=(first, Flatten(), last))
+    seen = np.zeros((1, 2, 9, 8), np.uint8)
+    wanted = image.outputs(seen, reference=True)
+    assert image.outputs(seen).tobytes() == wanted.tobytes()
+
+
+def test_verify_is_not_imported_with_the_package():
+    assert "verify" not in vars(policypress)

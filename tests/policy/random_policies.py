@@ -1,0 +1,296 @@
+"""Random policies of every legal shape, degenerate ones above all: what engines must agree on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.policy.checks import output_shape
+from policypress.policy.policy import (
+    FLOAT_BITS,
+    INT32_MAX,
+    INT32_MIN,
+    OBSERVATION_DTYPES,
+    TANH_INPUT_LIMIT,
+    ActionTransform,
+    Flatten,
+    InputQuantization,
+    Layer,
+    MaxPool2d,
+    Normalization,
+    Numerics,
+    ObservationTransform,
+    Op,
+    Policy,
+    Relu,
+    Requantization,
+    Residual,
+    Tanh,
+    weight_limit,
+)
+
+_LIMITS = (
+    *((0, 255), (0, 255), (-127, 127), (-127, 127), (-128, 127), (0, 15), (-7, 7), (-1, 1), (-255, 0), (-90, -5)),
+    *((5, 90), (0, 256), (-255, 255), (-1000, 1), (-70000, 70000), (-(2**23), 2**24)),
+)
+_DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0, 1.0)
+_MAX_DEPTH = 3
+
+
+def random_policy(seed: int, numerics: Numerics | None = None) -> Policy:
+    """A random policy; equal seeds give equal ones."""
+    return _Maker(np.random.default_rng(seed), numerics).policy()
+
+
+class _Maker:
+    def __init__(self, rng: np.random.Generator, numerics: Numerics | None) -> None:
+        self.rng = rng
+        self.numerics: Numerics = numerics or self.pick("integer", "integer", "integer", "weight-only", "float")
+        self.integer = self.numerics == "integer"
+        self.bits = self.pick(None, 2, 3, 4, 5, 6, 7, 8)  # None: another one in every layer
+        self.density = self.pick(None, *_DENSITIES)
+        self.reach = 1.0  # largest magnitude of a code
+        self.names = 0
+
+    def pick(self, *choices: Any) -> Any:
+        return choices[self.rng.integers(len(choices))]
+
+    def often(self, share: float) -> bool:
+        return bool(self.rng.random() < share)
+
+    def policy(self) -> Policy:
+        observation = self.observation()
+        shape = observation.shape
+        quantization = self.input(observation) if self.integer else None
+        ops: list[Op] = []
+        while len(ops) < 8 and (len(shape) != 1 or not ops or self.often(0.6)):
+            ops += (found := self.ops(shape, depth=0))
+            for op in found:
+                shape = output_shape(op, shape)
+        if len(shape) != 1:
+            ops.append(Flatten())
+            shape = (math.prod(shape),)
+        action, outputs = self.action()
+        ops.append(self.layer((outputs, *shape), "raw"))
+        return Policy(tuple(ops), observation, action, quantization, baseline_bytes=4)
+
+    def observation(self) -> ObservationTransform:
+        if self.often(0.25):
+            shape: tuple[int, ...] = (self.pick(1, 2, 3, 4), self.side(), self.side())
+            return ObservationTransform(shape, "uint8", image=True)
+        dtype = self.pick("float32", "float64", *OBSERVATION_DTYPES)
+        shape = self.pick((self.width(),), (self.width(),), (self.width(),), (self.pick(1, 3), self.pick(1, 7)))
+        if self.often(0.2):
+            shape = (self.pick(1, 2, 3), self.side(), self.side())
+        normalization = None
+        if self.often(0.5):
+            moments = self.rng.normal(size=shape) * self.pick(1, 100), self.rng.uniform(0, 3, shape)
+            normalization = Normalization(*moments, self.pick(1e-8, 1e-3), self.pick(4.0, 10.0, 1e30, math.inf))
+        return ObservationTransform(shape, dtype, normalization=normalization)
+
+    def input(self, observation: ObservationTransform) -> InputQuantization:
+        bits = int(self.rng.integers(2, 17))
+        low, high = self.pick((0, 2**bits - 1), (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1), (1, 2**bits - 1))
+        if self.often(0.1):
+            high = low + int(self.rng.integers(1, 2**bits))
+            low, high = self.pick((low, high), (-high, -low))
+        size = 1 if observation.image or self.often(0.2) else math.prod(observation.shape)
+        scale = 2.0 ** self.rng.uniform(-2, 2, size) * max(abs(low), abs(high)) / self.pick(1, 2, 4)
+        if observation.dtype not in ("float32", "float64") and not observation.image:
+            scale *= 2.0 ** -self.pick(0, 8, 20)
+        if self.often(0.02):
+            scale *= self.pick(1e-30, 1e30)
+        self.reach = max(-low, high)
+        return InputQuantization(scale.astype(np.float32), low, high, bits)
+
+    def side(self) -> int:
+        return int(self.pick(1, 1, 2, 3, 5, 8, 9, 12))
+
+    def width(self) -> int:
+        return int(self.pick(1, 1, 2, 3, 5, 8, 16, 17, 31, 33, 64, 100, 300))
+
+    def ops(self, shape: tuple[int, ...], depth: int) -> list[Op]:
+        """Some operations on values of ``shape``."""
+        if len(shape) == 2:
+            return [self.pick(Relu(), Flatten(), Flatten())] if self.often(0.9) else [Relu(), Flatten()]
+        if self.integer and self.often(0.02):
+            return self.relu()
+        if len(shape) == 3:
+            kind = self.pick("conv", "conv", "conv", "pool", "residual", "relu", "flatten")
+        else:
+            kind = self.pick("linear", "linear", "linear", "linear", "residual", "relu", "flatten")
+        match kind:
+            case "conv":
+                return self.hidden((self.channels(), shape[0]), shape[1:])
+            case "linear":
+                return self.hidden((self.width(), shape[0]))
+            case "pool":
+                return [self.pool(shape)]
+            case "residual":
+                return [self.residual(shape, depth)] if depth < _MAX_DEPTH else self.relu()
+            case "flatten":
+                return [Flatten()]
+        return self.relu()
+
+    def relu(self) -> list[Op]:
+        return [Relu()]
+
+    def channels(self) -> int:
+        return int(self.pick(1, 2, 3, 4, 5, 8, 17, 32))
+
+    def pool(self, shape: tuple[int, ...]) -> MaxPool2d:
+        kernel = tuple(int(self.rng.integers(1, min(side, 4) + 1)) for side in shape[1:])
+        stride = self.pick(1, 2, 3, 7, 10**6), self.pick(1, 2, 3)
+        return MaxPool2d((kernel[0], kernel[1]), stride, (self.pad(kernel[0]), self.pad(kernel[1])))
+
+    def pad(self, kernel: int) -> int:
+        return int(self.rng.integers(kernel)) if self.often(0.5) else 0
+
+    def hidden(self, size: tuple[int, int], sides: tuple[int, ...] = (), same: bool = False) -> list[Op]:
+        """A layer and what may come after it; ``same``: an image keeps its sides."""
+        geometry: dict[str, Any] = {}
+        kernel: tuple[int, ...] = ()
+        if sides:
+            kernel = tuple(int(self.rng.integers(1, min(side, 4) + 1)) for side in sides)
+            if self.often(0.1):
+                kernel = sides
+            if same:
+                kernel = self.pick((1, 1), (3, 3), (3, 1))
+                geometry["padding"] = ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
+            else:
+                geometry["padding"] = (self.pad(kernel[0]), self.pad(kernel[1]))
+                geometry["stride"] = (self.pick(1, 1, 2, 3, 100, 10**6), self.pick(1, 1, 2, 5))
+        if self.often(0.2):
+            bits = int(self.rng.integers(2, 9)) if self.integer else 0
+            layer = self.layer((*size, *kernel), "tanh", **geometry)
+            tanh = Tanh(bits)
+            self.reach = tanh.high if self.integer else 1
+            return [layer, tanh, *(self.relu() if self.often(0.2) else [])]
+        layer = self.layer((*size, *kernel), "hidden", **geometry)
+        return [layer, *(self.relu() if self.often(0.2) else [])]
+
+    def layer(self, shape: tuple[int, ...], role: str, **geometry: Any) -> Layer:
+        """``role``: "hidden", "tanh" (one follows) or "raw" (accumulators)."""
+        rng, outputs = self.rng, shape[0]
+        density = self.density if self.density is not None else self.pick(*_DENSITIES)
+        kept = rng.random(shape) < density
+        if self.often(0.2):
+            kept[rng.random(outputs) < 0.5] = False  # rows without weights
+        bits = self.bits or int(rng.integers(2, 9))
+        many = outputs if self.often(0.5) else 1
+        self.names += 1
+        name = f"layer{self.names}"
+        relu = self.often({"hidden": 0.6, "raw": 0.1}.get(role, 0))
+        fan_in = max(1.0, density * math.prod(shape[1:]))
+        if self.numerics == "float":
+            weight: NDArray[Any] = (rng.normal(size=shape) / math.sqrt(fan_in) * kept).astype(np.float32)
+            bias = rng.normal(size=outputs).astype(np.float32)
+            return Layer(weight, bias, FLOAT_BITS, np.ones(1, np.float32), relu, name=name, **geometry)
+        limit = weight_limit(bits)
+        magnitude = rng.integers(1, limit + 1, shape) if self.often(0.9) else limit
+        weight = (magnitude * rng.choice([-1, 1], shape) * kept).astype(np.int8)
+        scale = (rng.uniform(0.5, 1.5, many) / (limit * math.sqrt(fan_in))).astype(np.float32)
+        if not self.integer:
+            bias = rng.normal(size=outputs).astype(np.float32)
+            return Layer(weight, bias, bits, scale, relu, name=name, **geometry)
+        return self.integer_layer(weight, bits, scale, role, relu, name, **geometry)
+
+    def integer_layer(
+        self,
+        weight: NDArray[np.int8],
+        bits: int,
+        scale: NDArray[np.float32],
+        role: str,
+        relu: bool,
+        name: str,
+        **geometry: Any,
+    ) -> Layer:
+        rng, outputs = self.rng, len(weight)
+        rows = weight.reshape(outputs, -1)
+        # No accumulator may overflow: rows lose weights until it is proven.
+        while (worst := np.abs(rows.astype(np.int64)).sum(axis=1) * self.reach).max() >= 2**31 - 2:
+            too_large = worst >= 2**31 - 2
+            rows[too_large] *= (rng.random(rows[too_large].shape) < (0.5 if self.reach < 2**24 else 0)).astype(np.int8)
+        room = INT32_MAX - np.abs(rows.astype(np.int64)).sum(axis=1) * int(self.reach)
+        match self.pick("small", "small", "small", "none", "edge", "any"):
+            case "none":
+                bias = np.zeros(outputs, np.int64)
+            case "edge":
+                bias = room * rng.choice([-1, 1], outputs)
+            case "any":
+                bias = rng.integers(-room, room + 1)
+            case _:
+                bias = np.clip(rng.integers(-300, 300, outputs), -room, room)
+        requantize = None
+        reach = int((np.abs(rows.astype(np.int64)).sum(axis=1) * int(self.reach) + np.abs(bias)).max())
+        if role != "raw":
+            low, high = (-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT) if role == "tanh" else self.pick(*_LIMITS)
+            relu = role == "hidden" and low == 0
+            typical = 0.2 * self.reach * math.sqrt(float((rows.astype(float) ** 2).sum()) / outputs) + 1
+            ratio = max(-low, high) / typical if self.often(0.9) else 2.0 ** self.rng.uniform(-24, 6)
+            requantize = Requantization(*self.ratio(ratio, outputs), low, high)
+            self.reach = max(-low, high)
+        else:
+            self.reach = reach
+        return Layer(weight, bias.astype(np.int32), bits, scale, relu, requantize, name=name, **geometry)
+
+    def ratio(self, ratio: float, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Multipliers and shifts near ``ratio``, each one for all or one for each output."""
+        multiplier = self.rng.integers(16, 256, self.pick(1, outputs)).astype(np.int32)
+        shift = np.rint(np.log2(multiplier / ratio)) if self.often(0.5) else np.rint(np.log2(multiplier[:1] / ratio))
+        return multiplier, np.clip(shift, 1, 31).astype(np.int32)
+
+    def residual(self, shape: tuple[int, ...], depth: int) -> Residual:
+        outside = self.reach
+        body = self.body(shape, depth)
+        if not self.integer:
+            return Residual(body)
+        channels, inside = shape[0], max(1.0, self.reach)
+        low, high = self.pick(*_LIMITS, (INT32_MIN, INT32_MAX)) if self.often(0.5) else (-127, 127)
+        wanted = max(-low, high)
+        limits = INT32_MIN, INT32_MAX
+        skip = Requantization(*self.ratio(wanted / outside, channels), *limits)
+        branch = Requantization(*self.ratio(wanted / inside * self.pick(1, 8), channels), *limits)
+        self.reach = max(-low, high)
+        return Residual(body, skip, branch, low, high)
+
+    def body(self, shape: tuple[int, ...], depth: int) -> tuple[Op, ...]:
+        """Operations that keep ``shape``."""
+        ops: list[Op] = self.relu() if self.often(0.3) else []
+        sides = shape[1:]
+        for _ in range(int(self.rng.integers(1, 3))):
+            match self.pick("layer", "layer", "residual", "pool", "flatten"):
+                case "layer":
+                    ops += self.hidden((shape[0], shape[0]), sides, same=True)
+                case "residual" if depth < _MAX_DEPTH:
+                    ops.append(self.residual(shape, depth + 1))
+                case "pool" if sides:
+                    ops.append(MaxPool2d((3, 3), (1, 1), (1, 1)))
+                case "flatten" if not sides:
+                    ops.append(Flatten())
+                case _:
+                    ops += self.relu()
+        if self.often(0.5):
+            kernel: tuple[int, ...] = self.pick((1, 1), (3, 3)) if sides else ()
+            padding = {"padding": ((kernel[0] - 1) // 2,) * 2} if sides else {}
+            ops.append(self.layer((shape[0], shape[0], *kernel), "raw", **padding))
+        return tuple(ops)
+
+    def action(self) -> tuple[ActionTransform, int]:
+        match self.pick("box", "box", "discrete", "multi-discrete"):
+            case "discrete":
+                return ActionTransform("discrete", dtype="int64", start=self.pick(0, 1, -5, 10**9)), self.width()
+            case "multi-discrete":
+                nvec = tuple(int(n) for n in self.rng.integers(1, 6, self.pick(1, 2, 5)))
+                return ActionTransform("multi-discrete", (len(nvec),), "int64", nvec=nvec), sum(nvec)
+        shape = self.pick((1,), (3,), (6,), (2, 3), (17,))
+        low = self.rng.uniform(-2, 0, shape).astype(np.float32)
+        high = self.rng.uniform(0, 2, shape).astype(np.float32)
+        squash = self.often(0.5)
+        if not squash and self.often(0.5):
+            low, high = np.full_like(low, -np.inf), self.pick(high, np.full_like(high, np.inf))
+        dtype = self.pick("float32", "float64")
+        return ActionTransform("box", shape, dtype, squash, low, high), math.prod(shape)

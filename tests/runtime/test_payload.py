@@ -1,0 +1,216 @@
+"""The payload decoder in C (runtime/payload.c) against decode_payload, and its size on microcontrollers."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policy.policies import Builder, make_policy
+from policypress.policy.artifact import load
+from policypress.policy.payload import decode_payload, encode_payload, payload_structure
+from policypress.policy.policy import (
+    ActionTransform,
+    InputQuantization,
+    Layer,
+    ObservationTransform,
+    Policy,
+    Residual,
+)
+
+ROOT = Path(__file__).parents[2]
+RUNTIME = ROOT / "src/policypress/runtime"
+SOURCES = [str(RUNTIME / "payload.c"), str(RUNTIME / "coder.c")]
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-DCODER_DECODE_ONLY"]
+SENTINEL = 0x5A
+
+
+class Array(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), ("rows", ctypes.c_uint32), ("columns", ctypes.c_uint32)]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    path = shutil.which("gcc") or shutil.which("cc")
+    if path is None:
+        pytest.skip("There is no C compiler: install gcc.")
+    return path
+
+
+@pytest.fixture(scope="module")
+def library(compiler, tmp_path_factory):
+    """payload.c without the encoder, and how large its memory is."""
+    folder = tmp_path_factory.mktemp("payload")
+    wrapper = folder / "wrapper.c"
+    wrapper.write_text(
+        '#include "payload.h"\n'
+        "size_t memory_size(void);\n"
+        "size_t memory_size(void) { return sizeof(payload_memory); }\n"
+        "int decode(const uint8_t *, size_t, const payload_array *, size_t, uint32_t, payload_memory *,\n"
+        "           coder_line *);\n"
+        "int decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,\n"
+        "           payload_memory *memory, coder_line *columns) {\n"
+        "    memory->w.columns = columns;\n"
+        "    return payload_decode(data, size, arrays, count, structure, memory);\n"
+        "}\n"
+    )
+    output = folder / "payload.so"
+    command = [compiler, *STRICT, "-O2", "-shared", "-fPIC", f"-I{RUNTIME}", str(wrapper), *SOURCES, "-o", str(output)]
+    subprocess.run(command, check=True)
+    loaded = ctypes.CDLL(str(output))
+    loaded.memory_size.restype = ctypes.c_size_t
+    return loaded
+
+
+def arrays_of(ops, quantization):
+    """All arrays of a payload as decode_payload sees them, in the order of the stream."""
+    arrays = [] if quantization is None else [quantization.inverse_scale]
+
+    def layers(ops, outermost):
+        for op in ops:
+            if isinstance(op, Layer):
+                if op is ops[-1] and outermost:
+                    arrays.append(op.scale)
+                if op.requantize is not None:
+                    arrays.extend([op.requantize.multiplier, op.requantize.shift])
+                arrays.extend([op.bias, op.weight.reshape(len(op.weight), -1)])
+            elif isinstance(op, Residual):
+                for operand in (op.skip, op.branch):
+                    arrays.extend([operand.multiplier, operand.shift])
+                layers(op.body, False)
+
+    layers(ops, True)
+    return arrays
+
+
+def decode(library, data, like, structure):
+    """Result of payload_decode, and arrays shaped as those of ``like``; checks that nothing around them changes."""
+    buffers = [np.full(16 + array.nbytes + 16, SENTINEL, np.uint8) for array in like]
+    table = (Array * len(like))()
+    for entry, array, buffer in zip(table, like, buffers, strict=True):
+        matrix = array.ndim == 2
+        entry.values, entry.rows = buffer.ctypes.data + 16, array.shape[0]
+        entry.columns = array.shape[1] if matrix else 0
+    memory = ctypes.create_string_buffer(library.memory_size())
+    columns = ctypes.create_string_buffer(12 * (2 + max(array.shape[-1] for array in like)))
+    result = library.decode(
+        data, ctypes.c_size_t(len(data)), table, ctypes.c_size_t(len(like)), ctypes.c_uint32(structure), memory, columns
+    )
+    assert all((buffer[:16] == SENTINEL).all() and (buffer[-16:] == SENTINEL).all() for buffer in buffers)
+    return result, [b[16:-16].view(a.dtype).reshape(a.shape) for a, b in zip(like, buffers, strict=True)]
+
+
+def check(library, policy):
+    data = encode_payload(policy)
+    wanted = arrays_of(*decode_payload(data))
+    result, arrays = decode(library, data, wanted, payload_structure(data))
+    assert result == 0
+    for array, other in zip(arrays, wanted, strict=True):
+        np.testing.assert_array_equal(array.view(np.uint8), other.view(np.uint8))
+    return data, wanted
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("kind", ["vector", "image", "tanh"])
+def test_all_arrays_come_back(library, kind, bits):
+    for seed in range(4):
+        check(library, make_policy("integer", kind, bits, seed, per_output=seed % 2 == 0))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
+def test_large_layers_come_back(library, bits, density):
+    b = Builder("integer", bits, seed=bits, per_output=False, density=density)
+    ops = (
+        b.layer(200, 17, role="hidden", name="first"),
+        b.layer(100, 200, role="hidden", name="second"),
+        b.layer(6, 100, role="raw", name="mean"),
+    )
+    bound = np.ones(6, np.float32)
+    inverse_scale = np.exp2(b.rng.integers(-4, 9, 17)).astype(np.float32)
+    policy = Policy(
+        ops,
+        ObservationTransform((17,), "float32"),
+        ActionTransform("box", (6,), low=-bound, high=bound),
+        InputQuantization(inverse_scale, -127, 127, 8),
+        baseline_bytes=1,
+    )
+    check(library, policy)
+
+
+@pytest.mark.parametrize("name", ["keep-cheetah", "cheetah-90", "catch-narrow"])
+def test_trained_policies_come_back(library, name):
+    path = ROOT / "results" / name / "policy.policy"
+    if not path.exists():
+        pytest.skip(f"{path} is not here: run the tests from a checkout.")
+    check(library, load(path))
+
+
+def test_another_structure_is_refused(library):
+    data, wanted = check(library, make_policy("integer", "vector"))
+    structure = payload_structure(data)
+    assert decode(library, data, wanted, structure ^ 1)[0] != 0
+    assert decode(library, data, wanted[:-1], structure)[0] != 0
+    assert decode(library, data, [*wanted, wanted[-1]], structure)[0] != 0
+    assert decode(library, data, [wanted[0][1:], *wanted[1:]], structure)[0] != 0
+    assert decode(library, data + b"\1\2\3\4\5", wanted, structure)[0] != 0
+    assert decode(library, data[:-8], wanted, structure)[0] != 0
+    # Strides and pads tell nothing of sizes: only the structure differs.
+    image = make_policy("integer", "image")
+    tanh = make_policy("integer", "tanh", bits=8), make_policy("integer", "tanh", bits=7)
+    assert payload_structure(encode_payload(image)) != structure
+    assert len({payload_structure(encode_payload(policy)) for policy in tanh}) == 2
+    for numerics in ("weight-only", "float"):
+        other = encode_payload(make_policy(numerics, "vector"))
+        assert decode(library, other, wanted, payload_structure(other))[0] != 0
+
+
+def test_damaged_payloads_stay_in_their_arrays(compiler, tmp_path):
+    """Mutations of payloads, decoded into memory that sanitizers watch."""
+    program = tmp_path / "fuzz_payload"
+    sanitizers = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = str(Path(__file__).with_name("fuzz_payload.c"))
+    subprocess.run([compiler, *STRICT, *sanitizers, f"-I{RUNTIME}", source, *SOURCES, "-o", str(program)], check=True)
+    for seed, kind in enumerate(("vector", "tanh", "image")):
+        data = encode_payload(make_policy("integer", kind, seed=seed))
+        path = tmp_path / kind
+        path.write_bytes(data)
+        rows = [(a.shape[0], a.shape[1] if a.ndim == 2 else 0) for a in arrays_of(*decode_payload(data))]
+        sizes = [str(n) for pair in rows for n in pair]
+        command = [str(program), str(path), "1000", str(payload_structure(data)), *sizes]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        runs, valid, refused = (int(word) for word in done.stdout.split() if word.isdigit())
+        assert runs == valid + refused == 1000
+        assert valid >= 1  # the first one is the payload as it was
+        assert refused >= 500
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang", "arm-none-eabi-gcc"])
+def test_strict_flags_are_clean(name, tmp_path):
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not here: install it.")
+    for source in SOURCES:
+        for level in ("-Os", "-O2"):
+            subprocess.run([name, *STRICT, level, "-c", source, "-o", str(tmp_path / "object.o")], check=True)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4"])
+def test_the_decoder_is_small(cpu, tmp_path):
+    """Of the entropy coder: code and tables below 4 KiB, without the compiler's division on cores that lack it."""
+    if shutil.which("arm-none-eabi-gcc") is None or shutil.which("arm-none-eabi-size") is None:
+        pytest.skip("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi.")
+    flags = ["-std=c99", "-Os", "-mthumb", f"-mcpu={cpu}", "-DCODER_DECODE_ONLY"]
+    sizes = []
+    for source in SOURCES:
+        output = str(tmp_path / "object.o")
+        subprocess.run(["arm-none-eabi-gcc", *flags, "-c", source, "-o", output], check=True)
+        report = subprocess.run(["arm-none-eabi-size", output], check=True, capture_output=True, text=True).stdout
+        text, data, bss = (int(word) for word in report.splitlines()[1].split()[:3])
+        assert data == bss == 0
+        sizes.append(text)
+    payload, coder = sizes
+    assert coder < 4096
+    assert payload < 1024
