@@ -23,7 +23,6 @@ from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_f
 from policypress.policy import reference
 from policypress.policy.artifact import load
 from policypress.policy.policy import ActionTransform, InputQuantization, ObservationTransform, Policy
-from policypress.runtime import lower
 
 KINDS = ("vector", "image", "tanh")
 RESULTS = sorted(Path(__file__).parents[2].glob("results/*/policy.policy"))
@@ -141,9 +140,17 @@ def test_auto_takes_the_fewest_bytes(bits, density, form, tmp_path):
     auto = sizes["auto"][0]
     assert auto.form == form
     assert auto.weight_bytes == min(layers[0].weight_bytes for layers in sizes.values())
-    program = lower.lower(policy, c.choose("auto"))
-    step = program.steps[0]
+    step = c.program_of(policy, "auto").steps[0]
     assert auto.weight_bytes == step["weight"].nbytes + (step["counts"].nbytes if form == "sparse" else 0)
+
+
+def test_auto_counts_the_code_of_another_form(tmp_path):
+    """A layer of few weights is no reason for code that reads its form."""
+    policy = make_policy("integer", "vector")
+    ops = (*policy.ops[:2], dataclasses.replace(policy.ops[2], weight=policy.ops[2].weight // 64))
+    report = export_c(dataclasses.replace(policy, ops=ops), tmp_path / "out", UNCHECKED)
+    assert {layer.form for layer in report.layers} == {"dense"}
+    assert "ENGINE_USE_PACKED" in report.left_out
 
 
 @needs_cc

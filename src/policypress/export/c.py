@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -39,6 +41,8 @@ _FORMAT = "policypress c export 1"
 _BUILD = "build"  # what make leaves
 _VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
 _SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
+_CODE_BYTES = {lower.DENSE: 130, lower.SPARSE: 130, lower.PACKED: 190}
+"""What engine.c takes more for each form, on a Cortex-M4 with gcc -Os (docs/c-export.md)."""
 
 
 @dataclass(frozen=True)
@@ -158,20 +162,43 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     return report
 
 
-def choose(weights: Weights) -> lower.Choice:
-    """The choice of a layer's form that ``lower`` takes; "auto": the one of the fewest bytes, never "payload"."""
+def program_of(policy: Policy, weights: Weights) -> Program:
+    """The program with weights of these forms; "auto": those of the fewest bytes, the code to read them included."""
+    sizes: list[dict[int, int]] = []
 
-    def form(layer: Layer, pairs: int) -> int:
-        outputs, size = len(layer.weight), layer.weight.size
-        sizes = {lower.DENSE: size, lower.SPARSE: 2 * (pairs + outputs)}
-        if layer.weight_bits < 8:
-            sizes[lower.PACKED] = outputs * -(-(size // outputs * layer.weight_bits) // 8)
-        if weights == "auto":
-            return min(sizes, key=lambda found: sizes[found])
+    def record(layer: Layer, pairs: int) -> int:
+        sizes.append(_sizes(layer, pairs))
+        return lower.DENSE
+
+    if weights != "auto":
         wanted = {"dense": lower.DENSE, "packed": lower.PACKED, "sparse": lower.SPARSE}[weights]
-        return wanted if wanted in sizes else lower.DENSE
+        return lower.lower(policy, lambda layer, pairs: wanted if wanted in _sizes(layer, pairs) else lower.DENSE)
+    program = lower.lower(policy, record)
+    if not sizes:
+        return program
 
-    return form
+    def total(forms: tuple[int, ...]) -> float:
+        weight_bytes = sum(min(size.get(form, math.inf) for form in forms) for size in sizes)
+        return weight_bytes + sum(_CODE_BYTES[form] for form in forms)
+
+    choices = [forms for n in (1, 2, 3) for forms in itertools.combinations(_CODE_BYTES, n)]
+    best = min(choices, key=total)
+
+    def fewest(layer: Layer, pairs: int) -> int:
+        found = _sizes(layer, pairs)
+        return min((form for form in best if form in found), key=lambda form: found[form])
+
+    return lower.lower(policy, fewest)
+
+
+def _sizes(layer: Layer, pairs: int) -> dict[int, int]:
+    """Bytes of a layer's weights in every form that it can have."""
+    outputs, size = len(layer.weight), layer.weight.size
+    found = {lower.DENSE: size, lower.SPARSE: 2 * (pairs + outputs)}
+    bits = lower.packed_bits(layer.weight)
+    if bits < 8:
+        found[lower.PACKED] = outputs * -(-(size // outputs * bits) // 8)
+    return found
 
 
 def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[str, str], CExport]:
@@ -187,7 +214,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         program, smallest = c_payload.program_of(policy)
         unpacked = c_payload.unpacked(smallest, program, name)
     else:
-        program = lower.lower(policy, choose(config.weights))
+        program = program_of(policy, config.weights)
     payload = unpacked is not None
     defines = [f"{macro}={int(used)}" for macro, used in c_source.uses(program, integer_only=integer).items()]
     defines += ["CODER_DECODE_ONLY=1"] if payload else []

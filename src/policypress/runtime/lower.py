@@ -220,7 +220,7 @@ class _Lowering:
             x.shape = (1, 1, channels * pixels)
         weight = np.ascontiguousarray(weight.reshape(len(weight), -1))
         kernel = layer.weight.shape[2:] if layer.is_conv else (1, 1)
-        fields: Fields = {"kind": LAYER, "bits": layer.weight_bits % FLOAT_BITS, "relu": int(layer.relu)}
+        fields: Fields = {"kind": LAYER, "relu": int(layer.relu)}
         self._weights_of(layer, weight, _places(x, kernel), fields)
         if self._integer:
             shares = x.zero * weight.astype(np.int64).sum(axis=1)
@@ -252,8 +252,11 @@ class _Lowering:
         fields["form"] = form
         if form == SPARSE:
             fields |= {"weight": pairs, "counts": counts.astype(np.uint16)}
+        elif form == PACKED:
+            bits = packed_bits(weight)
+            fields |= {"weight": packed(weight, bits), "bits": bits}
         else:
-            fields["weight"] = packed(weight, layer.weight_bits) if form == PACKED else weight
+            fields["weight"] = weight
 
     def _finish(self, layer: Layer, fields: Fields, tanh: Tanh | None, fold: bool) -> Tensor:
         requantize = layer.requantize
@@ -369,6 +372,11 @@ def sparse_pairs(weight: NDArray[np.int8], places: NDArray[np.int64]) -> tuple[N
     pairs[ends, 0] = gap - _GAP * steps
     pairs[ends, 1] = weight[rows, columns].view(np.uint8)
     return pairs, np.bincount(rows, steps + 1, len(weight)).astype(np.int64)
+
+
+def packed_bits(weight: NDArray[np.int8]) -> int:
+    """The bits that every weight fits; fewer than those of the layer if none is large."""
+    return int(np.abs(weight.astype(np.int16)).max()).bit_length() + 1
 
 
 def packed(weight: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
