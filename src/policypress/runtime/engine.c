@@ -492,7 +492,7 @@ static double wide_value(unsigned dtype, const void *from, uint32_t i) {
         x[i] = (float)((const TYPE *)from)[i];   \
     break
 
-enum { TOGETHER = 32 }; /* values of an observation that are on their way at once */
+enum { TOGETHER = 8 }; /* values of an observation that are on their way at once */
 
 /* `n` values of an observation from `first` on as float32, normalized; not finite if they cannot be. */
 static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
@@ -511,8 +511,12 @@ static void read(const engine_input *in, const void *observation, uint32_t first
         READ(int16_t);
     case ENGINE_INT32:
         READ(int32_t);
-    default:
+#if ENGINE_USE_DOUBLE
+    case ENGINE_INT64:
         READ(int64_t);
+#endif
+    default:
+        break;
     }
 #if ENGINE_USE_DOUBLE
     for (uint32_t i = 0; in->mean && i < n; i++) {
@@ -537,6 +541,7 @@ static void quantize(const engine_input *in, const float *x, uint32_t first, uin
 }
 
 static int observe(const engine_input *in, const void *observation, unsigned char *target) {
+    uint32_t at = 0;
     for (uint32_t first = 0; first < in->size; first += TOGETHER) {
         const uint32_t n = in->size - first < TOGETHER ? in->size - first : TOGETHER;
         float x[TOGETHER];
@@ -553,13 +558,13 @@ static int observe(const engine_input *in, const void *observation, unsigned cha
         }
         quantize(in, x, first, n, codes);
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t at = first + i;
-            if (in->channels > 1)
-                at = at % in->pixels * in->channels + at / in->pixels;
             if (in->target_type == ENGINE_S32)
                 ((int32_t *)(void *)target)[at] = codes[i];
             else
                 target[at] = (unsigned char)(codes[i] + in->target_zero);
+            at += in->channels; /* to the same channel of the next pixel, or the next channel of the first one */
+            if (at >= in->size)
+                at -= in->size - 1;
         }
     }
     return ENGINE_OK;
