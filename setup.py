@@ -4,6 +4,7 @@ import numpy
 from setuptools import Extension, setup
 
 RUNTIME = "src/policypress/runtime"
+ENGINE = ("engine", "engine_native", "engine_avx2", "engine_avx512", "engine_module")
 # Results must depend neither on the compiler (fused multiply-add) nor on how fast it makes them (vectors).
 EXACT = ["-ffp-contract=off", "-fno-trapping-math"]
 
@@ -18,8 +19,8 @@ setup(
         ),
         Extension(
             "policypress.runtime.engine",
-            [f"{RUNTIME}/engine.c", f"{RUNTIME}/engine_native.c", f"{RUNTIME}/engine_module.c"],
-            depends=[f"{RUNTIME}/engine.h", f"{RUNTIME}/engine_native.h", f"{RUNTIME}/engine_vector.h"],
+            [f"{RUNTIME}/{name}.c" for name in ENGINE],
+            depends=[f"{RUNTIME}/engine{name}.h" for name in ("", "_native", "_kernels", "_vector")],
             include_dirs=[numpy.get_include()],
             extra_compile_args=["-O3", *EXACT],
             py_limited_api=True,

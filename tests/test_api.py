@@ -92,7 +92,7 @@ def test_unknown_names_raise_attribute_error() -> None:
 
 
 def test_errors_share_one_base() -> None:
-    for name in ("ArtifactError", "ConfigError", "ObservationError", "RunError", "UnsupportedError"):
+    for name in ("ArtifactError", "ConfigError", "ExportError", "ObservationError", "RunError", "UnsupportedError"):
         assert issubclass(getattr(policypress, name), policypress.PolicypressError)
 
 

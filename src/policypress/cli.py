@@ -340,6 +340,72 @@ def evaluate(
 
 
 @app.command()
+def bench(
+    policy: Annotated[Path, typer.Argument(help="A .policy file.")],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Hidden widths of the dense float32 network that peers run, for example 256,256. "
+            "Default: those that the policy's file tells."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Observations of a batch.")] = 256,
+    seconds: Annotated[float, typer.Option(help="Length of the whole run.")] = 10.0,
+    peers: Annotated[
+        str,
+        typer.Option(help="all, or names with commas: sb3, torch, ort; a wrong one shows them all."),
+    ] = "all",
+    chart: Annotated[Path | None, typer.Option(help="Draw the comparison to this PNG.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead, flash, RAM and instructions on an emulated microcontroller, checked bit for bit: "
+            "cortex-m0, cortex-m3 or cortex-m4. May be given more than once."
+        ),
+    ] = None,
+    seed: SeedOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
+    import policypress
+    from policypress.measure.bench import BenchConfig, plot
+    from policypress.measure.bench import bench as run
+    from policypress.measure.peers import named
+    from policypress.tables import bench_notes, bench_table, energy_table, target_table
+
+    if target:
+        from policypress.measure.microcontroller import measure_on_target
+
+        loaded = policypress.load(policy)
+        reports = [measure_on_target(loaded, name) for name in target]
+        if as_json:
+            _out.print_json(json.dumps([found.as_dict() for found in reports]))
+        else:
+            _out.print(target_table(reports))
+        raise typer.Exit(int(any(found.differing for found in reports)))
+    config = BenchConfig(
+        against=() if against is None else _widths(against, "against"),
+        batch=batch,
+        seconds=seconds,
+        peers=() if peers == "all" else named(peers),
+        seed=seed,
+    )
+    if chart is not None:
+        import matplotlib  # noqa: F401  (missing is better known before than after)
+    loaded = policypress.load(policy)
+    # No bar: a thread that draws would disturb what is timed.
+    _err.print(f"timing for about {seconds:g} s")
+    report = run(loaded, config)
+    if chart is not None:
+        plot(report, chart)
+    if as_json:
+        _out.print_json(json.dumps(report.as_dict()))
+    else:
+        _out.print(bench_table(report), energy_table(report))
+        _out.print(bench_notes(report), markup=False)
+
+
+@app.command()
 def pack(
     policy: Annotated[Path, typer.Argument(help="A .policy file.")],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
@@ -449,11 +515,11 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def _widths(text: str, name: str = "hidden") -> tuple[int, ...]:
     try:
         return tuple(int(width) for width in text.split(","))
     except ValueError:
-        raise ConfigError(f"hidden={text!r} must be widths with commas between, for example 24,24.") from None
+        raise ConfigError(f"{name}={text!r} must be widths with commas between, for example 24,24.") from None
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -14,6 +14,7 @@ from policypress.policy.policy import Policy
 if TYPE_CHECKING:
     from policypress.export import Report
     from policypress.export.verify import Verification
+    from policypress.measure.bench import BenchReport
     from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
@@ -188,6 +189,92 @@ def contract_rows(policy: Policy) -> dict[str, str]:
     return rows
 
 
+def _rows(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+_FEW_ROUNDS = 5
+
+
+def bench_table(report: BenchReport) -> Table:
+    """Bytes, time of one action and of a batch, and how many times as long as the policy's, a section a network."""
+    from policypress.measure.bench import duration, times_as_long
+
+    table = _table("", "bytes", "one action", "99 %", "times", f"{report.batch} at once", "times")
+    if joules := any(row.joules is not None for row in report.rows):
+        table.add_column("energy", justify="right")
+    network = None
+    for row in report.rows:
+        if row.network != network:
+            network = row.network
+            table.add_section()
+            table.add_row(f"[bold]{network}[/bold]")
+        if row.one is None or row.many is None:
+            continue
+        cells = [
+            row.title,
+            f"{row.bytes:,}",
+            duration(row.one.seconds),
+            duration(row.one.p99),
+            times_as_long(row.ratio),
+            duration(row.many.seconds),
+            times_as_long(row.batch_ratio),
+        ]
+        table.add_row(*cells, *([f"{1e6 * row.joules:.3g} µJ" if row.joules is not None else ""] if joules else []))
+    return table
+
+
+def bench_notes(report: BenchReport) -> str:
+    """What was left out, how it was timed, the machine."""
+    from policypress.measure.machine import lines
+
+    missing: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.reason:
+            missing.setdefault(f"{row.title}: {row.reason}", []).append(row.network)
+    policy = report.rows[0].one
+    assert policy is not None
+    loops = f"in loops of {policy.calls_per_sample}" if policy.calls_per_sample > 1 else "one by one"
+    timed = (
+        "times: how many times as long as the policy takes. "
+        f"Medians of {len(policy.turns)} round(s) in which all took turns, the policy's calls "
+        f"{loops}; 99 %: of all samples. SB3's weights are random."
+    )
+    if len(policy.turns) < _FEW_ROUNDS:
+        timed += " These are few rounds: give more --seconds."
+    return "\n".join([timed, *missing, *lines(report.machine)])
+
+
+def energy_table(report: BenchReport) -> Table:
+    """Multiply-adds, bytes and modelled energy of one action, against the dense float32 network."""
+    from policypress.measure.energy import SOURCE
+
+    policy, dense = report.policy_counts, report.dense_counts
+    table = _table("energy", "mult-adds", "weights", "indices", "arithmetic", "memory", "in all")
+    unit, size = ("nJ", 1e3) if report.dense_energy.total < 1e7 else ("µJ", 1e6)
+    for name, counts, energy in (
+        ("policy", policy, report.policy_energy),
+        ("dense float32", dense, report.dense_energy),
+    ):
+        picojoules = energy.arithmetic, energy.model_reads + energy.activations, energy.total
+        table.add_row(
+            name,
+            f"{counts.macs:,}",
+            f"{counts.weight_bytes:,} B",
+            f"{counts.index_bytes:,} B",
+            *(f"{value / size:,.1f} {unit}" for value in picojoules),
+        )
+    table.caption = (
+        f"{report.energy_ratio:,.1f} times less than {report.dense} in float32, counted with the energies of {SOURCE}; "
+        f"models in {report.policy_energy.model_memory} and {report.dense_energy.model_memory}. Of the policy's "
+        f"{policy.dense_macs:,} multiply-adds {policy.nonzero_macs:,} are nonzero. Joules: {report.meter}."
+    )
+    return table
+
+
 def target_table(reports: Sequence[TargetReport]) -> Table:
     """What one policy takes on each target, and how many of its actions are not the reference's."""
     table = _table("", *(report.target for report in reports))
@@ -214,13 +301,6 @@ def target_table(reports: Sequence[TargetReport]) -> Table:
     machines = ", ".join(dict.fromkeys(report.machine for report in reports))
     emulator = reports[0].emulator.split(" (")[0]
     table.caption = f"{reports[0].compiler}\n{emulator}: {machines}\ninstructions are not cycles"
-    return table
-
-
-def _rows(rows: Mapping[str, str]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in rows.items():
-        table.add_row(name, value)
     return table
 
 

@@ -491,6 +491,21 @@ def test_hostile_sizes_allocate_little(payload: bytes) -> None:
     assert peak < 2**26
 
 
+def test_weights_are_bounded_together() -> None:
+    """A file of many large layers is refused before it has taken the time to decode them all."""
+
+    def payload(outputs: int) -> bytes:
+        arrays: list[Step] = [("floats", np.zeros(128, np.float32)), ("matrix", np.zeros((128, 2**15), np.int8), 8)]
+        first = [*layer(128, 2**15), *arrays]
+        first[0] = ("unsigned", 2, COUNT)
+        return stream(*FLOAT_INPUT, *first, *layer(outputs, 2**15)[1:])
+
+    with pytest.raises(ArtifactError, match="its layers declare 8,421,376 weights; there may be 8,388,608"):
+        artifact.decode_payload(payload(129))
+    with pytest.raises(ArtifactError, match="not what an encoder writes"):  # it ends there
+        artifact.decode_payload(payload(128))
+
+
 def test_a_payload_that_could_overflow_is_refused() -> None:
     policy = make_policy("integer", "vector")
     _, card, _ = split(artifact.encode(policy))

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,17 @@ def test_the_decoder_is_small(cpu, tmp_path):
     payload, coder = sizes
     assert coder < 4096
     assert payload < 1024
+
+
+def test_the_table_of_sizes_is_printed():
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi.")
+    script = str(ROOT / "benchmarks" / "decoder_size.py")
+    lines = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout.splitlines()
+    table = {line[:26].strip(): [int(word.replace(",", "")) for word in line[26:].split()] for line in lines[2:]}
+    assert len(table) == 9
+    for row in ("coder.c, code", "payload.c, code", "state and workspace", "stack"):
+        assert all(value > 100 for value in table[row])
+    coder, coder_tables, payload, payload_tables, together, *_ = table.values()
+    parts = zip(coder, coder_tables, payload, payload_tables, strict=True)
+    assert together == [sum(column) for column in parts]

@@ -273,7 +273,7 @@ class _Exact:
                 accumulators = self._accumulate(op, codes)
                 if op.requantize is None:
                     if op.relu:
-                        accumulators = g.op("Max", accumulators, g.constant(np.int32(0)))
+                        accumulators = g.op("Clip", accumulators, g.constant(np.int32(0)))
                     g.step(accumulators)
                     return accumulators
                 ndim = len(output_shape(op, shape))
@@ -297,7 +297,7 @@ class _Exact:
                 tensor = g.op("Gather", g.constant(table, "table"), g.cast(codes.tensor, np.int32))
                 codes = _Codes(tensor, op.high, 2 * op.high)
             case Relu():
-                codes = replace(codes, tensor=g.op("Max", codes.tensor, g.constant(codes.dtype(codes.zero))))
+                codes = replace(codes, tensor=g.op("Clip", codes.tensor, g.constant(codes.dtype(codes.zero))))
             case MaxPool2d():
                 codes = replace(codes, tensor=_max_pool(g, op, codes.tensor))
             case Flatten():

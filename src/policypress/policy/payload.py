@@ -263,7 +263,7 @@ class _Encoder:
 class _Decoder:
     def __init__(self, data: bytes, annotations: Iterator[Annotation] | None) -> None:
         self.reader, self._annotations = Reader(data), annotations
-        self._integer, self._width = False, 0
+        self._integer, self._width, self._weights = False, 0, 0
 
     def policy(self) -> tuple[tuple[Op, ...], InputQuantization | None]:
         quantization = self.input()
@@ -326,8 +326,9 @@ class _Decoder:
         kernel, stride, padding = (self._pair() if is_conv else None for _ in range(3))
         shape = (outputs, inputs, *(kernel or ()))
         size = math.prod(shape)
-        if not 1 <= size <= MAX_VALUES:
-            raise ArtifactError(f"a layer declares {size:,} weights; there may be {MAX_VALUES:,}.")
+        self._weights += size
+        if not 1 <= size <= MAX_VALUES or self._weights > MAX_VALUES:
+            raise ArtifactError(f"its layers declare {self._weights:,} weights; there may be {MAX_VALUES:,}.")
         scale = self._scale(outputs) if flags & 4 else None
         requantize = None
         if flags & 2:

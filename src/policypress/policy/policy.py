@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -418,7 +418,11 @@ class Policy:
         """The native engine of this policy, made when first needed."""
         from policypress.runtime.native import make_engine
 
-        return make_engine(self)
+        engine = make_engine(self)
+        # From now on this instance's `predict` is C, which takes the same arguments and comes back to the method below
+        # for what it does not know: the call costs more than a small policy otherwise.
+        self.__dict__["predict"] = engine.bind(self.predict)
+        return engine
 
     def outputs(self, observations: NDArray[Any], *, reference: bool = False) -> NDArray[np.float32]:
         """Last layer's outputs before the action transform, shape (batch, outputs), for raw observations.
@@ -452,29 +456,17 @@ class Policy:
         Raises ObservationError if an observation does not fit, PolicypressError if ``deterministic`` is
         False.
         """
-        if deterministic and not reference:
-            actions = self._predict(observation)
-            if actions is not None:
-                return actions, state
-        return self._predict_otherwise(observation, deterministic, reference), state
-
-    @cached_property
-    def _predict(self) -> Callable[[Any], NDArray[Any] | None]:
-        return self.engine.predict
-
-    def _predict_otherwise(self, observation: NDArray[Any], deterministic: bool, reference: bool) -> NDArray[Any]:
-        """What the engine leaves to Python: other layouts, and what is to be refused."""
         from policypress.policy import reference as numpy_reference
 
         if not deterministic:
             raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
         batch = numpy_reference.arrange(self.observation, observation)
-        actions = None if reference else self._predict(batch)
-        if actions is None:
+        actions = None if reference else self.engine.predict(batch)
+        if actions is None:  # also where the reference says what is wrong
             outputs = numpy_reference.run(self, numpy_reference.to_network(self.observation, batch))
             actions = numpy_reference.act(self.action, outputs)
         single = np.ndim(observation) == len(self.observation.shape)
-        return np.asarray(actions[0]) if single else actions
+        return (np.asarray(actions[0]) if single else actions), state
 
     def save(self, path: str | Path) -> None:
         """Write the policy to a ``.policy`` file, at once or not at all.

@@ -66,7 +66,7 @@ static uint32_t log2_fixed(uint64_t x, unsigned digits) {
 /* 2^16 * a / b for a <= b < 2^40 and b > 0 */
 static uint32_t ratio(uint64_t a, uint64_t b) {
 #ifdef CODER_DECODE_ONLY
-    uint32_t result = 0; /* digit by digit: a general division of 64 bits is larger than all of a matrix */
+    uint32_t result = 0; /* digit by digit: devices would have to link a division of 64 bits */
     for (unsigned i = 0; i < 17; i++) {
         result <<= 1;
         if (a >= b) {
@@ -135,11 +135,13 @@ static const struct {
     /* number of operations; bits of the input, its limits; other limits; outputs, inputs; kinds, flags, weight bits */
     P(3, 10, 0), P(8, 14, 0), P(1, 14, 0), P(0, 14, 0), P(24, 4, 4), P(0, 14, 4), P(0, 13, 0), P(3, 12, 0), P(8, 8, 2),
     /* geometry; forms; digits of multipliers, shifts; zeros and order of integers, of floats; constants; exponents */
-    P(1, 6, 0), P(0, 14, 0), P(8, 13, 0), P(4, 11, 0), P(0, 13, 0), P(2, 9, 0), P(21, 13, 0), P(1, 13, 0), P(0, 4, 0), P(0, 4, 0),
+    P(1, 6, 0), P(0, 14, 0), P(8, 13, 0), P(4, 11, 0), P(0, 13, 0), P(2, 9, 0), P(21, 13, 0),
+    P(1, 13, 0), P(0, 4, 0), P(0, 4, 0),
     /* grids: shift, family, scale, center */
     P(2, 4, 0), P(2, 8, 0), P(0, 6, 0), P(0, 6, 0),
     /* models: enum MODE and the following */
-    P(0, 8, 0), P(1, 8, 0), P(1, 8, 0), P(0, 14, 0), P(3, 8, 0), P(0, 4, 0), P(1, 8, 0), P(0, 8, 0), P(0, 8, 0), P(0, 14, 0),
+    P(0, 8, 0), P(1, 8, 0), P(1, 8, 0), P(0, 14, 0), P(3, 8, 0), P(0, 4, 0), P(1, 8, 0), P(0, 8, 0), P(0, 8, 0),
+    P(0, 14, 0),
 };
 #undef P
 
@@ -390,7 +392,7 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
  */
 static int code_ascending(coder *c, const grid *g, const uint32_t *weights, uint32_t sum, int32_t *values, uint32_t n) {
     uint32_t behind = 2 * sum, fall = 0, cut = 0, i = 0, digits;
-    /* parts so small that two values rarely share one; a weight is at most 65539 and n below 65533 */
+    /* parts so small that two values rarely share one; weights are below 2^17, n is at most CODER_MAX_LENGTH */
     for (uint32_t crowd = weights[0] * n; cut < g->shift && crowd > sum; crowd /= 2)
         cut++;
     digits = g->shift - cut;

@@ -5,13 +5,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CODER_CONTEXTS 19    /* classes of `unsigned` and `signed` integers that adapt apart */
-#define CODER_KINDS 33       /* with those that vectors and matrices keep to themselves */
+#define CODER_CONTEXTS 19      /* classes of `unsigned` and `signed` integers that adapt apart */
+#define CODER_KINDS 33         /* with those that vectors and matrices keep to themselves */
 #define CODER_MAX_SIDE 65535   /* rows and columns of a matrix */
 #define CODER_MAX_LENGTH 32768 /* of a vector */
 #define CODER_PARAMETERS 10
-#define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
-#define CODER_CORRECTIONS 66
+#define CODER_CLASSES 9      /* scales of a magnitude, relative to the matrix */
+#define CODER_CORRECTIONS 66 /* the first is for none */
 
 typedef uint32_t coder_context; /* probability of a one (22 bits), then the number of bits seen (10 bits) */
 

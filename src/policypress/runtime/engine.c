@@ -36,7 +36,7 @@ static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
     return ((int64_t)sum * multiplier + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
-/* The same, for shifts up to 16 and limits within +-255: beyond +-2^23 the limits decide, and within 32 bits do. */
+/* The same in 32 bits, where sums beyond +-2^23 are past the limits; a shift is at most 23 then. */
 static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift, int32_t low, int32_t high) {
     const int32_t most = (int32_t)1 << 23;
     sum = sum < -most ? -most : sum > most ? most : sum;
@@ -57,8 +57,7 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 /* ---- layers ---- */
 
-/* The sum of output o becomes element i of the target. */
-APART static void finish_any(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+APART void engine_finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
@@ -94,7 +93,7 @@ static inline void finish(const engine_step *s, const ending *e, unsigned char *
         target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
                                     e->zero);
     else
-        finish_any(s, target, i, o, sum);
+        engine_finish(s, target, i, o, sum);
 }
 
 /* How a window lies in memory: `lines` runs of neighbours on each of `planes`. */
@@ -306,22 +305,20 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
 /* Whether b takes the place of a as the largest so far; NaN does, and stays. */
 #define LARGER(a, b) ((b) > (a) || (b) != (b))
 
-#define MAX_POOL(NAME, TYPE)                                                                                   \
-    static void NAME(const engine_step *s, const TYPE *source, TYPE *target, size_t pixel, size_t plane,       \
-                     size_t out_pixel, size_t out_plane) {                                                     \
-        for (uint32_t c = 0; c < s->channels; c++)                                                             \
-            for (uint32_t y = 0; y < s->out_height; y++)                                                       \
-                for (uint32_t x = 0; x < s->out_width; x++) {                                                  \
-                    const size_t first = (size_t)y * s->stride_height * s->width + (size_t)x * s->stride_width; \
-                    TYPE most = source[c * plane + first * pixel];                                             \
-                    for (size_t i = 0; i < s->kernel_height; i++)                                              \
-                        for (size_t j = 0; j < s->kernel_width; j++) {                                         \
-                            const TYPE value = source[c * plane + (first + i * s->width + j) * pixel];         \
-                            if (LARGER(most, value))                                                           \
-                                most = value;                                                                  \
-                        }                                                                                      \
-                    target[c * out_plane + ((size_t)y * s->out_width + x) * out_pixel] = most;                 \
-                }                                                                                              \
+/* `inner` neighbours at a time, whose windows lie alike: the channels of a pixel, or one value. */
+#define MAX_POOL(NAME, TYPE)                                                                                    \
+    static void NAME(const engine_step *s, const TYPE *source, TYPE *target, size_t inner) {                   \
+        for (uint32_t y = 0; y < s->out_height; y++)                                                            \
+            for (uint32_t x = 0; x < s->out_width; x++, target += inner) {                                      \
+                const TYPE *from = source + ((size_t)y * s->stride_height * s->width + x * s->stride_width) * inner; \
+                memcpy(target, from, inner * sizeof *target);                                                   \
+                for (size_t i = 0; i < s->kernel_height; i++)                                                   \
+                    for (size_t j = 0; j < s->kernel_width; j++)                                                \
+                        for (size_t c = 0; c < inner; c++) {                                                    \
+                            const TYPE value = from[(i * s->width + j) * inner + c];                            \
+                            target[c] = LARGER(target[c], value) ? value : target[c];                           \
+                        }                                                                                       \
+            }                                                                                                   \
     }
 
 MAX_POOL(max_pool_u8, uint8_t)
@@ -331,18 +328,19 @@ MAX_POOL(max_pool_f32, float)
 #endif
 
 static void max_pool(const engine_step *s, const unsigned char *source, unsigned char *target) {
-    const size_t c = s->channels;
-#if ENGINE_USE_FLOAT
-    if (s->source_type == ENGINE_F32) {
-        const size_t plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
-        max_pool_f32(s, (const void *)source, (void *)target, 1, plane, 1, out);
+    if (s->source_type == ENGINE_U8) {
+        max_pool_u8(s, source, target, s->channels);
         return;
     }
+    if (s->source_type == ENGINE_S32) {
+        max_pool_s32(s, (const void *)source, (void *)target, s->channels);
+        return;
+    }
+#if ENGINE_USE_FLOAT
+    const size_t plane = (size_t)s->height * s->width, out = (size_t)s->out_height * s->out_width;
+    for (size_t c = 0; c < s->channels; c++)
+        max_pool_f32(s, (const float *)(const void *)source + c * plane, (float *)(void *)target + c * out, 1);
 #endif
-    if (s->source_type == ENGINE_S32)
-        max_pool_s32(s, (const void *)source, (void *)target, c, 1, c, 1);
-    else
-        max_pool_u8(s, source, target, c, 1, c, 1);
 }
 
 static void pad(const engine_step *s, const unsigned char *source, unsigned char *target) {
@@ -464,84 +462,129 @@ static int finite32(float x) {
     return (bits_of(x) & 0x7F800000u) != 0x7F800000u;
 }
 
+#if ENGINE_USE_DOUBLE
 static int finite64(double x) {
     return x - x == 0.0;
 }
 
-/* Value i of an observation as float32, normalized; not finite if it cannot be. */
-static float observed(const engine_input *in, const void *observation, uint32_t i) {
-    double wide = 0.0;
-    float x = 0.0f;
+static double wide_value(unsigned dtype, const void *from, uint32_t i) {
+    switch (dtype) {
+    case ENGINE_FLOAT32:
+        return (double)((const float *)from)[i];
+    case ENGINE_FLOAT64:
+        return ((const double *)from)[i];
+    case ENGINE_UINT8:
+        return ((const uint8_t *)from)[i];
+    case ENGINE_INT8:
+        return ((const int8_t *)from)[i];
+    case ENGINE_INT16:
+        return ((const int16_t *)from)[i];
+    case ENGINE_INT32:
+        return ((const int32_t *)from)[i];
+    default:
+        return (double)((const int64_t *)from)[i];
+    }
+}
+#endif
+
+#define READ(TYPE)                               \
+    for (uint32_t i = 0; i < n; i++)             \
+        x[i] = (float)((const TYPE *)from)[i];   \
+    break
+
+enum { TOGETHER = 32 }; /* values of an observation that are on their way at once */
+
+/* `n` values of an observation from `first` on as float32, normalized; not finite if they cannot be. */
+static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
+    static const uint8_t size[] = {4, 8, 1, 1, 2, 4, 8};
+    const unsigned char *from = (const unsigned char *)observation + (size_t)first * size[in->dtype];
     switch (in->dtype) {
     case ENGINE_FLOAT32:
-        x = ((const float *)observation)[i];
-        break;
+        READ(float);
     case ENGINE_FLOAT64:
-        wide = ((const double *)observation)[i];
-        x = (float)wide;
-        break;
+        READ(double);
     case ENGINE_UINT8:
-        x = (float)((const uint8_t *)observation)[i];
-        break;
+        READ(uint8_t);
     case ENGINE_INT8:
-        x = (float)((const int8_t *)observation)[i];
-        break;
+        READ(int8_t);
     case ENGINE_INT16:
-        x = (float)((const int16_t *)observation)[i];
-        break;
+        READ(int16_t);
     case ENGINE_INT32:
-        wide = ((const int32_t *)observation)[i];
-        x = (float)((const int32_t *)observation)[i];
-        break;
-#if ENGINE_USE_DOUBLE
+        READ(int32_t);
+#if ENGINE_USE_DOUBLE /* libgcc converts int64 by way of float64 */
     case ENGINE_INT64:
-        wide = (double)((const int64_t *)observation)[i];
-        x = (float)((const int64_t *)observation)[i];
-        break;
+        READ(int64_t);
 #endif
     default:
         break;
     }
-    if (ENGINE_USE_DOUBLE && in->mean) {
-        if (in->dtype == ENGINE_FLOAT32 || (in->dtype >= ENGINE_UINT8 && in->dtype <= ENGINE_INT16))
-            wide = (double)x;
-        if (!finite64(wide))
-            return from_bits(0x7F800000u);
-        wide = (wide - in->mean[i]) / in->deviation[i];
-        x = (float)(wide < -in->clip ? -in->clip : wide > in->clip ? in->clip : wide);
+#if ENGINE_USE_DOUBLE
+    for (uint32_t i = 0; in->mean && i < n; i++) {
+        const double value = wide_value(in->dtype, from, i);
+        const double y = (value - in->mean[first + i]) / in->deviation[first + i];
+        x[i] = !finite64(value) ? from_bits(0x7F800000u) : (float)(y < -in->clip ? -in->clip : y > in->clip ? in->clip : y);
     }
-    return in->image ? x / 255.0f : x;
+#endif
+    for (uint32_t i = 0; in->image && i < n; i++)
+        x[i] = x[i] / 255.0f;
+}
+
+/* Codes of `n` values from `first` on. Limits are integers, so clipping may come before rounding halves to even. */
+static void quantize(const engine_input *in, const float *x, uint32_t first, uint32_t n, int32_t *codes) {
+    const float low = (float)in->low, high = (float)in->high, half = 12582912.0f; /* 1.5 * 2^23 */
+    const float *inverse_scale = in->inverse_scale + (in->per_feature ? first : 0);
+    for (uint32_t i = 0; i < n; i++) {
+        float y = x[i] * inverse_scale[in->per_feature ? i : 0];
+        y = y < low ? low : y > high ? high : y;
+        codes[i] = (int32_t)((y + half) - half);
+    }
 }
 
 static int observe(const engine_input *in, const void *observation, unsigned char *target) {
-    /* Pixels outside the loop over channels: what is written lies together. */
-    const uint32_t channels = in->channels, pixels = in->pixels;
-    uint32_t at = 0;
-    for (uint32_t p = 0; p < pixels; p++)
-        for (uint32_t c = 0; c < channels; c++, at++) {
-            const uint32_t i = c * pixels + p;
-            if (in->codes) {
-                target[at] = in->codes[((const uint8_t *)observation)[i]];
-                continue;
-            }
-            const float x = observed(in, observation, i);
-            if (!finite32(x))
-                return ENGINE_NOT_FINITE;
-            if (in->target_type == ENGINE_F32) {
-                ((float *)(void *)target)[at] = x;
-                continue;
-            }
-            /* Limits are integers, so that clipping may come before rounding: halves to even, below 2^22. */
-            const float low = (float)in->low, high = (float)in->high, half = 12582912.0f;
-            float y = x * in->inverse_scale[in->per_feature ? i : 0];
-            y = y < low ? low : y > high ? high : y;
-            const int32_t code = (int32_t)((y + half) - half);
-            if (in->target_type == ENGINE_S32)
-                ((int32_t *)(void *)target)[at] = code;
-            else
-                target[at] = (unsigned char)(code + in->target_zero);
+    for (uint32_t first = 0; first < in->size; first += TOGETHER) {
+        const uint32_t n = in->size - first < TOGETHER ? in->size - first : TOGETHER;
+        float x[TOGETHER];
+        int32_t codes[TOGETHER];
+        int finite = 1;
+        read(in, observation, first, n, x);
+        for (uint32_t i = 0; i < n; i++)
+            finite &= finite32(x[i]);
+        if (!finite)
+            return ENGINE_NOT_FINITE;
+        if (in->target_type == ENGINE_F32) {
+            memcpy(target + (size_t)first * 4, x, n * sizeof *x);
+            continue;
         }
+        quantize(in, x, first, n, codes);
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t at = first + i;
+            if (in->channels > 1)
+                at = at % in->pixels * in->channels + at / in->pixels;
+            if (in->target_type == ENGINE_S32)
+                ((int32_t *)(void *)target)[at] = codes[i];
+            else
+                target[at] = (unsigned char)(codes[i] + in->target_zero);
+        }
+    }
     return ENGINE_OK;
+}
+
+/* Pixels whose codes are known: by `codes`, or themselves. */
+static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigned char *target) {
+    const uint32_t channels = in->channels, pixels = in->pixels;
+    if (!in->codes && channels == 4)
+        for (uint32_t p = 0; p < pixels; p++, target += 4) { /* in one step a pixel: vectors, where there are any */
+            target[0] = pixel[p];
+            target[1] = pixel[pixels + p];
+            target[2] = pixel[2 * pixels + p];
+            target[3] = pixel[3 * pixels + p];
+        }
+    else
+        for (uint32_t p = 0; p < pixels; p++)
+            for (uint32_t c = 0; c < channels; c++) {
+                const uint8_t value = pixel[c * pixels + p];
+                *target++ = in->codes ? in->codes[value] : value;
+            }
 }
 
 /* Minimax fits made for this project (policy/reference.py). */
@@ -620,15 +663,24 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
     float *values = (float *)(void *)(work + out->target * rows);
     int finite = 1;
-    for (size_t r = 0; r < rows; r++)
-        if (observe(in, (const unsigned char *)observations + r * n->observation_size,
-                    work + in->target * rows + r * size))
+    if (in->run && in->run(in, observations, rows, work + in->target * rows))
+        return ENGINE_NOT_FINITE;
+    for (size_t r = 0; !in->run && r < rows; r++) {
+        const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
+        unsigned char *to = work + in->target * rows + r * size;
+        if (in->pixel_codes)
+            observe_pixels(in, from, to);
+        else if (observe(in, from, to))
             return ENGINE_NOT_FINITE;
+    }
     engine_run(n, work, rows);
-    if (out->source_type == ENGINE_S32) {
+    if (out->to_values) {
+        out->to_values(out, (const int32_t *)(const void *)(work + out->source * rows), total, values);
+    } else if (out->source_type == ENGINE_S32) {
         const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
-        for (size_t i = 0; i < total; i++)
-            values[i] = (float)sums[i] * out->scale[out->per_output ? i % out->outputs : 0];
+        for (size_t r = 0; r < total; r += out->outputs)
+            for (size_t i = 0; i < out->outputs; i++)
+                values[r + i] = (float)sums[r + i] * out->scale[out->per_output ? i : 0];
     }
     for (size_t i = 0; i < total; i++)
         finite &= finite32(values[i]);
@@ -640,6 +692,10 @@ int engine_predict(const engine_network *n, const void *observations, size_t row
     const int status = to_outputs(n, observations, rows, work);
     if (status)
         return status;
+    if (n->output.to_actions) {
+        n->output.to_actions(&n->output, values, rows, actions);
+        return ENGINE_OK;
+    }
     for (size_t r = 0; r < rows; r++)
         act(&n->output, values + r * n->output.outputs, (unsigned char *)actions + r * n->action_size);
     return ENGINE_OK;

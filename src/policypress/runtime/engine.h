@@ -72,7 +72,7 @@ typedef void (*engine_kernel)(const engine_step *step, unsigned char *work, size
 struct engine_step {
     uint8_t kind, form, finish;
     uint8_t relu;                     /* of a layer that is not requantized */
-    uint8_t wide;                     /* requantization needs 64 bits: a shift above 16, or limits beyond +-255 */
+    uint8_t wide;                     /* requantization needs 64 bits, because limits do not decide beyond +-2^23 */
     uint8_t bits;                     /* of PACKED weights */
     uint8_t source_type, target_type; /* `second` has its own */
     uint8_t second_type;
@@ -101,11 +101,13 @@ enum engine_dtype {
 };
 
 /* Observation to the first tensor. */
-typedef struct {
+typedef struct engine_input engine_input;
+struct engine_input {
     uint8_t dtype;                    /* of observations */
     uint8_t image;                    /* divided by 255 */
     uint8_t target_type, target_zero;
     uint8_t per_feature;              /* one inverse scale each */
+    uint8_t pixel_codes;              /* bytes to bytes: by `codes`, or as they are */
     uint32_t target;                  /* in the work memory, in bytes a row */
     uint32_t size;                    /* values of an observation */
     uint32_t channels, pixels;        /* both above 1 where (channels, pixels) are to be (pixels, channels) */
@@ -113,13 +115,16 @@ typedef struct {
     double clip;
     const double *mean, *deviation;   /* or NULL */
     const float *inverse_scale;
-    const uint8_t *codes;             /* of all 256 pixels, for U8; or NULL: computed */
-} engine_input;
+    const uint8_t *codes;             /* of all 256 pixels */
+    int (*run)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
+    const void *prepared;             /* `run` is of this machine, or NULL */
+};
 
 enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE };
 
 /* The last tensor to the action. */
-typedef struct {
+typedef struct engine_output engine_output;
+struct engine_output {
     uint8_t kind, squash;
     uint8_t wide;                     /* box actions are float64 */
     uint8_t source_type, per_output;
@@ -128,7 +133,10 @@ typedef struct {
     int64_t start;
     const float *scale, *low, *high;
     const uint32_t *nvec;
-} engine_output;
+    void (*to_values)(const engine_output *out, const int32_t *sums, size_t total, float *values);
+    void (*to_actions)(const engine_output *out, const float *values, size_t rows, float *actions);
+    const void *prepared;             /* both are of this machine, or NULL */
+};
 
 typedef struct {
     const engine_step *steps;
@@ -160,6 +168,9 @@ void engine_run(const engine_network *network, unsigned char *work, size_t rows)
 
 /* One step by the portable kernels. */
 void engine_step_run(const engine_step *step, unsigned char *work, size_t rows);
+
+/* For kernels: the sum of output o becomes element i of the target of an integer layer. */
+void engine_finish(const engine_step *step, unsigned char *target, size_t i, uint32_t o, uint32_t sum);
 
 #if ENGINE_USE_ENDS
 /* Actions of `rows` observations, one after another; `work` holds rows * work_size bytes. */

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,8 +12,8 @@ class Engine:
     """Runs one program.
 
     ``address`` is that of an engine_network that ``owner`` keeps alive; ``weights``: addresses of every step's dense
-    weights, 0 where it shall keep to the portable kernels; then type numbers and shapes of one observation and one
-    action, and the multiplications of one observation.
+    weights or 0, or an empty list for the portable kernels alone; then type numbers and shapes of one observation and
+    one action, and the multiplications of one observation.
     """
 
     def __init__(
@@ -36,6 +37,12 @@ class Engine:
 
     def outputs(self, observation: Any, /) -> NDArray[Any] | None:
         """Last layer's outputs, (batch, outputs), for a batch; None like ``predict``."""
+
+    def bind(self, otherwise: Callable[..., Any], /) -> Callable[..., Any]:
+        """``Policy.predict`` as a function that calls ``otherwise``, with the same arguments, for what it refuses."""
+
+    def repeat(self, observation: NDArray[Any], times: int, /) -> NDArray[Any] | None:
+        """Like ``predict`` for one observation, computed ``times`` times more, to measure it without the call."""
 
     def kernels(self) -> list[str]:
         """What runs each step: "portable", "dense" or "sparse"."""

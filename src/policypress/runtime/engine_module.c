@@ -14,16 +14,17 @@
 enum {
     MAX_DIMENSIONS = 16,
     STACK_WORDS = 1024,        /* work memory up to 8 kB lies on the stack */
-    CHUNK_BYTES = 3 << 14,     /* work memory of the rows of a batch that run together, if they are small */
-    MOST_ROWS = 128,
-    SLACK = 128,               /* bytes after the work memory that vectors may read */
+    CHUNK_BYTES = 1 << 19,     /* work memory of the rows of a batch that run together, at most */
+    MOST_ROWS = 48,
+    SLACK = 512,               /* bytes after the work memory that vectors may read */
     LONG_WORK = 50000          /* multiplications from which on other threads may run meanwhile: some microseconds */
 };
 
 typedef struct {
     PyObject_HEAD
-    const engine_network *network;
+    engine_network *network;
     PyObject *owner;
+    PyObject *otherwise; /* what to call with what the engine does not take */
     engine_native *native;
     void *spare; /* work memory of one row, while nobody uses it */
     size_t row;  /* bytes of it */
@@ -32,10 +33,10 @@ typedef struct {
     unsigned long long operations;
 } Engine;
 
-/* Rows of `bytes` of work memory each that run together. */
+/* Rows of `bytes` of work memory each that run together: kernels take 4, 6 or 8 at a time. */
 static size_t chunk(size_t bytes) {
-    const size_t rows = CHUNK_BYTES / (bytes ? bytes : 1);
-    return rows < 1 ? 1 : rows > MOST_ROWS ? MOST_ROWS : rows;
+    const size_t rows = CHUNK_BYTES / bytes;
+    return rows >= MOST_ROWS ? MOST_ROWS : rows >= 24 ? 24 : rows >= 6 ? 6 : 1;
 }
 
 static int read_shape(PyObject *shape, npy_intp *sizes, int *count) {
@@ -69,23 +70,25 @@ static int engine_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->network = PyLong_AsVoidPtr(address);
     if (!self->network)
         return -1;
+    Py_INCREF(owner);
+    self->owner = owner;
+    self->row = (size_t)self->network->work_size + SLACK;
     n = PyList_Size(weights);
+    if (!n)
+        return 0;
     if (n != (Py_ssize_t)self->network->step_count) {
         PyErr_SetString(PyExc_ValueError, "Every step needs its weights, or 0.");
         return -1;
     }
-    dense = PyMem_Calloc((size_t)n + 1, sizeof *dense);
+    dense = PyMem_Calloc((size_t)n, sizeof *dense);
     if (!dense) {
         PyErr_NoMemory();
         return -1;
     }
     for (Py_ssize_t i = 0; i < n; i++)
         dense[i] = PyLong_AsVoidPtr(PyList_GetItem(weights, i));
-    Py_INCREF(owner);
-    self->owner = owner;
-    self->row = (size_t)self->network->work_size + SLACK;
     if (!PyErr_Occurred()) {
-        self->native = engine_prepare((engine_step *)self->network->steps, (size_t)n, dense);
+        self->native = engine_prepare(self->network, dense);
         if (!self->native)
             PyErr_NoMemory();
     }
@@ -93,11 +96,26 @@ static int engine_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     return PyErr_Occurred() ? -1 : 0;
 }
 
+static int traverse(PyObject *object, visitproc visit, void *arg) {
+    Engine *self = (Engine *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->owner);
+    Py_VISIT(self->otherwise);
+    return 0;
+}
+
+static int clear(PyObject *object) {
+    Py_CLEAR(((Engine *)object)->otherwise); /* a policy and its engine refer to one another by this alone */
+    return 0;
+}
+
 static void dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     Engine *self = (Engine *)object;
+    PyObject_GC_UnTrack(object);
     engine_release(self->native);
     PyMem_Free(self->spare);
+    Py_XDECREF(self->otherwise);
     Py_XDECREF(self->owner);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
@@ -155,7 +173,7 @@ static PyObject *answer(Engine *self, PyObject *observation, int outputs) {
     void *work = stack, *converted = NULL;
     const unsigned char *from;
     int single, type, status;
-    if (!self->native || !PyArray_Check(observation))
+    if (!self->owner || !PyArray_Check(observation))
         Py_RETURN_NONE;
     array = (PyArrayObject *)observation;
     rows = count_rows(self, array, &single);
@@ -226,11 +244,100 @@ static PyObject *engine_outputs_method(PyObject *self, PyObject *observation) {
     return answer((Engine *)self, observation, 1);
 }
 
+/* Positional and keyword arguments of a fast call, passed on. */
+static PyObject *call_otherwise(const Engine *self, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    const Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    PyObject *positional = PyTuple_New(n), *keywords = PyDict_New(), *result = NULL;
+    for (Py_ssize_t i = 0; positional && i < n; i++) {
+        Py_INCREF(args[i]);
+        PyTuple_SetItem(positional, i, args[i]);
+    }
+    for (Py_ssize_t i = 0; keywords && i < named; i++)
+        if (PyDict_SetItem(keywords, PyTuple_GetItem(names, i), args[n + i]))
+            Py_CLEAR(keywords);
+    if (positional && keywords)
+        result = PyObject_Call(self->otherwise, positional, keywords);
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
+}
+
+/* Policy.predict(observation, state, episode_start, deterministic), without the interpreter's share of the time. */
+static PyObject *engine_call_method(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names) {
+    Engine *self = (Engine *)object;
+    const Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    PyObject *state = n > 1 ? args[1] : Py_None, *actions, *result;
+    int plain = n >= 1 && n <= 4 && (n < 4 || args[3] == Py_True);
+    for (Py_ssize_t i = 0; i < named; i++)
+        plain = plain && n < 4 && args[n + i] == Py_True &&
+                !PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, i), "deterministic");
+    if (!self->otherwise) {
+        PyErr_SetString(PyExc_TypeError, "The engine is not bound to a policy.");
+        return NULL;
+    }
+    actions = plain ? answer(self, args[0], 0) : NULL;
+    if (plain && !actions)
+        return NULL;
+    if (!plain || actions == Py_None) {
+        Py_XDECREF(actions);
+        return call_otherwise(self, args, n, names);
+    }
+    result = PyTuple_New(2);
+    if (!result) {
+        Py_DECREF(actions);
+        return NULL;
+    }
+    Py_INCREF(state);
+    PyTuple_SetItem(result, 0, actions);
+    PyTuple_SetItem(result, 1, state);
+    return result;
+}
+
+static PyObject *engine_bind_method(PyObject *object, PyObject *otherwise) {
+    Engine *self = (Engine *)object;
+    PyObject *before = self->otherwise;
+    Py_INCREF(otherwise);
+    self->otherwise = otherwise;
+    Py_XDECREF(before);
+    return PyObject_GetAttrString(object, "call");
+}
+
+/* For measurements: what the call from Python adds is left out. */
+static PyObject *engine_repeat_method(PyObject *object, PyObject *args) {
+    Engine *self = (Engine *)object;
+    PyObject *observation, *result;
+    PyArrayObject *array;
+    Py_ssize_t times;
+    void *work;
+    unsigned char *action;
+    int single;
+    if (!PyArg_ParseTuple(args, "On", &observation, &times))
+        return NULL;
+    result = answer(self, observation, 0);
+    if (!result || result == Py_None)
+        return result;
+    array = (PyArrayObject *)observation;
+    if (PyArray_TYPE(array) != self->observation_type || count_rows(self, array, &single) != 1) {
+        Py_DECREF(result);
+        Py_RETURN_NONE;
+    }
+    action = PyArray_DATA((PyArrayObject *)result);
+    work = PyMem_Malloc(self->row);
+    if (!work) {
+        Py_DECREF(result);
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < times; i++)
+        engine_predict(self->network, PyArray_DATA(array), 1, action, work);
+    PyMem_Free(work);
+    return result;
+}
+
 static PyObject *engine_kernels_method(PyObject *object, PyObject *unused) {
     Engine *self = (Engine *)object;
     PyObject *names = PyList_New(0);
     (void)unused;
-    for (uint32_t i = 0; names && self->native && i < self->network->step_count; i++) {
+    for (uint32_t i = 0; names && self->owner && i < self->network->step_count; i++) {
         PyObject *name = PyUnicode_FromString(engine_kernel_name(&self->network->steps[i]));
         if (!name || PyList_Append(names, name))
             Py_CLEAR(names);
@@ -242,6 +349,11 @@ static PyObject *engine_kernels_method(PyObject *object, PyObject *unused) {
 static PyMethodDef methods[] = {
     {"predict", engine_predict_method, METH_O, NULL},
     {"outputs", engine_outputs_method, METH_O, NULL},
+    {"call", (PyCFunction)(void (*)(void))engine_call_method, METH_FASTCALL | METH_KEYWORDS,
+     "call($self, observation, state=None, episode_start=None, deterministic=True, *, reference=False)\n--\n\n"
+     "Policy.predict, called without detour."},
+    {"bind", engine_bind_method, METH_O, NULL},
+    {"repeat", engine_repeat_method, METH_VARARGS, NULL},
     {"kernels", engine_kernels_method, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -250,11 +362,14 @@ static PyType_Slot slots[] = {
     {Py_tp_doc, "Runs one program."},
     {Py_tp_init, engine_init},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
     {Py_tp_methods, methods},
     {0, NULL},
 };
 
-static PyType_Spec spec = {"policypress.runtime.engine.Engine", sizeof(Engine), 0, Py_TPFLAGS_DEFAULT, slots};
+static PyType_Spec spec = {"policypress.runtime.engine.Engine", sizeof(Engine), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
 
 static int execute(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);

@@ -7,11 +7,11 @@
 typedef struct engine_native engine_native;
 
 /*
- * Gives steps the fastest kernel that this machine has for them. `weights` holds, for each layer, its dense weights as
- * (outputs, inputs in the order of a window in memory), int8 or float32; NULL leaves a step to the portable kernels.
- * Returns what engine_release frees once the steps no longer run; NULL if there is no memory.
+ * Gives the steps of a network, which must be writable, the fastest kernels that this machine has for them. `weights`
+ * holds, for each layer, its dense weights as (outputs, inputs in the order of a window in memory), int8 or float32.
+ * Returns what engine_release frees once the network no longer runs; NULL if there is no memory.
  */
-engine_native *engine_prepare(engine_step *steps, size_t count, const void *const *weights);
+engine_native *engine_prepare(engine_network *network, const void *const *weights);
 void engine_release(engine_native *native);
 
 const char *engine_machine(void);                       /* the instructions that kernels use here */

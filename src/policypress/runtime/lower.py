@@ -20,7 +20,6 @@ from policypress.policy.canonical import canonical
 from policypress.policy.policy import (
     FLOAT_BITS,
     INT32_MIN,
-    TANH_INPUT_LIMIT,
     Flatten,
     InputQuantization,
     Layer,
@@ -90,11 +89,14 @@ def smallest(layer: Layer, entries: int) -> int:
     return SPARSE if 2 * entries < layer.weight.size else DENSE
 
 
-def lower(policy: Policy, choose: Choice = smallest) -> Program:
-    """The program of ``policy``; ``choose`` gives the form of an integer layer's weights."""
+def lower(policy: Policy, choose: Choice = smallest, slack: int = 0) -> Program:
+    """The program of ``policy``; ``choose`` gives the form of an integer layer's weights.
+
+    ``slack``: bytes of a row after every tensor that kernels may write.
+    """
     # Units that nobody reads are never computed. In float numerics their order decides how sums round.
     policy = canonical(dataclasses.replace(policy, test_vectors=None), sort_units=policy.input is not None)
-    return _Lowering(policy, choose).program()
+    return _Lowering(policy, choose).program(slack)
 
 
 class _Lowering:
@@ -107,7 +109,7 @@ class _Lowering:
         self._turns: list[tuple[int, int]] = []
         self._unordered: tuple[int, int] | None = None  # pixels, channels of a vector that should be the other way
 
-    def program(self) -> Program:
+    def program(self, slack: int) -> Program:
         policy = self._policy
         first, entry = self._input()
         last = self._ops(policy.ops, first)
@@ -117,7 +119,7 @@ class _Lowering:
         last.last = values.last = end
         if values is not last:
             self._tensors.append(values)
-        work = _plan(self._tensors)
+        work = _plan(self._tensors, slack)
         action = policy.action
         scale = policy.layers[-1].scale
         leave: Fields = {
@@ -179,7 +181,10 @@ class _Lowering:
             fields |= {"low": quantization.low, "high": quantization.high, "per_feature": int(many)}
             fields["inverse_scale"] = quantization.inverse_scale
             if observation.image and not many and tensor.type == U8:
-                fields["codes"] = _pixel_codes(quantization, tensor.zero)
+                codes = _pixel_codes(quantization, tensor.zero)
+                fields["pixel_codes"] = 1
+                if not np.array_equal(codes, np.arange(256)):
+                    fields["codes"] = codes
         return tensor, fields
 
     def _ops(self, ops: Iterable[Op], x: Tensor) -> Tensor:
@@ -270,8 +275,7 @@ class _Lowering:
             low = max(low, 0) if fold else low
             fields["finish"] = REQUANTIZE
             target = _codes(low, high, (1, 1, 1))
-        wide = int(requantize.shift.max()) > 16 or max(-low, high) > TANH_INPUT_LIMIT
-        fields |= {"low": low, "high": high, "wide": int(wide)} | _ratio(requantize, len(layer.weight))
+        fields |= {"low": low, "high": high, "wide": int(_is_wide(requantize))} | _ratio(requantize, len(layer.weight))
         return target
 
     def _residual(self, op: Residual, x: Tensor) -> Tensor:
@@ -412,23 +416,30 @@ def _ratio(requantize: Requantization, outputs: int) -> Fields:
     }
 
 
+def _is_wide(requantize: Requantization) -> bool:
+    """Whether 32 bits are too few for requantization: beyond sums of +-2**23 the limits must decide."""
+    reach = (requantize.multiplier.astype(np.int64) << 23) >> requantize.shift
+    return bool(reach.min() <= max(-requantize.low, requantize.high) or requantize.shift.max() > 23)
+
+
 def _pixel_codes(quantization: InputQuantization, zero: int) -> NDArray[np.uint8]:
     pixels = np.arange(256, dtype=np.float32) / np.float32(255)
     return (quantize_input(quantization, pixels) + zero).astype(np.uint8)
 
 
-def _plan(tensors: list[Tensor]) -> int:
+def _plan(tensors: list[Tensor], slack: int) -> int:
     """Gives every tensor a place where nothing else lies while it lives; returns the bytes in all."""
+
+    def end(tensor: Tensor) -> int:
+        return -(-(tensor.offset + tensor.size + slack) // _ALIGNMENT) * _ALIGNMENT
+
     placed: list[Tensor] = []
     for tensor in sorted(tensors, key=lambda t: -t.size):
-        others = sorted(
-            (t for t in placed if t.first <= tensor.last and tensor.first <= t.last), key=lambda t: t.offset
-        )
-        offset = 0
-        for other in others:
-            if offset + tensor.size <= other.offset:
-                break
-            offset = max(offset, -(-(other.offset + other.size) // _ALIGNMENT) * _ALIGNMENT)
-        tensor.offset = offset
+        tensor.offset = 0
+        for other in sorted(placed, key=lambda t: t.offset):
+            if other.first <= tensor.last and tensor.first <= other.last:
+                if end(tensor) <= other.offset:
+                    break
+                tensor.offset = max(tensor.offset, end(other))
         placed.append(tensor)
-    return max(-(-(t.offset + t.size) // _ALIGNMENT) * _ALIGNMENT for t in tensors)
+    return max(end(tensor) for tensor in tensors)

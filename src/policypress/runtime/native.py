@@ -14,6 +14,8 @@ from policypress.policy.policy import Policy
 from policypress.runtime import engine
 from policypress.runtime.lower import Fields, Program, lower
 
+_SLACK = 64  # bytes of a row after each tensor: vector kernels write whole vectors
+
 
 def _fields(*groups: tuple[str, Any]) -> list[tuple[str, Any]]:
     return [(name, kind) for names, kind in groups for name in names.split()]
@@ -36,11 +38,11 @@ class Input(ctypes.Structure):
     """``engine_input``."""
 
     _fields_ = _fields(
-        ("dtype image target_type target_zero per_feature", c_uint8),
+        ("dtype image target_type target_zero per_feature pixel_codes", c_uint8),
         ("target size channels pixels", c_uint32),
         ("low high", c_int32),
         ("clip", c_double),
-        ("mean deviation inverse_scale codes", c_void_p),
+        ("mean deviation inverse_scale codes run prepared", c_void_p),
     )
 
 
@@ -51,7 +53,7 @@ class Output(ctypes.Structure):
         ("kind squash wide source_type per_output", c_uint8),
         ("source target outputs groups", c_uint32),
         ("start", c_int64),
-        ("scale low high nvec", c_void_p),
+        ("scale low high nvec to_values to_actions prepared", c_void_p),
     )
 
 
@@ -99,12 +101,12 @@ class _Structures:
 
 def make_engine(policy: Policy, *, portable: bool = False) -> engine.Engine:
     """The engine of ``policy``; ``portable``: with the kernels of engine.c alone, not those of this machine."""
-    program = lower(policy)
+    program = lower(policy, slack=_SLACK)
     structures = _Structures(program)
     return engine.Engine(
         ctypes.addressof(structures.network),
         structures,
-        [0 if portable else structures.address(weight) for weight in program.weights],
+        [] if portable else [structures.address(weight) for weight in program.weights],
         np.dtype(policy.observation.dtype).num,
         policy.observation.shape,
         np.dtype(policy.action.dtype).num,

@@ -1,0 +1,249 @@
+"""The networks that a policy is compared with: its own in float32, and the dense one that it stands for.
+
+Both are float Policies, with the observations and actions of the policy itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.errors import ConfigError, UnsupportedError
+from policypress.policy.checks import Shape, output_shape
+from policypress.policy.policy import (
+    FLOAT_BITS,
+    TANH_INPUT_SCALE,
+    Flatten,
+    Layer,
+    MaxPool2d,
+    Op,
+    Policy,
+    Relu,
+    Requantization,
+    Residual,
+    Tanh,
+)
+
+Unit = NDArray[np.float64]
+"""What one code is worth in real units, of shape (1,) or (channels,)."""
+
+_MAX_WIDTH = 4096
+_USUAL_HIDDEN = ((400, 300), (512,), (32, 64, 64, 512))
+"""Widths of Stable-Baselines3's defaults that are not all alike: TD3's, and those of its network for images."""
+
+
+def parameters(policy: Policy) -> int:
+    """Number of weights, zeros included, and biases."""
+    return sum(layer.weight.size + layer.bias.size for layer in policy.layers)
+
+
+def describe(policy: Policy) -> str:
+    """Sizes of observation and layers, for example ``17-256-256-6`` or ``4x84x84-32-64-64-512-18``."""
+    shape = "x".join(map(str, policy.observation.shape))
+    return "-".join([shape, *(str(len(layer.weight)) for layer in policy.layers)])
+
+
+def random_observations(policy: Policy, count: int, seed: int) -> NDArray[np.generic]:
+    """Raw observations (count, *shape) of the policy's dtype: pixels or small integers uniformly, floats normally
+    distributed, with the mean and variance of the policy's normalization if it has one."""
+    rng, observation = np.random.default_rng(seed), policy.observation
+    shape, dtype = (count, *observation.shape), np.dtype(observation.dtype)
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        return rng.integers(max(limits.min, -127), min(limits.max, 255), shape, endpoint=True, dtype=dtype)
+    values = rng.normal(size=shape)
+    if observation.normalization is not None:
+        values = observation.normalization.mean + values * np.sqrt(observation.normalization.var)
+    return values.astype(dtype)
+
+
+# The policy's own network
+
+
+def as_float(policy: Policy) -> Policy:
+    """The policy's network in float numerics, every weight dequantized, zeros included.
+
+    In integer numerics hidden activations keep the codes' unit, because requantizations fix their ratios alone; what
+    the codes round and clip is not imitated. Raises UnsupportedError for a residual block whose body does not end in
+    a layer.
+    """
+    unit = np.ones(1) if policy.input is None else 1 / policy.input.inverse_scale.astype(np.float64)
+    ops = _float_ops(policy.ops, unit, None)[0] if policy.input is not None else _float_weights(policy.ops)
+    return dataclasses.replace(policy, ops=ops, input=None, test_vectors=None)
+
+
+def _float_weights(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    found: list[Op] = []
+    for op in ops:
+        if isinstance(op, Layer):
+            scale = op.scale.astype(np.float64)
+            op = _float_layer(op, op.weight * _along(scale, op.weight, 0), op.bias, op.relu)
+        elif isinstance(op, Residual):
+            op = Residual(_float_weights(op.body))
+        found.append(op)
+    return tuple(found)
+
+
+def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tuple[Op, ...], Unit]:
+    """Float operations and the unit of what they give; ``last``: the unit that a residual block's body must give."""
+    found: list[Op] = []
+    for index, op in enumerate(ops):
+        match op:
+            case Layer():
+                after = ops[index + 1] if index + 1 < len(ops) else None
+                if last is not None and all(isinstance(later, Relu | MaxPool2d) for later in ops[index + 1 :]):
+                    given = last
+                elif isinstance(after, Tanh):
+                    given = np.full(1, TANH_INPUT_SCALE)
+                else:
+                    given = np.ones(1)
+                ratio = op.scale.astype(np.float64) if op.requantize is None else _ratio(op.requantize)
+                if op.requantize is None and last is not None:
+                    ratio = np.ones(1)  # accumulators, which the block requantizes
+                scale = ratio if op.requantize is None and last is None else ratio * given
+                inputs = np.repeat(unit, op.weight.shape[1] // unit.size)
+                weight = op.weight * _along(scale, op.weight, 0) / _along(inputs, op.weight, 1)
+                relu = op.relu or (op.requantize is not None and op.requantize.low == 0)
+                found.append(_float_layer(op, weight, op.bias * scale, relu))
+                unit = given
+            case Tanh():
+                found.append(Tanh())
+                unit = np.full(1, 1 / op.high)
+            case Residual():
+                assert op.skip is not None
+                assert op.branch is not None
+                outer = unit / _ratio(op.skip)
+                wanted = outer * _ratio(op.branch)
+                body, inner = _float_ops(op.body, unit, wanted)
+                if inner is not wanted:
+                    raise UnsupportedError("A residual block whose body does not end in a layer has no float32 form.")
+                found.append(Residual(body))
+                unit = outer
+            case _:
+                found.append(op)
+    return tuple(found), unit
+
+
+def _ratio(requantization: Requantization) -> NDArray[np.float64]:
+    """What a requantization multiplies with."""
+    return requantization.multiplier / 2.0**requantization.shift
+
+
+def _along(values: NDArray[np.float64], weight: NDArray[np.generic], axis: int) -> NDArray[np.float64]:
+    return values.reshape(*(-1 if i == axis else 1 for i in range(weight.ndim)))
+
+
+def _float_layer(op: Layer, weight: NDArray[np.float64], bias: NDArray[np.generic], relu: bool) -> Layer:
+    return dataclasses.replace(
+        op,
+        weight=weight.astype(np.float32),
+        bias=bias.astype(np.float32),
+        weight_bits=FLOAT_BITS,
+        scale=np.ones(1, np.float32),
+        relu=relu,
+        requantize=None,
+    )
+
+
+# The network that it stands for
+
+
+def stands_for(policy: Policy, seed: int = 0) -> Policy | None:
+    """The dense float32 network whose bytes are the policy's ``baseline_bytes``, with random weights; None if the
+    policy's own network is that one, or if no usual network has as many.
+
+    Tried are the widths before units were left out, equal widths of one to three hidden layers, the policy's number
+    of them first, and Stable-Baselines3's defaults.
+    """
+    if 4 * parameters(policy) == policy.baseline_bytes:
+        return None
+    trained = tuple(layer.trained_shape[0] for layer in policy.layers[:-1] if layer.trained_shape)
+    candidates = [trained] if len(trained) == len(policy.layers) - 1 else []
+    candidates += [*_equal_widths(policy), *_USUAL_HIDDEN]
+    for hidden in candidates:
+        try:
+            network = widened(policy, hidden, seed)
+        except (ConfigError, UnsupportedError):  # widths that its operations cannot have
+            continue
+        if 4 * parameters(network) == policy.baseline_bytes:
+            return network
+    return None
+
+
+def _equal_widths(policy: Policy) -> Iterator[tuple[int, ...]]:
+    """Hidden widths, all alike, with which a plain network of the policy's features and outputs has its baseline."""
+    if policy.observation.image:
+        return
+    features, outputs = math.prod(policy.observation.shape), len(policy.layers[-1].weight)
+    own = len(policy.layers) - 1
+    for depth in sorted({1, 2, 3, own} - {0}, key=lambda depth: (depth != own, depth != 2, depth)):
+        for h in range(1, _MAX_WIDTH + 1):
+            if 4 * ((features + 1) * h + (depth - 1) * (h + 1) * h + (h + 1) * outputs) == policy.baseline_bytes:
+                yield (h,) * depth
+
+
+def widened(policy: Policy, hidden: Sequence[int], seed: int = 0) -> Policy:
+    """A dense float32 network with ``hidden`` as the widths of its last hidden layers and random weights.
+
+    A network for vectors may have any number of hidden layers. Raises ConfigError for widths that are not positive
+    or too many, UnsupportedError for widths that the policy's operations do not take.
+    """
+    if not hidden or min(hidden) < 1 or max(hidden) > 2**16:
+        raise ConfigError(f"hidden widths must be positive numbers, for example 256,256, not {tuple(hidden)}.")
+    rng = np.random.default_rng(seed)
+    layers, outputs = policy.layers, len(policy.layers[-1].weight)
+    if not policy.observation.image and all(isinstance(op, Layer | Relu | Tanh | Flatten) for op in policy.ops):
+        ops = _vector_network(policy, [*hidden, outputs], rng)
+    else:
+        own = [len(layer.weight) for layer in layers[:-1]]
+        if len(hidden) > len(own):
+            raise ConfigError(f"the policy has {len(own)} hidden layers: give at most as many widths.")
+        widths = [*own[: len(own) - len(hidden)], *hidden, outputs]
+        ops = _with_widths(policy.ops, iter(widths), policy.observation.shape, rng)[0]
+    network = dataclasses.replace(policy, ops=ops, input=None, test_vectors=None)
+    return dataclasses.replace(network, baseline_bytes=4 * parameters(network))
+
+
+def _vector_network(policy: Policy, widths: Sequence[int], rng: np.random.Generator) -> tuple[Op, ...]:
+    saturates = any(isinstance(op, Tanh) for op in policy.ops)
+    ops: list[Op] = [Flatten()] if len(policy.observation.shape) > 1 else []
+    inputs = math.prod(policy.observation.shape)
+    for index, width in enumerate(widths):
+        hidden = index < len(widths) - 1
+        ops.append(_random_layer((width, inputs), hidden and not saturates, rng))
+        if hidden and saturates:
+            ops.append(Tanh())
+        inputs = width
+    return tuple(ops)
+
+
+def _with_widths(
+    ops: Iterable[Op], widths: Iterator[int], shape: Shape, rng: np.random.Generator
+) -> tuple[tuple[Op, ...], Shape]:
+    """Float operations with random weights; ``widths``: outputs of every layer in the order they run."""
+    found: list[Op] = []
+    for op in ops:
+        match op:
+            case Layer():
+                relu = op.relu or (op.requantize is not None and op.requantize.low == 0)
+                layer = _random_layer((next(widths), shape[0], *op.weight.shape[2:]), relu, rng)
+                op = dataclasses.replace(layer, stride=op.stride, padding=op.padding, name=op.name)
+            case Tanh():
+                op = Tanh()
+            case Residual():
+                op = Residual(_with_widths(op.body, widths, shape, rng)[0])
+            case _:
+                pass
+        shape = output_shape(op, shape)
+        found.append(op)
+    return tuple(found), shape
+
+
+def _random_layer(shape: tuple[int, ...], relu: bool, rng: np.random.Generator) -> Layer:
+    weight = (rng.normal(size=shape) / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+    bias = rng.normal(0, 0.1, shape[0]).astype(np.float32)
+    return Layer(weight, bias, FLOAT_BITS, np.ones(1, np.float32), relu)

@@ -1,0 +1,589 @@
+"""What a policy's speed is compared with: other ways to compute an action from a raw observation, one function each.
+
+Every peer takes what ``Policy.predict`` takes and gives actions. Wherever a peer has a graph of its own, the
+observation's scaling, normalization and the action's squashing are in it, so that one call does everything; weights
+do not change the time, so Stable-Baselines3's are random. A peer is a function in ``PEERS`` from a ``Task``; it
+imports what it needs itself, and raises UnsupportedError with the reason if it cannot run.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.errors import ConfigError, UnsupportedError
+from policypress.measure.networks import parameters, random_observations
+from policypress.policy import reference
+from policypress.policy.payload import payload_size
+from policypress.policy.policy import Flatten, Layer, MaxPool2d, Op, Policy, Relu, Residual, Tanh
+
+Call = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What peers compute: the ``pressed`` policy, or the ``dense`` network in float numerics."""
+
+    pressed: Policy
+    dense: Policy
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Peer:
+    """A way to compute actions: ``one`` takes an observation, ``many`` a batch of them; ``bytes`` its model takes."""
+
+    bytes: int
+    one: Call
+    many: Call
+
+
+# Peers of the dense network
+
+
+def stable_baselines3(task: Task) -> Peer:
+    """``model.predict`` of an untrained Stable-Baselines3 agent with the network's layers.
+
+    The algorithm is the one that the policy was trained by, if SB3 has it, else the usual one for its actions.
+    VecNormalize's normalization, which SB3 does outside of ``predict``, is left out. Models of other frameworks have
+    to be fed by hand; this one call does what ours does.
+    """
+    import gymnasium as gym
+    import stable_baselines3 as sb3
+    import torch
+    from gymnasium import spaces
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    policy = task.dense
+    transform, action = policy.observation, policy.action
+
+    class Nothing(gym.Env[Any, Any]):
+        """An environment that is only spaces."""
+
+        observation_space = _observation_space(policy)
+        action_space = _action_space(policy)
+
+    class Body(BaseFeaturesExtractor):
+        """Every layer but the last, for networks that are not plain."""
+
+        def __init__(self, space: spaces.Box) -> None:
+            super().__init__(space, policy.layers[-1].weight.shape[1])
+            self.body = torch.nn.Sequential(*_modules(policy.ops[:-1]))
+
+        def forward(self, observations: torch.Tensor) -> torch.Tensor:
+            return self.body(observations)  # type: ignore[no-any-return]
+
+    plain = not transform.image and all(isinstance(op, Layer | Tanh | Relu | Flatten) for op in policy.ops)
+    hidden = [len(layer.weight) for layer in policy.layers[:-1]] if plain else []
+    usual = {"discrete": "dqn", "multi-discrete": "ppo"}.get(action.kind, "sac" if action.squash else "ppo")
+    fitting = {"dqn": ("dqn",), "sac": ("sac", "td3", "ddpg"), "ppo": ("ppo", "a2c")}[usual]
+    if action.kind == "discrete":
+        fitting += ("ppo", "a2c")
+    trained = str(policy.provenance.get("algo"))
+    algo = trained if trained in fitting else usual
+    off_policy = algo in ("sac", "td3", "ddpg")
+    activation = torch.nn.Tanh if any(isinstance(op, Tanh) for op in policy.ops) else torch.nn.ReLU
+    kwargs: dict[str, Any] = {"activation_fn": activation}
+    kwargs["net_arch"] = {"pi": hidden, "qf": [8]} if off_policy else hidden if algo == "dqn" else {"pi": hidden}
+    if not plain:
+        kwargs["features_extractor_class"] = Body
+    if algo in ("ppo", "a2c"):
+        kwargs["net_arch"]["vf"] = []
+    smaller: dict[str, Any] = {"n_steps": 2} if algo in ("ppo", "a2c") else {"buffer_size": 1}
+    if algo == "ppo":
+        smaller["batch_size"] = 2
+    model: Any = getattr(sb3, algo.upper())(
+        "MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu", seed=task.seed, **smaller
+    )
+
+    def predict(observation: NDArray[Any]) -> NDArray[Any]:
+        return model.predict(observation, deterministic=True)[0]  # type: ignore[no-any-return]
+
+    return Peer(4 * parameters(policy), predict, predict)
+
+
+def torch_eager(task: Task) -> Peer:
+    """PyTorch in inference mode, the network as a module that takes raw observations."""
+    return _torch_peer(task.dense, torch_module(task.dense))
+
+
+def torch_compiled(task: Task) -> Peer:
+    """The same module after ``torch.compile``; one compilation for a single observation, one for batches."""
+    import torch
+
+    module = torch_module(task.dense)
+    peer = _torch_peer(task.dense, torch.compile(module))
+    try:
+        for count in (1, 2):
+            peer.many(random_observations(task.dense, count, task.seed))
+    except Exception as error:  # whatever the compiler underneath raises
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UnsupportedError(f"torch.compile cannot compile here: {reason[:200]}.") from error
+    return peer
+
+
+def ort_float32(task: Task) -> Peer:
+    """ONNX Runtime on one thread, float32."""
+    return _ort_peer(onnx_model(task.dense))
+
+
+def ort_int8_dynamic(task: Task) -> Peer:
+    """ONNX Runtime after ``quantize_dynamic``: int8 weights, activations quantized while it runs."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    return _quantized(task, quantize_dynamic)
+
+
+def ort_int8_qdq(task: Task) -> Peer:
+    """ONNX Runtime after ``quantize_static`` in QDQ form (int8 weights, uint8 activations), calibrated on random
+    observations."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    observations = random_observations(task.dense, 64, task.seed)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = iter(np.split(observations, 8))
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {"observation": batch}
+
+    def quantize(source: Path, target: Path) -> None:
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["Gemm", "Conv", "MaxPool", "Relu", "Add"],
+        )
+
+    return _quantized(task, quantize)
+
+
+def _quantized(task: Task, quantize: Callable[[Path, Path], None]) -> Peer:
+    """A peer from ONNX Runtime's own preparation of the model and then ``quantize(source, target)``."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, source, target = (Path(folder) / name for name in ("plain.onnx", "source.onnx", "target.onnx"))
+        plain.write_bytes(onnx_model(task.dense))
+        quant_pre_process(plain, source)
+        with _silent():
+            quantize(source, target)
+        return _ort_peer(target.read_bytes())
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the advice that ONNX Runtime's quantization logs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def litert(task: Task) -> Peer:
+    """LiteRT (TensorFlow Lite) on one thread, float32, with its XNNPACK kernels; for plain networks of vectors.
+
+    Bounds are in the graph; the choice of a discrete action is NumPy's, after the call.
+    """
+    import ai_edge_litert.interpreter as runtime
+
+    data, action = _litert_model(task.dense), task.dense.action
+    dtype = np.dtype(action.dtype)
+    interpreters: dict[int, Any] = {}
+
+    def many(observations: NDArray[Any]) -> NDArray[Any]:
+        interpreter = interpreters.get(len(observations))
+        if interpreter is None:
+            interpreter = interpreters[len(observations)] = runtime.Interpreter(model_content=data, num_threads=1)
+            interpreter.resize_tensor_input(0, observations.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(0, observations.astype(np.float32))
+        interpreter.invoke()
+        outputs = interpreter.get_tensor(1)
+        if action.kind == "discrete":
+            return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
+        if action.kind == "multi-discrete":
+            return reference.act(action, outputs)
+        return outputs.reshape(-1, *action.shape).astype(dtype, copy=False)  # type: ignore[no-any-return]
+
+    return Peer(len(data), lambda observation: many(observation[None])[0], many)
+
+
+# Peers of the pressed policy
+
+
+def numpy_reference(task: Task) -> Peer:
+    """The specification in NumPy, ``policypress.policy.reference``."""
+    policy = task.pressed
+
+    def many(observations: NDArray[Any]) -> NDArray[Any]:
+        return reference.act(policy.action, reference.run(policy, reference.observe(policy.observation, observations)))
+
+    return Peer(payload_size(policy), lambda observation: many(observation)[0], many)
+
+
+def ort_exported(task: Task) -> Peer:
+    """What ``policypress export --to onnx`` writes, in ONNX Runtime."""
+    from policypress.export.onnx import encode_onnx
+
+    return _ort_peer(encode_onnx(task.pressed))
+
+
+PEERS: Mapping[str, Callable[[Task], Peer]] = MappingProxyType(
+    {
+        "sb3": stable_baselines3,
+        "torch": torch_eager,
+        "torch-compile": torch_compiled,
+        "ort": ort_float32,
+        "ort-int8-dynamic": ort_int8_dynamic,
+        "ort-int8-qdq": ort_int8_qdq,
+        "litert": litert,
+        "ort-exported": ort_exported,
+        "numpy": numpy_reference,
+    }
+)
+"""Every peer, by the name that ``--peers`` takes."""
+
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "sb3": "SB3 predict",
+        "torch": "torch eager",
+        "torch-compile": "torch.compile",
+        "ort": "ORT float32",
+        "ort-int8-dynamic": "ORT int8 dynamic",
+        "ort-int8-qdq": "ORT int8 QDQ",
+        "litert": "LiteRT float32",
+        "ort-exported": "ORT, exported",
+        "numpy": "NumPy reference",
+    }
+)
+
+OF_THE_PRESSED = frozenset({"ort-exported", "numpy"})
+"""Peers that run the pressed policy; all others run a dense network."""
+
+
+def named(text: str) -> tuple[str, ...]:
+    """Peers in ``text``, names with commas between, or "all"; ConfigError names the known ones."""
+    names = tuple(PEERS) if text == "all" else tuple(dict.fromkeys(name for name in text.split(",") if name))
+    unknown = [name for name in names if name not in PEERS]
+    if unknown or not names:
+        raise ConfigError(f"peers={text!r} is not known: use all, or some of {','.join(PEERS)}.")
+    return names
+
+
+# The network in other frameworks
+
+
+def torch_module(policy: Policy) -> Any:
+    """A float policy as a torch module: raw observations (batch, *shape) to actions (batch, *action shape)."""
+    import torch
+
+    observation, action = policy.observation, policy.action
+    normalization = observation.normalization
+
+    class Module(torch.nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+        low: torch.Tensor
+        high: torch.Tensor
+        span: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.Sequential(*_modules(policy.ops))
+            if normalization is not None:
+                self.register_buffer("mean", torch.from_numpy(normalization.mean))
+                self.register_buffer("std", torch.from_numpy(np.sqrt(normalization.var + normalization.epsilon)))
+            if action.kind == "box":
+                self.register_buffer("low", torch.from_numpy(np.asarray(action.low)))
+                self.register_buffer("high", torch.from_numpy(np.asarray(action.high)))
+                self.register_buffer("span", torch.from_numpy(np.asarray(action.high) - np.asarray(action.low)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if normalization is not None:
+                x = torch.clip((x - self.mean) / self.std, -normalization.clip, normalization.clip)
+            x = x.float()
+            y: torch.Tensor = self.network(x / 255 if observation.image else x)
+            if action.kind == "discrete":
+                return y.argmax(1) + action.start
+            if action.kind == "multi-discrete":
+                return torch.stack([group.argmax(1) for group in y.split(action.nvec, 1)], 1)
+            y = y.reshape(-1, *action.shape)
+            if action.squash:
+                y = self.low + 0.5 * (torch.tanh(y) + 1) * self.span
+            else:
+                y = torch.clip(y, self.low, self.high)
+            return y.double() if action.dtype == "float64" else y
+
+    return Module().eval()
+
+
+def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
+    import torch
+
+    class Sum(torch.nn.Module):
+        def __init__(self, body: torch.nn.Module) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.body(x)  # type: ignore[no-any-return]
+
+    for op in ops:
+        match op:
+            case Layer():
+                shape = op.weight.shape
+                module: Any = (
+                    torch.nn.Conv2d(shape[1], shape[0], shape[2:], op.stride, op.padding)
+                    if op.is_conv
+                    else torch.nn.Linear(shape[1], shape[0])
+                )
+                module.weight.data, module.bias.data = torch.tensor(op.weight), torch.tensor(op.bias)
+                yield module
+                if op.relu:
+                    yield torch.nn.ReLU()
+            case Relu():
+                yield torch.nn.ReLU()
+            case Tanh():
+                yield torch.nn.Tanh()
+            case Flatten():
+                yield torch.nn.Flatten()
+            case MaxPool2d():
+                if any(2 * p > k for p, k in zip(op.padding, op.kernel, strict=True)):
+                    raise UnsupportedError("torch pads a max pooling by at most half of its kernel.")
+                yield torch.nn.MaxPool2d(op.kernel, op.stride, op.padding)
+            case Residual():
+                yield Sum(torch.nn.Sequential(*_modules(op.body)))
+
+
+def _torch_peer(policy: Policy, module: Any) -> Peer:
+    import torch
+
+    def many(observations: NDArray[Any]) -> NDArray[Any]:
+        with torch.inference_mode():
+            return module(torch.from_numpy(observations)).numpy()  # type: ignore[no-any-return]
+
+    return Peer(4 * parameters(policy), lambda observation: many(observation[None])[0], many)
+
+
+def onnx_model(policy: Policy) -> bytes:
+    """A float policy as ONNX: raw ``observation`` (batch, *shape) to ``action`` (batch, *action shape)."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    observation, action = policy.observation, policy.action
+
+    def constant(values: Any) -> str:
+        name = f"c{len(constants)}"
+        constants.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def node(kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{kind}{len(nodes)}"
+        nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def run(ops: tuple[Op, ...], x: str) -> str:
+        for op in ops:
+            match op:
+                case Layer():
+                    weight, bias = constant(op.weight), constant(op.bias)
+                    if op.is_conv:
+                        pads = [*op.padding, *op.padding]
+                        x = node("Conv", x, weight, bias, strides=list(op.stride), pads=pads)
+                    else:
+                        x = node("Gemm", x, weight, bias, transB=1)
+                    x = node("Relu", x) if op.relu else x
+                case Relu():
+                    x = node("Relu", x)
+                case Tanh():
+                    x = node("Tanh", x)
+                case Flatten():
+                    x = node("Flatten", x)
+                case MaxPool2d():
+                    pads = [*op.padding, *op.padding]
+                    x = node("MaxPool", x, kernel_shape=list(op.kernel), strides=list(op.stride), pads=pads)
+                case Residual():
+                    x = node("Add", x, run(op.body, x))
+        return x
+
+    x = "observation"
+    if observation.normalization is not None:
+        n = observation.normalization
+        x = node("Cast", x, to=TensorProto.DOUBLE)
+        x = node("Div", node("Sub", x, constant(n.mean)), constant(np.sqrt(n.var + n.epsilon)))
+        x = node("Clip", x, constant(np.float64(-n.clip)), constant(np.float64(n.clip)))
+    if observation.normalization is not None or observation.dtype != "float32":
+        x = node("Cast", x, to=TensorProto.FLOAT)
+    if observation.image:
+        x = node("Div", x, constant(np.float32(255)))
+    y = run(policy.ops, x)
+    if action.kind == "discrete":
+        y = node("ArgMax", y, axis=1, keepdims=0)
+        y = node("Add", y, constant(np.int64(action.start))) if action.start else y
+    elif action.kind == "multi-discrete":
+        edges = np.cumsum((0, *action.nvec))
+        groups = [
+            node(
+                "ArgMax",
+                node("Slice", y, constant([int(a)]), constant([int(b)]), constant([1])),
+                axis=1,
+                keepdims=1,
+            )
+            for a, b in pairwise(edges)
+        ]
+        y = node("Concat", *groups, axis=1)
+    else:
+        low, high = np.asarray(action.low), np.asarray(action.high)
+        if len(action.shape) != 1:
+            y = node("Reshape", y, constant(np.array([-1, *action.shape], np.int64)))
+        if action.squash:
+            half = node("Mul", node("Add", node("Tanh", y), constant(np.float32(1))), constant(np.float32(0.5)))
+            y = node("Add", node("Mul", half, constant(high - low)), constant(low))
+        else:
+            y = node("Min", node("Max", y, constant(low)), constant(high))
+        y = node("Cast", y, to=TensorProto.DOUBLE) if action.dtype == "float64" else y
+    y = node("Identity", y)
+    nodes[-1].output[0] = "action"
+    kinds = [helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for dtype in (observation.dtype, action.dtype)]
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        [helper.make_tensor_value_info("observation", kinds[0], ["batch", *observation.shape])],
+        [helper.make_tensor_value_info("action", kinds[1], ["batch", *action.shape])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _ort_peer(model: bytes) -> Peer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    run, wanted = session.run, ["action"]
+
+    def many(observations: NDArray[Any]) -> NDArray[Any]:
+        return run(wanted, {"observation": observations})[0]  # type: ignore[no-any-return]
+
+    return Peer(len(model), lambda observation: many(observation[None])[0], many)
+
+
+def _litert_model(policy: Policy) -> bytes:
+    """A float policy as a TensorFlow Lite model: tensor 0 is a batch of observations in float32, tensor 1 actions of a
+    box, or the network's outputs.
+
+    Made from LiteRT's own schema, so that no TensorFlow is needed.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    observation, action = policy.observation, policy.action
+    plain = all(isinstance(op, Layer | Relu | Tanh) for op in policy.ops)
+    if not plain or len(observation.shape) != 1 or observation.normalization is not None:
+        raise UnsupportedError("the LiteRT row is for plain networks of vectors without normalization.")
+    outputs = len(policy.layers[-1].weight)
+    buffers, codes = [schema.BufferT()], list[str]()
+    tensors, operators = list[Any](), list[Any]()
+
+    def tensor(shape: tuple[int, ...], values: NDArray[np.float32] | None = None) -> int:
+        one = schema.TensorT()
+        one.shape, one.type, one.name = list(shape), schema.TensorType.FLOAT32, f"t{len(tensors)}"
+        if values is None:
+            one.shapeSignature = [-1, *shape[1:]]
+        else:
+            one.buffer = len(buffers)
+            buffers.append(schema.BufferT())
+            buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+        tensors.append(one)
+        return len(tensors) - 1
+
+    def operate(kind: str, width: int, *inputs: int) -> int:
+        if kind not in codes:
+            codes.append(kind)
+        one = schema.OperatorT()
+        one.opcodeIndex, one.inputs, one.outputs = codes.index(kind), list(inputs), [tensor((1, width))]
+        operators.append(one)
+        return len(tensors) - 1
+
+    x, width = tensor((1, *observation.shape)), observation.shape[0]
+    last = tensor((1, outputs))
+    for op in policy.ops:
+        if isinstance(op, Layer):
+            width = len(op.weight)
+            weight, bias = tensor(op.weight.shape, op.weight), tensor(op.bias.shape, op.bias)
+            x = operate("FULLY_CONNECTED", width, x, weight, bias)
+            operators[-1].builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+            operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
+            operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
+        else:
+            x = operate("TANH" if isinstance(op, Tanh) else "RELU", width, x)
+    if action.kind == "box":
+        low, high = np.ravel(np.asarray(action.low)), np.ravel(np.asarray(action.high))
+        steps = (("MAXIMUM", low), ("MINIMUM", high))
+        if action.squash:
+            x = operate("TANH", outputs, x)
+            steps = (("MUL", (high - low) / 2), ("ADD", (high + low) / 2))
+        for kind, values in steps:
+            x = operate(kind, outputs, x, tensor((outputs,), values.astype(np.float32)))
+    operators[-1].outputs = [last]
+    graph = schema.SubGraphT()
+    graph.tensors, graph.operators, graph.inputs, graph.outputs = tensors, operators, [0], [1]
+    model = schema.ModelT()
+    model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [graph], buffers, []
+    for kind in codes:
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
+        code.version = 1
+        model.operatorCodes.append(code)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _observation_space(policy: Policy) -> Any:
+    from gymnasium import spaces
+
+    observation = policy.observation
+    dtype = np.dtype(observation.dtype)
+    if dtype.kind == "f":
+        return spaces.Box(-np.inf, np.inf, observation.shape, dtype.type)
+    limits = np.iinfo(dtype)
+    return spaces.Box(int(limits.min), int(limits.max), observation.shape, dtype.type)
+
+
+def _action_space(policy: Policy) -> Any:
+    from gymnasium import spaces
+
+    action = policy.action
+    if action.kind == "discrete":
+        return spaces.Discrete(len(policy.layers[-1].weight))
+    if action.kind == "multi-discrete":
+        return spaces.MultiDiscrete(list(action.nvec))
+    low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
+    return spaces.Box(low, high, dtype=low.dtype.type)

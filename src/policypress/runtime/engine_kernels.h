@@ -1,0 +1,104 @@
+/* What the kernels of all instruction sets share. */
+#ifndef POLICYPRESS_ENGINE_KERNELS_H
+#define POLICYPRESS_ENGINE_KERNELS_H
+
+#include <string.h>
+
+#include "engine.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16") /* so that sums stay in registers */
+#endif
+
+enum {
+    MOST_COLUMNS = 1024, /* inputs of a sparse float layer: 128 kB on the stack at most */
+    MOST_INPUTS = 8192,  /* of a window of a sparse integer layer, which is copied to the stack */
+    CHUNK = 256          /* of these that are held in registers together */
+};
+
+/* What one step's kernel wants. Vectors are padded to whole groups of outputs. */
+typedef struct {
+    const char *name;
+    uint32_t inputs, groups; /* bytes by four, or floats, of a window; groups of outputs */
+    int narrow;              /* codes are bytes and requantized in 32 bits */
+    int single_sparse, batch_sparse; /* float layers: leave zeros out for few rows, for many */
+    size_t plane;            /* floats from one output of a position to the next */
+    const void *weight;
+    const uint32_t *places; /* where in a window inputs lie, in elements */
+    const void *bias;
+    const int32_t *multiplier, *half, *shift, *table;
+    const float *scale;
+    const uint16_t *columns, *counts; /* nonzero weights of float layers */
+    const float *values;
+    const uint16_t *steps; /* sparse integer layers: steps of each group and chunk of inputs */
+    uint32_t chunks;
+} prepared;
+
+/* One instruction set: its vectors, and a kernel for each kind of step, NULL where it has none. */
+typedef struct {
+    const char *name;
+    uint32_t lanes, groups, real_groups; /* of a vector; of a block, most of them */
+    engine_kernel dense, sparse, real, add;
+    int (*observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
+    void (*scale)(const engine_output *out, const int32_t *sums, size_t total, float *values);
+    void (*squash)(const engine_output *out, const float *values, size_t rows, float *actions);
+    /* Of a sparse step, and of copying a window, in products of a vector of bytes (benchmarks/kernels.py). */
+    uint32_t step_cost, window_cost;
+} kernels;
+
+extern const kernels engine_avx512vbmi, engine_avx512, engine_avxvnni, engine_avx2;
+
+/*
+ * Groups of outputs whose weights lie together: as many as `most`, or the largest power of two of those that are left.
+ * The weights of a block follow one another, input for input.
+ */
+static inline uint32_t block_width(uint32_t left, uint32_t most) {
+    while (most > left)
+        most /= 2;
+    return most;
+}
+
+/* Every place of a window, over all rows. */
+typedef struct {
+    const engine_step *s;
+    const unsigned char *source;
+    unsigned char *target;
+    size_t rows, row, row_bytes, pixel_bytes, line_bytes;
+    uint32_t y, x;
+} positions;
+
+static inline positions all_positions(const engine_step *s, unsigned char *work, size_t rows) {
+    const int real = s->source_type == ENGINE_F32;
+    positions p = {s, work + s->source * rows, work + s->target * rows, rows, 0, 0, 0, 0, 0, 0};
+    p.pixel_bytes = real ? 4 : s->channels;
+    p.line_bytes = p.pixel_bytes * s->width;
+    p.row_bytes = (size_t)s->height * s->width * s->channels * (real ? 4 : 1);
+    return p;
+}
+
+/* The next positions, `most` at most: where their windows begin and their elements of the target lie. */
+static inline unsigned next_positions(positions *p, const unsigned char **x, size_t *at, unsigned most) {
+    const engine_step *s = p->s;
+    const size_t pixels = (size_t)s->out_height * s->out_width;
+    unsigned n = 0;
+    for (; n < most && p->row < p->rows; n++) {
+        const size_t pixel = (size_t)p->y * s->out_width + p->x;
+        x[n] = p->source + p->row * p->row_bytes + p->y * s->stride_height * p->line_bytes +
+               p->x * s->stride_width * p->pixel_bytes;
+        at[n] = s->source_type == ENGINE_F32 ? p->row * pixels * s->out_channels + pixel
+                                             : (p->row * pixels + pixel) * s->out_channels;
+        if (++p->x == s->out_width) {
+            p->x = 0;
+            if (++p->y == s->out_height) {
+                p->y = 0;
+                p->row++;
+            }
+        }
+    }
+    return n;
+}
+
+#endif
