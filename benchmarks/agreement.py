@@ -9,8 +9,9 @@ portable one answer in a batch and, some of them, one by one; every --c-every th
 asked as well, an integer one without floats too. Outputs and actions are compared bit for bit; what the reference
 refuses must be refused. The first difference is printed with its seed, and the exit code is 1.
 
-With --sanitize the extension (engine.c, engine_native.c and its binding) is built with both sanitizers into a temporary
-folder and loaded in the place of the installed one, in a process with their runtime; so is the exported C.
+With --sanitize the extension (engine.c, the kernels of machines, its binding) is built with both sanitizers into a
+temporary folder and loaded in the place of the installed one, in a process with their runtime. Exported C is built with
+them too and runs its self test.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def load_extension(path: str) -> None:
 
 def build_sanitized(folder: str, compiler: str) -> str:
     """The extension with sanitizers; returns its path."""
-    sources = [str(RUNTIME / name) for name in ("engine.c", "engine_native.c", "engine_module.c")]
+    sources = sorted(map(str, RUNTIME.glob("engine*.c")))
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}", f"-I{RUNTIME}"]
     target = f"{folder}/engine.so"
     exact = ("-ffp-contract=off", "-fno-trapping-math")
