@@ -359,8 +359,8 @@ def bench(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="cortex-m0, cortex-m3 or cortex-m4: flash, RAM and instructions of the exported C under QEMU, on the "
-            "policy's test vectors, instead of peers; repeat."
+            help="Instead, flash, RAM and instructions on an emulated microcontroller, checked bit for bit: "
+            "cortex-m0, cortex-m3 or cortex-m4. May be given more than once."
         ),
     ] = None,
     seed: SeedOption = 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 import policypress as pp
 from policy.policies import make_policy
+from policypress.cli import app
 from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, export_c
 from policypress.measure import microcontroller
@@ -113,6 +116,16 @@ def test_what_does_not_fit_is_refused() -> None:
     images = pp.load(ROOT / "results" / "catch-narrow" / "policy.policy")
     with pytest.raises(ExportError, match=r"cortex-m0.*RAM"):
         measure_on_target(images, "cortex-m0")
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_command_line_measures_targets() -> None:
+    file = str(ROOT / "results" / "keep-cheetah" / "policy.policy")
+    answer = CliRunner().invoke(app, ["bench", file, "--target", "cortex-m4", "--json"])
+    assert answer.exit_code == 0
+    (report,) = json.loads(answer.stdout)
+    assert (report["target"], report["differing"]) == ("cortex-m4", 0)
+    assert report["flash"] == sum(report["footprint"][part] for part in ("constants", "code", "library"))
 
 
 def test_an_unknown_target_is_refused(agent: Policy) -> None:

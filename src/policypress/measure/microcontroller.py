@@ -81,8 +81,8 @@ class Footprint:
 class TargetReport:
     """A policy on a target.
 
-    ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit
-    for bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action.
+    ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit for
+    bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action.
     ``instructions``: mean of an action; ``most_instructions``: of any, to within a tick of the timer
     (``tick_instructions``); ``start_instructions``: once, to unpack a payload. ``loop_error``: what the count of a loop
     of known length was off by.

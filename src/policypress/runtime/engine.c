@@ -511,7 +511,7 @@ static void read(const engine_input *in, const void *observation, uint32_t first
         READ(int16_t);
     case ENGINE_INT32:
         READ(int32_t);
-#if ENGINE_USE_DOUBLE
+#if ENGINE_USE_DOUBLE /* libgcc converts int64 by way of float64 */
     case ENGINE_INT64:
         READ(int64_t);
 #endif
