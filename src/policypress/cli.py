@@ -356,10 +356,20 @@ def bench(
         typer.Option(help="all, or names with commas: sb3, torch, ort; a wrong one shows them all."),
     ] = "all",
     chart: Annotated[Path | None, typer.Option(help="Draw the comparison to this PNG.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="cortex-m0, cortex-m3 or cortex-m4: flash, RAM and instructions of the exported C under QEMU, on the "
+            "policy's test vectors, instead of peers; repeat."
+        ),
+    ] = None,
     seed: SeedOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
+    if target:
+        _bench_targets(policy, target, as_json)
+        return
     import policypress
     from policypress.measure.bench import BenchConfig, plot
     from policypress.measure.bench import bench as run
@@ -462,6 +472,22 @@ def verify(
         _out.print(verification_table(result))
     if not result.holds:
         _err.print("policypress: an engine does not answer as the reference does.", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _bench_targets(policy: Path, targets: list[str], as_json: bool) -> None:
+    import policypress
+    from policypress.measure.microcontroller import measure_on_target
+    from policypress.tables import target_table
+
+    loaded = policypress.load(policy)
+    reports = [measure_on_target(loaded, target) for target in targets]
+    if as_json:
+        _out.print_json(json.dumps([report.as_dict() for report in reports]))
+    else:
+        _out.print(target_table(reports))
+    if any(report.differing for report in reports):
+        _err.print("policypress: an action differs from the reference's.", soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -90,6 +90,14 @@ def test_every_kind_of_policy_acts_bit_for_bit(numerics: Any, kind: Any, bits: i
 
 
 @pytest.mark.usefixtures("tools")
+def test_an_unpacked_payload_acts_bit_for_bit(agent: Policy, recorded: NDArray[np.float64]) -> None:
+    report = measure_on_target(agent, "cortex-m0", recorded[:100], weights="payload")
+    assert report.differing == 0
+    assert report.start_instructions > report.instructions > 0
+    assert report.footprint.data > sum(layer.weight.size for layer in agent.layers)
+
+
+@pytest.mark.usefixtures("tools")
 def test_a_wrong_answer_is_counted(agent: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     first = agent.ops[0]
     assert isinstance(first, pp.policy.policy.Layer)

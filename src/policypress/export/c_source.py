@@ -58,8 +58,8 @@ _OUTPUT_NAMES = {
 _WIDTH = 116
 
 
-def uses(program: Program, *, integer_only: bool) -> dict[str, bool]:
-    """Which parts of engine.c the program needs, by the macro that leaves each out."""
+def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
+    """Which parts of engine.c the program needs, by the macro that leaves each out when it is 0."""
     steps = program.steps
     layers = [step for step in steps if step["kind"] == lower.LAYER and step["source_type"] != lower.F32]
     types = {step[f"{end}_type"] for step in steps for end in ("source", "target")}
@@ -70,7 +70,7 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, bool]:
         "ENGINE_USE_WIDE": lower.S32 in walks,
         "ENGINE_USE_DENSE": lower.DENSE in forms,
         "ENGINE_USE_SPARSE": lower.SPARSE in forms,
-        "ENGINE_USE_PACKED": lower.PACKED in forms,
+        "ENGINE_USE_PACKED": sum({1 << step["bits"] for step in layers if step["form"] == lower.PACKED}),
         "ENGINE_USE_FLOAT": lower.F32 in types,
         "ENGINE_USE_DOUBLE": not integer_only and ("mean" in program.input or program.input["dtype"] == _INT64),
         "ENGINE_USE_ENDS": not integer_only,

@@ -199,6 +199,7 @@ def measure(entries: list[Entry], seconds: float, clock: Clock = time.perf_count
 
 def _policy_entry(policy: Policy, observations: NDArray[Any]) -> Entry:
     row = Row("policy", f"policy, {policy.numerics}", describe(policy), payload_size(policy))
+    policy.predict(observations[0])  # makes the engine, whose function `predict` is from then on
     one, many = (Candidate(policy.predict, value, _PREDICT) for value in (observations[0], observations))
     return Entry(row, one, many)
 

@@ -84,8 +84,8 @@ class TargetReport:
     ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit
     for bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action.
     ``instructions``: mean of an action; ``most_instructions``: of any, to within a tick of the timer
-    (``tick_instructions``); ``start_instructions``: once, before the first action. ``loop_error``: what the count of a
-    loop of known length was off by.
+    (``tick_instructions``); ``start_instructions``: once, to unpack a payload. ``loop_error``: what the count of a loop
+    of known length was off by.
     """
 
     target: str
@@ -196,20 +196,13 @@ def build_firmware(folder: Path, target: Target, build: Path, *, optimize: str =
     values = math.prod(facts["observation"]["shape"])
     answers = facts["outputs"] if integer else math.prod(facts["action"]["shape"])
     defines = [*facts["defines"], f"POLICY={name}", f"INTEGER_ONLY={int(integer)}"]
-    defines += [
-        f"OBSERVATION_VALUES={values}",
-        f"ACTION_VALUES={answers}",
-        f"POLICY_INIT={int(facts.get('init', False))}",
-    ]
+    defines += [f"OBSERVATION_VALUES={values}", f"ACTION_VALUES={answers}", f"POLICY_INIT={int(facts['init'])}"]
     build.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
         compile_ = [COMPILER, *_STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
         compile_ += ["-ffunction-sections", "-fdata-sections", *(f"-D{define}" for define in defines)]
         compile_ += [f"-I{folder.resolve()}", f"-I{firmware}"]
-        sources = {
-            Path(source).with_suffix(".o").name: folder.resolve() / source
-            for source in facts.get("sources", [f"{name}.c", "engine.c"])
-        }
+        sources = {Path(source).with_suffix(".o").name: folder.resolve() / source for source in facts["sources"]}
         sources["policy.o"] = sources.pop(f"{name}.o")
         sources |= {object_: firmware / f"{object_[:-2]}.c" for object_ in _FIRMWARE}
         for object_, source in sources.items():

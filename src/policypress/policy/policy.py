@@ -460,6 +460,9 @@ class Policy:
 
         if not deterministic:
             raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
+        actions = None if reference else self.engine.predict(observation)
+        if actions is not None:
+            return actions, state
         batch = numpy_reference.arrange(self.observation, observation)
         actions = None if reference else self.engine.predict(batch)
         if actions is None:  # also where the reference says what is wrong

@@ -101,6 +101,24 @@ typedef struct {
     size_t planes, plane, lines, line, run;
 } window;
 
+/* Weight k of those packed from `byte` on. With constants for k and bits this is a load or two and a shift or two. */
+static inline uint32_t unpack(const uint8_t *byte, unsigned k, unsigned bits) {
+    const unsigned first = k * bits / 8, at = k * bits % 8;
+    uint32_t word = byte[first];
+    if (at + bits > 8)
+        word |= (uint32_t)byte[first + 1] << 8;
+    return (uint32_t)((int32_t)(word << (32 - bits - at)) >> (32 - bits));
+}
+
+/* Eight of them a turn, in as many bytes as each has bits. */
+#define PRODUCT(k, BITS) (unpack(byte, k, BITS) * (uint32_t)from[k])
+#define EIGHTS(BITS)                                                                                               \
+    if ((ENGINE_USE_PACKED >> BITS & 1) && bits == BITS)                                                           \
+        for (; end - from >= 8; byte += BITS, from += 8) {                                                         \
+            sum += PRODUCT(0, BITS) + PRODUCT(1, BITS) + PRODUCT(2, BITS) + PRODUCT(3, BITS);                      \
+            sum += PRODUCT(4, BITS) + PRODUCT(5, BITS) + PRODUCT(6, BITS) + PRODUCT(7, BITS);                      \
+        }
+
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
  * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the
@@ -139,12 +157,13 @@ typedef struct {
             uint32_t sum = bias[o], held = 0, word = 0;                                                            \
             for (size_t b = 0; b < v->lines; b++) {                                                                \
                 const SOURCE *from = x + b * v->line, *const end = from + v->run;                                  \
-                if (bits == 4 && !held) { /* two a byte, without keeping account of bits */                        \
-                    UNROLL                                                                                         \
-                    for (size_t n = v->run / 2; n; n--, from += 2, byte++) {                                       \
-                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 28) >> 28) * (uint32_t)from[0];             \
-                        sum += (uint32_t)((int32_t)((uint32_t)*byte << 24) >> 28) * (uint32_t)from[1];             \
-                    }                                                                                              \
+                if (!held) { /* at the start of a byte */                                                          \
+                    EIGHTS(2)                                                                                      \
+                    EIGHTS(3)                                                                                      \
+                    EIGHTS(4)                                                                                      \
+                    EIGHTS(5)                                                                                      \
+                    EIGHTS(6)                                                                                      \
+                    EIGHTS(7)                                                                                      \
                 }                                                                                                  \
                 for (; from < end; from++) {                                                                       \
                     if (held < bits) {                                                                             \
@@ -473,7 +492,7 @@ static double wide_value(unsigned dtype, const void *from, uint32_t i) {
         x[i] = (float)((const TYPE *)from)[i];   \
     break
 
-enum { TOGETHER = 32 }; /* values of an observation that are on their way at once */
+enum { TOGETHER = 8 }; /* values of an observation that are on their way at once */
 
 /* `n` values of an observation from `first` on as float32, normalized; not finite if they cannot be. */
 static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
@@ -492,8 +511,12 @@ static void read(const engine_input *in, const void *observation, uint32_t first
         READ(int16_t);
     case ENGINE_INT32:
         READ(int32_t);
-    default:
+#if ENGINE_USE_DOUBLE
+    case ENGINE_INT64:
         READ(int64_t);
+#endif
+    default:
+        break;
     }
 #if ENGINE_USE_DOUBLE
     for (uint32_t i = 0; in->mean && i < n; i++) {
@@ -518,6 +541,7 @@ static void quantize(const engine_input *in, const float *x, uint32_t first, uin
 }
 
 static int observe(const engine_input *in, const void *observation, unsigned char *target) {
+    uint32_t at = 0;
     for (uint32_t first = 0; first < in->size; first += TOGETHER) {
         const uint32_t n = in->size - first < TOGETHER ? in->size - first : TOGETHER;
         float x[TOGETHER];
@@ -534,13 +558,13 @@ static int observe(const engine_input *in, const void *observation, unsigned cha
         }
         quantize(in, x, first, n, codes);
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t at = first + i;
-            if (in->channels > 1)
-                at = at % in->pixels * in->channels + at / in->pixels;
             if (in->target_type == ENGINE_S32)
                 ((int32_t *)(void *)target)[at] = codes[i];
             else
                 target[at] = (unsigned char)(codes[i] + in->target_zero);
+            at += in->channels; /* to the same channel of the next pixel, or the next channel of the first one */
+            if (at >= in->size)
+                at -= in->size - 1;
         }
     }
     return ENGINE_OK;

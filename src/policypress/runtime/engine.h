@@ -27,8 +27,8 @@
 #ifndef ENGINE_USE_SPARSE
 #define ENGINE_USE_SPARSE 1
 #endif
-#ifndef ENGINE_USE_PACKED
-#define ENGINE_USE_PACKED 1
+#ifndef ENGINE_USE_PACKED /* bit b is set where weights of b bits are to be fast, 2 to 7; others are read bit by bit */
+#define ENGINE_USE_PACKED 0xFC
 #endif
 #ifndef ENGINE_USE_FLOAT /* layers of float activations; 0 keeps float at both ends of the network */
 #define ENGINE_USE_FLOAT 1

@@ -24,7 +24,8 @@ typedef struct {
     const char *name;
     uint32_t inputs, groups; /* bytes by four, or floats, of a window; groups of outputs */
     int narrow;              /* codes are bytes and requantized in 32 bits */
-    int single_sparse, batch_sparse; /* float layers: leave zeros out for few rows, for many */
+    int zeros;               /* float layers: there are zero weights */
+    int single_sparse, batch_sparse; /* leave them out for few rows, for many */
     size_t plane;            /* floats from one output of a position to the next */
     const void *weight;
     const uint32_t *places; /* where in a window inputs lie, in elements */

@@ -229,6 +229,7 @@ static engine_kernel prepare_real(engine_native *native, const kernels *k, const
             nonzero += w < 0.0f || w > 0.0f;
         }
     }
+    p->zeros = nonzero < outputs * inputs;
     /* In products of a vector: a weight alone takes about 1.5, and as many for two vectors of rows. */
     p->single_sparse = s->form == ENGINE_SPARSE && 3 * nonzero < 2 * p->groups * inputs;
     p->batch_sparse = s->form == ENGINE_SPARSE && s->height * s->width == 1 && inputs <= MOST_COLUMNS &&
@@ -299,10 +300,10 @@ static float *repeated(engine_native *native, const float *values, int many, uin
 static void prepare_ends(engine_native *native, const kernels *k, engine_network *network) {
     engine_input *in = &network->input;
     engine_output *out = &network->output;
-    if ((in->dtype == ENGINE_FLOAT32 || in->dtype == ENGINE_FLOAT64) && !in->mean && in->target_type == ENGINE_U8 &&
-        in->channels == 1) {
-        in->prepared = repeated(native, in->inverse_scale, in->per_feature, in->size, k->lanes, NULL);
-        in->run = in->prepared ? k->observe : NULL;
+    if ((in->dtype == ENGINE_FLOAT32 || in->dtype == ENGINE_FLOAT64) && !in->mean && in->channels == 1) {
+        if (in->target_type == ENGINE_U8)
+            in->prepared = repeated(native, in->inverse_scale, in->per_feature, in->size, k->lanes, NULL);
+        in->run = in->prepared || in->target_type == ENGINE_F32 ? k->observe : NULL;
     }
     if (out->source_type == ENGINE_S32 && !out->per_output)
         out->to_values = k->scale;

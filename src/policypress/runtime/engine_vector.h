@@ -184,7 +184,7 @@ INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, cons
         }
 }
 
-/* A float layer; zero weights are multiplied too, which changes nothing unless a value is not finite. */
+/* A float layer; zero weights are multiplied too. */
 static TARGET void NAME(real_dense)(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
     /* A single position does several blocks at once: one has too few sums to keep the adders busy. */
@@ -275,10 +275,11 @@ INLINE TARGET int NAME(finite)(const float *x, size_t n) {
     return finite;
 }
 
+/* Multiplying zero weights changes nothing unless a value is not finite. */
 static TARGET void NAME(real)(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
     const size_t size = (size_t)s->height * s->width * s->channels;
-    if (!NAME(finite)((const float *)(const void *)(work + s->source * rows), size * rows))
+    if (p->zeros && !NAME(finite)((const float *)(const void *)(work + s->source * rows), size * rows))
         engine_step_run(s, work, rows);
     else if (p->batch_sparse && rows >= LANES)
         NAME(real_sparse)(s, work, rows);
@@ -316,10 +317,10 @@ static TARGET void NAME(add)(const engine_step *s, unsigned char *work, size_t r
 
 /* ---- both ends ---- */
 
-/* Float observations to bytes, without what normalization would need: rows follow one another on both sides. */
+/* Float observations to bytes or, if `real`, to floats, without normalization: rows follow one another everywhere. */
 INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *observations, size_t total,
-                                       unsigned char *target, const int wide) {
-    const float *scale = in->prepared, *const end = scale + (size_t)in->size * LANES;
+                                       unsigned char *target, const int wide, const int real) {
+    const float *scale = in->prepared, *const end = real ? NULL : scale + (size_t)in->size * LANES;
     const FLOATS low = SET_REAL((float)in->low), high = SET_REAL((float)in->high), half = SET_REAL(12582912.0f);
     const INTS zero = SET(in->target_zero), magnitude = SET(0x7FFFFFFF);
     INTS most = SET(0);
@@ -334,6 +335,13 @@ INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *obser
             x = left < LANES ? LOAD_SOME((const float *)observations + i, left)
                              : LOAD_REAL((const float *)observations + i);
         most = MAX(most, AND(BITS(x), magnitude));
+        if (real) {
+            if (left < LANES)
+                STORE_SOME((float *)(void *)target + i, left, x);
+            else
+                STORE_REAL((float *)(void *)target + i, x);
+            continue;
+        }
         y = MIN_REAL(MAX_REAL(MULTIPLY_REAL(x, LOAD_REAL(scale)), low), high);
         y = SUB_REAL(ADD_REAL(y, half), half);
         NAME(store_bytes)(target + i, ADD(WHOLE(y), zero), left < LANES ? (uint32_t)left : LANES, 1);
@@ -349,9 +357,12 @@ INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *obser
 }
 
 static TARGET int NAME(observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target) {
-    if (in->dtype == ENGINE_FLOAT64)
-        return NAME(observe_values)(in, observations, rows * in->size, target, 1);
-    return NAME(observe_values)(in, observations, rows * in->size, target, 0);
+    const size_t total = rows * in->size;
+    if (in->target_type == ENGINE_F32)
+        return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 1)
+                                           : NAME(observe_values)(in, observations, total, target, 0, 1);
+    return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 0)
+                                       : NAME(observe_values)(in, observations, total, target, 0, 0);
 }
 
 /* Sums of an integer network to outputs, for one scale. */
