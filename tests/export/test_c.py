@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from policy.policies import NUMERICS, Builder, make_observations, make_policy
 from policy.random_policies import random_policy
+from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import c, identifier
 from policypress.export.c import CExportConfig, export_c
@@ -447,3 +450,33 @@ def test_the_header_serves_cpp(tmp_path):
     program = f"{tmp_path}/main"
     subprocess.run(["g++", "-Wall", "-Werror", f"-I{out}", f"{tmp_path}/main.cpp", *objects, "-o", program], check=True)
     assert subprocess.run([program], check=False).returncode == 0
+
+
+@needs_cc
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+    make_policy("integer", "vector").save(tmp_path / "my-net.policy")
+
+    def call(*options):
+        command = [
+            "policypress",
+            "export",
+            str(tmp_path / "my-net.policy"),
+            "--to",
+            "c",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        return capsys.readouterr()
+
+    report = json.loads(call("--weights", "packed", "--json").out)
+    assert report["name"] == "my_net"
+    assert report["check"].startswith("self test passed")
+    assert (tmp_path / "out/my_net.h").exists()
+    assert "flash" in call("--integer-only", "--name", "pole").out
+    assert (tmp_path / "out/pole.h").exists()
+    refused = call("--style", "qdq")
+    assert refused.out == ""
+    assert refused.err.strip() == "policypress: style is not an option of the format c: leave it out."

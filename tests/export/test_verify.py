@@ -81,6 +81,7 @@ def test_an_engine_that_refuses_does_not_agree(monkeypatch):
     result = verify(policy, 16)
     row = {row.engine: row for row in result.rows}["portable engine"]
     assert (row.difference, row.actions, row.holds) == (float("inf"), 16, False)
+    assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["holds"] is False
 
 
 def test_without_a_compiler_the_row_says_so(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +56,11 @@ class Verification:
         return all(row.holds is not False for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        return {**dataclasses.asdict(self), "holds": self.holds}
+        """The result as JSON values; a difference without bound is None."""
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        for row in rows:
+            row["difference"] = None if row["difference"] == math.inf else row["difference"]
+        return {**dataclasses.asdict(self), "rows": rows, "holds": self.holds}
 
 
 def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
