@@ -253,3 +253,10 @@ def test_there_are_limits_to_size(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(8):
         nested = Residual((nested,))
     broken(policy, "residual blocks inside", ops=(*policy.ops[:2], nested, *policy.ops[3:]))
+
+
+def test_outputs_are_a_vector() -> None:
+    policy = make_policy("integer", "image")
+    builder = Builder("integer", 8, 0, True)
+    with pytest.raises(UnsupportedError, match="must be a vector, not of shape \\(3, 9, 8\\)"):
+        dataclasses.replace(policy, ops=(builder.layer(3, 2, 1, 1, role="raw", name="last"),))

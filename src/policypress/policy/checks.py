@@ -82,6 +82,8 @@ def check_structure(policy: Policy) -> None:
         raise UnsupportedError(f"An observation holds at most {MAX_VALUES:,} values.")
     for op in policy.ops:
         shape = output_shape(op, shape)
+    if len(shape) != 1:
+        raise UnsupportedError(f"A policy's outputs must be a vector, not of shape {shape}: end in a linear layer.")
     action = policy.action
     outputs = {"box": math.prod(action.shape), "multi-discrete": sum(action.nvec)}.get(action.kind)
     if outputs is not None and shape != (outputs,):

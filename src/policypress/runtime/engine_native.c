@@ -257,7 +257,7 @@ static engine_kernel prepare_real(engine_native *native, const kernels *k, const
 
 static engine_kernel prepare_add(engine_native *native, const kernels *k, const engine_step *s, prepared *p) {
     const uint32_t lanes = k->lanes, branch = s->second_per_output ? s->channels : lanes;
-    const int32_t reach = s->low < -s->high ? -s->low : s->high;
+    const int64_t low = s->low, reach = -low > s->high ? -low : s->high;
     int32_t *vectors;
     if (s->source_type != ENGINE_U8 || s->target_type != ENGINE_U8 || s->per_output || branch % lanes)
         return NULL;
