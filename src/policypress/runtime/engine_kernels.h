@@ -85,6 +85,13 @@ static inline unsigned next_positions(positions *p, const unsigned char **x, siz
     const engine_step *s = p->s;
     const size_t pixels = (size_t)s->out_height * s->out_width;
     unsigned n = 0;
+    if (pixels == 1) {
+        for (; n < most && p->row < p->rows; n++, p->row++) {
+            x[n] = p->source + p->row * p->row_bytes;
+            at[n] = p->row * s->out_channels;
+        }
+        return n;
+    }
     for (; n < most && p->row < p->rows; n++) {
         const size_t pixel = (size_t)p->y * s->out_width + p->x;
         x[n] = p->source + p->row * p->row_bytes + p->y * s->stride_height * p->line_bytes +

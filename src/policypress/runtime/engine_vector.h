@@ -163,6 +163,19 @@ INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, cons
                 sums[r][n] = ADD_REAL(sums[r][n], MULTIPLY_REAL(w, value[r]));
         }
     }
+    if (p->plane == 1 && s->out_channels - g * LANES >= groups * LANES) {
+        UNROLL
+        for (unsigned n = 0; n < groups; n++) {
+            const uint32_t o = (g + n) * LANES;
+            const FLOATS scale = LOAD_REAL(p->scale + o), bias = LOAD_REAL((const float *)p->bias + o);
+            UNROLL
+            for (unsigned r = 0; r < rows; r++) {
+                const FLOATS y = ADD_REAL(MULTIPLY_REAL(sums[r][n], scale), bias);
+                STORE_REAL(target + at[r] + o, s->relu ? POSITIVE(y) : y);
+            }
+        }
+        return;
+    }
     UNROLL
     for (unsigned r = 0; r < rows; r++)
         UNROLL
@@ -174,10 +187,6 @@ INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, cons
             const FLOATS y = ADD_REAL(MULTIPLY_REAL(LOAD_REAL(kept[r * groups + n]), LOAD_REAL(p->scale + o)),
                                       LOAD_REAL((const float *)p->bias + o));
             float each[LANES];
-            if (count >= LANES && p->plane == 1) {
-                STORE_REAL(target + at[r] + o, s->relu ? POSITIVE(y) : y);
-                continue;
-            }
             STORE_REAL(each, s->relu ? POSITIVE(y) : y);
             for (uint32_t i = 0; i < LANES && i < count; i++)
                 target[at[r] + (o + i) * p->plane] = each[i];
