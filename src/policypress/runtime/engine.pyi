@@ -45,4 +45,4 @@ class Engine:
         """Like ``predict`` for one observation, computed ``times`` times more, to measure it without the call."""
 
     def kernels(self) -> list[str]:
-        """What runs each step: "portable", "dense" or "sparse"."""
+        """What runs each step: "portable", "dense", "sparse", "sparse or dense" (by the rows), "real" or "add"."""

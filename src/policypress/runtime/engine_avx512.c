@@ -74,7 +74,7 @@ INLINE VBMI __m512i pick(const __m512i *t, __m512i index, const unsigned tables)
 
 INLINE VBMI void sparse_position(const engine_step *s, const prepared *p, const unsigned char *x,
                                  unsigned char *target, size_t at, int alone, const unsigned tables) {
-    const int8_t *step = p->weight;
+    const uint8_t *step = p->sparse;
     const uint16_t *steps = p->steps;
     for (uint32_t g = 0; g < p->groups; g++) {
         __m512i a = _mm512_loadu_si512((const int32_t *)p->bias + 16 * g), b = _mm512_setzero_si512();
@@ -99,6 +99,10 @@ INLINE VBMI void sparse_position(const engine_step *s, const prepared *p, const 
 
 static VBMI void sparse_vbmi(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
+    if (p->weight && rows * s->out_height * s->out_width >= MANY) {
+        dense_avx512(s, work, rows);
+        return;
+    }
     const size_t run = (size_t)s->kernel_width * s->channels, line = (size_t)s->width * s->channels;
     const int whole = s->kernel_height == 1;
     unsigned char window[MOST_INPUTS + CHUNK];
@@ -111,9 +115,9 @@ static VBMI void sparse_vbmi(const engine_step *s, unsigned char *work, size_t r
                 memcpy(window + i * run, x + i * line, run);
             x = window;
         }
-        if (p->inputs <= 64)
+        if (p->window <= 64)
             sparse_position(s, p, x, all.target, at, 1, 1);
-        else if (p->inputs <= 128)
+        else if (p->window <= 128)
             sparse_position(s, p, x, all.target, at, 1, 2);
         else
             sparse_position(s, p, x, all.target, at, 1, 4);
@@ -139,8 +143,9 @@ const kernels engine_avx512vbmi = {
     .real_groups = REAL_GROUPS,
     .dense = dense_avx512,
     .sparse = sparse_vbmi,
-    .step_cost = 5,
-    .window_cost = 40,
+    .step_cost = 10,
+    .step_cost_few = 5,
+    .window_cost = 80,
     .real = real_avx512,
     .add = add_avx512,
     .observe = observe_avx512,

@@ -34,8 +34,9 @@ typedef struct {
     const float *scale;
     const uint16_t *columns, *counts; /* nonzero weights of float layers */
     const float *values;
-    const uint16_t *steps; /* sparse integer layers: steps of each group and chunk of inputs */
-    uint32_t chunks;
+    const uint8_t *sparse;   /* integer layers without their zero weights; NULL where that never pays */
+    const uint16_t *steps;   /* of each group and chunk of inputs */
+    uint32_t window, chunks; /* inputs of a position, and in how many parts */
 } prepared;
 
 /* One instruction set: its vectors, and a kernel for each kind of step, NULL where it has none. */
@@ -46,8 +47,9 @@ typedef struct {
     int (*observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
     void (*scale)(const engine_output *out, const int32_t *sums, size_t total, float *values);
     void (*squash)(const engine_output *out, const float *values, size_t rows, float *actions);
-    /* Of a sparse step, and of copying a window, in products of a vector of bytes (benchmarks/kernels.py). */
-    uint32_t step_cost, window_cost;
+    /* Of a sparse step, for many positions and for few, and of copying a window, in halves of what a product of a
+       vector of bytes takes a dense layer (benchmarks/kernels.py). */
+    uint32_t step_cost, step_cost_few, window_cost;
 } kernels;
 
 extern const kernels engine_avx512vbmi, engine_avx512, engine_avxvnni, engine_avx2;
@@ -61,6 +63,9 @@ static inline uint32_t block_width(uint32_t left, uint32_t most) {
         most /= 2;
     return most;
 }
+
+/* From so many positions on a dense layer holds the sums of several at once, and its products take less. */
+enum { MANY = 6 };
 
 /* Every place of a window, over all rows. */
 typedef struct {

@@ -132,8 +132,8 @@ static uint16_t *count_steps(engine_native *native, const engine_step *s, const 
     for (uint32_t o = 0; steps && o < s->out_channels; o++)
         for (uint32_t c = 0; c < p->chunks; c++) {
             uint16_t *most = &steps[(size_t)(o / lanes) * p->chunks + c], n = 0;
-            for (uint32_t k = c * CHUNK; k < p->inputs && k < (c + 1) * CHUNK; k++)
-                n = (uint16_t)(n + (weight[(size_t)o * p->inputs + k] != 0));
+            for (uint32_t k = c * CHUNK; k < p->window && k < (c + 1) * CHUNK; k++)
+                n = (uint16_t)(n + (weight[(size_t)o * p->window + k] != 0));
             n = (uint16_t)((n + 3) / 4);
             if (n > *most) {
                 *total += (size_t)(n - *most);
@@ -148,13 +148,13 @@ static int prepare_sparse(engine_native *native, const engine_step *s, prepared 
     uint8_t *packed = take(native, total * lanes * 8), *step = packed;
     if (!packed)
         return 0;
-    p->weight = packed;
+    p->sparse = packed;
     for (uint32_t g = 0; g < p->groups; g++)
         for (uint32_t c = 0; c < p->chunks; c++) {
             for (uint32_t o = g * lanes; o < s->out_channels && o < (g + 1) * lanes; o++) {
                 uint32_t n = 0;
-                for (uint32_t k = 0; k < CHUNK && c * CHUNK + k < p->inputs; k++) {
-                    const int8_t w = weight[(size_t)o * p->inputs + c * CHUNK + k];
+                for (uint32_t k = 0; k < CHUNK && c * CHUNK + k < p->window; k++) {
+                    const int8_t w = weight[(size_t)o * p->window + c * CHUNK + k];
                     uint8_t *at = step + (size_t)(n / 4) * lanes * 8 + (o % lanes) * 4 + n % 4;
                     if (!w)
                         continue;
@@ -168,28 +168,38 @@ static int prepare_sparse(engine_native *native, const engine_step *s, prepared 
     return 1;
 }
 
+/* Whether leaving out zero weights pays: always, for few positions only, or never. */
+enum { NEVER, FOR_FEW, ALWAYS };
+
+static int sparse_pays(const kernels *k, const engine_step *s, const prepared *p, size_t total) {
+    const size_t steps = total + (size_t)p->groups * p->chunks, dense = 2 * (size_t)p->groups * p->inputs;
+    const size_t copy = s->kernel_height > 1 ? k->window_cost : 0;
+    if (steps * k->step_cost + copy < dense)
+        return ALWAYS;
+    return steps * k->step_cost_few + copy < dense && s->out_height * s->out_width < MANY ? FOR_FEW : NEVER;
+}
+
 static engine_kernel prepare_integer(engine_native *native, const kernels *k, const engine_step *s, prepared *p,
                                      const int8_t *weight) {
-    const uint32_t run = s->kernel_width * s->channels, window = run * s->kernel_height;
-    const uint32_t quads = (run + 3) / 4 * s->kernel_height;
+    const uint32_t run = s->kernel_width * s->channels;
+    int pays = NEVER;
+    size_t total = 0;
     p->groups = (s->out_channels + k->lanes - 1) / k->lanes;
+    p->inputs = (run + 3) / 4 * s->kernel_height;
+    p->window = run * s->kernel_height;
+    p->chunks = (p->window + CHUNK - 1) / CHUNK;
     if (!prepare_finish(native, s, p, k->lanes))
         return NULL;
-    if (k->sparse && window <= MOST_INPUTS) {
-        size_t total, total_cost;
-        p->inputs = window;
-        p->chunks = (window + CHUNK - 1) / CHUNK;
+    if (k->sparse && p->window <= MOST_INPUTS) {
         p->steps = count_steps(native, s, p, weight, k->lanes, &total);
-        total_cost = (total + (size_t)p->groups * p->chunks) * k->step_cost;
-        total_cost += s->kernel_height > 1 ? k->window_cost : 0;
-        if (p->steps && total_cost < (size_t)p->groups * quads) {
-            p->name = "sparse";
-            return prepare_sparse(native, s, p, weight, k->lanes, total) ? k->sparse : NULL;
-        }
+        pays = p->steps ? sparse_pays(k, s, p, total) : NEVER;
     }
-    p->inputs = quads;
-    p->name = "dense";
-    return prepare_dense(native, k, s, p, weight) ? k->dense : NULL;
+    p->name = pays == ALWAYS ? "sparse" : pays == FOR_FEW ? "sparse or dense" : "dense";
+    if (pays != ALWAYS && !prepare_dense(native, k, s, p, weight))
+        return NULL;
+    if (pays != NEVER && !prepare_sparse(native, s, p, weight, k->lanes, total))
+        return NULL;
+    return pays == NEVER ? k->dense : k->sparse;
 }
 
 /* ---- float layers ---- */
