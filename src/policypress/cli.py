@@ -294,21 +294,22 @@ def compress(
 def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_json: JsonOption = False) -> None:
     """Show what a policy takes and gives, and where its bytes are."""
     import policypress
+    from policypress.export.c import flash_bytes
     from policypress.tables import byte_table, contract_rows, contract_table, layer_table
 
     loaded = policypress.load(policy)
-    report = policypress.size(loaded)
+    report, flash = policypress.size(loaded), flash_bytes(loaded)
     if as_json:
         found = {
             "contract": contract_rows(loaded),
             "numerics": loaded.numerics,
-            "size": report.as_dict(),
+            "size": {**report.as_dict(), "flash_bytes": flash},
             "provenance": loaded.provenance,
             "results": loaded.results,
         }
         _out.print_json(json.dumps(found))
     else:
-        _out.print(contract_table(loaded), layer_table(report), byte_table(report))
+        _out.print(contract_table(loaded), layer_table(report), byte_table(report, flash))
 
 
 @app.command()

@@ -102,8 +102,8 @@ def layer_table(report: SizeReport) -> Table:
     return table
 
 
-def byte_table(report: SizeReport) -> Table:
-    """Where the bytes of the file are, and how they compare with the zero-order bound H."""
+def byte_table(report: SizeReport, flash: int) -> Table:
+    """Where the bytes of the file are, how they compare with the zero-order bound H, and constants in flash."""
     table = _table("bytes of", "positions", "values", "biases", "other", "in all", "H", "file / H")
     for layer in report.layers:
         parts = (layer.positions, layer.values, layer.biases, layer.constants, 8 * layer.bytes, layer.bound)
@@ -123,7 +123,8 @@ def byte_table(report: SizeReport) -> Table:
     )
     table.caption = (
         f"dense float32 {report.baseline_bytes:,} B; nominal {report.nominal_bytes:,.0f} B "
-        f"({report.nominal_ratio:.1f}x); file {report.file_bytes:,} B ({report.file_ratio:.1f}x)"
+        f"({report.nominal_ratio:.1f}x);\nfile {report.file_bytes:,} B ({report.file_ratio:.1f}x); "
+        f"constants of the exported C {flash:,} B ({report.baseline_bytes / flash:.1f}x)"
     )
     return table
 

@@ -45,6 +45,12 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_flash_is_known_without_an_export(numerics, tmp_path):
+    policy = make_policy(numerics, "vector")
+    assert c.flash_bytes(policy) == export_c(policy, tmp_path / "out", UNCHECKED).constant_bytes
+
+
 @pytest.mark.parametrize("command", compilers())
 @pytest.mark.parametrize("numerics", NUMERICS)
 @pytest.mark.parametrize("kind", KINDS)

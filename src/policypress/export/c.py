@@ -162,6 +162,12 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     return report
 
 
+def flash_bytes(policy: Policy) -> int:
+    """Bytes of constant data that the export takes in flash beside code, with pointers of 4 bytes."""
+    _, constants, structures = c_source.network(program_of(policy, "auto"), "policy", None)
+    return constants.bytes + structures
+
+
 def program_of(policy: Policy, weights: Weights) -> Program:
     """The program with weights of these forms; "auto": those of the fewest bytes, the code to read them included."""
     sizes: list[dict[int, int]] = []
