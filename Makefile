@@ -5,7 +5,7 @@ DEMO = train --algo sac --env InvertedPendulum-v5 --steps 15000 --sparsity 0.95 
 	--set batch_size=128 --set learning_rate=1e-3 --set learning_starts=500 \
 	--compare dense --out runs/demo --resume
 # The scripts that `make bench` runs, in this order.
-BENCHMARKS = benchmarks/overhead.py
+BENCHMARKS = benchmarks/overhead.py benchmarks/latency.py benchmarks/inside_c.py benchmarks/startup.py
 
 # May be given on the command line, as in `make test JOBS=1 ARGS="-k masks"`.
 PYTHON ?= python3#  the interpreter .venv is made with, 3.10 or newer
