@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 SIZES: tuple[int, int, int, int]
 """Bytes of engine_step, engine_input, engine_output and engine_network."""
 KERNELS: str
-"""The fastest kernels that this machine runs: "avx512", "avxvnni", "avx2" or "portable"."""
+"""The set of kernels that is used here: "avx512vbmi", "avx512", "avxvnni", "avx2" or "portable"."""
 
 class Engine:
     """Runs one program.

@@ -1,5 +1,5 @@
 /*
- * Vector kernels, included by engine_native.c once for each instruction set. The includer defines
+ * Vector kernels, included once for each instruction set (engine_avx2.c, engine_avx512.c). The includer defines
  *   NAME(x)              the name of x for this set
  *   TARGET               the attribute that lets a function use it
  *   LANES                32-bit lanes of a vector; INTS and FLOATS, the vectors
