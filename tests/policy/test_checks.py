@@ -260,3 +260,11 @@ def test_outputs_are_a_vector() -> None:
     builder = Builder("integer", 8, 0, True)
     with pytest.raises(UnsupportedError, match="must be a vector, not of shape \\(3, 9, 8\\)"):
         dataclasses.replace(policy, ops=(builder.layer(3, 2, 1, 1, role="raw", name="last"),))
+
+
+def test_padding_counts_as_activation() -> None:
+    """A small file could ask for gigabytes otherwise: kernel and padding are two numbers."""
+    policy = make_policy("integer", "image")
+    huge = MaxPool2d((6000, 6000), (6000, 6000), (5999, 5999))
+    with pytest.raises(UnsupportedError, match="padding included"):
+        dataclasses.replace(policy, ops=(huge, *policy.ops))

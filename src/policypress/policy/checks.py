@@ -202,8 +202,8 @@ def _slide(op: Layer | MaxPool2d, shape: Shape, kernel: Shape) -> Shape:
     _fit(all(n >= k for n, k in zip(padded, kernel, strict=True)), op, shape)
     result = tuple((n - k) // s + 1 for n, k, s in zip(padded, kernel, op.stride, strict=True))
     channels = op.weight.shape[0] if isinstance(op, Layer) else shape[0]
-    if channels * math.prod(result) > MAX_VALUES:
-        raise UnsupportedError(f"An activation holds at most {MAX_VALUES:,} values.")
+    if max(channels * math.prod(result), shape[0] * math.prod(padded)) > MAX_VALUES:
+        raise UnsupportedError(f"An activation holds at most {MAX_VALUES:,} values, padding included.")
     return result
 
 

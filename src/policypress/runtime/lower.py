@@ -120,6 +120,8 @@ class _Lowering:
         if values is not last:
             self._tensors.append(values)
         work = _plan(self._tensors, slack)
+        if work >= 2**32:
+            raise UnsupportedError(f"The policy needs {work:,} bytes for its activations, but there may be 4 GiB.")
         action = policy.action
         scale = policy.layers[-1].scale
         leave: Fields = {
