@@ -15,10 +15,10 @@
 
 typedef uint32_t coder_context; /* probability of a one (22 bits), then the number of bits seen (10 bits) */
 
-/* What is known of a class of integers: the last one, and how often it comes again; the lengths of the others. */
+/* What is known of a class of integers: the last one; how often it comes again, and the lengths of the others. */
 typedef struct {
     uint32_t last;
-    coder_context again, lengths[33];
+    coder_context contexts[34];
 } coder_integer;
 
 typedef struct {
@@ -51,6 +51,7 @@ typedef struct {
 typedef struct {
     coder_line *columns;
     coder_correction corrections[CODER_CORRECTIONS];
+    uint32_t weights[128]; /* of magnitudes, or of the bins of a grid */
     coder_context nodes[CODER_CLASSES][128];
 } coder_workspace;
 
@@ -70,10 +71,10 @@ int coder_overrun(const coder *c);
 uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits);
 uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context);
 int32_t coder_signed(coder *c, int32_t value, unsigned context);
-/* Nonzero: the input is not valid. */
+/* Nonzero: the input is not valid. A decoder ignores `model` and `cost`: they may be NULL. */
 int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending);
 int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
-                 coder_model *model, coder_cost *cost);
+                 const coder_model *model, coder_cost *cost);
 
 /* The encoder, which is left out if CODER_DECODE_ONLY is defined. */
 void coder_encode_start(coder *c, uint8_t *output, size_t size);

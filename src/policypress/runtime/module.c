@@ -325,7 +325,6 @@ static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     static char *names[] = {"rows", "columns", "bits", NULL};
     Coder *self = (Coder *)object;
     coder_workspace w = {0};
-    coder_model model = {0};
     coder c;
     PyObject *result;
     int8_t *codes;
@@ -346,7 +345,7 @@ static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     memset(codes, 0, (size_t)(rows * columns));
     c = self->c; /* a copy: another thread may use the object meanwhile */
     Py_BEGIN_ALLOW_THREADS
-    damaged = coder_matrix(&c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, &model, NULL);
+    damaged = coder_matrix(&c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, NULL, NULL);
     Py_END_ALLOW_THREADS
     self->c = c;
     PyMem_Free(w.columns);

@@ -76,7 +76,6 @@ static void numbers(reader *r, uint32_t outputs, unsigned context) {
 
 static void layer(reader *r, int conv, uint32_t *width) {
     uint32_t flags = tell(r, FLAGS), bits = tell(r, BITS), outputs = tell(r, SIZE), inputs = tell(r, INPUTS);
-    coder_model model = {{0}};
     int8_t *weights;
     if (!inputs)
         inputs = *width;
@@ -97,7 +96,7 @@ static void layer(reader *r, int conv, uint32_t *width) {
     weights = array(r, outputs, inputs);
     r->failed |= bits < 2 || bits > 8;
     if (!r->failed)
-        r->failed = coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, &model, NULL);
+        r->failed = coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
 }
 
 int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
