@@ -1,8 +1,8 @@
 /*
  * Entropy coder for small integer networks. One stream holds header integers, vectors (biases) and matrices (weights).
  * Every function runs in both directions: it passes its value to code_bit, which writes it, or replaces it by what it
- * reads. Encoder and decoder therefore always hold the same model. With CODER_DECODE_ONLY, for devices, the direction is
- * a constant, so that what only an encoder does falls away.
+ * reads. Encoder and decoder therefore always hold the same model. With CODER_DECODE_ONLY, in payload.c for devices, the
+ * direction is a constant, so that what only an encoder does falls away.
  *
  * Bits: binary arithmetic coding with a 32-bit range and 16-bit probabilities (Witten, Neal and Cleary, "Arithmetic
  * coding for data compression", 1987; bytewise as in Martin's range coder, 1979). Carries run back into the bytes
@@ -28,6 +28,13 @@
 
 #include <string.h>
 
+/* What a compiler might copy to each of its callers; a device has no room for that. */
+#if defined CODER_DECODE_ONLY && defined __GNUC__
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
 static int decoding(const coder *c) {
 #ifdef CODER_DECODE_ONLY
     (void)c;
@@ -46,7 +53,7 @@ static const uint16_t EXP2[32] = {
 };
 
 /* 2^16 * 2^(-x / 32) */
-static uint32_t exp2_negative(uint32_t x) {
+APART static uint32_t exp2_negative(uint32_t x) {
     return x < 544 ? (uint32_t)EXP2[x & 31] >> (x >> 5) : 0;
 }
 
@@ -128,7 +135,7 @@ enum { GRID_SHIFT = CODER_CONTEXTS, GRID_FAMILY, GRID_SCALE, GRID_CENTER, MODEL 
  * What the first integer of each class probably is, and in how many of 16 cases; how many digits it has at least in
  * most of the others. The classes of the caller are told as the payload of a policy uses them.
  */
-#define P(value, chance, digits) {value, (chance) << 4 | (digits)}
+#define P(value, chance, digits) {value, (digits) << 4 | (chance)}
 static const struct {
     uint8_t value, how;
 } LIKELY[CODER_KINDS] = {
@@ -146,36 +153,38 @@ static const struct {
 #undef P
 
 static void start(coder *c) {
-    memset(c, 0, sizeof *c);
+    c->low = c->code = 0;
     c->range = UINT32_MAX;
+    c->position = 0;
     for (unsigned i = 0; i < CODER_KINDS; i++) {
         coder_integer *known = &c->integers[i];
         known->last = LIKELY[i].value;
-        known->contexts[0] = (LIKELY[i].how & 0xF0u) << 24 | 2;
+        known->contexts[0] = (uint32_t)LIKELY[i].how << 28 | 2;
         for (unsigned j = 1; j < 34; j++)
-            known->contexts[j] = j <= (LIKELY[i].how & 15u) ? 7u << 29 : 1u << 31;
+            known->contexts[j] = j <= LIKELY[i].how >> 4 ? 7u << 29 : 1u << 31;
     }
 }
 
-static void shift_in(coder *c) {
+APART static void shift_in(coder *c) {
     c->code = c->code << 8 | (c->position < c->size ? c->input[c->position] : 0u);
     c->position++;
 }
 
-void coder_decode_start(coder *c, const uint8_t *input, size_t size) {
+CODER_PUBLIC void coder_decode_start(coder *c, const uint8_t *input, size_t size) {
     start(c);
     c->input = input;
+    c->output = NULL;
     c->size = size;
     for (unsigned i = 0; i < 4; i++)
         shift_in(c);
 }
 
-int coder_overrun(const coder *c) {
+CODER_PUBLIC int coder_overrun(const coder *c) {
     return decoding(c) && c->position > c->size + 4;
 }
 
-int coder_decode_finish(const coder *c) {
-    return coder_overrun(c) ? -1 : c->position < c->size;
+CODER_PUBLIC int coder_decode_finish(const coder *c) {
+    return c->position - c->size > 4; /* also where it is less */
 }
 
 static void shift_out(coder *c) {
@@ -225,17 +234,15 @@ static unsigned code_bit(coder *c, uint32_t p, unsigned bit) {
 /* One bit by a context that moves towards what it sees: by 1 / (n + 2) after n bits. */
 static unsigned code_adaptive(coder *c, coder_context *context, unsigned bit) {
     uint32_t p = *context >> 10, n = *context & 1023, q = p >> 6;
-    uint32_t rate = 65536 / (n + 2);
+    uint32_t rate = 65536 / (n + 2), step;
     bit = code_bit(c, q < 1 ? 1 : q, bit);
-    if (bit)
-        p += (uint32_t)(((uint64_t)(0x3FFFFF - p) * rate) >> 16);
-    else
-        p -= (uint32_t)(((uint64_t)p * rate) >> 16);
+    step = (uint32_t)(((uint64_t)(bit ? 0x3FFFFF - p : p) * rate) >> 16);
+    p += bit ? step : 0 - step;
     *context = p << 10 | (n < 1023 ? n + 1 : n);
     return bit;
 }
 
-uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
+CODER_PUBLIC uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
     uint32_t result = 0;
     while (bits--)
         result = result << 1 | code_bit(c, 1u << 15, value >> bits & 1);
@@ -245,7 +252,7 @@ uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
 /* ---- integers ---- */
 
 /* Whether it is the last one again; if not, the number of binary digits in unary, then the digits below the first. */
-uint32_t coder_unsigned(coder *c, uint32_t value, unsigned kind) {
+CODER_PUBLIC uint32_t coder_unsigned(coder *c, uint32_t value, unsigned kind) {
     coder_integer *known = &c->integers[kind];
     coder_context *context = known->contexts;
     unsigned length = 0;
@@ -257,7 +264,7 @@ uint32_t coder_unsigned(coder *c, uint32_t value, unsigned kind) {
     return known->last;
 }
 
-int32_t coder_signed(coder *c, int32_t value, unsigned kind) {
+CODER_PUBLIC int32_t coder_signed(coder *c, int32_t value, unsigned kind) {
     uint32_t u = coder_unsigned(c, value < 0 ? ~((uint32_t)value << 1) : (uint32_t)value << 1, kind);
     return u & 1 ? -(int32_t)(u >> 1) - 1 : (int32_t)(u >> 1);
 }
@@ -306,7 +313,7 @@ static void grow(coder_workspace *w, coder_context *nodes, uint32_t n, uint32_t 
 }
 
 /* Along a binary tree; `nodes` may start from a distribution. */
-static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, unsigned digits) {
+APART static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, unsigned digits) {
     uint32_t node = 1, first = 1u << digits;
     while (digits--)
         node = node << 1 | code_adaptive(c, &nodes[node], value >> digits & 1);
@@ -386,7 +393,7 @@ static int code_ascending(coder *c, const coder_workspace *w, const grid *g, uin
     for (uint32_t crowd = w->weights[0] * n; cut < g->shift && crowd > sum; crowd /= 2)
         cut++;
     digits = g->shift - cut;
-    for (uint32_t part = 0; part < 2u * BINS << cut && i < n; part++) {
+    for (uint32_t part = 0; part < 2u * BINS << cut && i < n && !coder_overrun(c); part++) {
         int32_t bin = (int32_t)(part >> cut) - BINS, first = (int32_t)part - (int32_t)(BINS << cut);
         uint32_t from = 0;
         if (!(part & ((1u << cut) - 1))) {
@@ -394,8 +401,6 @@ static int code_ascending(coder *c, const coder_workspace *w, const grid *g, uin
             uint32_t after = behind - w->weights[bin < 0 ? ~bin : bin];
             fall = after ? log2_fixed(behind, 16) - log2_fixed(after, 16) : 32u << 16;
             behind = after;
-            if (coder_overrun(c))
-                return 1;
         }
         while (i < n) {
             uint32_t rest = (1u << digits) - from;
@@ -423,9 +428,9 @@ static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, u
         return 1;
     sum = distribution(w, BINS, g->family, (int)g->scale, 0);
     if (ascending)
-        return code_ascending(c, w, g, sum, values, n) || coder_overrun(c);
+        return code_ascending(c, w, g, sum, values, n);
     grow(w, w->nodes[0], BINS, 255);
-    return code_vector(c, w, g, values, n) || coder_overrun(c);
+    return code_vector(c, w, g, values, n);
 }
 
 #ifndef CODER_DECODE_ONLY
@@ -461,7 +466,7 @@ static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uin
 
 #endif
 
-int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
+CODER_PUBLIC int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
     grid g = {0, 0, 0, 0, 0};
 #ifndef CODER_DECODE_ONLY
     if (!decoding(c))
@@ -478,26 +483,19 @@ enum { SAMPLE = 1 << 17 }; /* weights that the search looks at */
 enum { MODE, ROW, COLUMN, NEAR, FAMILY, SCALE, TRUST, ROW_SCALE, COLUMN_SCALE, SIGNS };
 
 /* No weight is zero; a flag before each weight; zero is one of the magnitudes. */
-enum { DENSE, FLAGS, MAGNITUDES };
+enum { DENSE, FLAGGED, MAGNITUDES };
 
 static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
 static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probability counts for */
 
 /* Weights that the mean of the matrix counts for: 0, 2, 8, 32. */
-static uint32_t strength(uint8_t parameter) {
+APART static uint32_t strength(uint32_t parameter) {
     return 1u << 2 * parameter >> 1;
-}
-
-/* Of the mean magnitude, in quarters of a power of two; it is smaller where zeros count. */
-static int scale_of(const uint8_t *p) {
-    return p[MODE] == MAGNITUDES ? p[SCALE] - 8 : p[SCALE];
 }
 
 /* Whether the stream has a parameter of this model. */
 static int has(const coder_model *m, unsigned i, unsigned bits) {
-    if (i >= ROW && i <= NEAR)
-        return m->parameters[MODE] == FLAGS;
-    return i == MODE || i == SIGNS || bits > 2;
+    return i == MODE || i == SIGNS || (i <= NEAR ? m->parameters[MODE] == FLAGGED : bits > 2);
 }
 
 /*
@@ -512,7 +510,13 @@ enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 
  * Contexts of corrections: the five flags before in the row; three flags of the row above; the three signs before in
  * the row, and in the column; whether the weights before and above are negative, zero or positive.
  */
-enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 57 };
+enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 61, CORRECTIONS = 66 };
+
+/* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
+typedef struct {
+    int32_t offset;
+    uint32_t weight;
+} correction;
 
 /* A matrix on its way. */
 typedef struct {
@@ -531,6 +535,8 @@ typedef struct {
     uint32_t step;  /* density per count, 2^32 / 16 */
     uint64_t share; /* sum over the columns so far of the factor by which they are dense */
     int left;       /* the code before */
+
+    correction corrections[CORRECTIONS];
 } pass;
 
 /* Adds the bits of what values need to `values`, unless NULL. */
@@ -538,7 +544,7 @@ static int code_model(pass *s, unsigned bits, uint64_t *values) {
     uint8_t *p = s->model.parameters;
     uint64_t before = 0;
     for (unsigned i = 0; i < CODER_PARAMETERS; i++) {
-        if (i == FAMILY && values)
+        if (i == FAMILY && values && !decoding(s->c))
             before = coded_bits(s->c);
         if (has(&s->model, i, bits)) {
             uint32_t value = p[i], usual = 4 * bits - (p[MODE] == MAGNITUDES ? 4 : 12);
@@ -548,25 +554,25 @@ static int code_model(pass *s, unsigned bits, uint64_t *values) {
             p[i] = (uint8_t)value;
         }
     }
-    if (values)
+    if (values && !decoding(s->c))
         *values += coded_bits(s->c) - before;
     return 0;
 }
 
-static void start_matrix(pass *s, unsigned bits) {
+APART static void start_matrix(pass *s, unsigned bits) {
     coder_workspace *w = s->w;
     const uint8_t *p = s->model.parameters;
     uint32_t n = 1u << (bits - 1);
+    int scale = p[MODE] == MAGNITUDES ? p[SCALE] - 8 : p[SCALE]; /* it is smaller where zeros count */
     memset(w->columns, 0, (s->columns + 2) * sizeof *w->columns);
-    memset(w->corrections, 0, sizeof w->corrections);
     s->seen[0] = s->seen[1] = 1;
     s->least = p[MODE] != MAGNITUDES;
     s->digits = bits - 1;
-    s->mean = exp2_negative((uint32_t)(320 - 8 * scale_of(p))) >> 2;
+    s->mean = exp2_negative((uint32_t)(320 - 8 * scale)) >> 2;
     for (int i = 0; i < CODER_CLASSES; i++) {
         if (i != CODER_CLASSES / 2 && !p[ROW_SCALE] && !p[COLUMN_SCALE])
             continue;
-        distribution(w, n, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->least);
+        distribution(w, n, p[FAMILY], scale + 2 * (i - CODER_CLASSES / 2), !s->least);
         if (s->least)
             w->weights[n - 1] = 0; /* no code is -2^(bits - 1) */
         grow(w, w->nodes[i], n, TRUSTED[p[TRUST]]);
@@ -588,7 +594,7 @@ static void start_row(pass *s) {
 }
 
 /* 2^16 times the probability that the next weight is not zero, by the counts so far. */
-static uint32_t density(pass *s) {
+APART static uint32_t density(pass *s) {
     const uint8_t *p = s->model.parameters;
     uint64_t a = s->seen[1], b = s->seen[0];
     uint32_t factor = s->usual + s->k[1] + 1;
@@ -614,14 +620,14 @@ static unsigned code_event(pass *s, unsigned kind, uint32_t p, uint32_t contexts
     int32_t x = 0;
     uint32_t weight, error;
     for (uint32_t k = contexts; k; k >>= 8)
-        x += s->w->corrections[k & 255].offset;
+        x += s->corrections[k & 255].offset;
     if (contexts)
         p = squash(stretch(p) + x);
     bit = code_bit(s->c, p, bit);
     error = bit ? 65536 - p : p;
     weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
     for (uint32_t k = contexts; k; k >>= 8) {
-        coder_correction *one = &s->w->corrections[k & 255];
+        correction *one = &s->corrections[k & 255];
         int32_t step;
         if (one->weight < (kind ? SIGN_MEMORY : FLAG_MEMORY))
             one->weight += weight;
@@ -651,20 +657,27 @@ static unsigned code_flag(pass *s, unsigned nonzero) {
     return nonzero;
 }
 
-/* 0, 1 or 2 for negative, zero or positive. */
-static unsigned sign_of(int code) {
-    return code < 0 ? 0 : code > 0 ? 2 : 1;
+/* -1, 0 or 1 */
+static int sign_of(int code) {
+    return (code > 0) - (code < 0);
 }
 
 static unsigned code_sign(pass *s, int above, unsigned sign) {
     uint32_t contexts = 0;
     if (s->model.parameters[SIGNS])
         contexts = (SIGN_ROW + (s->line.events[1] & 7u)) | (SIGN_COLUMN + (s->lines[1]->events[1] & 7u)) << 8 |
-                   (SIGN_NEAR + 3 * sign_of(s->left) + sign_of(above)) << 16;
+                   (uint32_t)(SIGN_NEAR + 3 * sign_of(s->left) + sign_of(above)) << 16;
     return code_event(s, 1, 1u << 15, contexts, sign);
 }
 
-/* The magnitude, counted from the least there is, by the scale that its row and column lead to expect. */
+/* One more magnitude on a line; what is far back counts less. */
+APART static void count(coder_line *line, unsigned memory, uint32_t value, uint32_t expected) {
+    line->count++;
+    line->sum = (uint16_t)(line->sum + 16 * value - (line->sum >> memory));
+    line->expected += expected - (line->expected >> memory);
+}
+
+/* The magnitude, by the scale that its row and column lead to expect. */
 static uint32_t code_value(pass *s, uint32_t value) {
     const uint8_t *scaled = &s->model.parameters[ROW_SCALE];
     uint32_t class = CODER_CLASSES / 2, expected[2];
@@ -686,25 +699,20 @@ static uint32_t code_value(pass *s, uint32_t value) {
         x = (x + 2 + 4 * (CODER_CLASSES / 2)) >> 2;
         class = x < 0 ? 0 : x >= CODER_CLASSES ? CODER_CLASSES - 1 : (uint32_t)x;
     }
-    value = code_magnitude(s->c, s->w->nodes[class], value, s->digits);
-    for (unsigned i = 0; i < 2; i++) {
-        /* what is far back counts less */
-        coder_line *line = s->lines[i];
-        uint32_t sum = line->sum;
-        line->sum = (uint16_t)(sum + 16 * (value + s->least) - (sum >> (5 - i)));
-        line->expected += expected[1 - i] - (line->expected >> (5 - i));
-        line->count++;
-    }
+    value = code_magnitude(s->c, s->w->nodes[class], value - s->least, s->digits);
+    value += s->least;
+    count(s->lines[0], 5, value, expected[1]);
+    count(s->lines[1], 4, value, expected[0]);
     return value;
 }
 
 /* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
-static int code_weight(pass *s, int8_t *code, int above, coder_cost *cost) {
+APART static int code_weight(pass *s, int8_t *code, int above, coder_cost *cost) {
     uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
     unsigned negative = 0;
-    if (s->model.parameters[MODE] != FLAGS || code_flag(s, value != 0)) {
+    if (s->model.parameters[MODE] != FLAGGED || code_flag(s, value != 0)) {
         uint64_t before = cost ? coded_bits(s->c) : 0;
-        value = code_value(s, value - s->least) + s->least;
+        value = code_value(s, value);
         if (value >> s->digits)
             return -1;
         if (value)
@@ -734,7 +742,7 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
     if (code_model(&s, bits, cost ? &cost->values : NULL))
         return 1;
     start_matrix(&s, bits);
-    for (uint32_t i = 0; i < rows; i += every, s.row++) {
+    for (uint32_t i = 0; i < rows && !coder_overrun(c); i += every, s.row++) {
         int8_t *row = codes + (size_t)i * columns;
         start_row(&s);
         for (uint32_t j = 0; j < columns; j++) {
@@ -742,8 +750,6 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
             if (code_weight(&s, &row[j], above ? above[j] : 0, cost))
                 return 1;
         }
-        if (coder_overrun(c))
-            return 1;
         above = row;
     }
     if (cost)
@@ -751,7 +757,7 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
     return 0;
 }
 
-int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
+CODER_PUBLIC int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
                  const coder_model *m, coder_cost *cost) {
     return code_rows(c, w, codes, rows, columns, 1, bits, m, decoding(c) ? NULL : cost);
 }
@@ -761,6 +767,7 @@ int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uin
 
 void coder_encode_start(coder *c, uint8_t *output, size_t size) {
     start(c);
+    c->input = NULL;
     c->output = output;
     c->size = size;
 }
@@ -835,7 +842,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
                          unsigned bits, coder_model *best) {
     uint32_t size = rows * columns, count = 0;
     uint64_t sum = 0, cost;
-    coder_model m = {{FLAGS, 1, 1, 0, 3, 0, 1, 0, 0, 0}};
+    coder_model m = {{FLAGGED, 1, 1, 0, 3, 0, 1, 0, 0, 0}};
     search s = {c, w, codes, rows, columns, 1, bits, m, {0, 0}};
     /* A large matrix tells enough by some of its rows. */
     s.every = size / SAMPLE + 1 < rows / 16 ? size / SAMPLE + 1 : rows / 16 + 1;
@@ -843,7 +850,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
         count += codes[i] != 0;
         sum += (uint64_t)(codes[i] < 0 ? -codes[i] : codes[i]);
     }
-    m.parameters[MODE] = count < size ? FLAGS : DENSE;
+    m.parameters[MODE] = count < size ? FLAGGED : DENSE;
     m.parameters[SCALE] = search_scale(sum, count);
     search_mode(&s, m);
     *best = s.best;

@@ -1,4 +1,9 @@
 /* Reads a payload as policypress/policy/payload.py writes it; docs/file-format.md describes it. */
+
+/* The decoder is part of this unit, which makes both smaller. */
+#define CODER_DECODE_ONLY
+#include "coder.c"
+
 #include "payload.h"
 
 /* Classes of integers, as in policypress/policy/codec.py; those up to FORM are the structure. */
@@ -19,14 +24,22 @@ static uint32_t tell(reader *r, unsigned context) {
     return value;
 }
 
-static void skip(reader *r, unsigned n) {
-    while (n--)
-        tell(r, GEOMETRY);
+/* Kernel, stride and padding, vertical first; the area of the kernel. */
+static uint32_t window(reader *r) {
+    uint32_t area = 1;
+    for (unsigned i = 0; i < 6; i++) {
+        uint32_t value = tell(r, GEOMETRY);
+        if (i < 2)
+            area *= value;
+    }
+    return area;
 }
 
 static void limits(reader *r, unsigned context) {
-    if (tell(r, context) == OTHER_LIMITS)
-        skip(r, 2);
+    if (tell(r, context) == OTHER_LIMITS) {
+        tell(r, GEOMETRY);
+        tell(r, GEOMETRY);
+    }
 }
 
 /* The next array, if it has this shape. */
@@ -80,11 +93,8 @@ static void layer(reader *r, int conv, uint32_t *width) {
     if (!inputs)
         inputs = *width;
     *width = outputs;
-    if (conv) {
-        inputs *= tell(r, GEOMETRY);
-        inputs *= tell(r, GEOMETRY);
-        skip(r, 4);
-    }
+    if (conv)
+        inputs *= window(r);
     if (flags & 4)
         numbers(r, outputs, EXPONENT);
     if (flags & 2) {
@@ -94,9 +104,8 @@ static void layer(reader *r, int conv, uint32_t *width) {
     }
     integers(r, outputs, INTEGERS);
     weights = array(r, outputs, inputs);
-    r->failed |= bits < 2 || bits > 8;
     if (!r->failed)
-        r->failed = coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
+        r->failed = bits < 2 || bits > 8 || coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
 }
 
 int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
@@ -114,13 +123,14 @@ int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays
     left = tell(r, COUNT);
     for (; left && !r->failed; left--) {
         uint32_t kind = tell(r, KIND);
-        r->failed |= left > MOST_OPERATIONS;
+        if (left > MOST_OPERATIONS)
+            return 1;
         if (kind <= CONV)
             layer(r, kind == CONV, &width);
         if (kind == TANH)
             tell(r, BITS);
         if (kind == MAX_POOL)
-            skip(r, 6);
+            window(r);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
             for (unsigned i = 0; i < 4; i++)
