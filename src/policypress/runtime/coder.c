@@ -277,14 +277,14 @@ static uint32_t code_near(coder *c, uint32_t value, uint32_t usual, unsigned kin
 /* ---- distributions of magnitudes ---- */
 
 /*
- * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), and their sum. If `zero`, 0 is one value
- * and every other magnitude stands for two.
+ * Weights of the n magnitudes from `least` when their mean is about 2^(scale / 4), and their sum. If it is 0, 0 is one
+ * value and every other magnitude stands for two; else it is 1.
  */
-static uint32_t distribution(coder_workspace *w, uint32_t n, unsigned family, int scale, unsigned zero) {
+static uint32_t distribution(coder_workspace *w, uint32_t n, unsigned family, int scale, uint32_t least) {
     /* 2^(scale / 4) with 6 binary digits after the point */
     uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale)), sum = 0;
     for (uint32_t m = 0; m < n; m++) {
-        uint32_t u = ((2 * m + 1 - zero) << 12) / mean; /* in 1 / 128 of the mean */
+        uint32_t u = ((2 * m + least) << 12) / mean; /* in 1 / 128 of the mean */
         uint32_t x;
         if (u > 4095)
             u = 4095;
@@ -296,7 +296,7 @@ static uint32_t distribution(coder_workspace *w, uint32_t n, unsigned family, in
             x = (u * 23 + u * u * 8 / 128) >> 7;
         else /* Gauss: exp(-u^2 / pi) */
             x = (u * u / 128 * 15) >> 7;
-        w->weights[m] = (exp2_negative(x) >> (zero && !m)) + 4;
+        w->weights[m] = (exp2_negative(x) >> (m + least == 0)) + 4;
         sum += w->weights[m];
     }
     return sum;
@@ -426,7 +426,7 @@ static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, u
     g->middle = (int32_t)((uint32_t)g->center << unit_digits(g));
     if (g->middle >> unit_digits(g) != g->center)
         return 1;
-    sum = distribution(w, BINS, g->family, (int)g->scale, 0);
+    sum = distribution(w, BINS, g->family, (int)g->scale, 1);
     if (ascending)
         return code_ascending(c, w, g, sum, values, n);
     grow(w, w->nodes[0], BINS, 255);
@@ -486,7 +486,7 @@ enum { MODE, ROW, COLUMN, NEAR, FAMILY, SCALE, TRUST, ROW_SCALE, COLUMN_SCALE, S
 enum { DENSE, FLAGGED, MAGNITUDES };
 
 static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
-static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probability counts for */
+static const uint8_t TRUSTED[4] = {1, 3, 12, 50}; /* bits that a prior probability counts for, by eights */
 
 /* Weights that the mean of the matrix counts for: 0, 2, 8, 32. */
 APART static uint32_t strength(uint32_t parameter) {
@@ -572,10 +572,10 @@ APART static void start_matrix(pass *s, unsigned bits) {
     for (int i = 0; i < CODER_CLASSES; i++) {
         if (i != CODER_CLASSES / 2 && !p[ROW_SCALE] && !p[COLUMN_SCALE])
             continue;
-        distribution(w, n, p[FAMILY], scale + 2 * (i - CODER_CLASSES / 2), !s->least);
+        distribution(w, n, p[FAMILY], scale + 2 * (i - CODER_CLASSES / 2), s->least);
         if (s->least)
             w->weights[n - 1] = 0; /* no code is -2^(bits - 1) */
-        grow(w, w->nodes[i], n, TRUSTED[p[TRUST]]);
+        grow(w, w->nodes[i], n, 8u * TRUSTED[p[TRUST]]);
     }
     for (unsigned i = 0; i < 2; i++) {
         s->k[i] = 16u * strength(p[ROW + i]);
@@ -658,7 +658,7 @@ static unsigned code_flag(pass *s, unsigned nonzero) {
 }
 
 /* -1, 0 or 1 */
-static int sign_of(int code) {
+APART static int sign_of(int code) {
     return (code > 0) - (code < 0);
 }
 
@@ -672,8 +672,9 @@ static unsigned code_sign(pass *s, int above, unsigned sign) {
 
 /* One more magnitude on a line; what is far back counts less. */
 APART static void count(coder_line *line, unsigned memory, uint32_t value, uint32_t expected) {
+    uint32_t sum = line->sum;
     line->count++;
-    line->sum = (uint16_t)(line->sum + 16 * value - (line->sum >> memory));
+    line->sum = (uint16_t)(sum + 16 * value - (sum >> memory));
     line->expected += expected - (line->expected >> memory);
 }
 
@@ -706,7 +707,7 @@ static uint32_t code_value(pass *s, uint32_t value) {
     return value;
 }
 
-/* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
+/* One weight, below `above`; nonzero if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
 APART static int code_weight(pass *s, int8_t *code, int above, coder_cost *cost) {
     uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
     unsigned negative = 0;
@@ -714,7 +715,7 @@ APART static int code_weight(pass *s, int8_t *code, int above, coder_cost *cost)
         uint64_t before = cost ? coded_bits(s->c) : 0;
         value = code_value(s, value);
         if (value >> s->digits)
-            return -1;
+            return 1;
         if (value)
             negative = code_sign(s, above, *code < 0);
         if (cost)
@@ -730,7 +731,6 @@ APART static int code_weight(pass *s, int8_t *code, int above, coder_cost *cost)
 static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, uint32_t every,
                      unsigned bits, const coder_model *m, coder_cost *cost) {
     pass s = {0};
-    const int8_t *above = NULL;
     uint64_t before = cost ? coded_bits(c) : 0;
     if (cost)
         cost->values = 0;
@@ -747,10 +747,9 @@ static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows,
         start_row(&s);
         for (uint32_t j = 0; j < columns; j++) {
             s.lines[1] = &w->columns[j + 1];
-            if (code_weight(&s, &row[j], above ? above[j] : 0, cost))
+            if (code_weight(&s, &row[j], i ? codes[(size_t)(i - every) * columns + j] : 0, cost))
                 return 1;
         }
-        above = row;
     }
     if (cost)
         cost->positions = coded_bits(c) - before - cost->values;

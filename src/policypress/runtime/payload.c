@@ -68,7 +68,7 @@ static void integers(reader *r, uint32_t n, unsigned context) {
 
 /* Multipliers, shifts or scales: one number, or one for each output. */
 static void numbers(reader *r, uint32_t outputs, unsigned context) {
-    uint32_t form = tell(r, FORM), number;
+    uint32_t form = tell(r, FORM), number = 1, digits, zeros = 0;
     int32_t *values;
     if (form >= 1 + (context == EXPONENT)) {
         integers(r, outputs, context == EXPONENT ? FLOATS : INTEGERS);
@@ -76,13 +76,12 @@ static void numbers(reader *r, uint32_t outputs, unsigned context) {
     }
     values = array(r, 1, 0);
     if (context == EXPONENT) {
-        number = ((uint32_t)coder_signed(&r->c, 0, context) + USUAL_EXPONENT) << 7;
-        number = (number | coder_uniform(&r->c, 0, 7)) << 16;
-        number |= coder_uniform(&r->c, 0, form ? 16 : 0);
-    } else {
-        uint32_t digits = (coder_unsigned(&r->c, 0, context) - 1) & 7;
-        number = 1u << digits | coder_uniform(&r->c, 0, digits);
-    }
+        number = (uint32_t)coder_signed(&r->c, 0, context) + USUAL_EXPONENT;
+        zeros = form ? 0 : 16;
+        digits = 23 - zeros;
+    } else
+        digits = (coder_unsigned(&r->c, 0, context) - 1) & 7;
+    number = (number << digits | coder_uniform(&r->c, 0, digits)) << zeros;
     if (values && !r->failed)
         *values = (int32_t)number;
 }
@@ -138,5 +137,5 @@ int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays
             left += tell(r, COUNT); /* the body follows */
         }
     }
-    return r->failed || r->next != r->end || r->structure != structure || coder_decode_finish(&r->c);
+    return r->failed | (r->next != r->end) | (r->structure != structure) | coder_decode_finish(&r->c);
 }
