@@ -57,9 +57,8 @@ def deepest(folder: Path) -> int:
 
 def measure(cpu: str, folder: Path) -> list[int]:
     compile_ = ["arm-none-eabi-gcc", "-std=c99", "-Os", "-mthumb", f"-mcpu={cpu}"]
-    apart = ["-ffunction-sections", "-fdata-sections"]
     target = str(folder / "payload.o")
-    run(*compile_, *apart, "-fcallgraph-info=su", "-c", str(RUNTIME / "payload.c"), "-o", target)
+    run(*compile_, "-fcallgraph-info=su", "-c", str(RUNTIME / "payload.c"), "-o", target)
     found = sections(target)
     code = [sum(size for name, size in found.items() if name.startswith(kind)) for kind in (".text", ".rodata")]
     linked = str(folder / "linked.elf")
@@ -83,8 +82,7 @@ def main() -> int:
         print("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi and libnewlib-arm-none-eabi.", file=sys.stderr)
         return 2
     rows = [
-        "code", "tables", "together",
-        "helpers of the compiler", "state and workspace", "each column, and 2", "stack",
+        "code", "tables", "together", "helpers of the compiler", "state and workspace", "each column, and 2", "stack",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         columns = [measure(cpu, Path(folder)) for cpu in CPUS]
