@@ -2,7 +2,7 @@
 
     python benchmarks/decoder_size.py    # needs the Debian packages gcc-arm-none-eabi and libnewlib-arm-none-eabi
 
-payload.c, which includes the decoder of coder.c, is compiled with -Os -mthumb. "Helpers" is what the linker adds from the
+payload.c, which includes the decoder of coder.c, is compiled with -Os -mthumb. "Helpers" is what the linker adds of the
 compiler's and the C library (division, 64-bit products, memset, memcpy), which firmware often holds anyway. State and
 workspace are the struct payload_memory, columns the lines beside it, stack the deepest chain of frames by
 -fcallgraph-info; weights, biases and the rest belong to the policy and are not counted.
