@@ -223,7 +223,6 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         program = program_of(policy, config.weights)
     payload = unpacked is not None
     defines = [f"{macro}={int(used)}" for macro, used in c_source.uses(program, integer_only=integer).items()]
-    defines += ["CODER_DECODE_ONLY=1"] if payload else []
     sources = [f"{name}.c", "engine.c", *(c_payload.SOURCES if payload else ())]
     size = program.observation_size if not integer else 4 * program.input["size"]
     found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
@@ -258,7 +257,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         "Makefile": c_source.makefile(name, sources, defines),
         "README.md": c_source.readme(policy, report, sources, version),
     }
-    copied = (*ENGINE, *c_payload.SOURCES, *c_payload.HEADERS) if payload else ENGINE
+    copied = (*ENGINE, *c_payload.SOURCES, *c_payload.INCLUDED) if payload else ENGINE
     runtime = resources.files("policypress.runtime")
     files |= {file: runtime.joinpath(file).read_text(encoding="ascii") for file in copied}
     facts = {

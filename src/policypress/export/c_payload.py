@@ -15,8 +15,8 @@ from policypress.policy.policy import Layer, Op, Policy, Requantization, Residua
 from policypress.runtime import lower
 from policypress.runtime.lower import Fields, Program
 
-SOURCES = ("payload.c", "coder.c")
-HEADERS = ("payload.h", "coder.h")
+SOURCES = ("payload.c",)
+INCLUDED = ("coder.c", "payload.h", "coder.h")  # by payload.c
 _LINE_BYTES = 12  # a coder_line
 _NARROW = """\
 /* A multiplier or shift for each output, in bytes. */

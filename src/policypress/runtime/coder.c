@@ -1,8 +1,8 @@
 /*
  * Entropy coder for small integer networks. One stream holds header integers, vectors (biases) and matrices (weights).
  * Every function runs in both directions: it passes its value to code_bit, which writes it, or replaces it by what it
- * reads. Encoder and decoder therefore always hold the same model. With CODER_DECODE_ONLY, for devices, the direction is
- * a constant, so that what only an encoder does falls away.
+ * reads. Encoder and decoder therefore always hold the same model. With CODER_DECODE_ONLY, in payload.c for devices, the
+ * direction is a constant, so that what only an encoder does falls away.
  *
  * Bits: binary arithmetic coding with a 32-bit range and 16-bit probabilities (Witten, Neal and Cleary, "Arithmetic
  * coding for data compression", 1987; bytewise as in Martin's range coder, 1979). Carries run back into the bytes
@@ -28,6 +28,13 @@
 
 #include <string.h>
 
+/* What a compiler might copy to each of its callers; a device has no room for that. */
+#if defined CODER_DECODE_ONLY && defined __GNUC__
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
 static int decoding(const coder *c) {
 #ifdef CODER_DECODE_ONLY
     (void)c;
@@ -46,7 +53,7 @@ static const uint16_t EXP2[32] = {
 };
 
 /* 2^16 * 2^(-x / 32) */
-static uint32_t exp2_negative(uint32_t x) {
+APART static uint32_t exp2_negative(uint32_t x) {
     return x < 544 ? (uint32_t)EXP2[x & 31] >> (x >> 5) : 0;
 }
 
@@ -108,14 +115,14 @@ static int32_t log2_small(uint32_t x) {
     return (int32_t)((digits << 8) + ((LOG2[i] * (1024 - (x & 1023)) + LOG2[i + 1] * (x & 1023)) >> 13));
 }
 
-/* Log odds of p / 2^16 in 1 / 256, and back. */
+/* Log odds of p / 2^16 in 1 / 2^16, and back. */
 static int32_t stretch(uint32_t p) {
-    return log2_small(p) - log2_small(65536 - p);
+    return (log2_small(p) - log2_small(65536 - p)) * 256;
 }
 
 static uint32_t squash(int32_t x) {
     uint32_t u = x < 0 ? (uint32_t)-x : (uint32_t)x;
-    uint32_t p = UINT32_MAX / (65536 + exp2_negative(u < 3840 ? (u + 4) >> 3 : 480)); /* never 65536 */
+    uint32_t p = UINT32_MAX / (65536 + exp2_negative((u + 1024) >> 11)); /* never 65536 */
     return x < 0 ? 65536 - p : p;
 }
 
@@ -128,7 +135,7 @@ enum { GRID_SHIFT = CODER_CONTEXTS, GRID_FAMILY, GRID_SCALE, GRID_CENTER, MODEL 
  * What the first integer of each class probably is, and in how many of 16 cases; how many digits it has at least in
  * most of the others. The classes of the caller are told as the payload of a policy uses them.
  */
-#define P(value, chance, digits) {value, (chance) << 4 | (digits)}
+#define P(value, chance, digits) {value, (digits) << 4 | (chance)}
 static const struct {
     uint8_t value, how;
 } LIKELY[CODER_KINDS] = {
@@ -146,36 +153,38 @@ static const struct {
 #undef P
 
 static void start(coder *c) {
-    memset(c, 0, sizeof *c);
+    c->low = c->code = 0;
     c->range = UINT32_MAX;
+    c->position = 0;
     for (unsigned i = 0; i < CODER_KINDS; i++) {
-        c->integers[i].last = LIKELY[i].value;
-        c->integers[i].again = (LIKELY[i].how & 0xF0u) << 24 | 2;
-        for (unsigned j = 0; j < 33; j++)
-            c->integers[i].lengths[j] = j < (LIKELY[i].how & 15u) ? 7u << 29 : 1u << 31;
+        coder_integer *known = &c->integers[i];
+        known->last = LIKELY[i].value;
+        known->contexts[0] = (uint32_t)LIKELY[i].how << 28 | 2;
+        for (unsigned j = 1; j < 34; j++)
+            known->contexts[j] = j <= LIKELY[i].how >> 4 ? 7u << 29 : 1u << 31;
     }
 }
 
-static uint32_t next_byte(coder *c) {
-    uint32_t byte = c->position < c->size ? c->input[c->position] : 0;
+APART static void shift_in(coder *c) {
+    c->code = c->code << 8 | (c->position < c->size ? c->input[c->position] : 0u);
     c->position++;
-    return byte;
 }
 
-void coder_decode_start(coder *c, const uint8_t *input, size_t size) {
+CODER_PUBLIC void coder_decode_start(coder *c, const uint8_t *input, size_t size) {
     start(c);
     c->input = input;
+    c->output = NULL;
     c->size = size;
     for (unsigned i = 0; i < 4; i++)
-        c->code = c->code << 8 | next_byte(c);
+        shift_in(c);
 }
 
-int coder_overrun(const coder *c) {
+CODER_PUBLIC int coder_overrun(const coder *c) {
     return decoding(c) && c->position > c->size + 4;
 }
 
-int coder_decode_finish(const coder *c) {
-    return coder_overrun(c) ? -1 : c->position < c->size;
+CODER_PUBLIC int coder_decode_finish(const coder *c) {
+    return c->position - c->size > 4; /* also where it is less */
 }
 
 static void shift_out(coder *c) {
@@ -200,7 +209,7 @@ static uint64_t coded_bits(const coder *c) {
 
 /* One bit of which p / 2^16 is the probability to be 1. */
 static unsigned code_bit(coder *c, uint32_t p, unsigned bit) {
-    uint32_t bound = (uint32_t)(((uint64_t)c->range * p) >> 16);
+    uint32_t bound = (c->range >> 16) * p + ((c->range & 65535) * p >> 16); /* range * p / 2^16 */
     if (decoding(c))
         bit = c->code < bound;
     if (bit) {
@@ -215,7 +224,7 @@ static unsigned code_bit(coder *c, uint32_t p, unsigned bit) {
     while (c->range < 1u << 24) {
         c->range <<= 8;
         if (decoding(c))
-            c->code = c->code << 8 | next_byte(c);
+            shift_in(c);
         else
             shift_out(c);
     }
@@ -225,17 +234,15 @@ static unsigned code_bit(coder *c, uint32_t p, unsigned bit) {
 /* One bit by a context that moves towards what it sees: by 1 / (n + 2) after n bits. */
 static unsigned code_adaptive(coder *c, coder_context *context, unsigned bit) {
     uint32_t p = *context >> 10, n = *context & 1023, q = p >> 6;
-    uint32_t rate = 65536 / (n + 2);
+    uint32_t rate = 65536 / (n + 2), step;
     bit = code_bit(c, q < 1 ? 1 : q, bit);
-    if (bit)
-        p += (uint32_t)(((uint64_t)(0x3FFFFF - p) * rate) >> 16);
-    else
-        p -= (uint32_t)(((uint64_t)p * rate) >> 16);
+    step = (uint32_t)(((uint64_t)(bit ? 0x3FFFFF - p : p) * rate) >> 16);
+    p += bit ? step : 0 - step;
     *context = p << 10 | (n < 1023 ? n + 1 : n);
     return bit;
 }
 
-uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
+CODER_PUBLIC uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
     uint32_t result = 0;
     while (bits--)
         result = result << 1 | code_bit(c, 1u << 15, value >> bits & 1);
@@ -245,49 +252,39 @@ uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits) {
 /* ---- integers ---- */
 
 /* Whether it is the last one again; if not, the number of binary digits in unary, then the digits below the first. */
-static uint32_t code_integer(coder *c, uint32_t value, unsigned kind) {
+CODER_PUBLIC uint32_t coder_unsigned(coder *c, uint32_t value, unsigned kind) {
     coder_integer *known = &c->integers[kind];
+    coder_context *context = known->contexts;
     unsigned length = 0;
-    if (code_adaptive(c, &known->again, value == known->last))
-        return known->last;
-    while (length < 32 && code_adaptive(c, &known->lengths[length], value >> length != 0))
-        length++;
-    value = length < 2 ? length : 1u << (length - 1) | coder_uniform(c, value, length - 1);
-    return known->last = value;
+    if (!code_adaptive(c, context, value == known->last)) {
+        while (length < 32 && code_adaptive(c, ++context, value >> length != 0))
+            length++;
+        known->last = length < 2 ? length : 1u << (length - 1) | coder_uniform(c, value, length - 1);
+    }
+    return known->last;
 }
 
-static uint32_t unsigned_form(int32_t value) {
-    return value < 0 ? ~((uint32_t)value << 1) : (uint32_t)value << 1;
-}
-
-static int32_t signed_form(uint32_t u) {
+CODER_PUBLIC int32_t coder_signed(coder *c, int32_t value, unsigned kind) {
+    uint32_t u = coder_unsigned(c, value < 0 ? ~((uint32_t)value << 1) : (uint32_t)value << 1, kind);
     return u & 1 ? -(int32_t)(u >> 1) - 1 : (int32_t)(u >> 1);
 }
 
 /* An integer by its distance from a usual one. */
 static uint32_t code_near(coder *c, uint32_t value, uint32_t usual, unsigned kind) {
-    return (uint32_t)signed_form(code_integer(c, unsigned_form((int32_t)(value - usual)), kind)) + usual;
-}
-
-uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context) {
-    return code_integer(c, value, context);
-}
-
-int32_t coder_signed(coder *c, int32_t value, unsigned context) {
-    return signed_form(coder_unsigned(c, unsigned_form(value), context));
+    return (uint32_t)coder_signed(c, (int32_t)(value - usual), kind) + usual;
 }
 
 /* ---- distributions of magnitudes ---- */
 
 /*
- * Weights of the magnitudes 0 .. n - 1 when their mean is about 2^(scale / 4), and their sum. If `zero`, 0 is one value
- * and every other magnitude stands for two.
+ * Weights of the n magnitudes from `least` when their mean is about 2^(scale / 4), and their sum. If it is 0, 0 is one
+ * value and every other magnitude stands for two; else it is 1.
  */
-static uint32_t distribution(uint32_t *weights, uint32_t n, unsigned family, int scale, unsigned zero) {
+static uint32_t distribution(coder_workspace *w, uint32_t n, unsigned family, int scale, uint32_t least) {
     /* 2^(scale / 4) with 6 binary digits after the point */
     uint32_t mean = exp2_negative((uint32_t)(320 - 8 * scale)), sum = 0;
     for (uint32_t m = 0; m < n; m++) {
-        uint32_t u = ((2 * m + 1 - zero) << 12) / mean; /* in 1 / 128 of the mean */
+        uint32_t u = ((2 * m + least) << 12) / mean; /* in 1 / 128 of the mean */
         uint32_t x;
         if (u > 4095)
             u = 4095;
@@ -299,28 +296,28 @@ static uint32_t distribution(uint32_t *weights, uint32_t n, unsigned family, int
             x = (u * 23 + u * u * 8 / 128) >> 7;
         else /* Gauss: exp(-u^2 / pi) */
             x = (u * u / 128 * 15) >> 7;
-        weights[m] = (exp2_negative(x) >> (zero && !m)) + 4;
-        sum += weights[m];
+        w->weights[m] = (exp2_negative(x) >> (m + least == 0)) + 4;
+        sum += w->weights[m];
     }
     return sum;
 }
 
 /* Contexts of a binary tree over n magnitudes, a power of two, that starts from their weights; those are used up. */
-static void grow(coder_context *nodes, uint32_t *weights, uint32_t n, uint32_t trust) {
+static void grow(coder_workspace *w, coder_context *nodes, uint32_t n, uint32_t trust) {
     for (n /= 2; n; n /= 2)
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t lower = weights[2 * i], upper = weights[2 * i + 1];
+            uint32_t lower = w->weights[2 * i], upper = w->weights[2 * i + 1];
             nodes[n + i] = odds(upper, lower) << 16 | trust;
-            weights[i] = lower + upper;
+            w->weights[i] = lower + upper;
         }
 }
 
 /* Along a binary tree; `nodes` may start from a distribution. */
-static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, unsigned digits) {
-    uint32_t node = 1;
+APART static uint32_t code_magnitude(coder *c, coder_context *nodes, uint32_t value, unsigned digits) {
+    uint32_t node = 1, first = 1u << digits;
     while (digits--)
         node = node << 1 | code_adaptive(c, &nodes[node], value >> digits & 1);
-    return node;
+    return node - first;
 }
 
 /* ---- vectors of integers ---- */
@@ -335,13 +332,13 @@ typedef struct {
 } grid;
 
 static void code_grid(coder *c, grid *g) {
-    g->shift = code_integer(c, g->shift, GRID_SHIFT);
-    g->family = code_integer(c, g->family, GRID_FAMILY);
+    g->shift = coder_unsigned(c, g->shift, GRID_SHIFT);
+    g->family = coder_unsigned(c, g->family, GRID_FAMILY);
     if (g->shift) /* it is the least that holds all values, which tells about how wide they are */
         g->scale = code_near(c, g->scale, USUAL_SCALE, GRID_SCALE);
     else
         g->scale = coder_uniform(c, g->scale, 5);
-    g->center = signed_form(code_integer(c, unsigned_form(g->center), GRID_CENTER));
+    g->center = coder_signed(c, g->center, GRID_CENTER);
 }
 
 /* Binary digits of the unit of the center. */
@@ -374,10 +371,10 @@ static uint32_t code_below(coder *c, uint32_t value, uint32_t limit, unsigned di
 /* The values in any order: bin, then the place in the bin. */
 static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *values, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
-        int64_t wanted = (int64_t)values[i] - g->middle;
+        int64_t wanted = decoding(c) ? 0 : (int64_t)values[i] - g->middle;
         unsigned negative = code_bit(c, 1u << 15, wanted < 0);
         uint32_t far = (uint32_t)(wanted < 0 ? ~wanted : wanted);
-        uint32_t bin = code_magnitude(c, w->nodes[0], far >> g->shift, BIN_DIGITS) - BINS;
+        uint32_t bin = code_magnitude(c, w->nodes[0], far >> g->shift, BIN_DIGITS);
         far = bin << g->shift | coder_uniform(c, far, g->shift);
         if (place(g, negative ? ~far : far, (int)negative, &values[i]))
             return 1;
@@ -390,30 +387,28 @@ static int code_vector(coder *c, coder_workspace *w, const grid *g, int32_t *val
  * next value is there. With r values to come this is so with probability 1 - (S'/S)^r, where S and S' are the
  * probabilities that a value lies behind the begin and the end of the part: no bit is spent on an order.
  */
-static int code_ascending(coder *c, const grid *g, const uint32_t *weights, uint32_t sum, int32_t *values, uint32_t n) {
+static int code_ascending(coder *c, const coder_workspace *w, const grid *g, uint32_t sum, int32_t *values, uint32_t n) {
     uint32_t behind = 2 * sum, fall = 0, cut = 0, i = 0, digits;
     /* parts so small that two values rarely share one; weights are below 2^17, n is at most CODER_MAX_LENGTH */
-    for (uint32_t crowd = weights[0] * n; cut < g->shift && crowd > sum; crowd /= 2)
+    for (uint32_t crowd = w->weights[0] * n; cut < g->shift && crowd > sum; crowd /= 2)
         cut++;
     digits = g->shift - cut;
-    for (uint32_t part = 0; part < 2u * BINS << cut && i < n; part++) {
+    for (uint32_t part = 0; part < 2u * BINS << cut && i < n && !coder_overrun(c); part++) {
         int32_t bin = (int32_t)(part >> cut) - BINS, first = (int32_t)part - (int32_t)(BINS << cut);
         uint32_t from = 0;
         if (!(part & ((1u << cut) - 1))) {
             /* -log2(S'/S) of a bin in 1 / 2^16 */
-            uint32_t after = behind - weights[bin < 0 ? ~bin : bin];
+            uint32_t after = behind - w->weights[bin < 0 ? ~bin : bin];
             fall = after ? log2_fixed(behind, 16) - log2_fixed(after, 16) : 32u << 16;
             behind = after;
-            if (coder_overrun(c))
-                return 1;
         }
         while (i < n) {
             uint32_t rest = (1u << digits) - from;
             uint64_t x = ((((uint64_t)fall * (n - i)) >> cut) * rest) >> (digits + 11);
-            uint32_t hit = 65536 - exp2_negative(x < 4096 ? (uint32_t)x : 4096);
+            uint32_t hit = 65536 - exp2_negative(x < 511 ? (uint32_t)x : 511); /* never 65536 */
             /* as seen from the begin of the part */
             int64_t wanted = (int64_t)values[i] - g->middle - (int64_t)first * ((int64_t)1 << digits);
-            if (part + 1 < 2u * BINS << cut && !code_bit(c, hit < 65535 ? hit : 65535, wanted < 1u << digits))
+            if (part + 1 < 2u * BINS << cut && !code_bit(c, hit, wanted < 1u << digits))
                 break;
             from += code_below(c, (uint32_t)wanted - from, rest, digits);
             if (place(g, ((uint32_t)first << digits) + from, bin < 0, &values[i++]))
@@ -424,18 +419,18 @@ static int code_ascending(coder *c, const grid *g, const uint32_t *weights, uint
 }
 
 static int code_values(coder *c, coder_workspace *w, grid *g, int32_t *values, uint32_t n, int ascending) {
-    uint32_t weights[BINS], sum;
+    uint32_t sum;
     code_grid(c, g);
     if (g->shift > MAX_SHIFT || g->family > 3 || g->scale > 31)
         return 1;
     g->middle = (int32_t)((uint32_t)g->center << unit_digits(g));
     if (g->middle >> unit_digits(g) != g->center)
         return 1;
-    sum = distribution(weights, BINS, g->family, (int)g->scale, 0);
+    sum = distribution(w, BINS, g->family, (int)g->scale, 1);
     if (ascending)
-        return code_ascending(c, g, weights, sum, values, n) || coder_overrun(c);
-    grow(w->nodes[0], weights, BINS, 255);
-    return code_vector(c, w, g, values, n) || coder_overrun(c);
+        return code_ascending(c, w, g, sum, values, n);
+    grow(w, w->nodes[0], BINS, 255);
+    return code_vector(c, w, g, values, n);
 }
 
 #ifndef CODER_DECODE_ONLY
@@ -471,7 +466,7 @@ static void search_grid(const coder *c, coder_workspace *w, int32_t *values, uin
 
 #endif
 
-int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
+CODER_PUBLIC int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending) {
     grid g = {0, 0, 0, 0, 0};
 #ifndef CODER_DECODE_ONLY
     if (!decoding(c))
@@ -488,45 +483,19 @@ enum { SAMPLE = 1 << 17 }; /* weights that the search looks at */
 enum { MODE, ROW, COLUMN, NEAR, FAMILY, SCALE, TRUST, ROW_SCALE, COLUMN_SCALE, SIGNS };
 
 /* No weight is zero; a flag before each weight; zero is one of the magnitudes. */
-enum { DENSE, FLAGS, MAGNITUDES };
+enum { DENSE, FLAGGED, MAGNITUDES };
 
 static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
-static const uint16_t TRUSTED[4] = {8, 24, 96, 400}; /* bits that a prior probability counts for */
+static const uint8_t TRUSTED[4] = {1, 3, 12, 50}; /* bits that a prior probability counts for, by eights */
 
 /* Weights that the mean of the matrix counts for: 0, 2, 8, 32. */
-static uint32_t strength(uint8_t parameter) {
+APART static uint32_t strength(uint32_t parameter) {
     return 1u << 2 * parameter >> 1;
-}
-
-/* Of the mean magnitude, in quarters of a power of two; it is smaller where zeros count. */
-static int scale_of(const uint8_t *p) {
-    return p[MODE] == MAGNITUDES ? p[SCALE] - 8 : p[SCALE];
 }
 
 /* Whether the stream has a parameter of this model. */
 static int has(const coder_model *m, unsigned i, unsigned bits) {
-    if (i >= ROW && i <= NEAR)
-        return m->parameters[MODE] == FLAGS;
-    return i == MODE || i == SIGNS || bits > 2;
-}
-
-/* Adds the bits of what values need to `values`, unless NULL. */
-static int code_model(coder *c, coder_model *m, unsigned bits, uint64_t *values) {
-    uint64_t before = 0;
-    for (unsigned i = 0; i < CODER_PARAMETERS; i++) {
-        if (i == FAMILY && values)
-            before = coded_bits(c);
-        if (has(m, i, bits)) {
-            uint32_t value = m->parameters[i], usual = 4 * bits - (m->parameters[MODE] == MAGNITUDES ? 4 : 12);
-            value = i == SCALE ? code_near(c, value, usual, MODEL + i) : code_integer(c, value, MODEL + i);
-            if (value > MOST[i])
-                return 1;
-            m->parameters[i] = (uint8_t)value;
-        }
-    }
-    if (values)
-        *values += coded_bits(c) - before;
-    return 0;
+    return i == MODE || i == SIGNS || (i <= NEAR ? m->parameters[MODE] == FLAGGED : bits > 2);
 }
 
 /*
@@ -537,41 +506,23 @@ static int code_model(coder *c, coder_model *m, unsigned bits, uint64_t *values)
  */
 enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 3200 };
 
-/* Up to three contexts, a byte each; 0 for none. */
-static unsigned code_corrected(coder *c, uint32_t p, coder_correction *corrections, uint32_t contexts, uint32_t memory,
-                               unsigned bit) {
-    int32_t x = 0;
-    uint32_t weight, error;
-    if (!contexts)
-        return code_bit(c, p, bit);
-    for (uint32_t k = contexts; k; k >>= 8)
-        x += corrections[k & 255].offset;
-    p = squash((stretch(p) * 256 + x) / 256);
-    bit = code_bit(c, p, bit);
-    error = bit ? 65536 - p : p;
-    weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
-    for (uint32_t k = contexts; k; k >>= 8) {
-        coder_correction *one = &corrections[k & 255];
-        int32_t step;
-        if (one->weight < memory)
-            one->weight += weight;
-        step = (int32_t)(error * STEP / (CAUTION + one->weight));
-        one->offset += bit ? step : -step;
-    }
-    return bit;
-}
-
 /*
  * Contexts of corrections: the five flags before in the row; three flags of the row above; the three signs before in
  * the row, and in the column; whether the weights before and above are negative, zero or positive.
  */
-enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 57 };
+enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 61, CORRECTIONS = 66 };
+
+/* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
+typedef struct {
+    int32_t offset;
+    uint32_t weight;
+} correction;
 
 /* A matrix on its way. */
 typedef struct {
     coder *c;
     coder_workspace *w;
-    const uint8_t *p; /* the model */
+    coder_model model;
     uint32_t columns, row;
     uint32_t seen[2];      /* twice the zeros and nonzeros so far, from one half each */
     uint32_t mean, k[4];   /* in 1 / 16: mean magnitude, and what shrinks the statistics, for ROW .. COLUMN_SCALE */
@@ -579,29 +530,52 @@ typedef struct {
 
     /* The row so far. */
     coder_line line;
+    coder_line *lines[2]; /* this one, and the column */
     uint32_t usual; /* nonzeros of a column so far, were all columns alike, in 1 / 16 */
     uint32_t step;  /* density per count, 2^32 / 16 */
     uint64_t share; /* sum over the columns so far of the factor by which they are dense */
     int left;       /* the code before */
+
+    correction corrections[CORRECTIONS];
 } pass;
 
-static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
+/* Adds the bits of what values need to `values`, unless NULL. */
+static int code_model(pass *s, unsigned bits, uint64_t *values) {
+    uint8_t *p = s->model.parameters;
+    uint64_t before = 0;
+    for (unsigned i = 0; i < CODER_PARAMETERS; i++) {
+        if (i == FAMILY && values && !decoding(s->c))
+            before = coded_bits(s->c);
+        if (has(&s->model, i, bits)) {
+            uint32_t value = p[i], usual = 4 * bits - (p[MODE] == MAGNITUDES ? 4 : 12);
+            value = i == SCALE ? code_near(s->c, value, usual, MODEL + i) : coder_unsigned(s->c, value, MODEL + i);
+            if (value > MOST[i])
+                return 1;
+            p[i] = (uint8_t)value;
+        }
+    }
+    if (values && !decoding(s->c))
+        *values += coded_bits(s->c) - before;
+    return 0;
+}
+
+APART static void start_matrix(pass *s, unsigned bits) {
     coder_workspace *w = s->w;
-    const uint8_t *p = s->p = m->parameters;
-    uint32_t weights[128], n = 1u << (bits - 1);
+    const uint8_t *p = s->model.parameters;
+    uint32_t n = 1u << (bits - 1);
+    int scale = p[MODE] == MAGNITUDES ? p[SCALE] - 8 : p[SCALE]; /* it is smaller where zeros count */
     memset(w->columns, 0, (s->columns + 2) * sizeof *w->columns);
-    memset(w->corrections, 0, sizeof w->corrections);
     s->seen[0] = s->seen[1] = 1;
     s->least = p[MODE] != MAGNITUDES;
     s->digits = bits - 1;
-    s->mean = exp2_negative((uint32_t)(320 - 8 * scale_of(p))) >> 2;
+    s->mean = exp2_negative((uint32_t)(320 - 8 * scale)) >> 2;
     for (int i = 0; i < CODER_CLASSES; i++) {
         if (i != CODER_CLASSES / 2 && !p[ROW_SCALE] && !p[COLUMN_SCALE])
             continue;
-        distribution(weights, n, p[FAMILY], scale_of(p) + 2 * (i - CODER_CLASSES / 2), !s->least);
+        distribution(w, n, p[FAMILY], scale + 2 * (i - CODER_CLASSES / 2), s->least);
         if (s->least)
-            weights[n - 1] = 0; /* no code is -2^(bits - 1) */
-        grow(w->nodes[i], weights, n, TRUSTED[p[TRUST]]);
+            w->weights[n - 1] = 0; /* no code is -2^(bits - 1) */
+        grow(w, w->nodes[i], n, 8u * TRUSTED[p[TRUST]]);
     }
     for (unsigned i = 0; i < 2; i++) {
         s->k[i] = 16u * strength(p[ROW + i]);
@@ -612,22 +586,24 @@ static void start_matrix(pass *s, const coder_model *m, unsigned bits) {
 static void start_row(pass *s) {
     uint32_t density = odds(s->seen[1], s->seen[0]);
     memset(&s->line, 0, sizeof s->line);
-    s->usual = (uint32_t)(((uint64_t)density * s->row) >> 12);
+    s->lines[0] = &s->line;
+    s->usual = (density * s->row) >> 12;
     s->step = (density << 16) / (s->usual + s->k[1] + 1);
     s->share = 0;
     s->left = 0;
 }
 
 /* 2^16 times the probability that the next weight is not zero, by the counts so far. */
-static uint32_t density(pass *s, const coder_line *column) {
+APART static uint32_t density(pass *s) {
+    const uint8_t *p = s->model.parameters;
     uint64_t a = s->seen[1], b = s->seen[0];
     uint32_t factor = s->usual + s->k[1] + 1;
-    if (s->p[COLUMN]) {
-        factor = 16u * column->count + s->k[1];
+    if (p[COLUMN]) {
+        factor = 16u * s->lines[1]->count + s->k[1];
         a *= factor;
         b *= s->usual + s->k[1];
     }
-    if (s->p[ROW] && s->row) {
+    if (p[ROW] && s->row) {
         uint64_t e = (s->share * s->step) >> 28;
         a *= 16u * s->line.count + s->k[0];
         b *= (e < 1u << 20 ? (uint32_t)e : 1u << 20) + s->k[0];
@@ -636,21 +612,43 @@ static uint32_t density(pass *s, const coder_line *column) {
     return odds(a, b);
 }
 
-/* A flag or a sign, which its row and its column remember. */
-static unsigned code_event(pass *s, coder_line *column, unsigned kind, uint32_t p, uint32_t contexts, unsigned bit) {
-    bit = code_corrected(s->c, p, s->w->corrections, contexts, kind ? SIGN_MEMORY : FLAG_MEMORY, bit);
-    s->line.events[kind] = (uint8_t)(2u * s->line.events[kind] | bit);
-    column->events[kind] = (uint8_t)(2u * column->events[kind] | bit);
+/*
+ * A flag (kind 0) or a sign (1), which its row and its column remember. Up to three contexts, a byte each, correct p;
+ * 0 for none.
+ */
+static unsigned code_event(pass *s, unsigned kind, uint32_t p, uint32_t contexts, unsigned bit) {
+    int32_t x = 0;
+    uint32_t weight, error;
+    for (uint32_t k = contexts; k; k >>= 8)
+        x += s->corrections[k & 255].offset;
+    if (contexts)
+        p = squash(stretch(p) + x);
+    bit = code_bit(s->c, p, bit);
+    error = bit ? 65536 - p : p;
+    weight = (p >> 2) * ((65536 - p) >> 2) >> 16;
+    for (uint32_t k = contexts; k; k >>= 8) {
+        correction *one = &s->corrections[k & 255];
+        int32_t step;
+        if (one->weight < (kind ? SIGN_MEMORY : FLAG_MEMORY))
+            one->weight += weight;
+        step = (int32_t)(error * STEP / (CAUTION + one->weight));
+        one->offset += bit ? step : -step;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *events = &s->lines[i]->events[kind];
+        *events = (uint8_t)(2u * *events | bit);
+    }
     return bit;
 }
 
-static unsigned code_flag(pass *s, coder_line *column, unsigned nonzero) {
-    uint32_t p = density(s, column), contexts = 0;
-    if (s->p[NEAR]) {
+static unsigned code_flag(pass *s, unsigned nonzero) {
+    const coder_line *column = s->lines[1];
+    uint32_t p = density(s), contexts = 0;
+    if (s->model.parameters[NEAR]) {
         unsigned above = (column[-1].events[0] & 2u) << 1 | (column->events[0] & 1u) << 1 | (column[1].events[0] & 1u);
         contexts = (FLAG_ROW + (s->line.events[0] & 31u)) | (FLAG_ABOVE + above) << 8;
     }
-    nonzero = code_event(s, column, 0, p, contexts, nonzero);
+    nonzero = code_event(s, 0, p, contexts, nonzero);
     s->seen[nonzero] += 2;
     if (s->seen[0] + s->seen[1] > 1u << 21) {
         s->seen[0] = (s->seen[0] + 1) / 2;
@@ -659,31 +657,37 @@ static unsigned code_flag(pass *s, coder_line *column, unsigned nonzero) {
     return nonzero;
 }
 
-/* 0, 1 or 2 for negative, zero or positive. */
-static unsigned sign_of(int code) {
-    return code < 0 ? 0 : code > 0 ? 2 : 1;
+/* -1, 0 or 1 */
+APART static int sign_of(int code) {
+    return (code > 0) - (code < 0);
 }
 
-static unsigned code_sign(pass *s, coder_line *column, int above, unsigned sign) {
+static unsigned code_sign(pass *s, int above, unsigned sign) {
     uint32_t contexts = 0;
-    if (s->p[SIGNS])
-        contexts = (SIGN_ROW + (s->line.events[1] & 7u)) | (SIGN_COLUMN + (column->events[1] & 7u)) << 8 |
-                   (SIGN_NEAR + 3 * sign_of(s->left) + sign_of(above)) << 16;
-    return code_event(s, column, 1, 1u << 15, contexts, sign);
+    if (s->model.parameters[SIGNS])
+        contexts = (SIGN_ROW + (s->line.events[1] & 7u)) | (SIGN_COLUMN + (s->lines[1]->events[1] & 7u)) << 8 |
+                   (uint32_t)(SIGN_NEAR + 3 * sign_of(s->left) + sign_of(above)) << 16;
+    return code_event(s, 1, 1u << 15, contexts, sign);
 }
 
-/* The magnitude, counted from the least there is, by the scale that its row and column lead to expect. */
-static uint32_t code_value(pass *s, coder_line *column, uint32_t value) {
-    coder_line *lines[2];
+/* One more magnitude on a line; what is far back counts less. */
+APART static void count(coder_line *line, unsigned memory, uint32_t value, uint32_t expected) {
+    uint32_t sum = line->sum;
+    line->count++;
+    line->sum = (uint16_t)(sum + 16 * value - (sum >> memory));
+    line->expected += expected - (line->expected >> memory);
+}
+
+/* The magnitude, by the scale that its row and column lead to expect. */
+static uint32_t code_value(pass *s, uint32_t value) {
+    const uint8_t *scaled = &s->model.parameters[ROW_SCALE];
     uint32_t class = CODER_CLASSES / 2, expected[2];
     uint64_t a = 1, b = 1;
-    lines[0] = &s->line;
-    lines[1] = column;
     for (unsigned i = 0; i < 2; i++) {
         expected[i] = s->mean;
-        if (s->p[ROW_SCALE + i]) {
+        if (scaled[i]) {
             /* below 2^18 and 2^21, and the mean below 2^12 */
-            uint32_t sum = lines[i]->sum + s->k[2 + i], usual = lines[i]->expected + s->k[2 + i];
+            uint32_t sum = s->lines[i]->sum + s->k[2 + i], usual = s->lines[i]->expected + s->k[2 + i];
             a *= sum;
             b *= usual;
             expected[i] = s->mean * sum / usual;
@@ -691,36 +695,29 @@ static uint32_t code_value(pass *s, coder_line *column, uint32_t value) {
                 expected[i] = 32768;
         }
     }
-    if (s->p[ROW_SCALE] || s->p[COLUMN_SCALE]) {
+    if (scaled[0] || scaled[1]) {
         int x = (int)log2_fixed(a, 3) - (int)log2_fixed(b, 3);
         x = (x + 2 + 4 * (CODER_CLASSES / 2)) >> 2;
         class = x < 0 ? 0 : x >= CODER_CLASSES ? CODER_CLASSES - 1 : (uint32_t)x;
     }
-    value = code_magnitude(s->c, s->w->nodes[class], value, s->digits) - (1u << s->digits);
-    for (unsigned i = 0; i < 2; i++) {
-        /* what is far back counts less */
-        coder_line *line = lines[i];
-        uint32_t sum = line->sum;
-        line->sum = (uint16_t)(sum + 16 * (value + s->least) - (sum >> (5 - i)));
-        line->expected += expected[1 - i] - (line->expected >> (5 - i));
-    }
+    value = code_magnitude(s->c, s->w->nodes[class], value - s->least, s->digits);
+    value += s->least;
+    count(s->lines[0], 5, value, expected[1]);
+    count(s->lines[1], 4, value, expected[0]);
     return value;
 }
 
-/* One weight, below `above`; -1 if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
-static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost *cost) {
-    coder_line *column = &s->w->columns[j + 1];
+/* One weight, below `above`; nonzero if it cannot be. Adds the bits that its value takes to `cost`, unless NULL. */
+APART static int code_weight(pass *s, int8_t *code, int above, coder_cost *cost) {
     uint32_t value = (uint32_t)(*code < 0 ? -*code : *code);
     unsigned negative = 0;
-    if (s->p[MODE] != FLAGS || code_flag(s, column, value != 0)) {
+    if (s->model.parameters[MODE] != FLAGGED || code_flag(s, value != 0)) {
         uint64_t before = cost ? coded_bits(s->c) : 0;
-        value = code_value(s, column, value - s->least) + s->least;
+        value = code_value(s, value);
         if (value >> s->digits)
-            return -1;
+            return 1;
         if (value)
-            negative = code_sign(s, column, above, *code < 0);
-        s->line.count++;
-        column->count++;
+            negative = code_sign(s, above, *code < 0);
         if (cost)
             cost->values += coded_bits(s->c) - before;
     } else
@@ -732,35 +729,35 @@ static int code_weight(pass *s, uint32_t j, int8_t *code, int above, coder_cost 
 
 /* Codes the first of every `every` rows. */
 static int code_rows(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, uint32_t every,
-                     unsigned bits, coder_model *m, coder_cost *cost) {
+                     unsigned bits, const coder_model *m, coder_cost *cost) {
     pass s = {0};
-    const int8_t *above = NULL;
     uint64_t before = cost ? coded_bits(c) : 0;
     if (cost)
         cost->values = 0;
-    if (code_model(c, m, bits, cost ? &cost->values : NULL))
-        return 1;
     s.c = c;
     s.w = w;
     s.columns = columns;
-    start_matrix(&s, m, bits);
-    for (uint32_t i = 0; i < rows; i += every, s.row++) {
+    if (!decoding(c))
+        s.model = *m;
+    if (code_model(&s, bits, cost ? &cost->values : NULL))
+        return 1;
+    start_matrix(&s, bits);
+    for (uint32_t i = 0; i < rows && !coder_overrun(c); i += every, s.row++) {
         int8_t *row = codes + (size_t)i * columns;
         start_row(&s);
-        for (uint32_t j = 0; j < columns; j++)
-            if (code_weight(&s, j, &row[j], above ? above[j] : 0, cost))
+        for (uint32_t j = 0; j < columns; j++) {
+            s.lines[1] = &w->columns[j + 1];
+            if (code_weight(&s, &row[j], i ? codes[(size_t)(i - every) * columns + j] : 0, cost))
                 return 1;
-        if (coder_overrun(c))
-            return 1;
-        above = row;
+        }
     }
     if (cost)
         cost->positions = coded_bits(c) - before - cost->values;
     return 0;
 }
 
-int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
-                 coder_model *m, coder_cost *cost) {
+CODER_PUBLIC int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
+                 const coder_model *m, coder_cost *cost) {
     return code_rows(c, w, codes, rows, columns, 1, bits, m, decoding(c) ? NULL : cost);
 }
 
@@ -769,6 +766,7 @@ int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uin
 
 void coder_encode_start(coder *c, uint8_t *output, size_t size) {
     start(c);
+    c->input = NULL;
     c->output = output;
     c->size = size;
 }
@@ -843,7 +841,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
                          unsigned bits, coder_model *best) {
     uint32_t size = rows * columns, count = 0;
     uint64_t sum = 0, cost;
-    coder_model m = {{FLAGS, 1, 1, 0, 3, 0, 1, 0, 0, 0}};
+    coder_model m = {{FLAGGED, 1, 1, 0, 3, 0, 1, 0, 0, 0}};
     search s = {c, w, codes, rows, columns, 1, bits, m, {0, 0}};
     /* A large matrix tells enough by some of its rows. */
     s.every = size / SAMPLE + 1 < rows / 16 ? size / SAMPLE + 1 : rows / 16 + 1;
@@ -851,7 +849,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
         count += codes[i] != 0;
         sum += (uint64_t)(codes[i] < 0 ? -codes[i] : codes[i]);
     }
-    m.parameters[MODE] = count < size ? FLAGS : DENSE;
+    m.parameters[MODE] = count < size ? FLAGGED : DENSE;
     m.parameters[SCALE] = search_scale(sum, count);
     search_mode(&s, m);
     *best = s.best;

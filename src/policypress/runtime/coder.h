@@ -10,15 +10,21 @@
 #define CODER_MAX_SIDE 65535   /* rows and columns of a matrix */
 #define CODER_MAX_LENGTH 32768 /* of a vector */
 #define CODER_PARAMETERS 10
-#define CODER_CLASSES 9      /* scales of a magnitude, relative to the matrix */
-#define CODER_CORRECTIONS 66 /* the first is for none */
+#define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
+
+/* A decoder is part of payload.c. */
+#ifdef CODER_DECODE_ONLY
+#define CODER_PUBLIC static
+#else
+#define CODER_PUBLIC
+#endif
 
 typedef uint32_t coder_context; /* probability of a one (22 bits), then the number of bits seen (10 bits) */
 
-/* What is known of a class of integers: the last one, and how often it comes again; the lengths of the others. */
+/* What is known of a class of integers: the last one; how often it comes again, and the lengths of the others. */
 typedef struct {
     uint32_t last;
-    coder_context again, lengths[33];
+    coder_context contexts[34];
 } coder_integer;
 
 typedef struct {
@@ -41,16 +47,10 @@ typedef struct {
     uint8_t events[2]; /* the last flags, the last signs */
 } coder_line;
 
-/* Added to log odds in one context, in 1 / 2^16, and how much it has learned from. */
-typedef struct {
-    int32_t offset;
-    uint32_t weight;
-} coder_correction;
-
 /* Scratch memory of one call; columns holds one more element than the matrix has columns on either side. */
 typedef struct {
     coder_line *columns;
-    coder_correction corrections[CODER_CORRECTIONS];
+    uint32_t weights[128]; /* of magnitudes, or of the bins of a grid */
     coder_context nodes[CODER_CLASSES][128];
 } coder_workspace;
 
@@ -59,23 +59,24 @@ typedef struct {
     uint64_t positions, values;
 } coder_cost;
 
-void coder_decode_start(coder *c, const uint8_t *input, size_t size);
-/* 0: all bytes are read; 1: the stream is longer; -1: it ended too early. */
-int coder_decode_finish(const coder *c);
+CODER_PUBLIC void coder_decode_start(coder *c, const uint8_t *input, size_t size);
+/* 0: all bytes are read; otherwise the stream is longer, or it ended too early, which coder_overrun tells. */
+CODER_PUBLIC int coder_decode_finish(const coder *c);
 /* Nonzero once the decoder has read past the end what no encoder leaves out. */
-int coder_overrun(const coder *c);
+CODER_PUBLIC int coder_overrun(const coder *c);
 
 /* Each of these encodes its arguments, or decodes over them. */
 /* A number of `bits` bits, all values equally likely. */
-uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits);
-uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context);
-int32_t coder_signed(coder *c, int32_t value, unsigned context);
-/* Nonzero: the input is not valid. */
-int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending);
-int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
-                 coder_model *model, coder_cost *cost);
+CODER_PUBLIC uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits);
+CODER_PUBLIC uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context);
+CODER_PUBLIC int32_t coder_signed(coder *c, int32_t value, unsigned context);
+/* Nonzero: the input is not valid; whether it ended too early, coder_overrun tells. A decoder ignores `model` and `cost`: they may be NULL. */
+CODER_PUBLIC int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending);
+CODER_PUBLIC int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
+                 const coder_model *model, coder_cost *cost);
 
-/* The encoder, which is left out if CODER_DECODE_ONLY is defined. */
+#ifndef CODER_DECODE_ONLY
+/* The encoder. */
 void coder_encode_start(coder *c, uint8_t *output, size_t size);
 /* The length of the stream; the encoder writes up to 4 bytes more, larger than `size` if they did not fit. */
 size_t coder_encode_finish(coder *c);
@@ -84,4 +85,5 @@ uint64_t coder_bits(const coder *c);
 /* The encoder's search for the model that makes a matrix small. */
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
                          unsigned bits, coder_model *best);
+#endif
 #endif

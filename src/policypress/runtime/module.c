@@ -315,7 +315,7 @@ static PyObject *decode_integers(PyObject *object, PyObject *args, PyObject *kwa
     values = PyMem_Calloc((size_t)n + 1, 4);
     if (!values)
         return PyErr_NoMemory();
-    damaged = n && coder_integers(&self->c, &w, values, (uint32_t)n, ascending);
+    damaged = n && (coder_integers(&self->c, &w, values, (uint32_t)n, ascending) || coder_overrun(&self->c));
     result = damaged ? fail(DAMAGED) : PyBytes_FromStringAndSize((const char *)values, 4 * n);
     PyMem_Free(values);
     return result;
@@ -325,7 +325,6 @@ static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     static char *names[] = {"rows", "columns", "bits", NULL};
     Coder *self = (Coder *)object;
     coder_workspace w = {0};
-    coder_model model = {0};
     coder c;
     PyObject *result;
     int8_t *codes;
@@ -346,7 +345,8 @@ static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     memset(codes, 0, (size_t)(rows * columns));
     c = self->c; /* a copy: another thread may use the object meanwhile */
     Py_BEGIN_ALLOW_THREADS
-    damaged = coder_matrix(&c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, &model, NULL);
+    damaged = coder_matrix(&c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, NULL, NULL) ||
+              coder_overrun(&c);
     Py_END_ALLOW_THREADS
     self->c = c;
     PyMem_Free(w.columns);
@@ -366,7 +366,7 @@ static PyObject *decode_finish(PyObject *object, PyObject *unused) {
     self->finished = 1;
     rest = coder_decode_finish(&self->c);
     if (rest)
-        return fail(rest > 0 ? "The stream has bytes left that were not read." : DAMAGED);
+        return fail(!coder_overrun(&self->c) ? "The stream has bytes left that were not read." : DAMAGED);
     Py_RETURN_NONE;
 }
 

@@ -1,4 +1,9 @@
 /* Reads a payload as policypress/policy/payload.py writes it; docs/file-format.md describes it. */
+
+/* The decoder is part of this unit, which makes both smaller. */
+#define CODER_DECODE_ONLY
+#include "coder.c"
+
 #include "payload.h"
 
 /* Classes of integers, as in policypress/policy/codec.py; those up to FORM are the structure. */
@@ -19,14 +24,22 @@ static uint32_t tell(reader *r, unsigned context) {
     return value;
 }
 
-static void skip(reader *r, unsigned n) {
-    while (n--)
-        tell(r, GEOMETRY);
+/* Kernel, stride and padding, vertical first; the area of the kernel. */
+static uint32_t window(reader *r) {
+    uint32_t area = 1;
+    for (unsigned i = 0; i < 6; i++) {
+        uint32_t value = tell(r, GEOMETRY);
+        if (i < 2)
+            area *= value;
+    }
+    return area;
 }
 
 static void limits(reader *r, unsigned context) {
-    if (tell(r, context) == OTHER_LIMITS)
-        skip(r, 2);
+    if (tell(r, context) == OTHER_LIMITS) {
+        tell(r, GEOMETRY);
+        tell(r, GEOMETRY);
+    }
 }
 
 /* The next array, if it has this shape. */
@@ -55,7 +68,7 @@ static void integers(reader *r, uint32_t n, unsigned context) {
 
 /* Multipliers, shifts or scales: one number, or one for each output. */
 static void numbers(reader *r, uint32_t outputs, unsigned context) {
-    uint32_t form = tell(r, FORM), number;
+    uint32_t form = tell(r, FORM), number = 1, digits, zeros = 0;
     int32_t *values;
     if (form >= 1 + (context == EXPONENT)) {
         integers(r, outputs, context == EXPONENT ? FLOATS : INTEGERS);
@@ -63,29 +76,24 @@ static void numbers(reader *r, uint32_t outputs, unsigned context) {
     }
     values = array(r, 1, 0);
     if (context == EXPONENT) {
-        number = ((uint32_t)coder_signed(&r->c, 0, context) + USUAL_EXPONENT) << 7;
-        number = (number | coder_uniform(&r->c, 0, 7)) << 16;
-        number |= coder_uniform(&r->c, 0, form ? 16 : 0);
-    } else {
-        uint32_t digits = (coder_unsigned(&r->c, 0, context) - 1) & 7;
-        number = 1u << digits | coder_uniform(&r->c, 0, digits);
-    }
+        number = (uint32_t)coder_signed(&r->c, 0, context) + USUAL_EXPONENT;
+        zeros = form ? 0 : 16;
+        digits = 23 - zeros;
+    } else
+        digits = (coder_unsigned(&r->c, 0, context) - 1) & 7;
+    number = (number << digits | coder_uniform(&r->c, 0, digits)) << zeros;
     if (values && !r->failed)
         *values = (int32_t)number;
 }
 
 static void layer(reader *r, int conv, uint32_t *width) {
     uint32_t flags = tell(r, FLAGS), bits = tell(r, BITS), outputs = tell(r, SIZE), inputs = tell(r, INPUTS);
-    coder_model model = {{0}};
     int8_t *weights;
     if (!inputs)
         inputs = *width;
     *width = outputs;
-    if (conv) {
-        inputs *= tell(r, GEOMETRY);
-        inputs *= tell(r, GEOMETRY);
-        skip(r, 4);
-    }
+    if (conv)
+        inputs *= window(r);
     if (flags & 4)
         numbers(r, outputs, EXPONENT);
     if (flags & 2) {
@@ -95,9 +103,8 @@ static void layer(reader *r, int conv, uint32_t *width) {
     }
     integers(r, outputs, INTEGERS);
     weights = array(r, outputs, inputs);
-    r->failed |= bits < 2 || bits > 8;
     if (!r->failed)
-        r->failed = coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, &model, NULL);
+        r->failed = bits < 2 || bits > 8 || coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
 }
 
 int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
@@ -115,13 +122,14 @@ int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays
     left = tell(r, COUNT);
     for (; left && !r->failed; left--) {
         uint32_t kind = tell(r, KIND);
-        r->failed |= left > MOST_OPERATIONS;
+        if (left > MOST_OPERATIONS)
+            return 1;
         if (kind <= CONV)
             layer(r, kind == CONV, &width);
         if (kind == TANH)
             tell(r, BITS);
         if (kind == MAX_POOL)
-            skip(r, 6);
+            window(r);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
             for (unsigned i = 0; i < 4; i++)
@@ -129,5 +137,5 @@ int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays
             left += tell(r, COUNT); /* the body follows */
         }
     }
-    return r->failed || r->next != r->end || r->structure != structure || coder_decode_finish(&r->c);
+    return r->failed | (r->next != r->end) | (r->structure != structure) | coder_decode_finish(&r->c);
 }

@@ -1,6 +1,6 @@
 /*
  * Decodes the payload of an integer policy (docs/file-format.md) into arrays of the caller: C99, no allocation, nothing
- * of the C library but memset. For devices: compile payload.c and coder.c with CODER_DECODE_ONLY defined.
+ * of the C library but memset. Compile payload.c alone: it includes what it needs of coder.c.
  */
 #ifndef POLICYPRESS_PAYLOAD_H
 #define POLICYPRESS_PAYLOAD_H
