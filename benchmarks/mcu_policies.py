@@ -1,6 +1,6 @@
 """Flash, RAM and instructions of trained policies on emulated microcontrollers, for docs/microcontrollers.md.
 
-    python benchmarks/mcu_policies.py [--integer-only] [NAME ...]
+    python benchmarks/mcu_policies.py [--integer-only] [--weights payload] [NAME ...]
 
 Each policy of results/ runs 1,000 observations that it saw in its environment, on every target; the script fails if
 one answer differs from the reference's. A policy that does not fit a target has a dash there.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "mcu"))
@@ -19,6 +20,7 @@ from check import record  # noqa: E402
 
 import policypress as pp  # noqa: E402
 from policypress.errors import ExportError  # noqa: E402
+from policypress.export.c import Weights  # noqa: E402
 from policypress.measure.microcontroller import TARGETS, TargetReport, measure_on_target  # noqa: E402
 
 NAMES = ("cheetah-dense", "cheetah-90", "cheetah-98", "cheetah-narrow", "keep-cheetah", "walker-16", "walker-narrow")
@@ -29,15 +31,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=NAMES, help="folders of results/")
     parser.add_argument("--integer-only", action="store_true", help="codes in, sums out, no float")
+    parser.add_argument("--weights", default="auto", choices=get_args(Weights), help="form of the weights (auto)")
     parser.add_argument("--count", type=int, default=1000, help="observations (1000)")
     arguments = parser.parse_args()
     assert set(ORDER) == set(TARGETS)
     titles = [target.removeprefix("cortex-").upper() for target in ORDER]
     print("| policy | " + " | ".join(
         [*(f"flash {t}" for t in titles), "constants in it", *(f"RAM {t}" for t in titles),
-         *(f"instructions {t}" for t in titles)]
+         *(f"instructions {t}" for t in titles), *(f"at the start {t}" for t in titles)]
     ) + " |")  # fmt: skip
-    print("|---|" + "---:|" * (3 * len(ORDER) + 1))
+    print("|---|" + "---:|" * (4 * len(ORDER) + 1))
     differing = 0
     for name in arguments.names:
         policy = pp.load(ROOT / "results" / name / "policy.policy")
@@ -47,7 +50,14 @@ def main() -> int:
         reports: list[TargetReport | None] = []
         for target in ORDER:
             try:
-                reports.append(measure_on_target(policy, target, observations, integer_only=arguments.integer_only))
+                report = measure_on_target(
+                    policy,
+                    target,
+                    observations,
+                    integer_only=arguments.integer_only,
+                    weights=arguments.weights,
+                )
+                reports.append(report)
             except ExportError as error:
                 print(f"{name} on {target}: {error}", file=sys.stderr)
                 reports.append(None)
@@ -58,6 +68,7 @@ def main() -> int:
             f"{found[0].footprint.constants:,}" if found else "-",
             *(f"{report.ram:,}" if report else "-" for report in reports),
             *(f"{report.instructions:,.0f}" if report else "-" for report in reports),
+            *(f"{report.start_instructions:,.0f}" if report else "-" for report in reports),
         ]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     print(f"\n{differing} answers differ from the reference's.")

@@ -1,0 +1,68 @@
+"""Flash and RAM of trained policies exported to C in several forms, for docs/c-export.md.
+
+    python benchmarks/export_size.py    # needs the Debian packages gcc-arm-none-eabi and libnewlib-arm-none-eabi
+
+Every row is an export whose own Makefile compiles it for a Cortex-M4 without FPU and lists its objects (`make size`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import policypress as pp
+from policypress.export.c import CExportConfig, Weights, export_c
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS: tuple[tuple[str, Weights, bool], ...] = (
+    ("walker-narrow", "auto", False),
+    ("walker-narrow", "auto", True),
+    ("cheetah-narrow", "auto", False),
+    ("cheetah-narrow", "payload", False),
+    ("cheetah-98", "dense", False),
+    ("cheetah-98", "auto", False),
+    ("cheetah-98", "auto", True),
+    ("cheetah-98", "payload", False),
+    ("cheetah-90", "auto", False),
+    ("cheetah-90", "payload", False),
+    ("catch-narrow", "auto", False),
+    ("catch-narrow", "payload", False),
+)
+MAKE = (
+    "CC=arm-none-eabi-gcc",
+    "AR=arm-none-eabi-ar",
+    "SIZE=arm-none-eabi-size",
+    "CFLAGS=-Os -mthumb -mcpu=cortex-m4 -mfloat-abi=soft",
+)
+
+
+def text(folder: Path) -> dict[str, int]:
+    """Bytes of text of each object, by name of the object."""
+    listed = subprocess.run(["make", "-s", "size", *MAKE], cwd=folder, check=True, capture_output=True, text=True)
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return {Path(row[5]).name: int(row[0]) for row in rows if len(row) >= 6 and row[0].isdigit()}
+
+
+def main() -> None:
+    print("| policy | form | constants | text of the engine and `payload.c` | all text | RAM |")
+    print("|---|---|---:|---:|---:|---:|")
+    for name, weights, integer_only in ROWS:
+        policy = pp.load(ROOT / "results" / name / "policy.policy")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "net"
+            config = CExportConfig("net", integer_only=integer_only, weights=weights, check=False)
+            report = export_c(policy, folder, config)
+            objects = text(folder)
+        form = f"`{weights}`"
+        if weights == "auto":
+            form += ": " + ", ".join(dict.fromkeys(layer.form for layer in report.layers))
+        form += ", `--integer-only`" * integer_only
+        engine = sum(size for object_, size in objects.items() if object_ != "net.o")
+        ram = report.work_bytes + report.unpacked_bytes
+        cells = [report.constant_bytes, engine, sum(objects.values()), ram]
+        print(f"| {name} | {form} | " + " | ".join(f"{cell:,}" for cell in cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
