@@ -7,11 +7,11 @@ Random policies have the exact sparsity in every layer, weights that are rounded
 limit / 3.5, and biases of 40; their units are sorted and all kept. Trained policies are those of results/, which are
 without idle units already. H counts values by how often they occur, as if those counts were known; "source" is H with
 distributions in their place: of random policies those that were drawn from, of trained ones the generalized Gaussian
-that suits each layer's weights, or biases, best, its parameters free. "least" is source less sum log2(hidden units!),
+that suits each layer's weights, or biases, best, its parameters free. "floor" is source less sum log2(hidden units!),
 and for random MLPs with the 4 bits that an input scale was drawn from: no lossless code of random policies is shorter
-on average. "order" is the share of that sum that sorting gives back: payloads of five random orders minus the sorted
-one. Peers get the same integers; "at most" is what would remain of "smaller by" at the size "least". Times are CPU
-times.
+on average. For trained policies it is an estimate, which a better model may undercut. "order" is the share of that sum
+that sorting gives back: payloads of five random orders minus the sorted one. Peers get the same integers;
+"at most" is "smaller by" at the size of the floor. Times are CPU times.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def measure(policy: Policy, source: Random | None, with_peers: bool) -> dict[str
         plain = np.mean([len(encode_payload(shuffled(small, rng))) for _ in range(5)])
         row["order_recovered"] = 8 * (plain - len(payload)) / freedom
         scales = 0 if source is None else 4 * small.layers[0].weight.shape[1]
-        row["least"] = (source_bits - freedom + scales) / 8
+        row["floor"] = (source_bits - freedom + scales) / 8
     if with_peers:
         from codec_peers import peers
 
@@ -277,7 +277,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = {}
     if not arguments.json:
-        heads = ["policy", "nonzeros", "H", "payload", "/ H", "/ source", "least / H", "order", "encode", "decode"]
+        heads = ["policy", "nonzeros", "H", "payload", "/ H", "/ source", "floor / H", "order", "encode", "decode"]
         heads += ["NNCodec", "best of zstd, xz, brotli", "smaller by", "at most"] if arguments.peers else []
         print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     for name, policy, source in policies(arguments.results):
@@ -288,7 +288,7 @@ def main() -> None:
             continue
         cells = [name, f"{row['nonzeros']:,}", f"{row['bound']:,.0f}", f"{row['payload']:,}", f"{row['of_bound']:.3f}"]
         cells.append(f"{row['of_source']:.3f}")
-        cells.append(f"{row['least'] / row['bound']:.3f}" if "least" in row else "")
+        cells.append(f"{row['floor'] / row['bound']:.3f}" if "floor" in row else "")
         cells.append(f"{row['order_recovered']:.0%}" if "order_recovered" in row else "")
         cells += [f"{row['encode_seconds']:.2f} s", f"{1e3 * row['decode_seconds']:.1f} ms"]
         if arguments.peers:
@@ -296,7 +296,7 @@ def main() -> None:
             general = [found[peer] for peer in ("zstd", "xz", "brotli") if peer in found]
             cells.append(f"{found['NNCodec']:,}" if "NNCodec" in found else "")
             cells += [f"{min(general):,}", f"{1 - row['payload'] / min(general):.0%}"] if general else ["", ""]
-            cells.append(f"{1 - row['least'] / min(general):.0%}" if general and "least" in row else "")
+            cells.append(f"{1 - row['floor'] / min(general):.0%}" if general and source and "floor" in row else "")
         print(f"| {' | '.join(cells)} |", flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2))
