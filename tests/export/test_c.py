@@ -250,7 +250,36 @@ def test_a_folder_of_others_stays_untouched(tmp_path):
         export_c(policy, tmp_path / "strange", UNCHECKED)
 
 
-@pytest.mark.parametrize("name", ["", "1net", "my net", "net-1", "_net", "Engine", "payload", "x" * 64, "é"])
+def test_a_link_keeps_what_it_points_to_up_to_date(tmp_path):
+    policy = make_policy("integer", "vector")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    (tmp_path / "link").symlink_to("out")
+    export_c(policy, tmp_path / "link", dataclasses.replace(UNCHECKED, name="other"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "out/other.c").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize("place", [".", "..", "sub/..", "/"])
+def test_a_folder_without_a_name_is_refused(place, tmp_path, monkeypatch):
+    (tmp_path / "empty/sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty/sub")
+    with pytest.raises(ExportError, match="folder"):
+        export_c(make_policy("integer", "vector"), place, UNCHECKED)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty", "sub"]
+
+
+def test_a_compiler_that_is_no_command_line_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "gcc '-O2")
+    with pytest.raises(ConfigError, match=r"^CC=.*\.$"):
+        export_c(make_policy("integer", "vector"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "1net", "my net", "_net", "Engine", "payload", "x" * 64, "é", "String", "stdint", "policypress_engine"],
+)  # fmt: skip
 def test_names_are_validated(name):
     with pytest.raises(ConfigError, match=r"^name=.*\.$"):
         CExportConfig(name)
@@ -258,7 +287,10 @@ def test_names_are_validated(name):
 
 @pytest.mark.parametrize(
     ("stem", "name"),
-    [("policy.policy", "policy"), ("my-net v2", "my_net_v2"), ("98", "policy"), ("engine", "policy_engine")],
+    [
+        ("policy.policy", "policy"), ("my-net v2", "my_net_v2"), ("98", "policy"), ("engine", "policy_engine"),
+        ("math", "policy_math"), ("日本", "policy"), ("int", "int"), ("policypress-coder", "policy_policypress_coder"),
+    ],
 )  # fmt: skip
 def test_names_come_from_files(stem, name):
     assert identifier(stem) == name
