@@ -470,12 +470,12 @@ def test_checks_reach_the_ends_of_the_dtype() -> None:
 # What goes wrong
 
 
-def damaged(data: bytes, name: str) -> bytes:
-    """The graph with the first value of an initializer changed by one."""
+def damaged(data: bytes, name: str, by: float = 1) -> bytes:
+    """The graph with the first value of an initializer changed, by one if not told otherwise."""
     model = onnx.load_from_string(data)
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
     array = numpy_helper.to_array(tensor).copy()
-    array.flat[0] += 1
+    array.flat[0] += array.dtype.type(by)
     tensor.CopyFrom(numpy_helper.from_array(array, name))
     return bytes(model.SerializeToString())
 
@@ -503,6 +503,15 @@ def test_a_wrong_number_is_found(style: str, name: str, monkeypatch: pytest.Monk
 def test_a_wrong_float_is_found(name: str) -> None:
     policy = make_policy("weight-only", "vector", 8)
     assert not check_onnx(policy, damaged(encode_onnx(policy), name)).holds
+
+
+@pytest.mark.parametrize("name", ["last/scale", "act/span"])
+def test_nan_is_found_behind_right_integers(name: str) -> None:
+    policy = make_policy("integer", "vector", 8)
+    report = check_onnx(policy, damaged(encode_onnx(policy), name, np.nan))
+    assert report.step_difference == 0
+    assert not report.holds
+    assert report.worst.largest == np.inf
 
 
 def test_a_graph_of_another_policy_is_refused() -> None:

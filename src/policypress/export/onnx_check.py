@@ -325,14 +325,15 @@ def _worst(place: str, distance: NDArray[np.float64], allowed: NDArray[Any]) -> 
     distance, bound = distance[known], allowed[known].astype(np.float64)
     if distance.size == 0:
         return Difference(place, 0.0, 0.0)
-    worst = int(np.argmax(np.where(np.isnan(distance), np.inf, distance - bound)))
+    worst = int(np.argmax(distance - bound))
     return Difference(place, float(distance[worst]), float(bound[worst]))
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Infinite where one is NaN, which would compare as no difference at all."""
     with np.errstate(invalid="ignore"):
-        distance: NDArray[np.float64] = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return distance
+        distance = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    return np.where(np.isnan(distance), np.inf, distance)
 
 
 # Observations to compare with
