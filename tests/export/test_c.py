@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -438,6 +439,40 @@ def float_symbols(folder):
     symbols = {word for word in listed.split() if word.startswith("__aeabi")}
     kinds = ("__aeabi_f", "__aeabi_d", "__aeabi_cf", "__aeabi_cd")
     return sorted(s for s in symbols if s.startswith(kinds) or s.endswith(("2f", "2d", "f2iz", "d2iz")))
+
+
+def compile_engine(*command):
+    """Whether the portable engine compiles so; skips the test where the compiler has no such processor."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not here.")
+    known = subprocess.run([*command, "-E", "-x", "c", "/dev/null"], capture_output=True, check=False)
+    if known.returncode:
+        pytest.skip(f"{command[0]} does not know {command[1]}.")
+    source = Path(c.__file__).parents[1] / "runtime/engine.c"
+    result = subprocess.run(
+        [*command, "-O1", "-ffp-contract=off", "-c", source, "-o", os.devnull], capture_output=True, check=False
+    )
+    assert result.returncode == 0 or b"float32 must round" in result.stderr
+    return result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("arm-none-eabi-gcc", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-mthumb", "-std=gnu17"),
+        ("gcc", "-march=sapphirerapids", "-std=gnu17"),
+    ],
+    ids=lambda command: command[1],
+)
+def test_processors_with_half_precision_compile_in_every_standard(command):
+    """There FLT_EVAL_METHOD is 16 in GCC's default mode: float and double are evaluated as what they are."""
+    assert compile_engine(*command)
+    assert compile_engine(*command[:-1], "-std=c99")
+
+
+@pytest.mark.parametrize("option", ["-mfpmath=387", "-ffast-math"])
+def test_floats_that_round_otherwise_do_not_compile(option):
+    assert not compile_engine("gcc", option)
 
 
 def test_huge_scales_have_no_integer_build(tmp_path):
