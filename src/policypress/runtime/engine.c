@@ -11,6 +11,9 @@
 #endif
 
 typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
+#if ENGINE_USE_ENDS
+typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
+#endif
 
 /* Inlined into one another, these functions leave small processors without registers for the inner loops. */
 #ifdef __GNUC__
