@@ -277,11 +277,18 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
             match op:
                 case Layer():
                     terms = op.weight[0].size + 4
-                    size = reference.run_float((_absolute(op, bias=True),), np.abs(x) + apart, [])
+                    inputs = np.abs(x) + apart
+                    size = reference.run_float((_absolute(op, bias=True),), inputs, [])
+                    weight = np.abs(op.weight).astype(np.float32)
+                    unscaled = dataclasses.replace(_absolute(op, bias=False), weight=weight)
+                    sums = reference.run_float((unscaled,), inputs, [])
                     apart = reference.run_float((_absolute(op, bias=False),), apart, [])
                     apart = (np.float32(1.01) * apart + np.float32(2.02 * terms * _ROUNDING) * size) + np.float32(
                         2 * terms * _TINIEST
                     )
+                    # Zero weights too multiply what overflows: then nothing is known of the observation any more.
+                    known = [np.isfinite(values).reshape(len(x), -1).all(axis=1) for values in (inputs, sums)]
+                    apart[~(known[0] & known[1])] = np.inf
                 case Tanh():
                     apart = apart + np.float32(_TANH)
                 case Flatten() | MaxPool2d():
