@@ -22,7 +22,7 @@ from policypress.measure.bench import BenchConfig, Row, bench, duration, plot, s
 from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
 from policypress.measure.networks import as_float, random_observations
-from policypress.measure.peers import PEERS, TITLES, Task, named
+from policypress.measure.peers import PEERS, TITLES, Peer, Task, named
 from policypress.policy.policy import ActionTransform, Policy
 from policypress.tables import bench_notes, bench_table, energy_table
 
@@ -268,6 +268,15 @@ def test_a_peer_that_fails_gives_a_reason_and_stops_nothing(monkeypatch: pytest.
         "numpy": "",
     }
     assert found.rows[-1].one is not None
+
+
+def test_a_peer_that_is_made_but_does_not_answer_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(observations: Any) -> Any:
+        raise RuntimeError("Invalid argument: rank")
+
+    monkeypatch.setattr(bench_module, "PEERS", {"ort": lambda task: Peer(1, answer, answer), "numpy": PEERS["numpy"]})
+    found = bench(make_policy("integer", "vector"), BenchConfig(batch=2, seconds=0.05))
+    assert [row.reason for row in found.rows] == ["", "Invalid argument: rank", ""]
 
 
 def test_without_the_export_packages_the_rest_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
