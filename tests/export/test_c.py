@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -250,7 +251,36 @@ def test_a_folder_of_others_stays_untouched(tmp_path):
         export_c(policy, tmp_path / "strange", UNCHECKED)
 
 
-@pytest.mark.parametrize("name", ["", "1net", "my net", "net-1", "_net", "Engine", "payload", "x" * 64, "é"])
+def test_a_link_keeps_what_it_points_to_up_to_date(tmp_path):
+    policy = make_policy("integer", "vector")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    (tmp_path / "link").symlink_to("out")
+    export_c(policy, tmp_path / "link", dataclasses.replace(UNCHECKED, name="other"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "out/other.c").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
+@pytest.mark.parametrize("place", [".", "..", "sub/..", "/"])
+def test_a_folder_without_a_name_is_refused(place, tmp_path, monkeypatch):
+    (tmp_path / "empty/sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty/sub")
+    with pytest.raises(ExportError, match="folder"):
+        export_c(make_policy("integer", "vector"), place, UNCHECKED)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty", "sub"]
+
+
+def test_a_compiler_that_is_no_command_line_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "gcc '-O2")
+    with pytest.raises(ConfigError, match=r"^CC=.*\.$"):
+        export_c(make_policy("integer", "vector"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "1net", "my net", "_net", "Engine", "payload", "x" * 64, "é", "String", "stdint", "policypress_engine"],
+)  # fmt: skip
 def test_names_are_validated(name):
     with pytest.raises(ConfigError, match=r"^name=.*\.$"):
         CExportConfig(name)
@@ -258,7 +288,10 @@ def test_names_are_validated(name):
 
 @pytest.mark.parametrize(
     ("stem", "name"),
-    [("policy.policy", "policy"), ("my-net v2", "my_net_v2"), ("98", "policy"), ("engine", "policy_engine")],
+    [
+        ("policy.policy", "policy"), ("my-net v2", "my_net_v2"), ("98", "policy"), ("engine", "policy_engine"),
+        ("math", "policy_math"), ("日本", "policy"), ("int", "int"), ("policypress-coder", "policy_policypress_coder"),
+    ],
 )  # fmt: skip
 def test_names_come_from_files(stem, name):
     assert identifier(stem) == name
@@ -406,6 +439,45 @@ def float_symbols(folder):
     symbols = {word for word in listed.split() if word.startswith("__aeabi")}
     kinds = ("__aeabi_f", "__aeabi_d", "__aeabi_cf", "__aeabi_cd")
     return sorted(s for s in symbols if s.startswith(kinds) or s.endswith(("2f", "2d", "f2iz", "d2iz")))
+
+
+def compile_engine(*command):
+    """Whether the portable engine compiles so; skips the test where the compiler has no such processor."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not here.")
+    known = subprocess.run([*command, "-E", "-x", "c", "/dev/null"], capture_output=True, check=False)
+    if known.returncode:
+        pytest.skip(f"{command[0]} does not know {command[1]}.")
+    source = Path(c.__file__).parents[1] / "runtime/engine.c"
+    options = ("-O1", "-ffp-contract=off", "-fsyntax-only")
+    result = subprocess.run([*command, *options, source], capture_output=True, check=False)
+    assert result.returncode == 0 or re.search(b"float32 must round|engine_needs", result.stderr)
+    return result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("arm-none-eabi-gcc", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-mthumb", "-std=gnu17"),
+        ("gcc", "-march=sapphirerapids", "-std=gnu17"),
+    ],
+    ids=lambda command: command[1],
+)
+def test_processors_with_half_precision_compile_in_every_standard(command):
+    """There FLT_EVAL_METHOD is 16 in GCC's default mode: float and double are evaluated as what they are."""
+    assert compile_engine(*command)
+    assert compile_engine(*command[:-1], "-std=c99")
+
+
+@pytest.mark.parametrize("option", ["-mfpmath=387", "-ffast-math"])
+def test_floats_that_round_otherwise_do_not_compile(option):
+    assert not compile_engine("gcc", option)
+
+
+def test_a_double_of_32_bits_does_not_compile_where_it_matters():
+    """As on AVR and on Renesas RX by default: float64 actions would be read past their end."""
+    assert not compile_engine("gcc", "-std=c99", "-Ddouble=float")
+    assert compile_engine("gcc", "-std=c99", "-Ddouble=float", "-DENGINE_USE_ENDS=0")
 
 
 def test_huge_scales_have_no_integer_build(tmp_path):

@@ -22,7 +22,7 @@ import policypress as pp
 from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import FORMATS, export
+from policypress.export import FORMATS, export, vectors
 from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations
@@ -470,12 +470,12 @@ def test_checks_reach_the_ends_of_the_dtype() -> None:
 # What goes wrong
 
 
-def damaged(data: bytes, name: str) -> bytes:
-    """The graph with the first value of an initializer changed by one."""
+def damaged(data: bytes, name: str, by: float = 1) -> bytes:
+    """The graph with the first value of an initializer changed, by one if not told otherwise."""
     model = onnx.load_from_string(data)
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
     array = numpy_helper.to_array(tensor).copy()
-    array.flat[0] += 1
+    array.flat[0] += array.dtype.type(by)
     tensor.CopyFrom(numpy_helper.from_array(array, name))
     return bytes(model.SerializeToString())
 
@@ -503,6 +503,34 @@ def test_a_wrong_number_is_found(style: str, name: str, monkeypatch: pytest.Monk
 def test_a_wrong_float_is_found(name: str) -> None:
     policy = make_policy("weight-only", "vector", 8)
     assert not check_onnx(policy, damaged(encode_onnx(policy), name)).holds
+
+
+@pytest.mark.parametrize("name", ["last/scale", "act/span"])
+def test_nan_is_found_behind_right_integers(name: str) -> None:
+    policy = make_policy("integer", "vector", 8)
+    report = check_onnx(policy, damaged(encode_onnx(policy), name, np.nan))
+    assert report.step_difference == 0
+    assert not report.holds
+    assert report.worst.largest == np.inf
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_observations_that_overflow_inside_are_not_held_against_a_graph(style: str) -> None:
+    """Sums of one order overflow where those of another do not, and zero times infinity is NaN in ONNX Runtime."""
+    policy = make_policy("weight-only", "vector")
+    one = np.ones(1, np.float32)
+    loud = Layer(np.int8([[7, 7], [1, 0]]), np.zeros(2, np.float32), 4, one, False)
+    deaf = Layer(np.int8([[0, 1]] * 3), np.zeros(3, np.float32), 4, one, False)
+    cancels = Layer(np.int8([[7, -7]] * 3), np.zeros(3, np.float32), 4, one / 64, False)
+    seen = np.float32([[1e38, 1e38], [1, 2], [3e38, -1e38]])
+    for ops, count in (((loud, deaf), 2), ((cancels,), 1)):
+        plain = dataclasses.replace(policy, ops=ops, observation=ObservationTransform((2,), "float32"))
+        accepted = vectors.accepted(plain, seen)
+        assert len(accepted) >= count
+        assert check_onnx(plain, encode_onnx(plain, style), accepted).holds
+        wrong = dataclasses.replace(ops[-1], bias=np.float32([0, 0, 1e-3]))
+        other = dataclasses.replace(plain, ops=(*ops[:-1], wrong))
+        assert not check_onnx(plain, encode_onnx(other, style), accepted).holds
 
 
 def test_a_graph_of_another_policy_is_refused() -> None:

@@ -84,6 +84,22 @@ def test_an_engine_that_refuses_does_not_agree(monkeypatch):
     assert json.loads(json.dumps(result.as_dict(), allow_nan=False))["holds"] is False
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
+def test_compiled_c_that_refuses_does_not_agree(monkeypatch):
+    policy = make_policy("weight-only", "vector")
+    honest = module.export_c
+
+    def altered(policy, *args):
+        last = dataclasses.replace(policy.ops[-1], scale=np.float32([3e38]), bias=np.float32([3e38] * 3))
+        return honest(dataclasses.replace(policy, ops=(*policy.ops[:-1], last)), *args)
+
+    monkeypatch.setattr(module, "export_c", altered)
+    result = verify(policy, 16)
+    row = {row.engine: row for row in result.rows}["compiled C"]
+    assert (row.difference, row.actions, row.holds) == (float("inf"), result.vectors, False)
+    assert not result.holds
+
+
 def test_without_a_compiler_the_row_says_so(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     rows = {row.engine: row for row in verify(make_policy("float", "vector"), 16).rows}

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from policy.policies import Kind, make_policy
 from policypress import cli
-from policypress.errors import ConfigError, UnsupportedError
+from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure import bench as bench_module
 from policypress.measure import peers as peers_module
 from policypress.measure.bench import BenchConfig, Row, bench, duration, plot, size_in_words, times_as_long
 from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
 from policypress.measure.networks import as_float, random_observations
-from policypress.measure.peers import PEERS, TITLES, Task, named
+from policypress.measure.peers import PEERS, TITLES, Peer, Task, named
 from policypress.policy.policy import ActionTransform, Policy
 from policypress.tables import bench_notes, bench_table, energy_table
 
@@ -241,6 +241,50 @@ def test_a_missing_package_gives_a_reason_and_stops_nothing(monkeypatch: pytest.
     assert found.rows[3].one is not None
     assert "ORT float32: onnxruntime is not installed" in bench_notes(found)
     assert found.as_dict()["rows"][1]["reason"] == "torch is not installed"
+
+
+def test_a_peer_that_fails_gives_a_reason_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: dict[str, Exception] = {
+        "torch": ExportError("This needs that, which is not installed: install it."),
+        "ort": ImportError("sympy is required for this. Install it."),
+        "litert": RuntimeError("Protobuf parsing failed.\n  at line 7"),
+        "sb3": OSError(),
+    }
+
+    def failing(name: str) -> Any:
+        def fail(task: Task) -> Any:
+            raise errors[name]
+
+        return fail
+
+    monkeypatch.setattr(bench_module, "PEERS", {**{name: failing(name) for name in errors}, "numpy": PEERS["numpy"]})
+    found = bench(make_policy("integer", "vector"), BenchConfig(batch=2, seconds=0.05))
+    assert {row.name: row.reason for row in found.rows} == {
+        "policy": "",
+        "torch": "This needs that, which is not installed: install it",
+        "ort": "sympy is required for this. Install it",
+        "litert": "Protobuf parsing failed",
+        "sb3": "OSError",
+        "numpy": "",
+    }
+    assert found.rows[-1].one is not None
+
+
+def test_a_peer_that_is_made_but_does_not_answer_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(observations: Any) -> Any:
+        raise RuntimeError("Invalid argument: rank")
+
+    monkeypatch.setattr(bench_module, "PEERS", {"ort": lambda task: Peer(1, answer, answer), "numpy": PEERS["numpy"]})
+    found = bench(make_policy("integer", "vector"), BenchConfig(batch=2, seconds=0.05))
+    assert [row.reason for row in found.rows] == ["", "Invalid argument: rank", ""]
+
+
+def test_without_the_export_packages_the_rest_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    policy = make_policy("integer", "vector")
+    found = bench(policy, BenchConfig(batch=2, seconds=0.05, peers=("ort-exported", "numpy")))
+    assert "needs onnxruntime, which is not installed" in found.rows[1].reason
+    assert found.rows[2].one is not None
 
 
 def test_compiling_is_left_out_of_short_runs_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

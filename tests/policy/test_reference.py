@@ -565,9 +565,12 @@ def test_both_float_widths_are_welcome(dtype: str) -> None:
         (np.array([0, np.nan], np.float32), "NaN"),
         (np.array([0, np.inf], np.float32), "infinite"),
         (np.array([0, 1e300]), "too large"),
+        ([[1.0, 2.0], [3.0]], "array of float32 observations"),
+        ({"position": np.zeros(2)}, "array of float32 observations, but got a dict"),
+        (None, "array of float32 observations, but got a NoneType"),
     ],
 )
-def test_bad_observations_are_refused_in_one_sentence(raw: NDArray[Any], words: str) -> None:
+def test_bad_observations_are_refused_in_one_sentence(raw: Any, words: str) -> None:
     with pytest.raises(ObservationError, match=words) as error:
         reference.observe(ObservationTransform((2,), "float32"), raw)
     assert str(error.value).count(". ") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import dataclasses
 import gc
 import itertools
 import pickle
@@ -316,6 +317,19 @@ def test_policies_with_an_engine_are_copied_pickled_and_freed() -> None:
     del policy, other
     gc.collect()
     assert reference() is None
+
+
+def test_a_predict_of_a_subclass_stays_in_charge() -> None:
+    class Doubled(Policy):
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            actions, state = super().predict(*args, **kwargs)
+            return 2 * actions, state
+
+    policy = make_policy("integer", "vector")
+    doubled = Doubled(**{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)})
+    observation = make_observations(policy, 1)[0]
+    for _ in range(3):
+        assert np.array_equal(doubled.predict(observation)[0], 2 * policy.predict(observation)[0])
 
 
 def test_repeat_gives_the_action() -> None:

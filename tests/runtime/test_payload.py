@@ -194,8 +194,8 @@ def test_strict_flags_are_clean(name, tmp_path):
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not here: install it.")
     for source in SOURCES:
-        for level in ("-Os", "-O2"):
-            subprocess.run([name, *STRICT, level, "-c", source, "-o", str(tmp_path / "object.o")], check=True)
+        for level in (["-Os"], ["-O2"], ["-O2", "-ftrapv"]):
+            subprocess.run([name, *STRICT, *level, "-c", source, "-o", str(tmp_path / "object.o")], check=True)
 
 
 @pytest.mark.parametrize(("cpu", "bound"), [("cortex-m0", 4352), ("cortex-m3", 4096), ("cortex-m4", 4096)])

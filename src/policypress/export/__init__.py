@@ -11,7 +11,16 @@ from typing import Any, Protocol
 from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
 
-__all__ = ["FORMATS", "Report", "export", "identifier"]
+__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier"]
+
+RESERVED = frozenset((
+    "engine", "payload", "coder",  # files of an export
+    "policypress_engine", "policypress_payload", "policypress_coder",  # guards of their headers
+    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp",
+    "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn",
+    "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype",
+))  # fmt: skip
+"""Names, in lower case, that an export to C cannot have: NAME.h would stand in for a header that others include."""
 
 
 class Report(Protocol):
@@ -67,4 +76,4 @@ def export(policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
 def identifier(stem: str) -> str:
     """A C identifier made of a file's name."""
     text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() not in ("engine", "payload", "coder") else f"policy_{text}".rstrip("_")
+    return text if text and text.lower() not in RESERVED else f"policy_{text}".rstrip("_")

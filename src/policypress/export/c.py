@@ -22,7 +22,7 @@ import numpy as np
 
 import policypress
 from policypress.errors import ConfigError, ExportError, UnsupportedError
-from policypress.export import c_payload, c_source, identifier
+from policypress.export import RESERVED, c_payload, c_source, identifier
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
@@ -35,7 +35,6 @@ __all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c
 Weights = Literal["auto", "dense", "packed", "sparse", "payload"]
 WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
 ENGINE = ("engine.h", "engine.c")
-RESERVED = ("engine", "payload", "coder")  # files of an export
 MANIFEST = "export.json"
 _FORMAT = "policypress c export 1"
 _BUILD = "build"  # what make leaves
@@ -68,7 +67,7 @@ class CExportConfig:
         ):
             raise ConfigError(
                 f"name={self.name!r} cannot begin names in C: use a letter, then letters, digits and _, at most 63 in"
-                f" all, and none of {', '.join(RESERVED)}."
+                " all, and no name of the engine's files or of a standard header."
             )
         if self.weights not in WEIGHTS:
             raise ConfigError(f"weights={self.weights!r} is not known: use {', '.join(WEIGHTS)}.")
@@ -146,7 +145,8 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     name = config.name or identifier(target.name)
     _require_ours(target)
     files, report = _files(policy, dataclasses.replace(config, name=name), target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    place = target.resolve()  # what a link points to
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
             temporary.mkdir(parents=True)
@@ -154,7 +154,7 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
                 (temporary / file).write_text(text, encoding="ascii", newline="\n")
             if config.check:
                 report = dataclasses.replace(report, check=_check(temporary))
-            _move(temporary, target)
+            _move(temporary, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -326,7 +326,9 @@ def _check(folder: Path) -> str:
 
 
 def _require_ours(target: Path) -> None:
-    """Raise ExportError unless nothing would be lost if ``target`` was replaced."""
+    """Raise ExportError unless ``target`` can be replaced, and nothing would be lost."""
+    if target.name in ("", ".."):  # replaced under the feet of whoever stands in it
+        raise ExportError(f"{target} cannot be replaced: name the folder that is to hold the export.")
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir():

@@ -17,15 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ExportError, ObservationError
+from policypress.errors import ConfigError, ExportError, ObservationError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-ffp-contract=off")
 _SECONDS = 600
 
 
 def compiler() -> list[str] | None:
-    """The C compiler as the start of a command line: the environment's CC, else cc; None if there is none."""
-    command = shlex.split(os.environ.get("CC") or "cc")
+    """The C compiler as the start of a command line: the environment's CC, else cc; None if there is none.
+
+    Raises ConfigError if CC is no command line.
+    """
+    wanted = os.environ.get("CC") or "cc"
+    try:
+        command = shlex.split(wanted)
+    except ValueError as error:
+        raise ConfigError(f"CC={wanted!r} is not a command line: close its quotation.") from error
     return command if command and shutil.which(command[0]) else None
 
 

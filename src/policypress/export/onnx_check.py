@@ -277,11 +277,18 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
             match op:
                 case Layer():
                     terms = op.weight[0].size + 4
-                    size = reference.run_float((_absolute(op, bias=True),), np.abs(x) + apart, [])
+                    inputs = np.abs(x) + apart
+                    size = reference.run_float((_absolute(op, bias=True),), inputs, [])
+                    weight = np.abs(op.weight).astype(np.float32)
+                    unscaled = dataclasses.replace(_absolute(op, bias=False), weight=weight)
+                    sums = reference.run_float((unscaled,), inputs, [])
                     apart = reference.run_float((_absolute(op, bias=False),), apart, [])
                     apart = (np.float32(1.01) * apart + np.float32(2.02 * terms * _ROUNDING) * size) + np.float32(
                         2 * terms * _TINIEST
                     )
+                    # Zero weights too multiply what overflows: then nothing is known of the observation any more.
+                    known = [np.isfinite(values).reshape(len(x), -1).all(axis=1) for values in (inputs, sums)]
+                    apart[~(known[0] & known[1])] = np.inf
                 case Tanh():
                     apart = apart + np.float32(_TANH)
                 case Flatten() | MaxPool2d():
@@ -325,14 +332,15 @@ def _worst(place: str, distance: NDArray[np.float64], allowed: NDArray[Any]) -> 
     distance, bound = distance[known], allowed[known].astype(np.float64)
     if distance.size == 0:
         return Difference(place, 0.0, 0.0)
-    worst = int(np.argmax(np.where(np.isnan(distance), np.inf, distance - bound)))
+    worst = int(np.argmax(distance - bound))
     return Difference(place, float(distance[worst]), float(bound[worst]))
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Infinite where one is NaN, which would compare as no difference at all."""
     with np.errstate(invalid="ignore"):
-        distance: NDArray[np.float64] = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return distance
+        distance = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    return np.where(np.isnan(distance), np.inf, distance)
 
 
 # Observations to compare with

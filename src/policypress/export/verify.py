@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import PolicypressError, UnsupportedError
+from policypress.errors import ObservationError, PolicypressError, UnsupportedError
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, compiler
 from policypress.export.vectors import Answers, answers
@@ -80,7 +80,10 @@ def _row(
     engine: str, policy: Policy, wanted: Answers, run: Callable[[], tuple[NDArray[Any], NDArray[Any]]], note: str = ""
 ) -> Agreement:
     """What outputs and actions of ``run`` say, which promises the same bits."""
-    outputs, actions = run()
+    try:
+        outputs, actions = run()
+    except ObservationError as error:  # the reference did not refuse any
+        return Agreement(engine, math.inf, len(wanted.actions), False, str(error))
     difference, different = _difference(policy, outputs, wanted.outputs), _different(actions, wanted.actions)
     same = outputs.tobytes() == wanted.outputs.tobytes() and different == 0
     return Agreement(engine, difference, different, same, note)

@@ -219,10 +219,12 @@ def _peer_entries(
             continue
         try:
             peer = PEERS[name](Task(policy, network, config.seed))
+            peer.one(observations[0])
         except ModuleNotFoundError as error:
             yield Entry(dataclasses.replace(row, reason=f"{error.name} is not installed"))
-        except UnsupportedError as error:
-            yield Entry(dataclasses.replace(row, reason=str(error).rstrip(".")))
+        except Exception as error:  # of whatever a framework raises; one that fails must not stop the others
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            yield Entry(dataclasses.replace(row, reason=reason))
         else:
             one, many = Candidate(peer.one, observations[0]), Candidate(peer.many, observations)
             yield Entry(dataclasses.replace(row, bytes=peer.bytes), one, many)

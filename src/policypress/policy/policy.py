@@ -421,7 +421,8 @@ class Policy:
         engine = make_engine(self)
         # From now on this instance's `predict` is C, which takes the same arguments and comes back to the method below
         # for what it does not know: the call costs more than a small policy otherwise.
-        self.__dict__["predict"] = engine.bind(self.predict)
+        if type(self).predict is Policy.predict:  # not past the method of a subclass
+            self.__dict__["predict"] = engine.bind(self.predict)
         return engine
 
     def outputs(self, observations: NDArray[Any], *, reference: bool = False) -> NDArray[np.float32]:

@@ -57,9 +57,16 @@ def arrange(transform: ObservationTransform, observation: NDArray[Any]) -> NDArr
     take float32 and float64; integer contracts take their own dtype only.
     Raises ObservationError for another shape or dtype.
     """
-    array = np.asarray(observation)
     shape = transform.shape
     expected = np.dtype(transform.dtype)
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # lists of different lengths
+        array = np.empty((), object)
+    if array.dtype == object and not isinstance(observation, np.ndarray):
+        raise ObservationError(
+            f"The policy expects an array of {transform.dtype} observations, but got a {type(observation).__name__}."
+        )
     accepted = ("float32", "float64") if expected.kind == "f" else (transform.dtype,)
     if array.dtype not in accepted:
         raise ObservationError(f"The policy expects {transform.dtype} observations, but got {array.dtype}.")

@@ -4,11 +4,16 @@
 #include <float.h>
 #include <string.h>
 
-#if defined(__FAST_MATH__) || (defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && ENGINE_USE_ENDS)
+/* 16 concerns half precision alone (GCC, for processors that have it). */
+#if defined(__FAST_MATH__) || \
+    (defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 && ENGINE_USE_ENDS)
 #error "float32 must round as IEEE 754 says: no -ffast-math; on 32-bit x86 -mfpmath=sse -msse2"
 #endif
 
 typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
+#if ENGINE_USE_ENDS
+typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
+#endif
 
 /* Inlined into one another, these functions leave small processors without registers for the inner loops. */
 #ifdef __GNUC__

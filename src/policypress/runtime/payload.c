@@ -70,7 +70,7 @@ static void integers(reader *r, uint32_t n, unsigned context) {
 static void numbers(reader *r, uint32_t outputs, unsigned context) {
     uint32_t form = tell(r, FORM), number = 1, digits, zeros = 0;
     int32_t *values;
-    if (form >= 1 + (context == EXPONENT)) {
+    if (form >= 1u + (context == EXPONENT)) {
         integers(r, outputs, context == EXPONENT ? FLOATS : INTEGERS);
         return;
     }
