@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ConfigError, UnsupportedError
+from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
 from policypress.measure.latency import Candidate, Clock, Timing, interleave
 from policypress.measure.machine import machine
@@ -221,7 +221,7 @@ def _peer_entries(
             peer = PEERS[name](Task(policy, network, config.seed))
         except ModuleNotFoundError as error:
             yield Entry(dataclasses.replace(row, reason=f"{error.name} is not installed"))
-        except UnsupportedError as error:
+        except (UnsupportedError, ExportError) as error:  # the export names the package that it lacks
             yield Entry(dataclasses.replace(row, reason=str(error).rstrip(".")))
         else:
             one, many = Candidate(peer.one, observations[0]), Candidate(peer.many, observations)
