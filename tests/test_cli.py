@@ -213,6 +213,7 @@ def test_policy_files_that_are_none(verb: str, run: Run, tmp_path: Path, policy_
     contents = {
         "empty": (b"", "it is not a policy file."),
         "text": (b"a policy", "it is not a policy file."),
+        "agent": (b"PK\x03\x04 and so on", "it is a zip and not a policy file; policypress compress presses"),
         "short": (data[:-1], "it is truncated."),
         "altered": (data[:100] + bytes([data[100] ^ 1]) + data[101:], "it is altered"),
         "newer": (data[:8] + b"\x63\x00" + data[10:], "it has format version 99, but this policypress reads version"),
@@ -222,6 +223,8 @@ def test_policy_files_that_are_none(verb: str, run: Run, tmp_path: Path, policy_
         assert_one_sentence(run(verb, tmp_path / name), sentence)
     assert_one_sentence(run(verb, tmp_path / "missing.policy"), "missing.policy: No such file or directory.")
     assert_one_sentence(run(verb, tmp_path), "Is a directory.")
+    (tmp_path / "policy.policy").write_bytes(data)
+    assert_one_sentence(run(verb, tmp_path), f"Is a directory: give the file in it, {tmp_path / 'policy.policy'}.")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from policypress.export.verify import Agreement, Verification
 from policypress.rl.curves import plot_frontier
 from policypress.rl.search import Candidate, Knobs
-from policypress.tables import candidate_line, compress_table
+from policypress.tables import _tail, candidate_line, compress_table, verification_table
 
 
 def shown(table: Any) -> str:
@@ -44,6 +45,23 @@ def test_the_table_of_a_pressed_agent(scale: float, kept: float, numerics: str) 
     whole = " ".join(text.split())
     assert "50 episodes of HalfCheetah-v5 from the same seeds" in whole
     assert "1,23" in whole
+
+
+def test_intervals_of_negative_returns_stay_in_a_line() -> None:
+    text = shown(compress_table(result(-0.28, 1.342)))
+    assert "[-1,823.4, -1,881.9]" in text
+    assert "[131.1%, 135.4%]" in text
+
+
+def test_names_of_layers_stay_in_a_line() -> None:
+    names = ["features_extractor.cnn.0", "features_extractor.linear.0", "q_net.0", "a_name_without_any_dots"]
+    assert [_tail(name) for name in names] == ["…cnn.0", "…linear.0", "q_net.0", "a_name_without_any_dots"]
+
+
+def test_notes_keep_their_brackets() -> None:
+    row = Agreement("ONNX Runtime, qdq", None, None, None, "pip install 'policypress[export]'.")
+    text = shown(verification_table(Verification(8, "integer", "steps", (row,))))
+    assert "'policypress[export]'" in text
 
 
 def test_a_student_of_a_search_takes_a_line() -> None:

@@ -280,7 +280,7 @@ def compress(
         _out.print_json(json.dumps(result))
     else:
         _out.print(compress_table(result))
-        _out.print(f"policy  {out / 'policy.policy'}", soft_wrap=True)
+        _out.print(f"policy  {out / 'policy.policy'}", markup=False, soft_wrap=True)
     if not result.get("reached", True):
         _err.print(
             f"policypress: no student keeps {100 * config.keep:.3g} % of the return by the lower end of its interval; "
@@ -386,6 +386,9 @@ def bench(
     )
     if chart is not None:
         import matplotlib  # noqa: F401  (missing is better known before than after)
+
+        if not chart.parent.is_dir():
+            raise PolicypressError(f"Cannot write {chart}: there is no folder {chart.parent}.")
     loaded = policypress.load(policy)
     # No bar: a thread that draws would disturb what is timed.
     _err.print(f"timing for about {seconds:g} s")
@@ -413,7 +416,7 @@ def pack(
 
     data = encode_smallest(policypress.load(policy), payload_only=payload_only)
     write(data, out)
-    _out.print(f"{out}  {len(data):,} bytes", soft_wrap=True)
+    _out.print(f"{out}  {len(data):,} bytes", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -451,7 +454,7 @@ def export(
         _out.print_json(json.dumps(report.as_dict()))
     else:
         _out.print(export_table(report))
-        _out.print(f"{to}  {out}", soft_wrap=True)
+        _out.print(f"{to}  {out}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -496,7 +499,7 @@ def _print_results(results: dict[str, dict[str, Any]], out: Path) -> None:
     from policypress.tables import result_table
 
     _out.print(result_table(results))
-    _out.print(f"policy  {out / 'policy.policy'}\ncurve   {out / 'curve.png'}", soft_wrap=True)
+    _out.print(f"policy  {out / 'policy.policy'}\ncurve   {out / 'curve.png'}", markup=False, soft_wrap=True)
 
 
 @contextmanager

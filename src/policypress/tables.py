@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from policypress.policy.policy import Policy
@@ -42,17 +44,16 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 def compress_table(result: Mapping[str, Any]) -> Table:
     """The teacher and its student, from the same seeds: IQM with its interval, what is kept, and bytes."""
     teacher, student, size, kept = (result[name] for name in ("teacher", "evaluation", "size", "kept"))
-    table = _table("policy", "IQM of return", "kept", "nonzeros", "file", "ratio")
-    dense = f"{size['baseline_bytes']:,} B"
-    table.add_row("agent, float32", _iqm(teacher), "", f"{size['baseline_bytes'] // 4:,}", dense, "1.0x")
+    table = _table("policy", "IQM of return", "kept", "nonzeros", "file")
+    dense = f"{size['baseline_bytes']:,} B\n1.0x"
+    table.add_row("agent, float32", _iqm(teacher), "", f"{size['baseline_bytes'] // 4:,}", dense)
     share = f"{kept['share']:.1%}\n[{kept['low']:.1%}, {kept['high']:.1%}]"
     table.add_row(
         f"student, {result['numerics']}",
         _iqm(student),
         share,
         f"{size['nonzeros']:,}",
-        f"{size['file_bytes']:,} B",
-        f"{size['file_ratio']:.1f}x",
+        f"{size['file_bytes']:,} B\n{size['file_ratio']:.1f}x",
     )
     table.caption = (
         f"{student['episodes']} episodes of {student['env']} from the same seeds; 95 % bootstrap intervals; "
@@ -108,7 +109,7 @@ def byte_table(report: SizeReport, flash: int) -> Table:
     for layer in report.layers:
         parts = (layer.positions, layer.values, layer.biases, layer.constants, 8 * layer.bytes, layer.bound)
         share = f"{8 * layer.bytes / layer.bound:.3f}" if layer.bound else ""
-        table.add_row(layer.name, *(f"{bits / 8:,.0f}" for bits in parts), share)
+        table.add_row(_tail(layer.name), *(f"{bits / 8:,.0f}" for bits in parts), share)
     header = f"{report.header / 8:,.0f}"
     table.add_row("input", "", "", "", header, header, "", "")
     table.add_section()
@@ -131,7 +132,7 @@ def byte_table(report: SizeReport, flash: int) -> Table:
 
 def verification_table(result: Verification) -> Table:
     """What every engine's answers differ by from the reference's."""
-    table = _table("engine", f"difference, {result.unit}", "actions", "agrees")
+    table = _table("engine", f"difference, {result.unit}", "other actions", "agrees")
     notes = []
     for row in result.rows:
         if row.note:
@@ -142,9 +143,9 @@ def verification_table(result: Verification) -> Table:
         else:
             table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", agrees)
     what = "steps of the last layer's sums" if result.unit == "steps" else "units in the last place of float32"
-    table.caption = "\n".join(
-        [f"{result.vectors:,} observations, {result.numerics} numerics; largest difference in {what}", *notes]
-    )
+    compared = f"largest difference in {what}; other actions: any bit differs"
+    head = f"{result.vectors:,} observations, {result.numerics} numerics; {compared}"
+    table.caption = escape("\n".join([head, *notes]))
     return table
 
 
@@ -193,7 +194,7 @@ def contract_rows(policy: Policy) -> dict[str, str]:
 def _rows(rows: Mapping[str, str]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table
 
 
@@ -212,7 +213,7 @@ def bench_table(report: BenchReport) -> Table:
         if row.network != network:
             network = row.network
             table.add_section()
-            table.add_row(f"[bold]{network}[/bold]")
+            table.add_row(f"[bold]{_folded(network)}[/bold]")
         if row.one is None or row.many is None:
             continue
         cells = [
@@ -258,7 +259,7 @@ def energy_table(report: BenchReport) -> Table:
     unit, size = ("nJ", 1e3) if report.dense_energy.total < 1e7 else ("µJ", 1e6)
     for name, counts, energy in (
         ("policy", policy, report.policy_energy),
-        ("dense float32", dense, report.dense_energy),
+        ("dense", dense, report.dense_energy),
     ):
         picojoules = energy.arithmetic, energy.model_reads + energy.activations, energy.total
         table.add_row(
@@ -303,6 +304,28 @@ def target_table(reports: Sequence[TargetReport]) -> Table:
     emulator = reports[0].emulator.split(" (")[0]
     table.caption = f"{reports[0].compiler}\n{emulator}: {machines}\ninstructions are not cycles"
     return table
+
+
+_NAME_WIDTH = 15  # of a layer, and of a network, beside seven columns of large numbers
+
+
+def _tail(name: str) -> str:
+    """The last parts of a layer's name that fit."""
+    shown, parts = name, name.split(".")
+    while len(shown) > _NAME_WIDTH and len(parts) > 1:
+        parts.pop(0)
+        shown = "…" + ".".join(parts)
+    return shown
+
+
+def _folded(network: str) -> str:
+    """A network's widths in lines that fit, broken between widths."""
+    lines = [""]
+    for part in re.findall("[^-]+-?", network):
+        if lines[-1] and len(lines[-1] + part) > _NAME_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _table(*columns: str) -> Table:

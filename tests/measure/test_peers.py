@@ -356,6 +356,16 @@ def test_tables_fit_a_terminal(report: Any) -> None:
     text = shown(bench_table(wide))
     for part in ("0.32 µs", "123 s", "12,346x", "98,765x", "16,777,216", "17-1024-1024-6"):
         assert part in text
+    image = dataclasses.replace(first, network="4x84x84-32-64-64-512-9")
+    text = shown(bench_table(dataclasses.replace(report, rows=(image,))))
+    assert " 4x84x84-32-64- " in text
+    assert " 64-512-9 " in text
+    counts = dataclasses.replace(report.dense_counts, macs=9_347_584, weight_bytes=6_752_256)
+    energy = dataclasses.replace(report.dense_energy, arithmetic=4.3e7, model_reads=1.5676e9)
+    text = shown(energy_table(dataclasses.replace(report, dense_counts=counts, dense_energy=energy)))
+    assert "arithmetic" in text
+    assert "6,752,256 B" in text
+    assert "1,567.6 µJ" in text
     notes = bench_notes(wide)
     assert "in loops of 32" in notes
     assert "more --seconds" not in notes
@@ -416,6 +426,9 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         (("--peers", "tvm"), "peers='tvm' is not known"),
         (("--against", "x"), "against='x' must be widths"),
         (("--seconds", "0"), "must be positive"),
+        (("--chart", tmp_path / "nowhere" / "a.png"), "there is no folder"),
     ):
         assert command(monkeypatch, "bench", path, *wrong) == 2
-        assert sentence in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert sentence in err
+        assert "timing" not in err

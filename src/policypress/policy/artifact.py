@@ -44,6 +44,7 @@ MAX_FILE_BYTES = 2**27
 _HEADER = struct.Struct("<8sHIII")  # magic, version, lengths of payload, card and test vectors
 _COUNTS = struct.Struct("<II")  # test vectors, and outputs of each
 _DIGEST_BYTES = 8
+_ZIP = b"PK\x03\x04"  # what Stable-Baselines3 saves agents as
 
 
 def save(policy: Policy, path: str | Path) -> None:
@@ -77,6 +78,10 @@ def load(path: str | Path) -> Policy:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
+    except IsADirectoryError as error:
+        inside = Path(path) / "policy.policy"  # where runs leave it
+        hint = f": give the file in it, {inside}" if inside.is_file() else ""
+        raise ArtifactError(f"Cannot read {path}: {error.strerror}{hint}.") from error
     except OSError as error:
         raise ArtifactError(f"Cannot read {path}: {error.strerror}.") from error
     try:
@@ -134,6 +139,8 @@ def _decode(data: bytes) -> Policy:
 
 def _sections(data: bytes) -> list[bytes]:
     """Payload, card and test vectors of a file whose frame is sound."""
+    if data.startswith(_ZIP):
+        raise ArtifactError("it is a zip and not a policy file; policypress compress presses agents in zips.")
     if not data.startswith(MAGIC):
         raise ArtifactError("it is not a policy file.")
     if len(data) < _HEADER.size:

@@ -158,7 +158,7 @@ def plan(
     given = {"weight_bits": 8, **(compression or {})}
     searched = bool((settings or {}).get("keep"))
     if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
-        raise ConfigError("a search finds hidden widths, rate_weight and batches itself: leave them out, or keep.")
+        raise ConfigError("a search finds hidden widths, rate_weight and batches itself: leave them or keep out.")
     if hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
     quantizes = given["weight_bits"] != FLOAT_BITS
