@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ConfigError, ExportError, UnsupportedError
+from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
 from policypress.measure.latency import Candidate, Clock, Timing, interleave
 from policypress.measure.machine import machine
