@@ -10,6 +10,7 @@ workspace are the struct payload_memory, columns the lines beside it, stack the 
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -78,6 +79,7 @@ def _verdict(size: int) -> str:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if shutil.which("arm-none-eabi-gcc") is None:
         print("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi and libnewlib-arm-none-eabi.", file=sys.stderr)
         return 2

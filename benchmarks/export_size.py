@@ -7,6 +7,7 @@ Every row is an export whose own Makefile compiles it for a Cortex-M4 without FP
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import tempfile
 from pathlib import Path
@@ -45,6 +46,7 @@ def text(folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| policy | form | constants | text of the engine and `payload.c` | all text | RAM |")
     print("|---|---|---:|---:|---:|---:|")
     for name, weights, integer_only in ROWS:

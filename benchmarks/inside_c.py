@@ -9,6 +9,7 @@ most 3 times the cycles that its nonzero weights would take at one multiply-add 
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def cycles(policy: Policy, chain: ctypes.CDLL) -> float:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for line in lines(machine()):
         print(line)
     print(f"kernels: {engine.KERNELS}")

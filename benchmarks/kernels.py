@@ -9,6 +9,7 @@ the sparse one where it should not; the costs that decide stand at the end of ru
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def best_times(policy: Policy, rows: int) -> tuple[list[float], str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for line in lines(machine()):
         print(line)
     if engine.KERNELS != "avx512vbmi":

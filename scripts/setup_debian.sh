@@ -16,6 +16,9 @@ PACKAGES=(
     "gcc-arm-none-eabi | optional | microcontrollers (the tests need it in CI) | command -v arm-none-eabi-gcc"
     "libnewlib-arm-none-eabi | optional | microcontrollers (the tests need it in CI) | arm-none-eabi-gcc -print-file-name=nano.specs | grep /"
     "qemu-system-arm | optional | microcontrollers (the tests need it in CI) | command -v qemu-system-arm"
+    "gcc-avr | optional | the test on an 8-bit AVR | command -v avr-gcc"
+    "avr-libc | optional | the test on an 8-bit AVR | echo '#include <avr/io.h>' | avr-gcc -mmcu=atmega328p -E -"
+    "simavr | optional | the test on an 8-bit AVR | command -v simavr"
 )
 
 field() { # field NUMBER ENTRY: that field of the entry, without the blanks around it

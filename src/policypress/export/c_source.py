@@ -56,6 +56,7 @@ _OUTPUT_NAMES = {
     "source_type": _TENSORS,
 }
 _WIDTH = 116
+_ROM = "static const ENGINE_ROM"
 
 
 def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
@@ -78,9 +79,10 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
 
 
 class Constants:
-    """Constant arrays of a program, equal ones once."""
+    """Constant arrays of a program, equal ones once; ``qualifier``: what their definitions begin with."""
 
-    def __init__(self, unpacked: Unpacked | None = None) -> None:
+    def __init__(self, unpacked: Unpacked | None = None, qualifier: str = "static const") -> None:
+        self._qualifier = qualifier
         self.text: list[str] = [] if unpacked is None else [unpacked.text]
         self.bytes = 0 if unpacked is None else unpacked.payload_bytes
         self._unpacked = {} if unpacked is None else unpacked.arrays
@@ -92,7 +94,7 @@ class Constants:
         if key not in self._names:
             self._names[key] = wanted
             self.bytes += len(key[1])
-            self.text.append(definition(f"static const {_TYPES[array.dtype.name]} {wanted}", array))
+            self.text.append(definition(f"{self._qualifier} {_TYPES[array.dtype.name]} {wanted}", array))
         return self._names[key]
 
     def fields(self, fields: Fields, prefix: str, names: Mapping[str, tuple[str, ...]]) -> str:
@@ -150,6 +152,10 @@ def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tu
     entry = constants.fields(program.input, "input", _INPUT_NAMES)
     leave = constants.fields(program.output, "output", _OUTPUT_NAMES)
     body = f"""\
+#if !ENGINE_USE_ENDS
+#error "this needs a double of 64 bits and ENGINE_USE_ENDS: policypress export --integer-only needs neither"
+#endif
+
 static const engine_step steps[{len(program.steps)}] = {{
 {steps}
 }};
@@ -180,7 +186,7 @@ def integer_network(
     policy: Policy, program: Program, name: str, unpacked: Unpacked | None = None
 ) -> tuple[str, Constants, int]:
     """The file NAME.c of a build without floats, its constants, and the bytes of its structures."""
-    constants = Constants(unpacked)
+    constants = Constants(unpacked, _ROM)
     steps = _steps(program, constants)
     entry, leave = program.input, program.output
     tensor, code = "int32_t *to = (int32_t *)(void *)(bytes + {})", "clip(codes[i])"
@@ -295,8 +301,8 @@ int32_t {name}_choose(const int32_t sums[]) {{
     return f"""{text}
 void {name}_choose(const int32_t sums[], int32_t choices[]) {{
     size_t first = 0;
-    for (size_t g = 0; g < {leave["groups"]}; first += {sizes}[g++])
-        choices[g] = largest(sums, first, first + {sizes}[g]);
+    for (size_t g = 0; g < {leave["groups"]}; first += (size_t){sizes}[g++])
+        choices[g] = largest(sums, first, first + (size_t){sizes}[g]);
 }}
 """
 
@@ -424,26 +430,30 @@ def integer_vectors(
 ) -> str:
     """The file NAME_vectors.c of a build without floats: codes, the reference's sums and choices, the self test."""
     upper = name.upper()
-    arrays = [definition("static const int32_t all_codes", codes), definition("static const int32_t all_sums", sums)]
+    arrays = [definition(f"{_ROM} int32_t all_codes", codes), definition(f"{_ROM} int32_t all_sums", sums)]
     declared = check = ""
     if choices is not None:
-        arrays.append(definition("static const int32_t all_choices", choices.astype(np.int32)))
+        arrays.append(definition(f"{_ROM} int32_t all_choices", choices.astype(np.int32)))
         if choices.ndim == 1:
-            check = f"        if ({name}_choose(sums) != all_choices[i])\n            return i + 1;\n"
+            check = f"        if ({name}_choose(sums) != all_choices[i])\n            return (int)i + 1;\n"
         else:
             declared = f"    static int32_t choices[{upper}_ACTION_SIZE];\n"
             check = f"""\
         {name}_choose(sums, choices);
-        if (memcmp(choices, all_choices + i * {upper}_ACTION_SIZE, sizeof choices) != 0)
-            return i + 1;
+        for (size_t k = 0; k < {upper}_ACTION_SIZE; k++)
+            if (choices[k] != all_choices[i * {upper}_ACTION_SIZE + k])
+                return (int)i + 1;
 """
     body = f"""\
 int {name}_self_test(void) {{
-    static int32_t sums[{upper}_OUTPUT_SIZE];
-{declared}{_start(name, payload)}    for (int i = 0; i < {len(codes)}; i++) {{
-        {name}_run(all_codes + i * {upper}_OBSERVATION_SIZE, sums);
-        if (memcmp(sums, all_sums + i * {upper}_OUTPUT_SIZE, sizeof sums) != 0)
-            return i + 1;
+    static int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
+{declared}{_start(name, payload)}    for (size_t i = 0; i < {len(codes)}; i++) {{
+        for (size_t k = 0; k < {upper}_OBSERVATION_SIZE; k++)
+            codes[k] = all_codes[i * {upper}_OBSERVATION_SIZE + k];
+        {name}_run(codes, sums);
+        for (size_t k = 0; k < {upper}_OUTPUT_SIZE; k++)
+            if (sums[k] != all_sums[i * {upper}_OUTPUT_SIZE + k])
+                return (int)i + 1;
 {check}    }}
     return 0;
 }}

@@ -220,6 +220,7 @@ def _peer_entries(
         try:
             peer = PEERS[name](Task(policy, network, config.seed))
             peer.one(observations[0])
+            peer.many(observations)
         except ModuleNotFoundError as error:
             yield Entry(dataclasses.replace(row, reason=f"{error.name} is not installed"))
         except Exception as error:  # of whatever a framework raises; one that fails must not stop the others

@@ -69,7 +69,9 @@ def arrange(transform: ObservationTransform, observation: NDArray[Any]) -> NDArr
         )
     accepted = ("float32", "float64") if expected.kind == "f" else (transform.dtype,)
     if array.dtype not in accepted:
-        raise ObservationError(f"The policy expects {transform.dtype} observations, but got {array.dtype}.")
+        raise ObservationError(
+            f"The policy expects {transform.dtype} observations, but got {array.dtype}: convert them with .astype."
+        )
     if transform.image and array.shape[-3:] != shape and array.shape[-3:] == (shape[1], shape[2], shape[0]):
         array = np.moveaxis(array, -1, -3)
     if array.shape != shape and array.shape[1:] != shape:

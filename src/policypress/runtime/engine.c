@@ -15,6 +15,11 @@ typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
 typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #endif
 
+/* Old GCC for AVR would here and there read RAM in the place of flash: a pointer loses its address space. */
+#ifdef __AVR__
+#pragma GCC optimize("no-ivopts")
+#endif
+
 /* Inlined into one another, these functions leave small processors without registers for the inner loops. */
 #ifdef __GNUC__
 #define APART __attribute__((noinline))
@@ -25,7 +30,7 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 /* Four turns of a loop in one, where the compiler has found nothing better. */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll_count(4)")
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && __GNUC__ >= 8
 #define UNROLL _Pragma("GCC unroll 4")
 #else
 #define UNROLL
@@ -45,7 +50,7 @@ static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
 static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift, int32_t low, int32_t high) {
     const int32_t most = (int32_t)1 << 23;
     sum = sum < -most ? -most : sum > most ? most : sum;
-    sum = (sum * multiplier + ((int32_t)1 << (shift - 1))) >> shift;
+    sum = ((sum * multiplier >> (shift - 1)) + 1) >> 1; /* half of 2^shift would cost an AVR another loop */
     return sum < low ? low : sum > high ? high : sum;
 }
 
@@ -62,12 +67,12 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 /* ---- layers ---- */
 
-APART void engine_finish(const engine_step *s, unsigned char *target, size_t i, uint32_t o, uint32_t sum) {
+APART void engine_finish(const engine_step *s, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
     } else {
-        uint32_t at = s->per_output ? o : 0;
+        const size_t at = s->per_output ? o : 0;
         code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
                        : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
         if (s->finish == ENGINE_TABLE)
@@ -79,21 +84,21 @@ APART void engine_finish(const engine_step *s, unsigned char *target, size_t i, 
 /* The same for most layers, codes to bytes; what it takes, read once a layer. */
 typedef struct {
     int usual;
-    const uint8_t *multiplier, *shift;
-    uint32_t each; /* ones if there is a multiplier and a shift for each output */
+    const ENGINE_ROM uint8_t *multiplier, *shift;
+    size_t each; /* ones if there is a multiplier and a shift for each output */
     int32_t low, high, zero;
 } ending;
 
 static ending ending_of(const engine_step *s) {
     const int usual = s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8;
-    const ending e = {usual,  s->multiplier, s->shift, s->per_output ? UINT32_MAX : 0,
+    const ending e = {usual,  s->multiplier, s->shift, s->per_output ? SIZE_MAX : 0,
                       s->low, s->high,       s->target_zero};
     return e;
 }
 
-static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, uint32_t o,
+static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o,
                           uint32_t sum) {
-    const uint32_t at = o & e->each;
+    const size_t at = o & e->each;
     if (e->usual)
         target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
                                     e->zero);
@@ -107,7 +112,7 @@ typedef struct {
 } window;
 
 /* Weight k of those packed from `byte` on. With constants for k and bits this is a load or two and a shift or two. */
-static inline uint32_t unpack(const uint8_t *byte, unsigned k, unsigned bits) {
+static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
     const unsigned first = k * bits / 8, at = k * bits % 8;
     uint32_t word = byte[first];
     if (at + bits > 8)
@@ -133,20 +138,20 @@ static inline uint32_t unpack(const uint8_t *byte, unsigned k, unsigned bits) {
 #define INTEGER_POSITION(NAME, SOURCE)                                                                             \
     APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
         const ending e = ending_of(s);                                                                             \
-        const uint32_t *bias = s->bias;                                                                            \
-        const uint8_t *pair = s->weight;                                                                           \
-        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+        const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
+        const ENGINE_ROM uint8_t *pair = s->weight;                                                                \
+        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             const SOURCE *from = x;                                                                                \
             uint32_t sum = bias[o], n = s->counts[o];                                                              \
             for (; n >= 2; n -= 2, pair += 4) {                                                                    \
                 from += pair[0];                                                                                   \
-                sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                               \
+                sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
                 from += pair[2];                                                                                   \
-                sum += (uint32_t)((int8_t)pair[3] * (int32_t)*from);                                               \
+                sum += (uint32_t)(int32_t)((int8_t)pair[3] * *from);                                               \
             }                                                                                                      \
             if (n) {                                                                                               \
                 from += pair[0];                                                                                   \
-                sum += (uint32_t)((int8_t)pair[1] * (int32_t)*from);                                               \
+                sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
                 pair += 2;                                                                                         \
             }                                                                                                      \
             finish(s, &e, target, i + o, o, sum);                                                                  \
@@ -155,10 +160,10 @@ static inline uint32_t unpack(const uint8_t *byte, unsigned k, unsigned bits) {
     APART static void NAME##_packed(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, \
                                     size_t i) {                                                                    \
         const ending e = ending_of(s);                                                                             \
-        const uint32_t *bias = s->bias;                                                                            \
-        const uint8_t *byte = s->weight;                                                                           \
+        const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
+        const ENGINE_ROM uint8_t *byte = s->weight;                                                                \
         const uint32_t bits = s->bits, sign = 1u << (bits - 1), mask = 2 * sign - 1;                               \
-        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             uint32_t sum = bias[o], held = 0, word = 0;                                                            \
             for (size_t b = 0; b < v->lines; b++) {                                                                \
                 const SOURCE *from = x + b * v->line, *const end = from + v->run;                                  \
@@ -186,15 +191,15 @@ static inline uint32_t unpack(const uint8_t *byte, unsigned k, unsigned bits) {
     APART static void NAME##_dense(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target,  \
                                    size_t i) {                                                                     \
         const ending e = ending_of(s);                                                                             \
-        const uint32_t *bias = s->bias;                                                                            \
-        const int8_t *weight = s->weight;                                                                          \
-        for (uint32_t o = 0; o < s->out_channels; o++) {                                                           \
+        const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
+        const ENGINE_ROM int8_t *weight = s->weight;                                                               \
+        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             uint32_t sum = bias[o];                                                                                \
             for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                              \
                 const SOURCE *from = x + b * v->line;                                                              \
                 UNROLL                                                                                             \
                 for (size_t k = 0; k < v->run; k++)                                                                \
-                    sum += (uint32_t)(weight[k] * (int32_t)from[k]);                                               \
+                    sum += (uint32_t)(int32_t)(weight[k] * from[k]);                                               \
             }                                                                                                      \
             finish(s, &e, target, i + o, o, sum);                                                                  \
         }                                                                                                          \
@@ -216,11 +221,11 @@ INTEGER_POSITION(position_s32, int32_t)
 #if ENGINE_USE_FLOAT
 /* Sums over the inputs ascending, zero weights left out, every product and every sum rounded. */
 static void position_f32(const engine_step *s, const window *v, const float *x, float *target, size_t step) {
-    const float *bias = s->bias;
-    const uint8_t *pair = s->weight;
-    const int8_t *weight = s->weight;
-    const float *real = s->weight;
-    for (uint32_t o = 0; o < s->out_channels; o++) {
+    const ENGINE_ROM float *bias = s->bias;
+    const ENGINE_ROM uint8_t *pair = s->weight;
+    const ENGINE_ROM int8_t *weight = s->weight;
+    const ENGINE_ROM float *real = s->weight;
+    for (size_t o = 0; o < s->out_channels; o++) {
         const float *from = x;
         float sum = 0.0f;
         if (s->form == ENGINE_SPARSE) {
@@ -354,7 +359,7 @@ static void pad(const engine_step *s, const unsigned char *source, unsigned char
     const size_t line = s->width * pixel * size, out_line = s->out_width * pixel * size;
     const size_t planes = real ? s->channels : 1, n = target_size(s);
     if (s->source_type == ENGINE_U8)
-        memset(target, s->fill, n);
+        memset(target, (int)s->fill, n);
     else if (s->source_type == ENGINE_S32)
         for (size_t i = 0; i < n; i++)
             ((int32_t *)(void *)target)[i] = s->fill;

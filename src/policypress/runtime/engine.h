@@ -37,7 +37,27 @@
 #define ENGINE_USE_DOUBLE 1
 #endif
 #ifndef ENGINE_USE_ENDS /* observation to codes, accumulators to action: 0 leaves a build without any float */
+#if defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8
+#define ENGINE_USE_ENDS 0 /* they need a double of 64 bits */
+#else
 #define ENGINE_USE_ENDS 1
+#endif
+#endif
+
+/* Sizes and places in memory: 32 bits, or those of size_t where it has fewer. */
+#if SIZE_MAX < UINT32_MAX
+typedef size_t engine_size;
+#else
+typedef uint32_t engine_size;
+#endif
+
+/* Where constants of layers lie: on an AVR in flash, which GNU C can read, or in RAM with -std=c99. */
+#ifndef ENGINE_ROM
+#if defined(__FLASH) && !defined(__STRICT_ANSI__) && !defined(__cplusplus)
+#define ENGINE_ROM __flash
+#else
+#define ENGINE_ROM
+#endif
 #endif
 
 /*
@@ -78,20 +98,20 @@ struct engine_step {
     uint8_t second_type;
     uint8_t source_zero, second_zero, target_zero;
     uint8_t per_output, second_per_output;       /* whether there is a multiplier and shift (or scale) for each output */
-    uint32_t source, second, target;             /* where tensors lie in the work memory, in bytes a row */
-    uint32_t height, width, channels;            /* of the source; a vector is 1 x 1 */
-    uint32_t out_height, out_width, out_channels;
+    engine_size source, second, target;          /* where tensors lie in the work memory, in bytes a row */
+    engine_size height, width, channels;         /* of the source; a vector is 1 x 1 */
+    engine_size out_height, out_width, out_channels;
     uint16_t kernel_height, kernel_width, stride_height, stride_width;
     uint16_t padding_height, padding_width;      /* of PAD, before the first line and column */
     int32_t low, high;                           /* of the codes that come out */
     int32_t fill;                                /* of PAD: a byte, an S32; INT32_MIN is minus infinity in F32 */
-    const void *weight;
-    const uint16_t *counts;
-    const void *bias;                            /* int32_t, the share of source_zero taken off; or float */
-    const uint8_t *multiplier, *shift;
-    const uint8_t *second_multiplier, *second_shift;
-    const float *scale;
-    const int8_t *table;                         /* 256 codes of tanh */
+    const ENGINE_ROM void *weight;
+    const ENGINE_ROM uint16_t *counts;
+    const ENGINE_ROM void *bias;                 /* int32_t, the share of source_zero taken off; or float */
+    const ENGINE_ROM uint8_t *multiplier, *shift;
+    const ENGINE_ROM uint8_t *second_multiplier, *second_shift;
+    const ENGINE_ROM float *scale;
+    const ENGINE_ROM int8_t *table;              /* 256 codes of tanh */
     engine_kernel run;                           /* of this machine, or NULL */
     const void *prepared;                        /* what `run` wants */
 };
@@ -170,7 +190,7 @@ void engine_run(const engine_network *network, unsigned char *work, size_t rows)
 void engine_step_run(const engine_step *step, unsigned char *work, size_t rows);
 
 /* For kernels: the sum of output o becomes element i of the target of an integer layer. */
-void engine_finish(const engine_step *step, unsigned char *target, size_t i, uint32_t o, uint32_t sum);
+void engine_finish(const engine_step *step, unsigned char *target, size_t i, size_t o, uint32_t sum);
 
 #if ENGINE_USE_ENDS
 /* Actions of `rows` observations, one after another; `work` holds rows * work_size bytes. */
