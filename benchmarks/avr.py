@@ -185,7 +185,7 @@ def measure(policy: pp.Policy, mcu: str, asked: NDArray[Any], weights: Weights) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES, help="folders of results/")
+    parser.add_argument("names", nargs="*", default=NAMES, help="folders of results/, or .policy files")
     parser.add_argument("--mcu", default="atmega328p", help="as avr-gcc and simavr name it (atmega328p)")
     parser.add_argument("--observations", type=int, default=1000, help="of each trained policy (1000)")
     parser.add_argument("--random", type=int, default=0, help="random policies besides (0)")
@@ -197,7 +197,7 @@ def main() -> int:
     print("| policy | flash | RAM | cycles | ms at 16 MHz | differ |\n|---|---:|---:|---:|---:|---:|")
     differing = 0
     for name in arguments.names:
-        policy = pp.load(ROOT / "results" / name / "policy.policy")
+        policy = pp.load(name if name.endswith(".policy") else ROOT / "results" / name / "policy.policy")
         asked = record(policy, policy.provenance["env"], arguments.observations, seed=1)
         try:
             found, wrong = measure(policy, arguments.mcu, asked, "auto")

@@ -1,8 +1,9 @@
 """Code, tables and memory that decoding a payload takes on a microcontroller.
 
-    python benchmarks/decoder_size.py    # needs the Debian packages gcc-arm-none-eabi and libnewlib-arm-none-eabi
+    python benchmarks/decoder_size.py [-- OPTION ...]
 
-payload.c, which includes the decoder of coder.c, is compiled with -Os -mthumb. "Helpers" is what the linker adds of the
+Needs the Debian packages gcc-arm-none-eabi and libnewlib-arm-none-eabi. payload.c, which includes the decoder of
+coder.c, is compiled with -Os -mthumb and the compiler's options given. "Helpers" is what the linker adds of the
 compiler's and the C library (division, 64-bit products, memset, memcpy), which firmware often holds anyway. State and
 workspace are the struct payload_memory, columns the lines beside it, stack the deepest chain of frames by
 -fcallgraph-info; weights, biases and the rest belong to the policy and are not counted.
@@ -56,8 +57,8 @@ def deepest(folder: Path) -> int:
     return depth("payload_decode")
 
 
-def measure(cpu: str, folder: Path) -> list[int]:
-    compile_ = ["arm-none-eabi-gcc", "-std=c99", "-Os", "-mthumb", f"-mcpu={cpu}"]
+def measure(cpu: str, folder: Path, options: list[str]) -> list[int]:
+    compile_ = ["arm-none-eabi-gcc", "-std=c99", "-Os", "-mthumb", f"-mcpu={cpu}", *options]
     target = str(folder / "payload.o")
     run(*compile_, "-fcallgraph-info=su", "-c", str(RUNTIME / "payload.c"), "-o", target)
     found = sections(target)
@@ -79,7 +80,9 @@ def _verdict(size: int) -> str:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("options", nargs="*", help="more options of the compiler")
+    options = parser.parse_args().options
     if shutil.which("arm-none-eabi-gcc") is None:
         print("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi and libnewlib-arm-none-eabi.", file=sys.stderr)
         return 2
@@ -87,7 +90,7 @@ def main() -> int:
         "code", "tables", "together", "helpers of the compiler", "state and workspace", "each column, and 2", "stack",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        columns = [measure(cpu, Path(folder)) for cpu in CPUS]
+        columns = [measure(cpu, Path(folder), options) for cpu in CPUS]
     print(run("arm-none-eabi-gcc", "--version").splitlines()[0])
     print(f"{'bytes':<26}" + "".join(f"{cpu:>12}" for cpu in CPUS))
     for row, *values in zip(rows, *columns, strict=True):
