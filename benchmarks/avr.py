@@ -40,6 +40,7 @@ OPTIMIZE = "-O2"
 STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Wconversion", "-Werror")  # c99 has no constants in flash
 CODE_BYTES = 4096  # of observations in one firmware
 TICK = 64  # cycles
+SECONDS = 300  # that a command may take
 MAIN = """
 #include <avr/interrupt.h>
 #include <avr/io.h>
@@ -116,7 +117,12 @@ class Answer(NamedTuple):
 
 
 def run(*command: str, folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"{command[0]} does not end") from error
     printed = done.stdout + done.stderr  # simavr prints what the firmware sends to the latter
     if done.returncode:
         reasons = [line for line in printed.splitlines() if re.search("error|overflowed", line)]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +16,7 @@ from policypress.errors import ConfigError
 
 FRAME_STACK = 4
 _ATARI_FRAMES = 108_000
+_told: dict[str | tuple[str, type[Warning], int], int] = {}  # of MuJoCo's warnings
 
 
 def make_env(env_id: str, *, training: bool) -> gym.Env[Any, Any]:
@@ -31,11 +36,35 @@ def make_env(env_id: str, *, training: bool) -> gym.Env[Any, Any]:
         env = FrameStackObservation(env, FRAME_STACK, padding_type="zero")
         return ReshapeObservation(env, (FRAME_STACK, 84, 84))
     try:
-        return gym.make(spec)
+        with _mujoco_warnings(spec):
+            return gym.make(spec)
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError(
             f"environment {env_id} needs a package that is missing ({error}): pip install 'policypress[train]'."
         ) from error
+
+
+@contextmanager
+def _mujoco_warnings(spec: gym.envs.registration.EnvSpec) -> Iterator[None]:
+    """What MuJoCo would print whenever it compiles a model, as Python's warnings, which come once.
+
+    Most is about models that Gymnasium brings (deprecated attributes): nobody can act on that, hundreds of times.
+    """
+    if "mujoco" not in str(spec.entry_point) or importlib.util.find_spec("mujoco") is None:
+        yield
+        return
+    import mujoco
+
+    found: list[str] = []
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(found.append)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+    for text in found:
+        category = DeprecationWarning if "deprecated" in text else RuntimeWarning
+        warnings.warn_explicit(text, category, f"<{spec.id}>", 0, module="mujoco", registry=_told)
 
 
 def is_atari(env_id: str) -> bool:
