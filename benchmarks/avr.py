@@ -4,7 +4,8 @@
 
 Policies of results/ (all integer ones that fit), exported with --integer-only, answer observations that they saw in
 their environment, and random policies of tests/policy/random_policies.py in every form of weights answer random and
-extreme ones. Constants lie in flash. Exit code 1 if a sum differs. Debian: apt-get install gcc-avr avr-libc simavr.
+extreme ones. Weights and tables lie in flash. Exit code 1 if a sum differs or a self test fails. Debian: apt-get
+install gcc-avr avr-libc simavr.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ int main(void) {
     if (policy_self_test())
         put("self test\\n");
 #endif
-    for (unsigned char *p = low; p < top; p++)
+    for (volatile unsigned char *p = low; p < top; p++) /* memset would have its own stack painted */
         *p = PAINT;
     for (uint16_t i = 0; i < COUNT; i++) {
         uint16_t start;
@@ -113,7 +114,11 @@ class Answer(NamedTuple):
     sums: NDArray[np.int32]
     cycles: float  # of an action
     flash: int
-    ram: int  # stack included
+    ram: int  # the deepest stack and the caller's codes and sums included
+
+
+class WrongAnswer(Exception):
+    """A firmware that was built and does not do what it should."""
 
 
 def run(*command: str, folder: Path) -> str:
@@ -122,7 +127,7 @@ def run(*command: str, folder: Path) -> str:
             command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise ExportError(f"{command[0]} does not end") from error
+        raise WrongAnswer(f"{command[0]} does not end") from error
     printed = done.stdout + done.stderr  # simavr prints what the firmware sends to the latter
     if done.returncode:
         reasons = [line for line in printed.splitlines() if re.search("error|overflowed", line)]
@@ -157,14 +162,17 @@ def answer(folder: Path, mcu: str, codes: NDArray[np.int32], outputs: int) -> An
         build(folder, mcu, "firmware.elf", test=first == 0)
         printed = run("simavr", "-m", mcu, "-f", "16000000", "firmware.elf", folder=folder)
         if "self test" in printed:
-            raise ExportError("its self test fails")
+            raise WrongAnswer("its self test fails")
         words += "".join(re.findall(r"sum ([0-9a-f]{8})", printed))
-        (found,) = re.findall(r"took ([0-9a-f]{8})([0-9a-f]{8})", printed)
-        ticks += int(found[0], 16)
-        stack = max(stack, int(found[1], 16))
+        found = re.search(r"took ([0-9a-f]{8})([0-9a-f]{8})", printed)
+        if found is None:
+            raise WrongAnswer("it crashes")
+        ticks += int(found[1], 16)
+        stack = max(stack, int(found[2], 16))
     sums = np.frombuffer(bytes.fromhex(words), ">i4").reshape(-1, outputs)
     flash, ram = build(folder, mcu, "with.elf") - build(folder, mcu, "without.elf", empty=True)
-    return Answer(sums, ticks * TICK / len(codes), int(flash), int(ram) + stack)
+    buffers = 4 * (codes.shape[1] + outputs)
+    return Answer(sums, ticks * TICK / len(codes), int(flash), int(ram) + stack + buffers)
 
 
 def expected(policy: pp.Policy, asked: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -185,7 +193,7 @@ def measure(policy: pp.Policy, mcu: str, asked: NDArray[Any], weights: Weights) 
         export_c(policy, folder, CExportConfig("policy", integer_only=True, weights=weights, check=False))
         found = answer(folder, mcu, codes, sums.shape[1])
     if found.sums.shape != sums.shape:
-        raise ExportError(f"{len(found.sums)} of {len(sums)} observations have an answer")
+        raise WrongAnswer(f"{len(found.sums)} of {len(sums)} observations have an answer")
     return found, int((found.sums != sums).any(axis=1).sum())
 
 
@@ -207,8 +215,9 @@ def main() -> int:
         asked = record(policy, policy.provenance["env"], arguments.observations, seed=1)
         try:
             found, wrong = measure(policy, arguments.mcu, asked, "auto")
-        except ExportError as error:
+        except (ExportError, WrongAnswer) as error:
             print(f"| {name} | {error} |")
+            differing += isinstance(error, WrongAnswer)
             continue
         differing += wrong
         cells = f"{found.flash:,} | {found.ram:,} | {found.cycles:,.0f} | {found.cycles / 16e3:.2f}"
@@ -221,8 +230,9 @@ def main() -> int:
             continue
         try:
             _, wrong = measure(policy, arguments.mcu, asked, FORMS[seed % len(FORMS)])
-        except PolicypressError as error:
+        except (PolicypressError, WrongAnswer) as error:
             print(f"random {seed}: {error}")
+            differing += isinstance(error, WrongAnswer)
             continue
         policies, runs, differing = policies + 1, runs + len(asked), differing + wrong
         if wrong:

@@ -152,7 +152,7 @@ def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tu
     entry = constants.fields(program.input, "input", _INPUT_NAMES)
     leave = constants.fields(program.output, "output", _OUTPUT_NAMES)
     body = f"""\
-#if !ENGINE_USE_ENDS
+#if !ENGINE_USE_ENDS || (defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8)
 #error "this needs a double of 64 bits and ENGINE_USE_ENDS: policypress export --integer-only needs neither"
 #endif
 

@@ -28,6 +28,8 @@
 
 #include <string.h>
 
+typedef char coder_needs_int_of_32_bits[sizeof(int) >= 4 ? 1 : -1];
+
 /* What a compiler might copy to each of its callers; a device has no room for that. */
 #if defined CODER_DECODE_ONLY && defined __GNUC__
 #define APART __attribute__((noinline))

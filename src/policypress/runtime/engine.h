@@ -51,9 +51,9 @@ typedef size_t engine_size;
 typedef uint32_t engine_size;
 #endif
 
-/* Where constants of layers lie: on an AVR in flash, which GNU C can read, or in RAM with -std=c99. */
+/* Where constants of layers lie: without ends on an AVR in flash, which GNU C can read; with -std=c99 in RAM. */
 #ifndef ENGINE_ROM
-#if defined(__FLASH) && !defined(__STRICT_ANSI__) && !defined(__cplusplus)
+#if defined(__FLASH) && !ENGINE_USE_ENDS && !defined(__STRICT_ANSI__) && !defined(__cplusplus)
 #define ENGINE_ROM __flash
 #else
 #define ENGINE_ROM
