@@ -33,6 +33,7 @@ from policy.random_policies import random_policy  # noqa: E402
 from policypress.errors import ExportError, PolicypressError  # noqa: E402
 from policypress.export.c import CExportConfig, Weights, export_c  # noqa: E402
 from policypress.export.vectors import accepted, observations  # noqa: E402
+from policypress.measure.microcontroller import expected_answers  # noqa: E402
 from policypress.policy import reference  # noqa: E402
 
 NAMES = ("cheetah-90", "cheetah-98", "cheetah-narrow", "keep-cheetah", "walker-16", "walker-narrow")
@@ -175,19 +176,10 @@ def answer(folder: Path, mcu: str, codes: NDArray[np.int32], outputs: int) -> An
     return Answer(sums, ticks * TICK / len(codes), int(flash), int(ram) + stack + buffers)
 
 
-def expected(policy: pp.Policy, asked: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Codes of the observations, (n, size), and the sums of the reference, (n, outputs)."""
-    assert policy.input is not None
-    x = reference.observe(policy.observation, asked)
-    record: list[NDArray[Any]] = []
-    reference.run(policy, x, record)
-    codes, sums = reference.quantize_input(policy.input, x), record[-1]
-    return codes.reshape(len(asked), -1).astype(np.int32), sums.reshape(len(asked), -1).astype(np.int32)
-
-
 def measure(policy: pp.Policy, mcu: str, asked: NDArray[Any], weights: Weights) -> tuple[Answer, int]:
     """What the policy takes, and how many of its answers differ."""
-    codes, sums = expected(policy, asked)
+    answers = expected_answers(policy, reference.arrange(policy.observation, asked), integer_only=True)
+    codes, sums = (array.reshape(len(asked), -1) for array in answers)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "c"
         export_c(policy, folder, CExportConfig("policy", integer_only=True, weights=weights, check=False))

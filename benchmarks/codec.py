@@ -241,7 +241,7 @@ def measure(policy: Policy, source: Random | None, with_peers: bool) -> dict[str
         "of_bound": len(payload) / raw.bound_bytes,
         "of_source": len(payload) / (source_bits / 8),
         "nominal_ratio": raw.nominal_ratio,
-        "file_ratio": policy.baseline_bytes / len(payload),
+        "payload_ratio": policy.baseline_bytes / len(payload),
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
     }

@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
             result = press(source, config, folder, resume=True)
             kept, size = result["kept"], result["size"]
             print(
-                f"{family}: {name}: {size['file_bytes']:,} B, {size['file_ratio']:.0f}x, kept {kept['share']:.1%} "
-                f"[{kept['low']:.1%}, {kept['high']:.1%}], {time.monotonic() - started:.0f} s",
+                f"{family}: {name}: {size['payload_bytes']:,} B, {size['payload_ratio']:.0f}x, "
+                f"kept {kept['share']:.1%} [{kept['low']:.1%}, {kept['high']:.1%}], {time.monotonic() - started:.0f} s",
                 flush=True,
             )
 
@@ -104,12 +104,12 @@ def report(options: argparse.Namespace) -> None:
             print(
                 f"| {family}: {name} | {number(iqm['iqm'])} [{number(iqm['iqm_low'])}, {number(iqm['iqm_high'])}] "
                 f"| {kept['share']:.1%} [{kept['low']:.1%}, {kept['high']:.1%}] | {size.nonzeros:,} "
-                f"| {size.file_bytes:,} | {size.file_ratio:.0f}× | {result['wall_seconds'] / 60:.1f} |"
+                f"| {size.payload_bytes:,} | {size.payload_ratio:.0f}× | {result['wall_seconds'] / 60:.1f} |"
             )
     if options.picture:
         points = {
             family: [
-                (size.file_bytes, *(result["kept"][part] for part in ("share", "low", "high")))
+                (size.payload_bytes, *(result["kept"][part] for part in ("share", "low", "high")))
                 for result, size in students.values()
             ]
             for family, students in found.items()

@@ -81,7 +81,7 @@ def trained() -> None:
         runs: list[Callable[[], Any]] = [lambda policy=policy, x=observation: policy.predict(x)]
         runs += [lambda run=run, x=observation: run(x) for run in map(Runner, models.values())]
         times = " | ".join(f"{1e6 * seconds:,.0f} us" for seconds in map(best, runs))
-        bytes_ = [policy.baseline_bytes, pp.size(policy).file_bytes, *map(len, models.values())]
+        bytes_ = [policy.baseline_bytes, pp.size(policy).payload_bytes, *map(len, models.values())]
         print(f"| {path.parent.name} | {' | '.join(f'{size:,}' for size in bytes_)} | {times} |")
     print(
         "\nBytes of the dense float32 network, of the policy's payload and of the ONNX files; times of one observation."

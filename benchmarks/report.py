@@ -40,8 +40,8 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
         f"{size['nonzeros']:,}",
         f"{size['layers'][0]['bits']}",
         f"{size['nominal_bytes']:,.0f} ({times(size['nominal_ratio'])})",
-        f"{size['file_bytes']:,} ({times(size['file_ratio'])})",
-        f"{size['file_to_bound']:.2f}",
+        f"{size['payload_bytes']:,} ({times(size['payload_ratio'])})",
+        f"{size['payload_to_bound']:.2f}",
         f"{result['wall_seconds'] / 60:.0f} min",
     ]
     return "| " + " | ".join(cells) + " |"

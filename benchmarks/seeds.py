@@ -48,7 +48,7 @@ def main() -> None:
             " / ".join(f"{value:,.0f}" for value in returns),
             f"{returns.mean():,.0f} [{returns.min():,.0f}, {returns.max():,.0f}]",
             f"{returns.mean() / dense:.1%}",
-            " / ".join(f"{result['size']['file_bytes']:,}" for result in results),
+            " / ".join(f"{result['size']['payload_bytes']:,}" for result in results),
         ]
         print(f"| {' | '.join(cells)} |")
 

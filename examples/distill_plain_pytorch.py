@@ -74,7 +74,7 @@ def main() -> None:
     before, after = (evaluate(one, ENV, episodes=20) for one in (teacher.policy(), policy))
     print(policy)
     print(f"return {after.mean:.1f}, the agent's own {before.mean:.1f}")
-    print(f"{pp.size(policy).file_bytes} bytes, the agent's own {teacher.baseline_bytes}")
+    print(f"{pp.size(policy).payload_bytes} bytes, the agent's own {teacher.baseline_bytes}")
 
 
 if __name__ == "__main__":

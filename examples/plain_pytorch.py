@@ -95,7 +95,7 @@ def main() -> None:
     policy.save("cartpole.policy")
     result = evaluate(policy, episodes=20)
     print(policy)
-    print(f"return {result.mean:.1f} of 500, {pp.size(policy).file_bytes} bytes")
+    print(f"return {result.mean:.1f} of 500, {pp.size(policy).payload_bytes} bytes")
 
 
 if __name__ == "__main__":

@@ -20,4 +20,4 @@ policy.save("pendulum.policy")
 policy = pp.load("pendulum.policy")  # from here on NumPy is enough
 result = evaluate(policy, "InvertedDoublePendulum-v5", episodes=20)
 print(policy)
-print(f"return {result.mean:.1f}, {pp.size(policy).file_bytes} bytes")
+print(f"return {result.mean:.1f}, {pp.size(policy).payload_bytes} bytes")

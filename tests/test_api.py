@@ -83,7 +83,7 @@ def test_the_example_of_plain_pytorch_keeps_the_return(tmp_path: Path) -> None:
     assert theirs > 85
     assert ours > 0.92 * theirs
     assert large > 50 * small
-    assert policypress.size(policypress.load(tmp_path / "mountain_car.policy")).file_bytes == small
+    assert policypress.size(policypress.load(tmp_path / "mountain_car.policy")).payload_bytes == small
 
 
 def test_unknown_names_raise_attribute_error() -> None:
@@ -115,16 +115,16 @@ def test_a_policy_runs_where_nothing_is_trained(policy_file: Path) -> None:
         "policy = pp.load(sys.argv[1])\n"
         "observation = np.linspace(-1, 1, policy.observation.shape[0]).astype(policy.observation.dtype)\n"
         "action, state = policy.predict(observation)\n"
-        "print(json.dumps([action.tolist(), state, pp.size(policy).file_bytes]))\n"
+        "print(json.dumps([action.tolist(), state, pp.size(policy).payload_bytes]))\n"
     )
     done = python(code, str(policy_file))
     assert done.returncode == 0, done.stderr
-    action, state, file_bytes = json.loads(done.stdout)
+    action, state, payload_bytes = json.loads(done.stdout)
     policy = policypress.load(policy_file)
     observation = np.linspace(-1, 1, policy.observation.shape[0]).astype(policy.observation.dtype)
     np.testing.assert_array_equal(action, policy.predict(observation)[0])
     assert state is None
-    assert file_bytes == policypress.size(policy).file_bytes
+    assert payload_bytes == policypress.size(policy).payload_bytes
 
 
 def test_info_works_where_nothing_is_trained(policy_file: Path) -> None:

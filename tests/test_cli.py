@@ -274,7 +274,15 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
     assert answer.err == ""
     assert max(len(line) for line in answer.out.splitlines()) <= 80
     report = pp.size(pp.load(policy_file))
-    for shown in ("integer", "float32", "(3,)", "latent_pi.0", "mu", f"{report.nonzeros:,}", f"{report.file_bytes:,}"):
+    for shown in (
+        "integer",
+        "float32",
+        "(3,)",
+        "latent_pi.0",
+        "mu",
+        f"{report.nonzeros:,}",
+        f"{report.payload_bytes:,}",
+    ):
         assert shown in answer.out
 
 
@@ -307,7 +315,7 @@ def test_info_as_json(run: Run, policy_file: Path) -> None:
     values = answer.json
     assert values["numerics"] == "integer"
     assert values["provenance"]["env"] == FOLLOW
-    assert values["size"]["file_bytes"] == pp.size(pp.load(policy_file)).file_bytes
+    assert values["size"]["payload_bytes"] == pp.size(pp.load(policy_file)).payload_bytes
     assert [layer["name"] for layer in values["size"]["layers"]] == ["latent_pi.0", "latent_pi.2", "mu"]
     assert "(3,)" in values["contract"]["takes"]
 
@@ -356,7 +364,7 @@ def test_train_as_json_and_again(run: Run, tmp_path: Path, monkeypatch: pytest.M
     answer = run("train", *SMALL, "--out", tmp_path / "run")  # finished: only shown
     assert answer.code == 0
     assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
-    for shown in (f"{result['size']['nonzeros']:,}", f"{result['size']['file_bytes']:,} B", "policy.policy"):
+    for shown in (f"{result['size']['nonzeros']:,}", f"{result['size']['payload_bytes']:,} B", "policy.policy"):
         assert shown in answer.out
     answer = run("train", *SMALL, "--out", tmp_path / "run", "--seed", 2)
     assert_one_sentence(answer, "holds a run with other settings")
@@ -464,7 +472,7 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
     assert answer.code == 0, answer.err
     result = json.loads((tmp_path / "result.json").read_text())
     assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
-    for shown in ("agent, float32", "student, integer", "1,548 B", f"{result['size']['file_bytes']:,} B", "10.0"):
+    for shown in ("agent, float32", "student, integer", "1,548 B", f"{result['size']['payload_bytes']:,} B", "10.0"):
         assert shown in answer.out
     assert str(tmp_path / "policy.policy") in answer.out
     assert run(*pressed(picker_file, tmp_path, *QUICK, "--json")).json == result

@@ -28,7 +28,7 @@ def result(scale: float, kept: float, numerics: str = "integer") -> dict[str, An
         "teacher": returns,
         "evaluation": {**returns, "episodes": 50, "env": "HalfCheetah-v5"},
         "kept": {"share": kept, "low": kept - 0.031, "high": kept + 0.012},
-        "size": {"baseline_bytes": 287_768, "nonzeros": 1_243, "file_bytes": 719, "file_ratio": 400.2},
+        "size": {"baseline_bytes": 287_768, "nonzeros": 1_243, "payload_bytes": 719, "payload_ratio": 400.2},
         "numerics": numerics,
         "wall_seconds": 1_234.5,
     }

@@ -35,8 +35,8 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{size['nonzeros']:,}",
             str(size["layers"][0]["bits"]),
             f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio'] or math.inf:.1f}x",
-            f"{size['file_bytes']:,} B\n{size['file_ratio']:.1f}x",
-            f"{size['file_to_bound']:.2f}",
+            f"{size['payload_bytes']:,} B\n{size['payload_ratio']:.1f}x",
+            f"{size['payload_to_bound']:.2f}",
         )
     return table
 
@@ -53,7 +53,7 @@ def compress_table(result: Mapping[str, Any]) -> Table:
         _iqm(student),
         share,
         f"{size['nonzeros']:,}",
-        f"{size['file_bytes']:,} B\n{size['file_ratio']:.1f}x",
+        f"{size['payload_bytes']:,} B\n{size['payload_ratio']:.1f}x",
     )
     table.caption = (
         f"{student['episodes']} episodes of {student['env']} from the same seeds; 95 % bootstrap intervals; "
@@ -66,7 +66,7 @@ def candidate_line(candidate: Candidate, best: bool) -> str:
     """One finished student of a search."""
     return (
         f"{'-'.join(map(str, candidate.hidden)):>12}  rate {candidate.knobs.rate_weight:.4f}  "
-        f"{candidate.file_bytes:>7,} B {candidate.ratio:5.0f}x  "
+        f"{candidate.payload_bytes:>7,} B {candidate.ratio:5.0f}x  "
         f"kept {candidate.share:6.1%} [{candidate.low:.1%}, {candidate.high:.1%}]{'  best' if best else ''}"
     )
 
@@ -118,13 +118,13 @@ def byte_table(report: SizeReport, flash: int) -> Table:
     table.add_row(
         "all",
         *(f"{bits / 8:,.0f}" for bits in (*sums, other)),
-        f"{report.file_bytes:,}",
+        f"{report.payload_bytes:,}",
         f"{report.bound_bytes:,.0f}",
-        f"{report.file_to_bound:.3f}",
+        f"{report.payload_to_bound:.3f}",
     )
     table.caption = (
         f"dense float32 {report.baseline_bytes:,} B; nominal {report.nominal_bytes:,.0f} B "
-        f"({report.nominal_ratio:.1f}x);\nfile {report.file_bytes:,} B ({report.file_ratio:.1f}x); "
+        f"({report.nominal_ratio:.1f}x);\nfile {report.payload_bytes:,} B ({report.payload_ratio:.1f}x); "
         f"constants of the exported C {flash:,} B ({report.baseline_bytes / flash:.1f}x)"
     )
     return table

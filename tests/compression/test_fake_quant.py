@@ -1139,7 +1139,7 @@ def pressed(rate_weight: float, weight_range: WeightRange) -> tuple[float, int, 
     )
     np.testing.assert_array_equal(policy.outputs(x.numpy()), network.eval()(x).detach().numpy())
     zeros = sum(layer.weight.size - layer.nonzeros for layer in policy.layers)
-    return float(F.mse_loss(network(x), y).detach()), size(policy).file_bytes, zeros
+    return float(F.mse_loss(network(x), y).detach()), size(policy).payload_bytes, zeros
 
 
 def test_a_price_for_bits_buys_fewer_of_them() -> None:

@@ -443,7 +443,7 @@ def test_equal_policies_give_equal_bytes(numerics: Numerics, kind: Kind, style: 
     assert encode_onnx(pp.load(tmp_path / "a.policy"), style) == data
     report = export_onnx(policy, tmp_path / "a.onnx", style)
     assert (tmp_path / "a.onnx").read_bytes() == data
-    assert report.file_bytes == len(data)
+    assert report.payload_bytes == len(data)
     assert report.holds
     assert check_onnx(policy, tmp_path / "a.onnx").as_dict() == report.as_dict()
     observations = make_observations(policy, 3)

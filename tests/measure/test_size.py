@@ -47,11 +47,11 @@ def test_nominal_ratio_of_equal_bits_is_the_papers_formula() -> None:
 def test_file_size_is_the_payload(numerics: Numerics, kind: str) -> None:
     policy = make_policy(numerics, kind, vectors=True)  # type: ignore[arg-type]
     report = size(policy)
-    assert report.file_bytes == len(encode_payload(policy))
+    assert report.payload_bytes == len(encode_payload(policy))
     assert report.baseline_bytes == policy.baseline_bytes
-    assert report.file_ratio == policy.baseline_bytes / report.file_bytes
-    assert 0 < sum(row.bytes for row in report.layers) < report.file_bytes
-    assert report.file_bytes - sum(row.bytes for row in report.layers) < 60  # input and structure
+    assert report.payload_ratio == policy.baseline_bytes / report.payload_bytes
+    assert 0 < sum(row.bytes for row in report.layers) < report.payload_bytes
+    assert report.payload_bytes - sum(row.bytes for row in report.layers) < 60  # input and structure
 
 
 def test_rows_describe_the_layers() -> None:
@@ -78,19 +78,19 @@ def test_a_float_policy_is_about_its_baseline() -> None:
     ]
     report = size(dataclasses.replace(policy, ops=tuple(dense)))
     assert report.nominal_ratio == 1
-    assert 0.9 < report.file_ratio < 1.25  # exponents of weights of one size say little
+    assert 0.9 < report.payload_ratio < 1.25  # exponents of weights of one size say little
 
 
 def test_fewer_bits_and_weights_take_fewer_bytes() -> None:
-    eight, four = (size(make_policy("integer", "image", bits=bits)).file_bytes for bits in (8, 4))
+    eight, four = (size(make_policy("integer", "image", bits=bits)).payload_bytes for bits in (8, 4))
     assert four < eight
-    assert size(mixed()).file_bytes < size(make_policy("weight-only", "vector", bits=8)).file_bytes
+    assert size(mixed()).payload_bytes < size(make_policy("weight-only", "vector", bits=8)).payload_bytes
 
 
 def test_the_report_is_json() -> None:
     report = size(make_policy("integer", "vector"))
     fields = json.loads(json.dumps(report.as_dict()))
-    assert fields["file_bytes"] == report.file_bytes
+    assert fields["payload_bytes"] == report.payload_bytes
     assert fields["layers"][0]["name"] == "first"
 
 
@@ -106,7 +106,7 @@ def test_bits_of_positions_values_biases_and_constants_make_up_the_file() -> Non
         report = size(make_policy(numerics, "image"))
         rows = report.layers
         assert all(min(row.positions, row.values, row.biases, row.constants) > 0 for row in rows)
-        assert 8 * report.file_bytes == pytest.approx(8 * sum(row.bytes for row in rows) + report.header, abs=16)
+        assert 8 * report.payload_bytes == pytest.approx(8 * sum(row.bytes for row in rows) + report.header, abs=16)
 
 
 def test_the_bound_by_hand() -> None:
@@ -131,4 +131,4 @@ def test_left_out_units_count_as_zeros() -> None:
     assert smaller.layers[0].trained_shape == (9, 5)
     assert smaller.weights == report.weights
     assert smaller.nonzeros < report.nonzeros
-    assert smaller.file_bytes < report.file_bytes
+    assert smaller.payload_bytes < report.payload_bytes

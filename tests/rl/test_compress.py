@@ -68,7 +68,7 @@ def test_a_run_leaves_the_student_and_what_it_keeps(source: Source, tmp_path: Pa
     assert policy.results["kept"] == result["kept"]
     assert list(evaluate(policy, episodes=8, seed=1000).returns) == result["evaluation"]["returns"]
     assert result["teacher"]["seed"] == result["evaluation"]["seed"] == 1000
-    assert pp.size(policy).as_dict()["file_bytes"] == result["size"]["file_bytes"]
+    assert pp.size(policy).as_dict()["payload_bytes"] == result["size"]["payload_bytes"]
     assert result["size"]["baseline_bytes"] == 4 * (4 * 16 + 17 * 16 + 17 * 3)
 
 

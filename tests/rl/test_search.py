@@ -30,8 +30,8 @@ FORK = multiprocessing.get_context("fork")
 knobs = st.builds(Knobs, st.integers(-6, 6), st.integers(-6, 6), st.integers(1, 3))
 
 
-def candidate(which: Knobs, file_bytes: int, low: float, high: float = 1.0) -> Candidate:
-    return Candidate(which, (8, 8), file_bytes, 10.0, 50, low, low, high, 1.0)
+def candidate(which: Knobs, payload_bytes: int, low: float, high: float = 1.0) -> Candidate:
+    return Candidate(which, (8, 8), payload_bytes, 10.0, 50, low, low, high, 1.0)
 
 
 @st.composite
@@ -68,7 +68,7 @@ def test_from_a_good_one_students_shrink(found: dict[Knobs, Candidate]) -> None:
     good = [c for c in found.values() if c.low >= 0.9]
     if not good:
         return
-    best = min(good, key=lambda c: c.file_bytes).knobs
+    best = min(good, key=lambda c: c.payload_bytes).knobs
     proposed = propose(found, set(), 0.9)
     missed = [c.knobs for c in found.values() if c.low < 0.9]
     if proposed.seed == 1:
@@ -97,7 +97,7 @@ def test_it_finds_the_edge_of_what_can_be_kept(edge: float, jobs: int) -> None:
         size = one.shrink + one.coarsen
         tried[one] = candidate(one, round(1000 * 0.9**size), 0.95 if size <= edge else 0.85)
     assert len(tried) == 60
-    best = min((c for c in tried.values() if c.low >= 0.9), key=lambda c: c.file_bytes).knobs
+    best = min((c for c in tried.values() if c.low >= 0.9), key=lambda c: c.payload_bytes).knobs
     assert edge - 2 <= best.shrink + best.coarsen <= edge
 
 
@@ -136,9 +136,9 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 def check_best(out: Path, keep: float, found: dict[Knobs, Candidate]) -> None:
     """The policy in ``out`` is the smallest that keeps enough, or else the closest."""
     good = [c for c in found.values() if c.low >= keep]
-    best = min(good, key=lambda c: c.file_bytes) if good else max(found.values(), key=lambda c: c.low)
+    best = min(good, key=lambda c: c.payload_bytes) if good else max(found.values(), key=lambda c: c.low)
     policy = pp.load(out / "policy.policy")
-    assert pp.size(policy).file_bytes == best.file_bytes
+    assert pp.size(policy).payload_bytes == best.payload_bytes
 
 
 def test_a_search_leaves_the_smallest_and_the_frontier(source: Source, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_search_leaves_the_smallest_and_the_frontier(source: Source, tmp_path:
     assert bests[0]
     rows = rows_of(tmp_path)
     assert tuple(rows[0]) == COLUMNS
-    assert [int(row["file_bytes"]) for row in rows] == sorted(one.file_bytes for one in found.values())
+    assert [int(row["payload_bytes"]) for row in rows] == sorted(one.payload_bytes for one in found.values())
     assert {row["name"] for row in rows} == {one.name for one in found}
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert result["reached"]
@@ -178,7 +178,7 @@ def test_a_search_that_reaches_nothing_leaves_the_closest(source: Source, tmp_pa
     students = [json.loads(p.read_text()) for p in (tmp_path / "students").glob("*/candidate.json")]
     closest = max(students, key=lambda one: one["low"])
     if len(students) == 1:
-        assert pp.size(pp.load(tmp_path / "policy.policy")).file_bytes == closest["file_bytes"]
+        assert pp.size(pp.load(tmp_path / "policy.policy")).payload_bytes == closest["payload_bytes"]
     with pytest.raises(RunError, match="holds an unfinished run: add --resume"):
         search(source, planned(source, keep=1.4, minutes=0.15), tmp_path)
     more = search(source, planned(source, keep=1.4, minutes=0.2), tmp_path, jobs=1, resume=True)

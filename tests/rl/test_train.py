@@ -92,7 +92,7 @@ def test_policy_file_holds_the_result_and_repeats_it(run: Run) -> None:
     assert policy.provenance["env"] == run.config.env
     assert policy.provenance["train"] == run.result["config"]
     assert policy.provenance["steps"] == run.result["steps"]
-    assert pp.size(policy).as_dict()["file_bytes"] == run.result["size"]["file_bytes"]
+    assert pp.size(policy).as_dict()["payload_bytes"] == run.result["size"]["payload_bytes"]
     again = evaluate(policy, episodes=5, seed=1000)
     assert list(again.returns) == run.result["evaluation"]["returns"]
     assert len(set(again.returns)) > 1

@@ -67,7 +67,7 @@ class OnnxReport:
 
     style: Style
     numerics: str
-    file_bytes: int
+    payload_bytes: int
     observations: int
     steps: tuple[Difference, ...]
     outputs: Difference
@@ -98,7 +98,7 @@ class OnnxReport:
         """What people read of it."""
         rows = {
             "style": f"{self.style}, {self.numerics} numerics, opset {OPSET}",
-            "bytes": f"{self.file_bytes:,}",
+            "bytes": f"{self.payload_bytes:,}",
             "compared": f"{self.observations:,} observations in ONNX Runtime {onnxruntime.__version__}",
         }
         if self.steps:
@@ -191,7 +191,7 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
     return OnnxReport(
         style=style,
         numerics=policy.numerics,
-        file_bytes=len(model),
+        payload_bytes=len(model),
         observations=len(observations),
         steps=tuple(found),
         outputs=end,

@@ -141,7 +141,7 @@ def measure_on_target(
     chosen = find_target(target)
     require_tools()
     config = CExportConfig(name="policy", integer_only=integer_only, weights=weights, check=False)
-    batch, expected = _expected(policy, _observations(policy, observations), integer_only)
+    batch, expected = expected_answers(policy, _observations(policy, observations), integer_only)
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         folder = Path(place) / "policy"
         export_c(policy, folder, config)
@@ -268,8 +268,9 @@ def _observations(policy: Policy, observations: NDArray[Any] | None) -> NDArray[
     return batch
 
 
-def _expected(policy: Policy, batch: NDArray[Any], integer_only: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What goes into the firmware, and what the reference answers."""
+def expected_answers(policy: Policy, batch: NDArray[Any], integer_only: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What goes into the firmware and what the reference answers: observations (n, *shape) and actions, or, if
+    ``integer_only``, input codes and the last layer's sums, int32 both. ``batch``: as ``reference.arrange`` returns."""
     x = reference.to_network(policy.observation, batch)
     record: list[NDArray[Any]] = []
     outputs = reference.run(policy, x, record)

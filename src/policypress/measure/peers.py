@@ -8,6 +8,7 @@ imports what it needs itself, and raises UnsupportedError with the reason if it 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -59,10 +60,11 @@ def stable_baselines3(task: Task) -> Peer:
     to be fed by hand; this one call does what ours does.
     """
     import gymnasium as gym
-    import stable_baselines3 as sb3
     import torch
     from gymnasium import spaces
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    from policypress.rl.adapters import adapter_named
 
     policy = task.dense
     transform, action = policy.observation, policy.action
@@ -90,21 +92,15 @@ def stable_baselines3(task: Task) -> Peer:
     if action.kind == "discrete":
         fitting += ("ppo", "a2c")
     trained = str(policy.provenance.get("algo"))
-    algo = trained if trained in fitting else usual
-    off_policy = algo in ("sac", "td3", "ddpg")
+    adapter = adapter_named(trained if trained in fitting else usual)
     activation = torch.nn.Tanh if any(isinstance(op, Tanh) for op in policy.ops) else torch.nn.ReLU
-    kwargs: dict[str, Any] = {"activation_fn": activation}
-    kwargs["net_arch"] = {"pi": hidden, "qf": [8]} if off_policy else hidden if algo == "dqn" else {"pi": hidden}
+    kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": adapter.net_arch(hidden)}
     if not plain:
         kwargs["features_extractor_class"] = Body
-    if algo in ("ppo", "a2c"):
-        kwargs["net_arch"]["vf"] = []
-    smaller: dict[str, Any] = {"n_steps": 2} if algo in ("ppo", "a2c") else {"buffer_size": 1}
-    if algo == "ppo":
-        smaller["batch_size"] = 2
-    model: Any = getattr(sb3, algo.upper())(
-        "MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu", seed=task.seed, **smaller
-    )
+    known = inspect.signature(adapter.model_class).parameters
+    memory = {"buffer_size": 1} if "buffer_size" in known else {"n_steps": 2, "batch_size": 2}  # it will not learn
+    smaller: dict[str, Any] = {name: value for name, value in memory.items() if name in known}
+    model = adapter.model_class("MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu", seed=task.seed, **smaller)
 
     def predict(observation: NDArray[Any]) -> NDArray[Any]:
         return model.predict(observation, deterministic=True)[0]  # type: ignore[no-any-return]

@@ -45,9 +45,10 @@ class SizeReport:
 
     ``nominal_bytes`` counts nonzero weights times their bits, without positions or biases; ``nominal_ratio``
     is 32 bits for every trained weight over that, the count of arXiv 2405.07748 (32 / bits / (1 - sparsity)).
-    ``file_bytes`` is the payload of the file, ``file_ratio`` is ``baseline_bytes`` over it, ``header`` the bits in it
-    that are no layer's. ``bound_bytes`` is the zero-order bound (``zero_order_bound``), ``file_to_bound`` the payload
-    over it: below 1 where the file knows more of the weights than their counts.
+    ``payload_bytes`` is the payload of the file (what would be sent or flashed), ``payload_ratio`` is
+    ``baseline_bytes`` over it, ``header`` the bits in it that are no layer's. ``bound_bytes`` is the zero-order bound
+    (``zero_order_bound``), ``payload_to_bound`` the payload over it: below 1 where the file knows more of the weights
+    than their counts.
     """
 
     weights: int
@@ -56,11 +57,11 @@ class SizeReport:
     baseline_bytes: int
     nominal_bytes: float
     nominal_ratio: float
-    file_bytes: int
-    file_ratio: float
+    payload_bytes: int
+    payload_ratio: float
     header: float
     bound_bytes: float
-    file_to_bound: float
+    payload_to_bound: float
     layers: tuple[LayerSize, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,11 +98,11 @@ def size(policy: Policy) -> SizeReport:
         baseline_bytes=policy.baseline_bytes,
         nominal_bytes=nominal_bits / 8,
         nominal_ratio=32 * weights / nominal_bits if nominal_bits else math.inf,
-        file_bytes=len(payload),
-        file_ratio=policy.baseline_bytes / len(payload),
+        payload_bytes=len(payload),
+        payload_ratio=policy.baseline_bytes / len(payload),
         header=header,
         bound_bytes=bound,
-        file_to_bound=len(payload) / bound if bound else math.inf,
+        payload_to_bound=len(payload) / bound if bound else math.inf,
         layers=rows,
     )
 

@@ -57,7 +57,7 @@ _LARGER: Steps = ((0, -2), (-2, 0), (-2, -2), (0, -4), (-4, 0), (-4, -4), (-6, -
 _TIMED_BATCHES = 300
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 COLUMNS = (
-    *("name", "hidden", "rate_weight", "seed", "file_bytes", "ratio", "nonzeros"),
+    *("name", "hidden", "rate_weight", "seed", "payload_bytes", "ratio", "nonzeros"),
     *("share", "low", "high", "seconds"),
 )
 
@@ -91,7 +91,7 @@ class Candidate:
 
     knobs: Knobs
     hidden: tuple[int, ...]
-    file_bytes: int
+    payload_bytes: int
     ratio: float
     nonzeros: int
     share: float
@@ -113,7 +113,7 @@ def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) 
     tried = {*found, *running}
     good = [candidate for candidate in found.values() if candidate.low >= keep]
     if good:
-        best = min(good, key=lambda c: c.file_bytes).knobs
+        best = min(good, key=lambda c: c.payload_bytes).knobs
         steps = _SMALLER
     elif found:
         best = max(found.values(), key=lambda c: c.low).knobs
@@ -245,7 +245,7 @@ class _Students:
     def by_size(self) -> list[Candidate]:
         """Those that keep enough, the smallest first; all others behind them, the closest first."""
         keep = self._config.keep
-        return sorted(self.found.values(), key=lambda c: (0, c.file_bytes) if c.low >= keep else (1, -c.low))
+        return sorted(self.found.values(), key=lambda c: (0, c.payload_bytes) if c.low >= keep else (1, -c.low))
 
     def policy(self, candidate: Candidate) -> Policy:
         return Policy.load(self._folder / candidate.knobs.name / "policy.policy")
@@ -263,7 +263,7 @@ class _Students:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for one in sorted(self.found.values(), key=lambda c: c.file_bytes):
+        for one in sorted(self.found.values(), key=lambda c: c.payload_bytes):
             row = {name: getattr(one, name, None) for name in COLUMNS}
             writer.writerow(
                 row
@@ -272,7 +272,7 @@ class _Students:
             )
         checkpoint.write_whole(self._files.out / "frontier.csv", text.getvalue())
         plot_frontier(
-            {"students": [(one.file_bytes, one.share, one.low, one.high) for one in self.found.values()]},
+            {"students": [(one.payload_bytes, one.share, one.low, one.high) for one in self.found.values()]},
             self._files.out / "frontier.png",
             keep=self._config.keep,
         )
@@ -357,7 +357,7 @@ def _train(
             result = evaluate(policy, config.env, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
             bytes_of, share = size(policy), kept(result.returns, teacher_returns)
             candidate = Candidate(
-                knobs, student.hidden, bytes_of.file_bytes, bytes_of.file_ratio, bytes_of.nonzeros,
+                knobs, student.hidden, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros,
                 share.share, share.low, share.high, round(time.monotonic() - started, 1),
             )  # fmt: skip
             measured = {"search": {**result.as_dict(), "kept": asdict(share)}}
