@@ -429,7 +429,7 @@ def export(
         typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file.")
+        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file or its folder.")
     ] = None,
     integer_only: Annotated[
         bool | None, typer.Option("--integer-only", help="Of c: codes in, sums out, no float operation.")
@@ -443,13 +443,14 @@ def export(
     """Write a policy in another format, after checking that it answers as the policy does."""
     import policypress
     from policypress.export import export as run
-    from policypress.export import identifier
+    from policypress.export import name_of
     from policypress.tables import export_table
 
     options = _given(style=style, name=name, integer_only=integer_only, weights=weights, seed=seed)
-    if to == "c":
-        options.setdefault("name", identifier(policy.stem))
-    report = run(policypress.load(policy), out, to, **options)
+    loaded = policypress.load(policy)
+    if to == "c" and name is None:
+        options["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
+    report = run(loaded, out, to, **options)
     if as_json:
         _out.print_json(json.dumps(report.as_dict()))
     else:

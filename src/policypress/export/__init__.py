@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
 
-__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier"]
+__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier", "name_of"]
 
 RESERVED = frozenset((
-    "engine", "payload", "coder",  # files of an export
-    "policypress_engine", "policypress_payload", "policypress_coder",  # guards of their headers
+    "engine", "payload", "coder",  # what names in the engine begin with
+    *(f"policypress_{part}" for part in ("engine", "engine_call", "payload", "coder")),  # guards of its headers
     "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp",
     "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn",
     "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype",
@@ -74,6 +74,18 @@ def export(policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
 
 
 def identifier(stem: str) -> str:
-    """A C identifier made of a file's name."""
-    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() not in RESERVED else f"policy_{text}".rstrip("_")
+    """A C identifier made of a file's name; "" if nothing in it can be in one."""
+    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).strip("_")[:54]
+    return text if text.lower() not in RESERVED and not text[:1].isdigit() else f"policy_{text}"
+
+
+def name_of(policy: Policy, *names: str) -> str:
+    """A name in C for ``policy``: of the first of ``names`` (of files, folders) that tells it from other ones, else of
+    its environment. Raises ConfigError where nothing does: two exports called "policy" cannot be told apart."""
+    environment = str(policy.provenance.get("env", "")).rpartition("/")[2]
+    for name in (*map(identifier, names), identifier(environment).lower()):
+        if name.lower() not in ("", "policy"):
+            return name
+    raise ConfigError(
+        "name is not given, and nothing tells one: use name, or --name, for what all names in C begin with."
+    )

@@ -25,7 +25,7 @@ static uint32_t tell(reader *r, unsigned context) {
 }
 
 /* Kernel, stride and padding, vertical first; the area of the kernel. */
-static uint32_t window(reader *r) {
+static uint32_t tell_window(reader *r) {
     uint32_t area = 1;
     for (unsigned i = 0; i < 6; i++) {
         uint32_t value = tell(r, GEOMETRY);
@@ -86,14 +86,14 @@ static void numbers(reader *r, uint32_t outputs, unsigned context) {
         *values = (int32_t)number;
 }
 
-static void layer(reader *r, int conv, uint32_t *width) {
+static void read_layer(reader *r, int conv, uint32_t *width) {
     uint32_t flags = tell(r, FLAGS), bits = tell(r, BITS), outputs = tell(r, SIZE), inputs = tell(r, INPUTS);
     int8_t *weights;
     if (!inputs)
         inputs = *width;
     *width = outputs;
     if (conv)
-        inputs *= window(r);
+        inputs *= tell_window(r);
     if (flags & 4)
         numbers(r, outputs, EXPONENT);
     if (flags & 2) {
@@ -107,8 +107,8 @@ static void layer(reader *r, int conv, uint32_t *width) {
         r->failed = bits < 2 || bits > 8 || coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
 }
 
-int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
-                   payload_memory *r) {
+PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count,
+                               uint32_t structure, payload_memory *r) {
     uint32_t width, left;
     r->next = arrays;
     r->end = arrays + count;
@@ -125,11 +125,11 @@ int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays
         if (left > MOST_OPERATIONS)
             return 1;
         if (kind <= CONV)
-            layer(r, kind == CONV, &width);
+            read_layer(r, kind == CONV, &width);
         if (kind == TANH)
             tell(r, BITS);
         if (kind == MAX_POOL)
-            window(r);
+            tell_window(r);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
             for (unsigned i = 0; i < 4; i++)
