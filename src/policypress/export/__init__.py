@@ -49,10 +49,10 @@ def _c(
     return export_c(policy, path, CExportConfig(name, integer_only, weights, seed=seed))
 
 
-def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0) -> Report:
+def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0, observation: str | None = None) -> Report:
     from policypress.export.onnx import export_onnx
 
-    return export_onnx(policy, path, style, seed)
+    return export_onnx(policy, path, style, seed, observation)
 
 
 FORMATS: dict[str, Callable[..., Report]] = {"c": _c, "onnx": _onnx}

@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from policypress.errors import ExportError, ObservationError
-from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style
+from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style, normalization_error
 from policypress.policy import reference
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -57,7 +57,8 @@ class Difference:
 class OnnxReport:
     """What the comparison of a graph with its policy found.
 
-    ``observations`` were given in a batch, some of them alone too. ``steps``: each integer step, compared with what
+    ``observation`` is their dtype; ``observations`` were given in a batch, some of them alone too.
+    ``steps``: each integer step, compared with what
     the reference makes of the integers that go into it in ONNX Runtime, in a copy of the graph that gives them out.
     ``outputs``: from end to end, but in style "qdq" for the integers that go into the last layer of that copy.
     ``action``: compared with the reference's for the outputs of the graph. ``outputs_difference`` and
@@ -67,6 +68,7 @@ class OnnxReport:
 
     style: Style
     numerics: str
+    observation: str
     payload_bytes: int
     observations: int
     steps: tuple[Difference, ...]
@@ -97,7 +99,7 @@ class OnnxReport:
     def rows(self) -> dict[str, str]:
         """What people read of it."""
         rows = {
-            "style": f"{self.style}, {self.numerics} numerics, opset {OPSET}",
+            "style": f"{self.style}, {self.numerics} numerics, opset {OPSET}, {self.observation} observations",
             "bytes": f"{self.payload_bytes:,}",
             "compared": f"{self.observations:,} observations in ONNX Runtime {onnxruntime.__version__}",
         }
@@ -172,7 +174,9 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
 
     found: list[Difference] = []
     if policy.input is None:
-        allowed = _rounding(policy.ops, x, np.zeros_like(x))[again]
+        error = normalization_error(policy, style)
+        apart = np.zeros_like(x) if error is None else np.full_like(x, error)
+        allowed = _rounding(policy.ops, x, apart)[again]
         end = _worst("outputs", _distance(outputs, wanted[again]), allowed)
     else:
         names = list(dict.fromkeys(step.tensor for step in steps if step.tensor))
@@ -191,6 +195,7 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
     return OnnxReport(
         style=style,
         numerics=policy.numerics,
+        observation=policy.observation.dtype,
         payload_bytes=len(model),
         observations=len(observations),
         steps=tuple(found),
@@ -245,7 +250,8 @@ def _steps(
 
     later = iter(steps)
     try:
-        codes = observe(next(later), reference.quantize_input(policy.input, x), 0)
+        near = 0 if normalization_error(policy, style) is None else 1
+        codes = observe(next(later), reference.quantize_input(policy.input, x), near)
         last = walk(policy.ops[:-1], codes, later)
         walk(policy.ops[-1:], last, later)
     except StopIteration:
