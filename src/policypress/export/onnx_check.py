@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,9 @@ class Runner:
         return list(self._session.run(self._results, {"observation": batch}))
 
 
-def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8) -> OnnxReport:
+def compare(
+    policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8, runner: Callable[..., Any] = Runner
+) -> OnnxReport:
     """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well.
 
     Raises ExportError if it is no export of such a policy, ObservationError as the policy does.
@@ -162,7 +164,7 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
 
     x = reference.observe(policy.observation, observations)
     wanted = reference.run(policy, x)
-    run = Runner(model)
+    run = runner(model)
     if (run.shape, run.dtype) != (policy.observation.shape, policy.observation.dtype):
         raise ExportError("The graph is not one of this policy: it takes other observations.")
     batch = run(observations)
@@ -180,7 +182,7 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
         end = _worst("outputs", _distance(outputs, wanted[again]), allowed)
     else:
         names = list(dict.fromkeys(step.tensor for step in steps if step.tensor))
-        seen, _, *tensors = Runner(_with_outputs(parsed, names), names)(observations)
+        seen, _, *tensors = runner(_with_outputs(parsed, names), names)(observations)
         last, found = _steps(policy, x, steps, dict(zip(names, tensors, strict=True)), style)
         if style == "exact":
             end = _worst("outputs", _distance(outputs, wanted[again]), np.zeros_like(outputs))
