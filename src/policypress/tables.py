@@ -143,8 +143,8 @@ def verification_table(result: Verification) -> Table:
             table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", row.verdict)
     what = "steps of the last layer's sums" if result.unit == "steps" else "units in the last place of float32"
     head = (
-        f"{result.vectors:,} observations, {result.numerics} numerics; largest difference from the reference in {what}; "
-        "yes: every bit is the same"
+        f"{result.vectors:,} observations, {result.numerics} numerics; "
+        f"largest difference from the reference in {what}; yes: every bit is the same"
     )
     table.caption_justify = "left"
     table.caption = escape("\n".join([head, *notes]))

@@ -57,9 +57,9 @@ class Difference:
 class OnnxReport:
     """What the comparison of a graph with its policy found.
 
-    ``observation`` is their dtype; ``observations`` were given in a batch, some of them alone too.
-    ``steps``: each integer step, compared with what
-    the reference makes of the integers that go into it in ONNX Runtime, in a copy of the graph that gives them out.
+    ``observation`` is their dtype; ``observations`` were given in a batch, some of them alone too. ``steps``: each
+    integer step, compared with what the reference makes of the integers that go into it in ONNX Runtime, in a copy of
+    the graph that gives them out.
     ``outputs``: from end to end, but in style "qdq" for the integers that go into the last layer of that copy.
     ``action``: compared with the reference's for the outputs of the graph. ``outputs_difference`` and
     ``action_difference`` are the largest from end to end, in real units, whatever is allowed; ``equal_actions`` is the
@@ -176,8 +176,8 @@ def compare(
 
     found: list[Difference] = []
     if policy.input is None:
-        error = normalization_error(policy, style)
-        apart = np.zeros_like(x) if error is None else np.full_like(x, error)
+        inside = normalization_error(policy, style)
+        apart = np.zeros_like(x) if inside is None else np.full_like(x, inside)
         allowed = _rounding(policy.ops, x, apart)[again]
         end = _worst("outputs", _distance(outputs, wanted[again]), allowed)
     else:
