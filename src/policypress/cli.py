@@ -428,6 +428,9 @@ def export(
         str | None,
         typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
     ] = None,
+    observation: Annotated[
+        str | None, typer.Option(help="Of onnx: float32 for a policy that takes float64. Default: the policy's dtype.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file or its folder.")
     ] = None,
@@ -446,7 +449,9 @@ def export(
     from policypress.export import name_of
     from policypress.tables import export_table
 
-    options = _given(style=style, name=name, integer_only=integer_only, weights=weights, seed=seed)
+    options = _given(
+        style=style, observation=observation, name=name, integer_only=integer_only, weights=weights, seed=seed
+    )
     loaded = policypress.load(policy)
     if to == "c" and name is None:
         options["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)

@@ -1,11 +1,16 @@
-"""A policy in other formats, each checked against the reference before it is written."""
+"""A policy in other formats, each checked against the reference before it is written.
+
+The package can be called: ``policypress.export(policy, path, "onnx")`` is its ``export``.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from policypress.errors import ConfigError
@@ -49,10 +54,10 @@ def _c(
     return export_c(policy, path, CExportConfig(name, integer_only, weights, seed=seed))
 
 
-def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0) -> Report:
+def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0, observation: str | None = None) -> Report:
     from policypress.export.onnx import export_onnx
 
-    return export_onnx(policy, path, style, seed)
+    return export_onnx(policy, path, style, seed, observation)
 
 
 FORMATS: dict[str, Callable[..., Report]] = {"c": _c, "onnx": _onnx}
@@ -89,3 +94,16 @@ def name_of(policy: Policy, *names: str) -> str:
     raise ConfigError(
         "name is not given, and nothing tells one: use name, or --name, for what all names in C begin with."
     )
+    """A C identifier made of a file's name."""
+    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
+    return text if text and text.lower() not in RESERVED else f"policy_{text}".rstrip("_")
+
+
+class _Callable(ModuleType):
+    """``policypress.export`` as a package and as a function: importing any of its modules binds the name to it."""
+
+    def __call__(self, policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
+        return export(policy, path, to, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
