@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import warnings
 from collections.abc import Sequence
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from policypress.compression.answers import answer, compare, probes, tolerance_of
 from policypress.compression.fake_quant import INT32, FakeQuantAdd, FakeQuantTanh, multiplier_and_shift
 from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode, TanhNode
 from policypress.errors import PolicypressError, UnsupportedError
+from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.checks import check_accumulators
 from policypress.policy.policy import (
@@ -91,7 +94,13 @@ def freeze_graph(
     observations: NDArray[Any] | None = None,
 ) -> Policy:
     """``freeze`` for a network that is not Stable-Baselines3's, unit for unit (``canonical`` makes it smaller);
-    ``observations`` (n, *shape) become test vectors."""
+    ``observations`` (n, *shape) become test vectors. Raises UnsupportedError too if the network that was traced answers
+    something else than the frozen policy would."""
+    if graph.limit < math.inf:
+        raise UnsupportedError(
+            f"the agent clips its mean to {graph.limit:g} (clip_mean of gSDE), which a frozen policy cannot: press it "
+            "with policypress compress, whose student learns it, or train with policy_kwargs={'clip_mean': 0.0}."
+        )
     first = graph.layers[0].module
     nodes = graph.nodes
     if len(observation.shape) == 1 and isinstance(nodes[0], FlattenNode):
@@ -112,6 +121,11 @@ def freeze_graph(
     policy = Policy(ops, observation, action, inputs, baseline_bytes or dense, dict(provenance or {}))
     if any(layer.nonzeros == 0 for layer in policy.layers):
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
+    if graph.root is not None:
+        like = first.weight.detach()
+        for scale, x in probes(observation.shape, observation.image):
+            own = answer(graph.root, x, like)
+            compare("the network", own, reference.run(policy, x), scale, tolerance=tolerance_of(like.dtype))
     if observations is None:
         return policy
     vectors = TestVectors(
@@ -154,7 +168,10 @@ def _layer(node: LayerNode) -> Layer:
             raise PolicypressError(f"{name} of layer {node.name} is not finite: the training diverged.")
     quantizer = getattr(module, "policypress_quantizer", None)
     if quantizer is None or not module.active:
-        return Layer(_array(module.weight), _array(bias), FLOAT_BITS, np.ones(1, np.float32), **geometry)
+        weight, bias = module.weight.float(), bias.float()
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise PolicypressError(f"layer {node.name} has weights beyond float32: make them smaller.")
+        return Layer(_array(weight), _array(bias), FLOAT_BITS, np.ones(1, np.float32), **geometry)
     codes = _array(module.weight_codes()).astype(np.int8)
     if quantizer.source is None:
         return Layer(codes, _array(bias), quantizer.bits, _array(quantizer.step), **geometry)
