@@ -420,10 +420,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, type[PolicypressError]
         lambda path: MaskablePPO("MlpPolicy", PICK, n_steps=8, batch_size=8, device="cpu").save(path),
         "ppo", PICK, UnsupportedError, "policies with action masks cannot be pressed",
     ),
-    "gsde": (
-        lambda path: PPO("MlpPolicy", "Pendulum-v1", use_sde=True, device="cpu").save(path),
-        "ppo", "Pendulum-v1", UnsupportedError, "gSDE",
-    ),
     "dict": (
         lambda path: PPO("MultiInputPolicy", NAMED, n_steps=8, device="cpu").save(path),
         "ppo", NAMED, UnsupportedError, "Dict space cannot be pressed",

@@ -11,6 +11,11 @@ from torch import nn
 
 from policypress.errors import UnsupportedError
 
+UNSUPPORTED_CLIP = (
+    "the agent clips its mean to {:g} (clip_mean of gSDE), which a frozen policy cannot: press it with policypress "
+    "compress, whose student learns it, or train with policy_kwargs={{'clip_mean': 0.0}}."
+)
+
 
 class Add(nn.Module):
     """``x + y``; a module so that a quantizing one can take its place."""

@@ -68,7 +68,7 @@ def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
         case ReluNode():
             return x.relu()
         case TanhNode():
-            return node.module(x) if isinstance(node.module, FakeQuantTanh) else x.tanh()  # type: ignore[no-any-return]
+            return node.module(x) if isinstance(node.module, FakeQuantTanh) else x.tanh()
         case FlattenNode():
             return x.flatten(1)
         case PoolNode():

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from policypress.compression.answers import answer, compare, probes, tolerance_of
 from policypress.compression.fake_quant import INT32, FakeQuantAdd, FakeQuantTanh, multiplier_and_shift
-from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode, TanhNode
+from policypress.compression.graph import (
+    UNSUPPORTED_CLIP,
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ResidualNode,
+    TanhNode,
+)
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
@@ -44,16 +53,22 @@ _TEST_VECTOR_BYTES = 65_536
 
 
 def freeze(
-    model: BaseAlgorithm, *, baseline_bytes: int | None = None, provenance: dict[str, Any] | None = None
+    model: BaseAlgorithm,
+    *,
+    baseline_bytes: int | None = None,
+    provenance: dict[str, Any] | None = None,
+    unfinished: bool = False,
 ) -> Policy:
     """The policy that ``model`` would be deployed as: integer once quantization has started, float32 before.
 
     ``baseline_bytes``: size of the dense float32 network that this one stands in for, if not its own architecture.
-    ``provenance`` is added to what the model itself tells. Raises UnsupportedError for agents that cannot be pressed,
-    PolicypressError for weights that are not finite or could overflow an int32 accumulator.
+    ``provenance`` is added to what the model itself tells. Warns if pruning or quantization has not come to the end
+    that was asked for, unless ``unfinished`` says that this is meant. Raises UnsupportedError for agents that cannot be
+    pressed or that act otherwise than the frozen policy would, PolicypressError for weights that are not finite or
+    could overflow an int32 accumulator.
     """
-    from policypress.rl.adapters import adapter_for, observation_transform
-    from policypress.rl.callback import STATE_ATTRIBUTE
+    from policypress.rl.adapters import adapter_for, check_agent, observation_transform
+    from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing
 
     adapter = adapter_for(model)
     observation = observation_transform(model)
@@ -63,6 +78,9 @@ def freeze(
             "the agent was trained with VecNormalize and its statistics are missing: load the agent with "
             "env=VecNormalize.load(FILE, venv)."
         )
+    follow_optimizer(model)
+    if not unfinished and (sentence := missing(model)):
+        warnings.warn(sentence, stacklevel=2)
     origin = {
         "algo": adapter.name,
         "env": _environment_id(model),
@@ -73,15 +91,18 @@ def freeze(
         **(provenance or {}),
     }
     recorded = _recorded_observations(model, observation)
-    policy = freeze_graph(
-        adapter.graph(model),
-        observation,
-        adapter.action_transform(model),
-        baseline_bytes=baseline_bytes,
-        provenance=origin,
-        observations=recorded,
+    policy = canonical(
+        freeze_graph(
+            adapter.graph(model),
+            observation,
+            adapter.action_transform(model),
+            baseline_bytes=baseline_bytes,
+            provenance=origin,
+            observations=recorded,
+        )
     )
-    return canonical(policy)
+    check_agent(model, lambda x: reference.run(policy, x.reshape(-1, *observation.shape)))
+    return policy
 
 
 def freeze_graph(
@@ -97,10 +118,7 @@ def freeze_graph(
     ``observations`` (n, *shape) become test vectors. Raises UnsupportedError too if the network that was traced answers
     something else than the frozen policy would."""
     if graph.limit < math.inf:
-        raise UnsupportedError(
-            f"the agent clips its mean to {graph.limit:g} (clip_mean of gSDE), which a frozen policy cannot: press it "
-            "with policypress compress, whose student learns it, or train with policy_kwargs={'clip_mean': 0.0}."
-        )
+        raise UnsupportedError(UNSUPPORTED_CLIP.format(graph.limit))
     first = graph.layers[0].module
     nodes = graph.nodes
     if len(observation.shape) == 1 and isinstance(nodes[0], FlattenNode):

@@ -100,12 +100,17 @@ class Teacher:
 
 def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> Graph:
     """What ``network`` computes before the Tanh at its end, which must be all that follows."""
-    graph = trace(nn.Sequential(OrderedDict(list(network._modules.items())[:-1])))  # type: ignore[arg-type]
+    graph = trace(nn.Sequential(OrderedDict(list(network._modules.items())[:-1])))
     like = graph.layers[0].module.weight.detach()
     for scale, x in probes(observation.shape, observation.image):
         ours = forward(graph, torch.as_tensor(x).to(like)).detach().tanh()
-        compare("the network", answer(network, x, like), ours.double().cpu().numpy(), scale,
-                tolerance=tolerance_of(like.dtype))
+        compare(
+            "the network",
+            answer(network, x, like),
+            ours.double().cpu().numpy(),
+            scale,
+            tolerance=tolerance_of(like.dtype),
+        )
     return graph
 
 
