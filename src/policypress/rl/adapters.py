@@ -145,8 +145,9 @@ class Adapter(ABC):
             raise UnsupportedError(
                 f"{self.model_class.__name__} needs {names} actions, not {action_space}: choose another --algo."
             )
-        if isinstance(action_space, spaces.MultiDiscrete) and len(action_space.shape) != 1:
-            raise UnsupportedError(f"multi-discrete actions of shape {action_space.shape} must be flattened first.")
+        if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) != 1:
+            kind = "discrete" if isinstance(action_space, spaces.MultiDiscrete) else "binary"
+            raise UnsupportedError(f"multi-{kind} actions of shape {action_space.shape} must be flattened first.")
         if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete) and np.any(action_space.start != 0):
             raise UnsupportedError(
                 f"actions that count from {action_space.start} are not Stable-Baselines3's: wrap the environment so "
@@ -331,7 +332,7 @@ class _PolicyAdapter(Adapter):
     """On-policy actor-critic: PPO and its relatives, one policy class for all."""
 
     default_hidden = (64, 64)
-    action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)
+    action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     policy_module = "stable_baselines3.common.policies"
     setting: str
     """An attribute that tells agents of this algorithm from those of relatives further down in ``_ALL``."""
@@ -487,13 +488,15 @@ def _groups(action: ActionTransform, outputs: NDArray[Any]) -> list[NDArray[Any]
 
 def _margins(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
     """How far the outputs are from another choice, (n, choices)."""
+    if action.kind == "multi-binary":
+        return np.absolute(outputs, dtype=np.float32)
     padded = [np.pad(group, ((0, 0), (1, 0)), constant_values=-np.inf) for group in _groups(action, outputs)]
     return np.stack([np.diff(np.sort(group, axis=1)[:, -2:], axis=1)[:, 0] for group in padded], axis=1)
 
 
 def _centred(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
     """Outputs without what decides nothing: a constant for all of a group of choices."""
-    if action.kind == "box":
+    if action.kind in ("box", "multi-binary"):
         return outputs
     return np.concatenate([group - group.mean(axis=1, keepdims=True) for group in _groups(action, outputs)], axis=1)
 
@@ -573,6 +576,8 @@ def _box_action(space: Any, squash: bool) -> ActionTransform:
 def _discrete_action(space: Any) -> ActionTransform:
     if isinstance(space, spaces.MultiDiscrete):
         return ActionTransform("multi-discrete", space.shape, "int64", nvec=tuple(int(n) for n in space.nvec))
+    if isinstance(space, spaces.MultiBinary):
+        return ActionTransform("multi-binary", space.shape, "int64")
     return ActionTransform("discrete", dtype="int64", start=int(space.start))
 
 

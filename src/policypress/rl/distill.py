@@ -289,7 +289,7 @@ def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor
     """How far the student's ``outputs`` are from the teacher's, both (n, outputs) before the action transform.
 
     Actions: mean squared error in units of half the Box's range, nothing where both lie beyond the same bound. Logits:
-    Kullback-Leibler divergence. Q values: the same of their softmax, at a temperature relative to their spread.
+    Kullback-Leibler divergence (of Bernoulli distributions for binary ones). Q values: the same of their softmax, at a temperature relative to their spread.
     """
     action = teacher.action
     if teacher.imitation == "action":
@@ -301,6 +301,10 @@ def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor
         return error.square().mean()
     if teacher.imitation == "values":
         wanted = wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
+    if action.kind == "multi-binary":
+        share = wanted.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
+        return (F.binary_cross_entropy_with_logits(outputs, share, reduction="none") - entropy).sum(1).mean()
     groups = list(action.nvec) or [outputs.shape[1]]
     divergences = [
         F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
