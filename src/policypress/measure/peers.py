@@ -87,9 +87,7 @@ def stable_baselines3(task: Task) -> Peer:
 
     plain = not transform.image and all(isinstance(op, Layer | Tanh | Relu | Flatten) for op in policy.ops)
     hidden = [len(layer.weight) for layer in policy.layers[:-1]] if plain else []
-    usual = {"discrete": "dqn", "multi-discrete": "ppo", "multi-binary": "ppo"}.get(
-        action.kind, "sac" if action.squash else "ppo"
-    )
+    usual = {"discrete": "dqn", "box": "sac" if action.squash else "ppo"}.get(action.kind, "ppo")
     fitting = {"dqn": ("dqn",), "sac": ("sac", "td3", "ddpg"), "ppo": ("ppo", "a2c")}[usual]
     if action.kind == "discrete":
         fitting += ("ppo", "a2c")

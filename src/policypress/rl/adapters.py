@@ -489,7 +489,8 @@ def _groups(action: ActionTransform, outputs: NDArray[Any]) -> list[NDArray[Any]
 def _margins(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
     """How far the outputs are from another choice, (n, choices)."""
     if action.kind == "multi-binary":
-        return np.absolute(outputs, dtype=np.float32)
+        margins: NDArray[Any] = np.abs(outputs)
+        return margins
     padded = [np.pad(group, ((0, 0), (1, 0)), constant_values=-np.inf) for group in _groups(action, outputs)]
     return np.stack([np.diff(np.sort(group, axis=1)[:, -2:], axis=1)[:, 0] for group in padded], axis=1)
 
@@ -627,11 +628,15 @@ def policy_module_of(data: Mapping[str, Any]) -> str | None:
     return described.get("__module__") if isinstance(described, dict) else None
 
 
+def unsupported_extractor(name: str) -> UnsupportedError:
+    """The refusal of a features extractor that is not in EXTRACTORS, however its agent is opened."""
+    return UnsupportedError(
+        f"features extractor {name} cannot be pressed; supported are {', '.join(kind.__name__ for kind in EXTRACTORS)}."
+    )
+
+
 def _extractor_paths(extractor: nn.Module, name: str = "features_extractor") -> list[str]:
     """Submodules of a features extractor in the order they run."""
     if type(extractor) not in EXTRACTORS:
-        raise UnsupportedError(
-            f"features extractor {type(extractor).__name__} cannot be pressed; supported are "
-            f"{', '.join(kind.__name__ for kind in EXTRACTORS)}."
-        )
+        raise unsupported_extractor(type(extractor).__name__)
     return [f"{name}.{path}" for path in EXTRACTORS[type(extractor)]]

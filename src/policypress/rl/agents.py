@@ -40,6 +40,7 @@ from policypress.rl.adapters import (
     checked_graph,
     observation_transform,
     policy_module_of,
+    unsupported_extractor,
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY
@@ -310,7 +311,7 @@ def _policy_kwargs(path: Path, data: Mapping[str, Any], weights: Mapping[str, to
         elif key == "features_extractor_class":
             extractor = next((kind for kind in EXTRACTORS if str(kind) == value), None)
             if extractor is None:
-                raise _needs_trust(path, f"its features_extractor_class is {value}")
+                raise unsupported_extractor(str(value).rpartition(".")[2].rstrip("'>"))
             kwargs[key] = extractor
         elif isinstance(value, str):  # Stable-Baselines3's words for an object that is not JSON
             raise _needs_trust(path, f"its {key} is an object")

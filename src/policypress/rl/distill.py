@@ -289,7 +289,8 @@ def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor
     """How far the student's ``outputs`` are from the teacher's, both (n, outputs) before the action transform.
 
     Actions: mean squared error in units of half the Box's range, nothing where both lie beyond the same bound. Logits:
-    Kullback-Leibler divergence (of Bernoulli distributions for binary ones). Q values: the same of their softmax, at a temperature relative to their spread.
+    Kullback-Leibler divergence, of Bernoulli distributions where choices are binary. Q values: the same of their
+    softmax, at a temperature relative to their spread.
     """
     action = teacher.action
     if teacher.imitation == "action":
