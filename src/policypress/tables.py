@@ -173,6 +173,8 @@ def contract_rows(policy: Policy) -> dict[str, str]:
         gives = f"index of the largest output, from {action.start}"
     elif action.kind == "multi-discrete":
         gives = f"index of the largest output in each group of {', '.join(map(str, action.nvec))}"
+    elif action.kind == "multi-binary":
+        gives = f"{len(policy.layers[-1].weight)} values, 1 for every output above 0, else 0"
     else:
         assert action.low is not None
         assert action.high is not None

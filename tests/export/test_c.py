@@ -403,11 +403,12 @@ def built_choosers(tmp_path_factory):
     discrete = ActionTransform("discrete", dtype="int64", start=-3)
     found = []
     for i, scale in enumerate(
-        [SCALES, np.float32([0.1]), rng.uniform(0.99, 1.01, 12).astype(np.float32), np.float32([2e-40])]
+        [SCALES, np.float32([0.1]), rng.uniform(0.99, 1.01, 12).astype(np.float32), np.float32([2e-40]), SCALES]
     ):
         folder = tmp_path_factory.mktemp("choose") / str(i)
         groups = ActionTransform("multi-discrete", (3,), "int64", nvec=(5, 1, 6))
-        policy = chooser(scale, groups if i == 2 else discrete)
+        binary = ActionTransform("multi-binary", (12,), "int64")
+        policy = chooser(scale, {2: groups, 4: binary}.get(i, discrete))
         export_c(policy, folder, CExportConfig("net", integer_only=True))
         found.append((policy, CompiledIntegers(folder)))
     return found

@@ -423,6 +423,7 @@ def test_observations_of_another_dtype_are_refused(kind: Kind, dtype: str, own: 
 ACTIONS: dict[str, ActionTransform] = {
     "discrete": ActionTransform("discrete", dtype="int64", start=-3),
     "groups": ActionTransform("multi-discrete", (3,), "int64", nvec=(2, 1, 3)),
+    "binary": ActionTransform("multi-binary", (6,), "int64"),
     "one group": ActionTransform("multi-discrete", (1,), "int64", nvec=(6,)),
     "clipped": ActionTransform("box", (6,), low=np.linspace(-1, 0, 6).astype(np.float32),
                                high=np.linspace(0, 2, 6).astype(np.float32)),

@@ -280,7 +280,10 @@ class _Maker:
         return tuple(ops)
 
     def action(self) -> tuple[ActionTransform, int]:
-        match self.pick("box", "box", "discrete", "multi-discrete"):
+        match self.pick("box", "box", "discrete", "multi-discrete", "multi-binary"):
+            case "multi-binary":
+                count = self.pick(1, 4, 9)
+                return ActionTransform("multi-binary", (count,), "int64"), count
             case "discrete":
                 return ActionTransform("discrete", dtype="int64", start=self.pick(0, 1, -5, 10**9)), self.width()
             case "multi-discrete":

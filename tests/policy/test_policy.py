@@ -279,6 +279,9 @@ GROUPS: dict[str, Any] = {"kind": "multi-discrete", "shape": (2,), "dtype": "int
     [
         (GROUPS | {"nvec": ()}, "nvec of at least 1"),
         (GROUPS | {"nvec": (2, 0)}, "nvec of at least 1"),
+        ({"kind": "multi-binary", "shape": (2, 2), "dtype": "int64"}, "has one dimension"),
+        ({"kind": "multi-binary", "shape": (2,), "dtype": "int8"}, "the dtype int64"),
+        ({"kind": "multi-binary", "shape": (2,), "dtype": "int64", "nvec": (2, 2)}, "Only multi-discrete"),
         (GROUPS | {"shape": (3,)}, r"not \(3,\)"),
         (GROUPS | {"dtype": "int32"}, "int64"),
         (GROUPS | {"start": 1}, "no start"),

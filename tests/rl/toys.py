@@ -135,6 +135,15 @@ class ChooseOther(Choose):
     action_space = spaces.MultiDiscrete([3, 2])
 
 
+class Switch(Choose):
+    """Multi-binary: say which of three numbers are positive."""
+
+    action_space = spaces.MultiBinary(3)
+
+    def _reward(self, action: Any) -> float:
+        return float(np.mean(np.asarray(action) == (self._shown[:3] > 0)))
+
+
 class Aim(Look):
     """``Look`` with a continuous answer."""
 
@@ -159,11 +168,11 @@ class Named(_Toy):
 
 FOLLOW, PICK, LOOK = "toys/Follow-v0", "toys/Pick-v0", "toys/Look-v0"
 PICK_OF_FOUR, LOOK_CHANNELS_LAST, NAMED = "toys/PickOfFour-v0", "toys/LookChannelsLast-v0", "toys/Named-v0"
-CHOOSE, CHOOSE_OTHER, AIM = "toys/Choose-v0", "toys/ChooseOther-v0", "toys/Aim-v0"
+CHOOSE, CHOOSE_OTHER, AIM, SWITCH = "toys/Choose-v0", "toys/ChooseOther-v0", "toys/Aim-v0", "toys/Switch-v0"
 for _id, _kind in {
     FOLLOW: Follow, PICK: Pick, LOOK: Look,
     PICK_OF_FOUR: PickOfFour, LOOK_CHANNELS_LAST: LookChannelsLast, NAMED: Named, CHOOSE: Choose,
-    CHOOSE_OTHER: ChooseOther, AIM: Aim,
+    CHOOSE_OTHER: ChooseOther, AIM: Aim, SWITCH: Switch,
 }.items():  # fmt: skip
     gym.register(_id, entry_point=_kind, disable_env_checker=True)
 

@@ -94,9 +94,6 @@ def name_of(policy: Policy, *names: str) -> str:
     raise ConfigError(
         "name is not given, and nothing tells one: use name, or --name, for what all names in C begin with."
     )
-    """A C identifier made of a file's name."""
-    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() not in RESERVED else f"policy_{text}".rstrip("_")
 
 
 class _Callable(ModuleType):

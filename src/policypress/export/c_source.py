@@ -54,7 +54,7 @@ _STEP_NAMES: dict[str, tuple[str, ...]] = {
 _INT64 = lower.DTYPES.index("int64")
 _INPUT_NAMES = {"dtype": tuple(f"ENGINE_{dtype.upper()}" for dtype in lower.DTYPES), "target_type": _TENSORS}
 _OUTPUT_NAMES = {
-    "kind": ("ENGINE_BOX", "ENGINE_DISCRETE", "ENGINE_MULTI_DISCRETE"),
+    "kind": ("ENGINE_BOX", "ENGINE_DISCRETE", "ENGINE_MULTI_DISCRETE", "ENGINE_MULTI_BINARY"),
     "source_type": _TENSORS,
 }
 _WIDTH = 116
@@ -253,7 +253,14 @@ void {name}_run(const int32_t codes[], int32_t sums[]) {{
 
 
 def _choose(policy: Policy, leave: Fields, name: str, constants: Constants) -> str:
-    """Argmax of the sums times their scales, as float32 would compare them, in integers."""
+    """Argmax of the sums times their scales, as float32 would compare them, in integers; their signs if binary."""
+    if policy.action.kind == "multi-binary":
+        return f"""\
+void {name}_choose(const int32_t sums[], int32_t choices[]) {{
+    for (size_t i = 0; i < {leave["outputs"]}; i++)
+        choices[i] = sums[i] > 0;
+}}
+"""
     scale = policy.layers[-1].scale
     bits = scale.view(np.uint32)
     biased = (bits >> 23).astype(np.int32)  # scales are positive
@@ -427,6 +434,11 @@ int32_t {name}_choose(const int32_t sums[]);
 /* The action for sums: index of the largest output of every group in float32, the first of equals. */
 void {name}_choose(const int32_t sums[], int32_t choices[]);
 """
+    elif action.kind == "multi-binary":
+        body += f"""
+/* The action for sums: 1 for every output above 0, else 0. */
+void {name}_choose(const int32_t sums[], int32_t choices[]);
+"""
     functions = ("run", "run_in", *(("choose",) if action.kind != "box" else ()))
     return _header(name, lines, functions, body, payload)
 
@@ -564,7 +576,7 @@ int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
 {name}_run(codes, sums);"""
         if policy.action.kind == "discrete":
             use += f"\nint32_t action = {name}_choose(sums);"
-        elif policy.action.kind == "multi-discrete":
+        elif policy.action.kind in ("multi-discrete", "multi-binary"):
             use += f"\nint32_t action[{upper}_ACTION_SIZE];\n{name}_choose(sums, action);"
     else:
         use = f"""\
@@ -681,6 +693,8 @@ def _action_lines(policy: Policy) -> list[str]:
     if action.kind == "multi-discrete":
         groups = ", ".join(map(str, action.nvec))
         return [f"Action: {size} {kind} values, in groups of {groups} outputs the index of the largest one each."]
+    if action.kind == "multi-binary":
+        return [f"Action: {size} {kind} values, 1 for every output above 0, else 0."]
     assert action.low is not None
     assert action.high is not None
     how = "low + 0.5 * (tanh(output) + 1) * (high - low)" if action.squash else "clip(output, low, high)"

@@ -649,6 +649,8 @@ def _act(graph: _Graph, transform: ActionTransform, style: Style) -> str:
         groups = g.op("Split", "outputs", sizes, outputs=len(transform.nvec), axis=1)
         groups = groups if isinstance(groups, list) else [groups]
         return str(g.op("Concat", *(g.op("ArgMax", group, axis=1, keepdims=1) for group in groups), axis=1))
+    if transform.kind == "multi-binary":
+        return str(g.cast(g.op("Greater", "outputs", g.constant(np.float32(0))), transform.dtype))
     assert transform.low is not None
     assert transform.high is not None
     y = "outputs"

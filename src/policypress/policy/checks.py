@@ -85,7 +85,7 @@ def check_structure(policy: Policy) -> None:
     if len(shape) != 1:
         raise UnsupportedError(f"A policy's outputs must be a vector, not of shape {shape}: end in a linear layer.")
     action = policy.action
-    outputs = {"box": math.prod(action.shape), "multi-discrete": sum(action.nvec)}.get(action.kind)
+    outputs = {"discrete": None, "multi-discrete": sum(action.nvec)}.get(action.kind, math.prod(action.shape))
     if outputs is not None and shape != (outputs,):
         raise UnsupportedError(f"A network with outputs {shape} cannot give actions {action.nvec or action.shape}.")
     _check_test_vectors(policy, shape)

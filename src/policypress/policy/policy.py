@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ TANH_INPUT_LIMIT = 255
 reach their limit at 3.125, and limits of at most 8 bits keep requantization within float32 and int32."""
 OBSERVATION_DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 Numerics = Literal["integer", "weight-only", "float"]
+ActionKind = Literal["box", "discrete", "multi-discrete", "multi-binary"]
+ACTION_KINDS: tuple[ActionKind, ...] = get_args(ActionKind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,10 +308,11 @@ class ActionTransform:
     ``kind`` "box": tanh if ``squash``, then from [-1, 1] to [``low``, ``high``] if ``squash``, else clip to
     them; returns ``dtype`` of ``shape``. ``kind`` "discrete": the index of the largest output (the first of
     equals), plus ``start``. ``kind`` "multi-discrete": the outputs are groups of ``nvec`` each, one after another,
-    and every group gives the index of its largest output; returns int64 of shape (groups,).
+    and every group gives the index of its largest output; returns int64 of shape (groups,). ``kind`` "multi-binary":
+    1 for every output above 0, else 0; returns int64 of shape (outputs,).
     """
 
-    kind: Literal["box", "discrete", "multi-discrete"]
+    kind: ActionKind
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     squash: bool = False
@@ -332,6 +335,14 @@ class ActionTransform:
                 "A multi-discrete action has the dtype int64, no bounds, no squashing and no start",
             )  # fmt: skip
             return
+        if self.kind == "multi-binary":
+            _require(
+                len(self.shape) == 1 and self.dtype == "int64" and self.low is None and self.high is None
+                and not self.squash and self.start == 0,
+                f"A multi-binary action has one dimension, not the shape {self.shape}, the dtype int64, no bounds, no "
+                "squashing and no start",
+            )  # fmt: skip
+            return
         if self.kind == "discrete":
             _require(abs(self.start) < 2**31, f"A discrete action's start must fit 32 bits, not {self.start}")
             _require(
@@ -340,7 +351,7 @@ class ActionTransform:
                 "A discrete action has the shape (), the dtype int64, no bounds and no squashing",
             )  # fmt: skip
             return
-        _require(self.kind == "box", f'An action is of kind "box", "discrete" or "multi-discrete", not {self.kind!r}')
+        _require(self.kind == "box", f"An action is of one of the kinds {', '.join(ACTION_KINDS)}, not {self.kind!r}")
         _require(self.dtype in ("float32", "float64"), f"Box actions are float32 or float64, not {self.dtype}")
         _require(self.start == 0, "Only discrete actions have a start")
         for bound in (self.low, self.high):
@@ -498,6 +509,7 @@ class Policy:
             "box": f"{action.dtype}{list(action.shape)}",
             "discrete": f"{layers[-1].weight.shape[0]} choices",
             "multi-discrete": f"{'x'.join(map(str, action.nvec))} choices",
+            "multi-binary": f"{layers[-1].weight.shape[0]} binary choices",
         }[action.kind]
         return (
             f"Policy({observation.dtype}{list(observation.shape)} -> {answer}, {self.numerics},"

@@ -279,6 +279,8 @@ def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
         groups = np.split(outputs, np.cumsum(transform.nvec)[:-1], axis=1)
         choices: NDArray[np.int64] = np.stack([np.argmax(group, axis=1) for group in groups], axis=1).astype(np.int64)
         return choices
+    if transform.kind == "multi-binary":
+        return (outputs > 0).astype(np.int64)
     low, high = _present(transform.low), _present(transform.high)
     outputs = outputs.reshape(-1, *transform.shape)
     if transform.squash:

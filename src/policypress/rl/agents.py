@@ -32,14 +32,15 @@ from policypress.rl.adapters import (
     EXTRACTORS,
     UNSUPPORTED_OBSERVATION,
     UNSUPPORTED_RECURRENT,
-    UNSUPPORTED_SDE,
     Adapter,
     Critic,
     Imitation,
     adapter_named,
     adapter_that_saved,
+    checked_graph,
     observation_transform,
     policy_module_of,
+    unsupported_extractor,
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY
@@ -106,7 +107,7 @@ def load_agent(
     observation = observation_transform(model)
     if vecnormalize is not None:
         observation = _normalized(observation, Path(vecnormalize))
-    graph = adapter.graph(model)
+    graph = checked_graph(adapter, model)
     return Agent(
         model,
         adapter,
@@ -192,8 +193,6 @@ def _check_saved(
         raise UnsupportedError(UNSUPPORTED_RECURRENT)
     if policy_module_of(data) == "sb3_contrib.common.maskable.policies":
         raise UnsupportedError("policies with action masks cannot be pressed: a frozen policy sees observations alone.")
-    if data.get("use_sde"):
-        raise UnsupportedError(UNSUPPORTED_SDE)
     if any(QUANTIZER_KEY in key for key in weights):
         raise UnsupportedError(
             f"{path} was saved while quantizing, so its policy is pressed already: freeze it with "
@@ -272,7 +271,8 @@ def _rebuilt(
         model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
         # What _setup_model does, without buffers and entropy targets: this model will not learn.
         model._setup_lr_schedule()
-        model.policy = model.policy_class(observation_space, action_space, model.lr_schedule, **model.policy_kwargs)
+        built = model.policy_kwargs | ({"use_sde": True} if data.get("use_sde") else {})
+        model.policy = model.policy_class(observation_space, action_space, model.lr_schedule, **built)
         if hasattr(model, "_create_aliases"):
             model._create_aliases()
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -311,7 +311,7 @@ def _policy_kwargs(path: Path, data: Mapping[str, Any], weights: Mapping[str, to
         elif key == "features_extractor_class":
             extractor = next((kind for kind in EXTRACTORS if str(kind) == value), None)
             if extractor is None:
-                raise _needs_trust(path, f"its features_extractor_class is {value}")
+                raise unsupported_extractor(str(value).rpartition(".")[2].rstrip("'>"))
             kwargs[key] = extractor
         elif isinstance(value, str):  # Stable-Baselines3's words for an object that is not JSON
             raise _needs_trust(path, f"its {key} is an object")

@@ -26,7 +26,7 @@ from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
-from policypress.rl.adapters import adapter_for, observation_transform
+from policypress.rl.adapters import adapter_for, checked_graph, observation_transform
 from policypress.rl.agents import Agent, check_return, load_agent
 from policypress.rl.distill import (
     Distillation,
@@ -118,7 +118,7 @@ def teacher_of(agent: BaseAlgorithm | Agent) -> Teacher:
         model, adapter, observation = agent, adapter_for(agent), observation_transform(agent)
         model.policy.set_training_mode(False)
     return Teacher(
-        adapter.graph(model),
+        checked_graph(adapter, model),
         observation,
         adapter.action_transform(model),
         adapter.imitation(model),

@@ -182,6 +182,8 @@ def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
         fits = action.kind == "discrete" and (int(space.n), int(space.start)) == (choices, action.start)
     elif isinstance(space, spaces.MultiDiscrete):
         fits = action.nvec == tuple(space.nvec.tolist()) and not space.start.any()
+    elif isinstance(space, spaces.MultiBinary):
+        fits = action.kind == "multi-binary" and space.shape == action.shape
     else:
         fits = isinstance(space, spaces.Box) and action.kind == "box" and space.shape == action.shape
     if not fits:

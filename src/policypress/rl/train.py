@@ -171,13 +171,14 @@ def read_evaluations(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(RunFiles(Path(out)).evaluations.read_text())))
 
 
-def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter) -> Policy:
+def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter, unfinished: bool = False) -> Policy:
     baseline = adapter.default_parameters(model) * 4 if config.hidden else None
     compression = json.loads(dumps(config.compression)) if config.compression != type(config.compression)() else None
     return freeze(
         model,
         baseline_bytes=baseline,
         provenance={"env": config.env, "compression": compression, "train": json.loads(dumps(config))},
+        unfinished=unfinished,
     )
 
 
@@ -330,7 +331,7 @@ class _RunCallback(BaseCallback):
         if not due or last == self.num_timesteps:
             return
         model: Any = self.model
-        policy = _freeze(self._config, model, self._adapter)
+        policy = _freeze(self._config, model, self._adapter, unfinished=True)
         result = evaluate(policy, episodes=self._config.eval_episodes, seed=_TRAINING_EVALUATION_SEED)
         compressor = attached_compressor(model)
         low, high = result.interval

@@ -667,6 +667,13 @@ static void act(const engine_output *out, const float *values, unsigned char *ac
         }
         return;
     }
+    if (out->kind == ENGINE_MULTI_BINARY) {
+        for (uint32_t i = 0; i < out->outputs; i++) {
+            const int64_t choice = values[i] > 0.0f;
+            memcpy(action + 8 * (size_t)i, &choice, 8);
+        }
+        return;
+    }
     for (uint32_t i = 0; i < out->outputs; i++) {
         const float low = out->low[i], high = out->high[i];
         float y = values[i];

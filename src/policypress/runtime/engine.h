@@ -149,7 +149,7 @@ struct engine_input {
     const void *prepared;             /* `run` is of this machine, or NULL */
 };
 
-enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE };
+enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE, ENGINE_MULTI_BINARY };
 
 /* The last tensor to the action. */
 typedef struct engine_output engine_output;
