@@ -2,7 +2,7 @@
 
 Stable-Baselines3 does not save with an agent that its observations were normalized. It leaves traces all the same:
 ``_last_original_obs`` is set on-policy only under VecNormalize, and what VecNormalize returns is float32 whatever the
-environment gives.
+environment gives (so since version 0.10).
 """
 
 from __future__ import annotations
@@ -175,12 +175,11 @@ def evidence(data: Mapping[str, Any], space: spaces.Space[Any], on_policy: bool)
         return Evidence("normalized", "what it saw last is float32, and its environment gave other numbers")
     if _beyond(last, space) and not _beyond(original, space):
         return Evidence("normalized", "what it saw last lies outside of the environment's bounds")
-    if on_policy:
-        if any(seen.dtype.kind in "iu" for seen, _ in pairs):
-            return Evidence("raw", "what it saw last are whole numbers")
-        return Evidence("wrapped", "its file holds the original of an observation that it saw")
-    if all(seen.dtype != np.float32 for seen, _ in pairs):
+    stacked = any(seen.shape != given.shape for seen, given in pairs)  # which brings the environment's dtype back
+    if not stacked and all(seen.dtype != np.float32 for seen, _ in pairs):
         return Evidence("raw", "what it saw last is not float32, as normalized observations are")
+    if on_policy:
+        return Evidence("wrapped", "its file holds the original of an observation that it saw")
     if all(np.array_equal(seen, given) for seen, given in pairs):
         return Evidence("raw", "what it saw last is what its environment gave")
     # One after the other, or one the other's original: statistics can tell.
