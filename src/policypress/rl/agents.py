@@ -235,7 +235,7 @@ def _description(described: Any) -> tuple[str | None, Any]:
         return kind, int(fields["n"])
     if kind == "MultiDiscrete" and "nvec" in fields:
         return kind, [int(number) for number in re.findall(r"\d+", str(fields["nvec"]))]
-    return kind, fields.get("_shape") if kind == "Box" else None
+    return kind, fields.get("_shape", fields.get("shape")) if kind == "Box" else None  # gym: shape
 
 
 def _size(space: Any) -> Any:
