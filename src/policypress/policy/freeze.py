@@ -223,6 +223,10 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
 
 def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArray[Any] | None:
     """Up to 32 observations that the agent met, evenly spread over its replay buffer or last rollout."""
+    from gymnasium import spaces
+
+    if not isinstance(model.observation_space, spaces.Box):  # recorded as they came, not flat
+        return None
     shape, dtype = transform.shape, np.dtype(transform.dtype)
     replay, rollout = getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None)
     if replay is not None and replay.size() > 0:

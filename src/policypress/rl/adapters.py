@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
-from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 from torch import nn
 from torch.nn.utils import skip_init
 
@@ -29,8 +29,10 @@ from policypress.compression.student import forward
 from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
-from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.rl.environments import flat_size
 from policypress.rl.networks import EXTRACTOR_KWARGS, ResNetExtractor
+from policypress.rl.statistics import frames_over, statistics_of
 
 try:
     import sb3_contrib
@@ -38,10 +40,6 @@ try:
 except ImportError:  # its algorithms are refused by name
     sb3_contrib, BatchRenorm = None, type(None)  # type: ignore[assignment, misc]
 
-UNSUPPORTED_OBSERVATION = (
-    "observations of {} space cannot be pressed: wrap the environment so that it returns one array "
-    "(gymnasium.wrappers.FlattenObservation)."
-)
 UNSUPPORTED_RECURRENT = "recurrent policies cannot be pressed: train one that sees stacked frames instead."
 _NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trained agent with policypress compress."
 _IMAGE_FEATURES = 512
@@ -52,6 +50,7 @@ _NOISE = 0.05 * TOLERANCE
 
 EXTRACTORS: dict[type[nn.Module], list[str]] = {
     FlattenExtractor: ["flatten"],
+    CombinedExtractor: [],  # joins the parts of a Dict, which a pressed policy gets joined
     NatureCNN: ["cnn", "linear"],
     ResNetExtractor: ["blocks", "linear"],
 }
@@ -62,7 +61,7 @@ Imitation = Literal["action", "logits", "values"]
 
 Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Value (n, 1) of actions (n, a), scaled to [-1, 1], at observations (n, ...) as the network sees them: float,
-normalized, images divided by 255. Gradients flow to both."""
+flattened, normalized, images divided by 255. Gradients flow to both."""
 
 
 class Adapter(ABC):
@@ -138,8 +137,7 @@ class Adapter(ABC):
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises UnsupportedError for spaces that the algorithm or policypress cannot take."""
-        if not isinstance(observation_space, spaces.Box):
-            raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(observation_space).__name__))
+        flat_size(observation_space)
         if not isinstance(action_space, self.action_spaces):
             names = " or ".join(kind.__name__ for kind in self.action_spaces)
             raise UnsupportedError(
@@ -531,36 +529,26 @@ def _network_input(tensors: Any, space: Any, normalize_images: bool) -> NDArray[
 
 
 def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
-    """The contract of ``model``'s observations, statistics of a VecNormalize around its environment included."""
+    """The contract of ``model``'s observations, statistics of a VecNormalize around its environment included.
+
+    Whatever is no image is a vector, as ``flatten_observation`` makes it.
+    """
     space = model.observation_space
-    if not isinstance(space, spaces.Box):
-        raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(space).__name__))
-    if is_image_space(space):
+    if isinstance(space, spaces.Box) and is_image_space(space):
         if not model.policy.normalize_images:
             raise UnsupportedError(
                 "agents that see raw pixel values (normalize_images=False) cannot be pressed: train with "
                 "normalize_images=True, Stable-Baselines3's default."
             )
         return ObservationTransform(space.shape, space.dtype.name, image=True, frame_stack=space.shape[0])
-    if len(space.shape) != 1:
-        raise UnsupportedError(f"observations of shape {space.shape} are neither vectors nor images: flatten them.")
+    shape = (flat_size(space),)
+    dtype = space.dtype.name if isinstance(space, spaces.Box) else "float32"
     env = model.get_env()
     normalize = unwrap_vec_normalize(env) if env is not None else None
-    return ObservationTransform(
-        space.shape, space.dtype.name, normalization=None if normalize is None else _normalization(normalize)
-    )
-
-
-def _normalization(normalize: VecNormalize) -> Normalization | None:
-    if not normalize.norm_obs:
-        return None
-    statistics: Any = normalize.obs_rms
-    return Normalization(
-        np.asarray(statistics.mean, np.float64),
-        np.asarray(statistics.var, np.float64),
-        float(normalize.epsilon),
-        float(normalize.clip_obs),
-    )
+    statistics = None if normalize is None else statistics_of(normalize)
+    if env is None or statistics is None:
+        return ObservationTransform(shape, dtype)
+    return ObservationTransform(shape, dtype, normalization=statistics.flat(space, frames_over(env)))
 
 
 def _box_action(space: Any, squash: bool) -> ActionTransform:
@@ -585,7 +573,9 @@ def _discrete_action(space: Any) -> ActionTransform:
 def _critic(extractor: nn.Module, network: nn.Module) -> Critic:
     def value(observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         # The mean over quantiles; of one value, the value itself.
-        return network(torch.cat([extractor(observations), actions], dim=1)).mean(dim=1, keepdim=True)  # type: ignore[no-any-return]
+        flat = isinstance(extractor, CombinedExtractor)  # its parts are joined already
+        features = observations if flat else extractor(observations)
+        return network(torch.cat([features, actions], dim=1)).mean(dim=1, keepdim=True)  # type: ignore[no-any-return]
 
     return value
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,7 @@ from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import ActionTransform, ObservationTransform, Policy
 from policypress.rl.adapters import Critic, Imitation
 from policypress.rl.checkpoint import replace_file
+from policypress.rl.environments import EnvLike, make_envs
 
 Act = Callable[[NDArray[Any]], NDArray[Any]]
 States = Callable[[Act, Act, float, int], NDArray[Any]]
@@ -328,13 +328,13 @@ def _decay(progress: float) -> float:
 class EnvironmentStates:
     """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]], count: int = 10, seed: int = 0) -> None:
-        self._envs = [make() for _ in range(count)]
+    def __init__(self, env: EnvLike, count: int = 10, seed: int = 0, padding: NDArray[Any] | float = 0.0) -> None:
+        self._envs = make_envs(env, count, padding=padding)
         self._random = np.random.default_rng(seed)
         # Hashed, so that no student learns from the very episodes that measure it: those count up from a seed.
-        seeds = np.random.SeedSequence(seed).generate_state(count)
+        seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
         self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
-        self._by_student = np.zeros(count, bool)
+        self._by_student = np.zeros(len(self._envs), bool)
 
     def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
         states: list[NDArray[Any]] = []

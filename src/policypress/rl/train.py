@@ -177,13 +177,13 @@ def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter, unfinis
     return freeze(
         model,
         baseline_bytes=baseline,
-        provenance={"env": config.env, "compression": compression, "train": json.loads(dumps(config))},
+        provenance={**config.environment.as_dict(), "compression": compression, "train": json.loads(dumps(config))},
         unfinished=unfinished,
     )
 
 
 def _training_env(config: TrainConfig) -> DummyVecEnv:
-    return DummyVecEnv([lambda: Monitor(make_env(config.env, training=True)) for _ in range(config.n_envs)])
+    return DummyVecEnv([lambda: Monitor(make_env(config.environment, training=True)) for _ in range(config.n_envs)])
 
 
 def _model(
@@ -251,7 +251,7 @@ def check(config: TrainConfig) -> Adapter:
     for name, value in config.algo_kwargs.items():
         if isinstance(value, str) and isinstance(known[name].default, int | float):
             raise ConfigError(f"{name}={value!r} is not a number: give one as in {name}={known[name].default}.")
-    env = make_env(config.env, training=False)
+    env = make_env(config.environment, training=False)
     try:
         adapter.check_spaces(env.observation_space, env.action_space)
         image = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 3
