@@ -60,7 +60,8 @@ def compress_table(result: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("nonzeros", f"{size['baseline_bytes'] // 4:,}", f"{size['nonzeros']:,}")
     _byte_rows(table, [{"payload_bytes": size["baseline_bytes"], "payload_ratio": 1.0}, size])
-    lines = [f"{_episodes(student)}, from the same seeds; {result['wall_seconds']:,.0f} s", *result.get("notes", ())]
+    seconds = f"all from the same seeds; {result['wall_seconds']:,.0f} s"
+    lines = [_episodes(student), seconds, *result.get("notes", ())]
     table.caption = escape("\n".join(lines))
     return table
 
@@ -100,7 +101,7 @@ def _return_rows(table: Table, measured: Sequence[Mapping[str, Any]]) -> None:
 def _byte_rows(table: Table, sizes: Sequence[Mapping[str, Any]]) -> None:
     """Payload with its ratio, file on disk and flash, where they are known."""
     table.add_row("payload", *(_bytes(size["payload_bytes"], size["payload_ratio"]) for size in sizes))
-    for name, field in (("file on disk", "disk_bytes"), ("constants in flash", "flash_bytes")):
+    for name, field in (("file on disk", "disk_bytes"), ("flash", "flash_bytes")):
         if any(field in size for size in sizes):
             table.add_row(name, *(f"{size[field]:,} B" if field in size else "" for size in sizes))
 
@@ -111,8 +112,8 @@ def _bytes(count: float, ratio: float) -> str:
 
 def _episodes(evaluation: Mapping[str, Any]) -> str:
     return (
-        f"returns: mean with 95 % bootstrap interval over {evaluation['episodes']} episodes of {evaluation['env']}; "
-        "ends early: before the limit of time"
+        f"return: mean of {evaluation['episodes']} episodes of {evaluation['env']}, 95 % bootstrap interval; ends "
+        "early: before the limit of time; flash: constants of the exported C"
     )
 
 
