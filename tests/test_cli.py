@@ -503,6 +503,25 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
     assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
 
 
+def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
+    model = dqn(PICK)
+    for parameter in model.q_net.parameters():
+        parameter.data.zero_()
+    model.save(tmp_path / "agent.zip")
+    answer = run(*pressed(tmp_path / "agent.zip", tmp_path / "run", "--hidden", "4", "--batches", 20, "--states", 400))
+    assert answer.code == 0, answer.err
+    assert answer.err.startswith("policypress: warning: the agent does no better than ")
+    assert answer.err.index("warning") < answer.err.index("distill")  # before the bar of what takes minutes
+    whole = " ".join(answer.out.split())
+    for shown in (
+        "the agent does no better than",
+        "difference",
+        "the student's action is constant: none of its weights",
+    ):
+        assert shown in whole
+    assert "kept" not in answer.out
+
+
 def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(cli.Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))

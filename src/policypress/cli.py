@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,11 @@ SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 
 
 def main() -> None:
-    """Entry point: errors on purpose become one sentence on standard error and exit code 2."""
+    """Entry point: errors on purpose become one sentence on standard error and exit code 2, warnings one sentence."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app()
     except PolicypressError as error:
         _err.print(f"policypress: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -45,6 +48,10 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(2)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    _err.print(f"policypress: warning: {message}", markup=False, soft_wrap=True)
 
 
 @app.callback()
