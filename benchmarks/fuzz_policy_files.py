@@ -5,7 +5,8 @@
 
 Most mutations get a correct checksum again, or nothing else would be tested. They are: bits, bytes, runs, insertions,
 deletions and exchanges in one section; truncations; hostile lengths, versions and orders of sections; fields of the
-card replaced by hostile JSON; payloads written anew with hostile numbers, half of them followed by many bytes to go on.
+card replaced by hostile JSON; payloads written anew with hostile numbers, half of them followed by many bytes to go on;
+packed files, mostly in their contract; bare payloads.
 
 What decodes must also encode again, and answer one observation or raise ObservationError.
 
@@ -93,7 +94,7 @@ class Source:
     """A policy file taken apart."""
 
     def __init__(self, policy: Policy, data: bytes) -> None:
-        self.policy, self.data = policy, data
+        self.policy, self.data, self.packed = policy, data, artifact.pack(policy)
         _, _, *lengths = HEADER.unpack_from(self.data)
         ends = np.cumsum([HEADER.size, *lengths]).tolist()
         self.sections = [self.data[a:b] for a, b in itertools.pairwise(ends)]
@@ -222,9 +223,25 @@ def numbers(rng: np.random.Generator, source: Source) -> bytes:
     return join(data, *source.sections[1:])
 
 
+def packed(rng: np.random.Generator, source: Source) -> bytes:
+    """A packed file: anything in it, or its contract and a little more, with a checksum that is right again."""
+    if rng.random() < 0.1:
+        return mutate(rng, source.packed)
+    body = source.packed[:-4]
+    start = len(artifact.PACKED_MAGIC) + (1 if rng.random() < 0.9 else 0)
+    end = start + int(rng.choice([4, 16, 40, len(body)]))
+    body = body[:start] + mutate(rng, body[start:end]) + body[end:]
+    return body + hashlib.sha256(body).digest()[:4]
+
+
+def bare(rng: np.random.Generator, source: Source) -> bytes:
+    """A bare payload, which a reader tries in order to say what it is."""
+    return numbers(rng, source)[HEADER.size :]
+
+
 MUTATIONS: tuple[tuple[Callable[[np.random.Generator, Source], bytes], float], ...] = (
-    (whole_file, 0.05), (one_section, 0.2), (payload_bytes, 0.25), (frame, 0.05), (card, 0.2), (vectors, 0.05),
-    (numbers, 0.2),
+    (whole_file, 0.05), (one_section, 0.15), (payload_bytes, 0.2), (frame, 0.05), (card, 0.15), (vectors, 0.05),
+    (numbers, 0.15), (packed, 0.15), (bare, 0.05),
 )  # fmt: skip
 
 

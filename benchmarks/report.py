@@ -35,13 +35,16 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
     cells = [
         name,
         f"{evaluation['mean']:,.0f} [{evaluation['low']:,.0f}, {evaluation['high']:,.0f}]",
-        f"{evaluation['iqm']:,.0f}",
+        f"{evaluation['worst_tenth']:,.0f}",
+        f"{evaluation['ended_early']:.0%}",
         f"{evaluation['mean'] / dense['evaluation']['mean']:.1%}",
         f"{size['nonzeros']:,}",
         f"{size['layers'][0]['bits']}",
         f"{size['nominal_bytes']:,.0f} ({times(size['nominal_ratio'])})",
         f"{size['payload_bytes']:,} ({times(size['payload_ratio'])})",
         f"{size['payload_to_bound']:.2f}",
+        f"{size['disk_bytes']:,}",
+        f"{size['flash_bytes']:,}",
         f"{result['wall_seconds'] / 60:.0f} min",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -57,8 +60,11 @@ def main() -> None:
     curves = {folder.name: read_evaluations(folder) for folder in arguments.runs}
     dense = results[arguments.runs[0].name]
 
-    print("| run | return [95 %] | IQM | of dense | nonzeros | bits | nominal bytes | file bytes | / H | wall time |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| run | return [95 %] | worst tenth | ends early | of dense | nonzeros | bits | nominal bytes | payload bytes "
+        "| / H | file on disk | flash | wall time |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name, result in results.items():
         print(row(name, result, dense))
     print("\n| run | last evaluation before quantization | first after | kept | lowest after |")

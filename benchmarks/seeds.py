@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     arguments = parser.parse_args()
     dense = None
-    print("| runs | seeds | returns | mean [least, most] | of dense | file bytes |\n|---|---|---|---|---|---|")
+    print("| runs | seeds | returns | mean [least, most] | worst tenths | of dense | payload bytes |")
+    print("|---|---|---|---|---|---|---|")
     for runs in groups(arguments.runs).values():
         runs.sort(key=lambda run: run[1]["config"]["seed"])
         results = [result for _, result in runs]
@@ -47,6 +48,7 @@ def main() -> None:
             ", ".join(str(result["config"]["seed"]) for result in results),
             " / ".join(f"{value:,.0f}" for value in returns),
             f"{returns.mean():,.0f} [{returns.min():,.0f}, {returns.max():,.0f}]",
+            " / ".join(f"{result['evaluation']['worst_tenth']:,.0f}" for result in results),
             f"{returns.mean() / dense:.1%}",
             " / ".join(f"{result['size']['payload_bytes']:,}" for result in results),
         ]

@@ -282,8 +282,18 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
         "mu",
         f"{report.nonzeros:,}",
         f"{report.payload_bytes:,}",
+        f"file on disk {policy_file.stat().st_size:,} B",
+        "constants in flash",
     ):
         assert shown in answer.out
+
+
+def test_info_shows_the_card_of_before(run: Run) -> None:
+    """Without worst tenth and early ends, with an interquartile mean."""
+    answer = run("info", Path(__file__).parents[1] / "results" / "cheetah-98" / "policy.policy")
+    assert answer.code == 0
+    assert "5855.4 [" in answer.out
+    assert "worst tenth" not in answer.out
 
 
 def test_pack_writes_the_payload(run: Run, policy_file: Path, tmp_path: Path) -> None:
@@ -293,8 +303,14 @@ def test_pack_writes_the_payload(run: Run, policy_file: Path, tmp_path: Path) ->
     payload = (tmp_path / "a.bin").read_bytes()
     assert payload == encode_payload(policy)
     assert f"{len(payload):,} bytes" in answer.out
+    assert_one_sentence(run("info", tmp_path / "a.bin"), "is a bare payload, without the contract")
 
-    assert run("pack", policy_file, tmp_path / "a.policy").code == 0
+    answer = run("pack", policy_file, tmp_path / "a.policy")
+    assert answer.code == 0
+    size = (tmp_path / "a.policy").stat().st_size
+    assert f"{size:,} bytes, of which {len(payload):,} are the payload" in answer.out
+    assert size < len(payload) + 60
+    assert f"file on disk {size:,} B" in run("info", tmp_path / "a.policy").out
     packed = pp.load(tmp_path / "a.policy")
     assert policy.test_vectors is not None
     assert packed.test_vectors is None
@@ -336,8 +352,9 @@ def test_evaluate_shows_every_return(run: Run, policy_file: Path) -> None:
     from policypress.rl import evaluate
 
     result = evaluate(pp.load(policy_file), episodes=4, seed=3)
-    for value in (result.mean, *result.interval, *result.returns):
+    for value in (result.mean, *result.interval, result.worst_tenth, *result.returns):
         assert f"{value:.1f}" in answer.out
+    assert "ends early   0.0%" in answer.out
     assert FOLLOW in answer.out
 
 
@@ -474,9 +491,35 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
     assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
     for shown in ("agent, float32", "student, integer", "1,548 B", f"{result['size']['payload_bytes']:,} B", "10.0"):
         assert shown in answer.out
+    for shown in (
+        "worst tenth",
+        "ends early",
+        f"{(tmp_path / 'policy.policy').stat().st_size:,} B",
+        "flash",
+    ):
+        assert shown in answer.out
     assert str(tmp_path / "policy.policy") in answer.out
     assert run(*pressed(picker_file, tmp_path, *QUICK, "--json")).json == result
     assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
+
+
+def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
+    model = dqn(PICK)
+    for parameter in model.q_net.parameters():
+        parameter.data.zero_()
+    model.save(tmp_path / "agent.zip")
+    answer = run(*pressed(tmp_path / "agent.zip", tmp_path / "run", "--hidden", "4", "--batches", 20, "--states", 400))
+    assert answer.code == 0, answer.err
+    assert answer.err.startswith("policypress: warning: the agent does no better than ")
+    assert answer.err.index("warning") < answer.err.index("distill")  # before the bar of what takes minutes
+    whole = " ".join(answer.out.split())
+    for shown in (
+        "the agent does no better than",
+        "difference",
+        "the student's action is constant: none of its weights",
+    ):
+        assert shown in whole
+    assert "kept" not in answer.out
 
 
 def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:

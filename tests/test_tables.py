@@ -6,13 +6,14 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from policypress.export.verify import Agreement, Verification
 from policypress.rl.curves import plot_frontier
 from policypress.rl.search import Candidate, Knobs
-from policypress.tables import _tail, candidate_line, compress_table, verification_table
+from policypress.tables import _tail, candidate_line, compress_table, result_table, verification_table
 
 
 def shown(table: Any) -> str:
@@ -22,13 +23,26 @@ def shown(table: Any) -> str:
     return text
 
 
-def result(scale: float, kept: float, numerics: str = "integer") -> dict[str, Any]:
-    returns = {"iqm": 6_662.34 * scale, "iqm_low": 6_512.1 * scale, "iqm_high": 6_720.9 * scale}
+CHANCE = {"actions": "random actions", "mean": -280.5, "low": -301.2, "high": -250.0, "worst_tenth": -370.0,
+          "ended_early": 0.0}  # fmt: skip
+
+
+def result(scale: float, share: float | None, numerics: str = "integer") -> dict[str, Any]:
+    returns = {"mean": 6_662.34 * scale, "low": 6_512.1 * scale, "high": 6_720.9 * scale}
+    returns |= {"worst_tenth": 6_123.4 * scale, "ended_early": 0.04}
+    shares = (None, None, None) if share is None else (share, share - 0.031, share + 0.012)
     return {
-        "teacher": returns,
-        "evaluation": {**returns, "episodes": 50, "env": "HalfCheetah-v5"},
-        "kept": {"share": kept, "low": kept - 0.031, "high": kept + 0.012},
-        "size": {"baseline_bytes": 287_768, "nonzeros": 1_243, "payload_bytes": 719, "payload_ratio": 400.2},
+        "teacher": {**returns, "chance": CHANCE},
+        "evaluation": {**returns, "ended_early": 0.16, "episodes": 50, "env": "HalfCheetah-v5"},
+        "kept": {
+            **dict(zip(("share", "low", "high"), shares, strict=True)),
+            **{"difference": 12.34, "difference_low": -101.0, "difference_high": 150.0},
+        },
+        "notes": [],
+        "size": {
+            **{"baseline_bytes": 287_768, "nonzeros": 1_243, "payload_bytes": 719, "payload_ratio": 400.2},
+            **{"disk_bytes": 10_522, "flash_bytes": 1_825},
+        },
         "numerics": numerics,
         "wall_seconds": 1_234.5,
     }
@@ -42,15 +56,78 @@ def test_the_table_of_a_pressed_agent(scale: float, kept: float, numerics: str) 
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     for part in (f"{6662.34 * scale:,.1f}", f"{kept:.1%}", "287,768 B", "719 B", "400.2x", "71,942", "1,243"):
         assert part in text
+    for part in (
+        "worst tenth",
+        f"{6123.4 * scale:,.1f}",
+        "4.0%",
+        "16.0%",
+        "random actions",
+        "-280.5",
+        "10,522 B",
+        "1,825",
+    ):
+        assert part in text
+    assert "difference" not in text
     whole = " ".join(text.split())
-    assert "50 episodes of HalfCheetah-v5 from the same seeds" in whole
+    assert "50 episodes of HalfCheetah-v5" in whole
+    assert "all from the same seeds" in whole
     assert "1,23" in whole
+
+
+def test_no_percentage_where_a_share_says_nothing() -> None:
+    one = result(0.001, None)
+    one["notes"] = ["the agent does no better than random actions [a]: there is nothing learned."]
+    text = shown(compress_table(one))
+    assert "kept" not in text
+    assert "+12.3" in text
+    assert "[-101.0, +150.0]" in text
+    assert "the agent does no better than random actions [a]" in " ".join(text.split())
 
 
 def test_intervals_of_negative_returns_stay_in_a_line() -> None:
     text = shown(compress_table(result(-0.28, 1.342)))
     assert "[-1,823.4, -1,881.9]" in text
     assert "[131.1%, 135.4%]" in text
+
+
+def test_results_of_before_are_shown_by_their_mean() -> None:
+    """An interquartile mean hid that this student falls: it kept 100 %."""
+    agent, student = [100.0] * 40, [100.0] * 30 + [10.0] * 10
+    old = result(1.0, 1.0)
+    for name, returns in (("teacher", agent), ("evaluation", student)):
+        old[name] = {
+            **{
+                "iqm": 100.0,
+                "iqm_low": 100.0,
+                "iqm_high": 100.0,
+                "mean": float(np.mean(returns)),
+                "low": 1.0,
+                "high": 2.0,
+            },
+            **{"returns": returns, "episodes": 40, "env": "Walker2d-v5"},
+        }
+    old["kept"] = {"share": 1.0, "low": 1.0, "high": 1.0}
+    del old["notes"], old["size"]["disk_bytes"], old["size"]["flash_bytes"]
+    text = shown(compress_table(old))
+    assert "77.5%" in text
+    assert "100.0%" not in text
+    assert "worst tenth" not in text
+
+
+def trained(scale: float) -> dict[str, Any]:
+    found = result(scale, 1.0)
+    return {
+        "evaluation": found["evaluation"],
+        "size": found["size"]
+        | {"layers": [{"bits": 8}], "nominal_bytes": 1_243.0, "nominal_ratio": 229.9, "payload_to_bound": 0.956},
+    }
+
+
+def test_runs_stand_side_by_side() -> None:
+    text = shown(result_table({"dense": trained(1.0), "pressed": trained(-2.0)}))
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    for part in ("6,662.3", "-13,324.7", "worst tenth", "16.0%", "719 B", "file on disk", "10,522 B", "0.96", "229.9x"):
+        assert part in text
 
 
 def test_names_of_layers_stay_in_a_line() -> None:
@@ -65,7 +142,7 @@ def test_notes_keep_their_brackets() -> None:
 
 
 def test_a_student_of_a_search_takes_a_line() -> None:
-    one = Candidate(Knobs(-2, 3), (256, 256, 64), 12_345, 23.3, 9_999, 0.9876, -1.0123, 1.234, 60.0)
+    one = Candidate(Knobs(-2, 3), (256, 256, 64), 12_345, 23.3, 9_999, 0.9876, -1.0123, 1.234, -5.0, 0.1, 60.0)
     line = candidate_line(one, best=True)
     assert line.startswith("  256-256-64  rate 0.0113   12,345 B    23x  kept  98.8% [-101.2%, 123.4%]")
     assert line.endswith("  best")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
 _SEARCH_MINUTES = 10.0
-_STUDENT, _SEARCH, _METHODS = "The student", "Search for the smallest file", "Other methods"
+_STUDENT, _SEARCH, _METHODS = "The student", "Search for the smallest policy", "Other methods"
 _ALGORITHMS = "Algorithm that trained it: sac, td3, ddpg, tqc, crossq, dqn, qrdqn, ppo, a2c or trpo."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
@@ -55,9 +56,11 @@ FrameStackOption = Annotated[
 
 
 def main() -> None:
-    """Entry point: errors on purpose become one sentence on standard error and exit code 2."""
+    """Entry point: errors on purpose become one sentence on standard error and exit code 2, warnings one sentence."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app()
     except PolicypressError as error:
         _err.print(f"policypress: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -68,6 +71,10 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(2)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    _err.print(f"policypress: warning: {message}", markup=False, soft_wrap=True)
 
 
 @app.callback()
@@ -188,7 +195,7 @@ def compress(
         float | None,
         typer.Option(
             rich_help_panel=_STUDENT,
-            help="Price of a bit beside the imitation; more gives a smaller file. Default: 0.005 if narrow.",
+            help="Price of a bit beside the imitation; more gives a smaller payload. Default: 0.005 if narrow.",
         ),
     ] = None,
     sparsity: Annotated[
@@ -204,7 +211,8 @@ def compress(
     keep: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=_SEARCH, help="Search for the smallest file that keeps this share of the return: 0.95."
+            rich_help_panel=_SEARCH,
+            help="Search for the smallest payload that keeps this share of the mean return: 0.95.",
         ),
     ] = None,
     minutes: Annotated[
@@ -320,8 +328,8 @@ def compress(
         _out.print(f"policy  {out / 'policy.policy'}", markup=False, soft_wrap=True)
     if not result.get("reached", True):
         _err.print(
-            f"policypress: no student keeps {100 * config.keep:.3g} % of the return by the lower end of its interval; "
-            "this is the closest: --resume with more --minutes, or keep less.",
+            f"policypress: no student keeps {100 * config.keep:.3g} % of the mean return by the lower end of its "
+            "interval; this is the closest: --resume with more --minutes, or keep less.",
             soft_wrap=True,
         )
         raise typer.Exit(1)
@@ -335,18 +343,18 @@ def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_jso
     from policypress.tables import byte_table, contract_rows, contract_table, layer_table
 
     loaded = policypress.load(policy)
-    report, flash = policypress.size(loaded), flash_bytes(loaded)
+    report, flash, disk = policypress.size(loaded), flash_bytes(loaded), policy.stat().st_size
     if as_json:
         found = {
             "contract": contract_rows(loaded),
             "numerics": loaded.numerics,
-            "size": {**report.as_dict(), "flash_bytes": flash},
+            "size": {**report.as_dict(), "disk_bytes": disk, "flash_bytes": flash},
             "provenance": loaded.provenance,
             "results": loaded.results,
         }
         _out.print_json(json.dumps(found))
     else:
-        _out.print(contract_table(loaded), layer_table(report), byte_table(report, flash))
+        _out.print(contract_table(loaded), layer_table(report), byte_table(report, disk, flash))
 
 
 @app.command()
@@ -362,7 +370,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Episode i starts from reset(seed=seed+i).")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a policy in its environment: mean return, 95 % interval, return of every episode."""
+    """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode."""
     import policypress
     from policypress.config import Environment
     from policypress.rl.evaluate import evaluate as run
@@ -453,16 +461,21 @@ def pack(
     policy: Annotated[Path, typer.Argument(help="A .policy file.")],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     payload_only: Annotated[
-        bool, typer.Option("--payload-only", help="Write the bare payload: what would be flashed or sent.")
+        bool, typer.Option("--payload-only", help="Write the bare payload, which load does not open by itself.")
     ] = False,
 ) -> None:
-    """Write a policy as small as it gets: without units that do nothing, and without test vectors."""
+    """Write a policy as small as it gets: payload and contract alone, without names, provenance and test vectors."""
     import policypress
-    from policypress.policy.artifact import encode_smallest, write
+    from policypress.policy.artifact import encode_payload, write
+    from policypress.policy.artifact import pack as packed
+    from policypress.policy.canonical import canonical
 
-    data = encode_smallest(policypress.load(policy), payload_only=payload_only)
+    loaded = canonical(policypress.load(policy))
+    payload = encode_payload(loaded)
+    data = payload if payload_only else packed(loaded)
     write(data, out)
-    _out.print(f"{out}  {len(data):,} bytes", markup=False, soft_wrap=True)
+    frame = "" if payload_only else f", of which {len(payload):,} are the payload"
+    _out.print(f"{out}  {len(data):,} bytes{frame}", markup=False, soft_wrap=True)
 
 
 @app.command()

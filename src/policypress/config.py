@@ -60,8 +60,8 @@ class CompressionConfig:
     """"mse" tracks the scale of least squared error (Lloyd-Max), "minmax" the largest magnitude; "learned" follows the
     gradient of the loss (Esser et al. 2020)."""
     rate_weight: float = 0.0
-    """Weight of the bits that a weight takes in the file, a part of the loss while quantizing: more of it gives coarser
-    weights and more zeros. Needs weight_range="learned"; in units of the loss."""
+    """Weight of the bits that a weight takes in the payload, a part of the loss while quantizing: more of it gives
+    coarser weights and more zeros. Needs weight_range="learned"; in units of the loss."""
     quantize_start: float = 0.85
     observe: float = 0.05
     """How long before ``quantize_start`` ranges are measured; 0 starts cold, as the paper does."""
@@ -291,7 +291,7 @@ class CompressConfig:
     steps: int = 0
     """Environment steps of the method "finetune"."""
     keep: float = 0.0
-    """Share of the agent's return to keep while the file becomes as small as it gets; 0: one student, no search."""
+    """Share of the agent's return to keep while the payload becomes as small as it gets; 0: one student, no search."""
     minutes: float = 0.0
     """Time for the search."""
     episodes: int = 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,41 +25,44 @@ if TYPE_CHECKING:
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return, share of the dense return, nonzeros, bits and bytes of finished runs, by name."""
-    table = _table("run", "return", "95 % interval", "nonzeros", "bits", "nominal", "file", "/H")
-    for name, result in results.items():
-        evaluation, size = result["evaluation"], result["size"]
-        table.add_row(
-            name,
-            f"{evaluation['mean']:.1f}",
-            f"[{evaluation['low']:.1f}, {evaluation['high']:.1f}]",
-            f"{size['nonzeros']:,}",
-            str(size["layers"][0]["bits"]),
-            f"{size['nominal_bytes']:,.0f} B\n{size['nominal_ratio'] or math.inf:.1f}x",
-            f"{size['payload_bytes']:,} B\n{size['payload_ratio']:.1f}x",
-            f"{size['payload_to_bound']:.2f}",
-        )
+    """Returns, weights and bytes of finished runs, a column each."""
+    table = _table("", *results)
+    found = [(result["evaluation"], result["size"]) for result in results.values()]
+    _return_rows(table, [evaluation for evaluation, _ in found])
+    table.add_section()
+    table.add_row("nonzeros", *(f"{size['nonzeros']:,}" for _, size in found))
+    table.add_row("bits of a weight", *(str(size["layers"][0]["bits"]) for _, size in found))
+    table.add_row("nominal", *(_bytes(size["nominal_bytes"], size["nominal_ratio"] or math.inf) for _, size in found))
+    _byte_rows(table, [size for _, size in found])
+    table.add_row("payload / H", *(f"{size['payload_to_bound']:.2f}" for _, size in found))
+    table.caption = _episodes(found[0][0])
     return table
 
 
 def compress_table(result: Mapping[str, Any]) -> Table:
-    """The teacher and its student, from the same seeds: IQM with its interval, what is kept, and bytes."""
-    teacher, student, size, kept = (result[name] for name in ("teacher", "evaluation", "size", "kept"))
-    table = _table("policy", "IQM of return", "kept", "nonzeros", "file")
-    dense = f"{size['baseline_bytes']:,} B\n1.0x"
-    table.add_row("agent, float32", _iqm(teacher), "", f"{size['baseline_bytes'] // 4:,}", dense)
-    share = f"{kept['share']:.1%}\n[{kept['low']:.1%}, {kept['high']:.1%}]"
-    table.add_row(
-        f"student, {result['numerics']}",
-        _iqm(student),
-        share,
-        f"{size['nonzeros']:,}",
-        f"{size['payload_bytes']:,} B\n{size['payload_ratio']:.1f}x",
-    )
-    table.caption = (
-        f"{student['episodes']} episodes of {student['env']} from the same seeds; 95 % bootstrap intervals; "
-        f"{result['wall_seconds']:,.0f} s"
-    )
+    """An agent, its student and what acting without looking returns, from the same seeds; what is kept, and bytes."""
+    from policypress.measure.returns import kept as kept_of
+
+    agent, student, size = result["teacher"], result["evaluation"], result["size"]
+    blind = agent.get("chance")
+    measured = [agent, student, *([blind] if blind else [])]
+    table = _table("", "agent, float32", f"student, {result['numerics']}", *([blind["actions"]] if blind else []))
+    _return_rows(table, measured)
+    found = result["kept"]
+    if "difference" not in found:  # written when an interquartile mean was what is kept
+        found = dataclasses.asdict(kept_of(student["returns"], agent["returns"]))
+    if found["share"] is None:
+        name, how, shown = "difference", "+,.1f", ("difference", "difference_low", "difference_high")
+    else:
+        name, how, shown = "kept", ".1%", ("share", "low", "high")
+    value, low, high = (f"{found[part]:{how}}" for part in shown)
+    table.add_row(name, "", f"{value}\n[{low}, {high}]")
+    table.add_section()
+    table.add_row("nonzeros", f"{size['baseline_bytes'] // 4:,}", f"{size['nonzeros']:,}")
+    _byte_rows(table, [{"payload_bytes": size["baseline_bytes"], "payload_ratio": 1.0}, size])
+    seconds = f"all from the same seeds; {result['wall_seconds']:,.0f} s"
+    lines = [_episodes(student), seconds, *result.get("notes", ())]
+    table.caption = escape("\n".join(lines))
     return table
 
 
@@ -71,25 +75,46 @@ def candidate_line(candidate: Candidate, best: bool) -> str:
     )
 
 
-def _iqm(evaluation: Mapping[str, Any]) -> str:
-    return f"{evaluation['iqm']:,.1f}\n[{evaluation['iqm_low']:,.1f}, {evaluation['iqm_high']:,.1f}]"
-
-
 def evaluation_table(result: Evaluation) -> Table:
-    """Mean, interval and the return of every episode."""
-    table = _table("environment", "episodes", "mean", "95 % interval", "IQM", "min", "max")
+    """Mean, interval, worst tenth, early ends and the return of every episode."""
     low, high = result.interval
-    table.add_row(
-        result.env,
-        str(len(result.returns)),
-        f"{result.mean:.1f}",
-        f"[{low:.1f}, {high:.1f}]",
-        f"{result.iqm:.1f}",
-        f"{min(result.returns):.1f}",
-        f"{max(result.returns):.1f}",
-    )
+    rows = {
+        "return": f"{result.mean:.1f} [{low:.1f}, {high:.1f}], mean of {len(result.returns)} episodes of {result.env}",
+        "worst tenth": f"{result.worst_tenth:.1f}",
+        "ends early": f"{result.ended_early:.1%} of the episodes, before the limit of time",
+        "least, most": f"{min(result.returns):.1f}, {max(result.returns):.1f}",
+    }
+    table = _rows(rows)
     table.caption = "returns: " + " ".join(f"{value:.1f}" for value in result.returns)
     return table
+
+
+def _return_rows(table: Table, measured: Sequence[Mapping[str, Any]]) -> None:
+    """Mean with its interval, worst tenth and early ends, a column each; the last two are missing in old results."""
+    intervals = [f"{one['mean']:,.1f}\n[{one['low']:,.1f}, {one['high']:,.1f}]" for one in measured]
+    table.add_row("return", *intervals)
+    if all("ended_early" in one for one in measured):
+        table.add_row("worst tenth", *(f"{one['worst_tenth']:,.1f}" for one in measured))
+        table.add_row("ends early", *(f"{one['ended_early']:.1%}" for one in measured))
+
+
+def _byte_rows(table: Table, sizes: Sequence[Mapping[str, Any]]) -> None:
+    """Payload with its ratio, file on disk and flash, where they are known."""
+    table.add_row("payload", *(_bytes(size["payload_bytes"], size["payload_ratio"]) for size in sizes))
+    for name, field in (("file on disk", "disk_bytes"), ("flash", "flash_bytes")):
+        if any(field in size for size in sizes):
+            table.add_row(name, *(f"{size[field]:,} B" if field in size else "" for size in sizes))
+
+
+def _bytes(count: float, ratio: float) -> str:
+    return f"{count:,.0f} B\n{ratio:.1f}x"
+
+
+def _episodes(evaluation: Mapping[str, Any]) -> str:
+    return (
+        f"return: mean of {evaluation['episodes']} episodes of {evaluation['env']}, 95 % bootstrap interval; ends "
+        "early: before the limit of time; flash: constants of the exported C"
+    )
 
 
 def layer_table(report: SizeReport) -> Table:
@@ -103,9 +128,9 @@ def layer_table(report: SizeReport) -> Table:
     return table
 
 
-def byte_table(report: SizeReport, flash: int) -> Table:
-    """Where the bytes of the file are, how they compare with the zero-order bound H, and constants in flash."""
-    table = _table("bytes of", "positions", "values", "biases", "other", "in all", "H", "file / H")
+def byte_table(report: SizeReport, disk: int, flash: int) -> Table:
+    """Where the payload's bytes are and how they compare with the zero-order bound H; bytes on disk and in flash."""
+    table = _table("payload of", "positions", "values", "biases", "other", "in all", "H", "of H")
     for layer in report.layers:
         parts = (layer.positions, layer.values, layer.biases, layer.constants, 8 * layer.bytes, layer.bound)
         share = f"{8 * layer.bytes / layer.bound:.3f}" if layer.bound else ""
@@ -124,8 +149,8 @@ def byte_table(report: SizeReport, flash: int) -> Table:
     )
     table.caption = (
         f"dense float32 {report.baseline_bytes:,} B; nominal {report.nominal_bytes:,.0f} B "
-        f"({report.nominal_ratio:.1f}x);\nfile {report.payload_bytes:,} B ({report.payload_ratio:.1f}x); "
-        f"constants of the exported C {flash:,} B ({report.baseline_bytes / flash:.1f}x)"
+        f"({report.nominal_ratio:.1f}x)\npayload {report.payload_bytes:,} B ({report.payload_ratio:.1f}x); "
+        f"file on disk {disk:,} B; constants in flash {flash:,} B ({report.baseline_bytes / flash:.1f}x)"
     )
     return table
 
@@ -181,6 +206,8 @@ def contract_rows(policy: Policy) -> dict[str, str]:
         bounds = f"[{float(action.low.min()):g}, {float(action.high.max()):g}]"
         how = "tanh scaled to" if action.squash else "clipped to"
         gives = f"{action.dtype} array of shape {action.shape}, {how} {bounds}"
+    if not any(layer.nonzeros for layer in policy.layers):
+        gives += "; constant: no weight is left"
     rows = {"takes": takes, "gives": gives, "numerics": policy.numerics}
     if policy.input is not None:
         rows["input"] = f"{policy.input.bits} bits a feature"
@@ -192,6 +219,9 @@ def contract_rows(policy: Policy) -> dict[str, str]:
             f"{measured['mean']:.1f} [{measured['low']:.1f}, {measured['high']:.1f}] "
             f"over {measured['episodes']} episodes of {measured['env']}"
         )
+        if "ended_early" in measured:  # not on cards of before
+            rows["worst tenth"] = f"{measured['worst_tenth']:.1f}"
+            rows["ends early"] = f"{measured['ended_early']:.1%} of the episodes, before the limit of time"
     return rows
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from policypress.errors import ConfigError, PolicypressError, RunError, Unsuppor
 from policypress.policy.payload import encode_payload
 from policypress.rl import ResNetExtractor, checkpoint, evaluate
 from policypress.rl.compress import Source, compress, plan, post_training, press, scaled_hidden, teacher_of
+from policypress.rl.search import search
 from rl.toys import EPISODE, FOLLOW, LOOK, PICK, PICK_OF_FOUR, agent, in_child, save_picker
 
 STUDENT = {"batches": 300, "batch_size": 32, "states": 600, "learning_rate": 1e-2, "collections": 5}
@@ -59,7 +62,13 @@ def test_a_run_leaves_the_student_and_what_it_keeps(source: Source, tmp_path: Pa
     assert json.loads((out / "result.json").read_text()) == result
     assert from_json(CompressConfig, result["config"]) == config
     assert result["config"]["agent"] == before
-    assert result["teacher"]["iqm"] == EPISODE
+    assert result["teacher"]["mean"] == EPISODE
+    assert result["teacher"]["ended_early"] == result["evaluation"]["ended_early"] == 0.0
+    assert result["teacher"]["chance"]["high"] < 0.6 * EPISODE
+    assert result["notes"] == []
+    assert result["kept"]["share"] == pytest.approx(result["evaluation"]["mean"] / EPISODE)
+    assert result["size"]["disk_bytes"] == (out / "policy.policy").stat().st_size
+    assert result["size"]["flash_bytes"] > 0
     assert result["kept"]["low"] <= result["kept"]["share"] <= result["kept"]["high"]
     assert result["kept"]["share"] > 0.93
     assert result["numerics"] == "integer"
@@ -260,7 +269,7 @@ def test_statistics_of_vecnormalize_and_what_happens_without(tmp_path: Path) -> 
     config = planned(source, "ppo", FOLLOW)
     assert config.vecnormalize == sha(tmp_path / "vecnormalize.pkl")
     result = press(source, config, tmp_path / "run")  # the same folder: nothing was begun there
-    assert result["kept"]["share"] > 0.8
+    assert result["evaluation"]["mean"] > 1.2 * result["teacher"]["mean"]  # both are negative
     normalization = pp.load(tmp_path / "run" / "policy.policy").observation.normalization
     assert normalization is not None
     np.testing.assert_allclose(normalization.mean, env.obs_rms.mean)  # type: ignore[union-attr]
@@ -272,9 +281,48 @@ def test_an_agent_that_returns_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     save_picker(tmp_path / "agent.zip")
     monkeypatch.setattr(Pick, "_reward", lambda *_: 0.0)
     source = Source(tmp_path / "agent.zip")
-    with pytest.raises(ConfigError, match="returns 0 in this environment: there is nothing that a student could keep"):
-        press(source, planned(source), tmp_path / "run")
+    searched = plan(source, "dqn", PICK, settings={"keep": 0.9, "minutes": 0.1})
+    with pytest.raises(
+        ConfigError, match=r"return, 0.0 \[0.0, 0.0\], is too near to 0 for a share of it: press it with"
+    ):
+        search(source, searched, tmp_path / "run", jobs=1)
     assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.warns(UserWarning, match="the agent does no better than random actions"):
+        result = press(source, planned(source, student={"batches": 60}), tmp_path / "run")
+    assert result["kept"]["share"] is None
+    assert result["kept"]["difference"] == 0.0
+
+
+def test_an_agent_at_chance_level_is_said_to_be(tmp_path: Path) -> None:
+    """Before anything is trained: "kept 103.6 %" of it says nothing."""
+    model = agent("dqn", PICK, {"net_arch": [8]})
+    for parameter in model.q_net.parameters():
+        parameter.data.zero_()
+    model.save(tmp_path / "agent.zip")
+    source, said = Source(tmp_path / "agent.zip"), []
+
+    def progress(*_: Any) -> None:
+        said.append([str(warning.message) for warning in caught])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = press(source, planned(source, hidden=(4,)), tmp_path / "run", progress=progress)
+    sentence = r"the agent does no better than (random actions|one constant action) \(\S+ \[.*\] against \S+ \[.*\]\)"
+    assert any(re.match(sentence, text) for text in said[0])
+    assert re.match(sentence, result["notes"][0])
+    assert result["kept"]["share"] is None
+    assert result["size"]["nonzeros"] == 0
+    assert result["notes"][1] == "the student's action is constant: none of its weights is left."
+    assert pp.load(tmp_path / "run" / "policy.policy").results["kept"]["share"] is None
+
+
+def test_a_run_of_before_measures_chance_when_it_goes_on(source: Source, tmp_path: Path) -> None:
+    config = planned(source, student={"batches": 60})
+    result = press(source, config, tmp_path)
+    old = {name: value for name, value in result["teacher"].items() if name not in ("chance", "terminated")}
+    (tmp_path / "teacher.json").write_text(json.dumps(old))
+    (tmp_path / "result.json").unlink()
+    assert press(source, config, tmp_path, resume=True)["teacher"] == result["teacher"]
 
 
 # Without training

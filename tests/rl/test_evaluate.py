@@ -10,14 +10,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import policypress as pp
 from policypress.errors import ConfigError, ObservationError
 from policypress.policy.policy import Policy
 from policypress.rl import Evaluation, evaluate
 from policypress.rl.environments import is_atari, make_env
-from policypress.rl.evaluate import bootstrap_interval, kept
-from rl.toys import EPISODE, FOLLOW, LOOK, LOOK_CHANNELS_LAST, PICK, PICK_OF_FOUR, dqn, image_dqn, learn, sac
+from policypress.rl.evaluate import _constant, chance
+from rl.toys import CHOOSE, EPISODE, FOLLOW, LOOK, LOOK_CHANNELS_LAST, PICK, PICK_OF_FOUR, dqn, image_dqn, learn, sac
 
 
 @cache
@@ -71,50 +72,59 @@ def test_interval_holds_the_mean() -> None:
     assert result.mean == pytest.approx(np.mean(result.returns))
 
 
-@pytest.mark.parametrize("count", [2, 5, 50])
-def test_interval_has_about_the_width_of_the_normal_one(count: int) -> None:
-    returns = np.random.default_rng(count).normal(100, 10, count)
-    low, high = bootstrap_interval(returns.tolist())
-    assert low <= returns.mean() <= high
-    if count == 50:
-        assert high - low == pytest.approx(2 * 1.96 * returns.std() / np.sqrt(count), rel=0.1)
-    assert bootstrap_interval([3.0] * count) == (3.0, 3.0)
+def test_early_ends_are_those_of_the_environment() -> None:
+    """CartPole falls early unless somebody balances it; the toys run for their time."""
+    falls = evaluate(pp.freeze(dqn("CartPole-v1")), "CartPole-v1", episodes=6, seed=1)
+    assert falls.terminated == (True,) * 6
+    assert falls.ended_early == 1.0
+    assert evaluate(policy("dqn"), episodes=6).ended_early == 0.0
+    half = Evaluation("Here-v0", 0, (1.0, 2.0), (1, 2), (True, False))
+    assert half.ended_early == 0.5
+    assert half.as_dict()["terminated"] == [True, False]
 
 
-def test_middle_half() -> None:
-    result = Evaluation("Here-v0", 0, (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 1e9), (1,) * 8)
-    assert result.iqm == 35.0
-    assert Evaluation("Here-v0", 0, (1.0, 2.0, 6.0), (1,) * 3).iqm == 3.0
+def test_an_end_at_the_limit_of_time_is_not_early() -> None:
+    class Both(gym.Env[Any, Any]):
+        """Ends by itself in the very step in which its time is over."""
+
+        observation_space, action_space = gym.make(PICK).observation_space, gym.make(PICK).action_space
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            super().reset(seed=seed)
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            return np.zeros(3, np.float32), 1.0, True, True, {}
+
+    gym.register("toys/Both-v0", entry_point=Both, disable_env_checker=True)
+    assert evaluate(policy("dqn"), "toys/Both-v0", episodes=2).terminated == (False, False)
 
 
-def test_interval_of_the_middle_half() -> None:
-    returns = np.random.default_rng(0).normal(100, 10, 60)
-    outliers = Evaluation("Here-v0", 0, (*returns.tolist(), 1e6, -1e6), (1,) * 62)
-    low, high = outliers.iqm_interval
-    assert 95 < low < outliers.iqm < high < 105
-    assert outliers.interval[1] - outliers.interval[0] > 1000
-    assert outliers.as_dict()["iqm_low"] == low
-    assert outliers.as_dict()["iqm_high"] == high
+def test_the_mean_hides_no_fall() -> None:
+    result = Evaluation("Here-v0", 0, (*[100.0] * 18, 10.0, 20.0), (1,) * 20, (False,) * 18 + (True,) * 2)
+    values = result.as_dict()
+    assert values["mean"] == 91.5
+    assert values["worst_tenth"] == result.worst_tenth == 15.0
+    assert values["ended_early"] == 0.1
+    assert "iqm" not in values
 
 
-def test_the_share_that_is_kept() -> None:
-    teacher = np.random.default_rng(0).normal(100, 10, 50)
-    same = kept(teacher.tolist(), teacher.tolist())
-    assert (same.share, same.low, same.high) == (1.0, 1.0, 1.0)
-    worse = kept((teacher - 20).tolist(), teacher.tolist())  # in every episode by as much: hardly any doubt
-    assert worse.share == pytest.approx(0.8, abs=0.01)
-    assert worse.high - worse.low < 1e-9
-    shuffled = kept((teacher[::-1] - 20).tolist(), teacher.tolist())
-    assert shuffled.low < shuffled.share < shuffled.high
-    assert shuffled.share == pytest.approx(worse.share)
-    assert shuffled.high - shuffled.low > 0.02
+def test_chance_is_the_better_of_random_and_constant_actions() -> None:
+    name, found = chance(PICK, episodes=20, seed=1000)
+    assert found == chance(PICK, episodes=20, seed=1000)[1]
+    assert 2 < found.mean < 5  # a third of EPISODE
+    assert name in ("random actions", "one constant action")
+    assert chance(FOLLOW, episodes=4)[0] == "one constant action"  # the middle is nearer than anywhere
+    assert chance("CartPole-v1", episodes=10)[0] == "random actions"  # always to one side falls sooner
+    assert len(chance(PICK, episodes=500)[1].returns) == 20
 
 
-def test_a_share_of_negative_returns() -> None:
-    assert kept([-12.0] * 4, [-10.0] * 4).share == pytest.approx(0.8)
-    assert kept([-8.0] * 4, [-10.0] * 4).share == pytest.approx(1.2)
-    with pytest.raises(ConfigError, match="the agent returns 0 in this environment: there is nothing that a student"):
-        kept([1.0] * 4, [0.0] * 4)
+@pytest.mark.parametrize("env", [PICK, FOLLOW, LOOK, CHOOSE])
+def test_every_kind_of_action_has_a_constant_one(env: str) -> None:
+    space = make_env(env, training=False).action_space
+    assert space.contains(_constant(space))
+    assert _constant(spaces.Discrete(3, start=-4)) == -4
+    np.testing.assert_array_equal(_constant(spaces.Box(np.float32(1), np.float32(2), (2,))), [1, 1])
 
 
 def test_as_json() -> None:
@@ -124,7 +134,7 @@ def test_as_json() -> None:
     assert values["lengths"] == [EPISODE] * 3
     assert (values["env"], values["seed"], values["episodes"]) == (PICK, 9, 3)
     assert values["low"] <= values["mean"] <= values["high"]
-    assert Evaluation("e", 0, (1.0, 2.0), (3, 4)).as_dict()["std"] == 0.5
+    assert Evaluation("e", 0, (1.0, 2.0), (3, 4), (False, True)).as_dict()["std"] == 0.5
 
 
 def test_progress_counts_episodes() -> None:

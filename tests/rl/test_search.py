@@ -31,7 +31,7 @@ knobs = st.builds(Knobs, st.integers(-6, 6), st.integers(-6, 6), st.integers(1, 
 
 
 def candidate(which: Knobs, payload_bytes: int, low: float, high: float = 1.0) -> Candidate:
-    return Candidate(which, (8, 8), payload_bytes, 10.0, 50, low, low, high, 1.0)
+    return Candidate(which, (8, 8), payload_bytes, 10.0, 50, low, low, high, 5.0, 0.25, 1.0)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""How many bytes a policy takes: the paper's count, as they stand in the file, and the zero-order bound."""
+"""How many bytes a policy takes: the paper's count, its payload, and the zero-order bound."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from policypress.policy.policy import FLOAT_BITS, Layer, Policy
 
 @dataclass(frozen=True)
 class LayerSize:
-    """One layer: its weights' ``shape`` in the file and in training, ``bits`` and ``nonzeros``; the bits that its
+    """One layer: its weights' ``shape`` in the payload and in training, ``bits`` and ``nonzeros``; the bits that its
     ``positions``, ``values``, ``biases`` and ``constants`` (shape, scales, requantization, model of the coder) take in
-    the file; and the ``bound`` in bits."""
+    the payload; and the ``bound`` in bits."""
 
     name: str
     kind: str
@@ -35,7 +35,7 @@ class LayerSize:
 
     @property
     def bytes(self) -> float:
-        """What the layer takes in the file, in bytes."""
+        """What the layer takes in the payload, in bytes."""
         return (self.positions + self.values + self.biases + self.constants) / 8
 
 
@@ -47,7 +47,7 @@ class SizeReport:
     is 32 bits for every trained weight over that, the count of arXiv 2405.07748 (32 / bits / (1 - sparsity)).
     ``payload_bytes`` is the payload of the file (what would be sent or flashed), ``payload_ratio`` is
     ``baseline_bytes`` over it, ``header`` the bits in it that are no layer's. ``bound_bytes`` is the zero-order bound
-    (``zero_order_bound``), ``payload_to_bound`` the payload over it: below 1 where the file knows more of the weights
+    (``zero_order_bound``), ``payload_to_bound`` the payload over it: below 1 where the coder knows more of the weights
     than their counts.
     """
 
@@ -78,7 +78,7 @@ def size(policy: Policy) -> SizeReport:
     payload, costs, header = payload_costs(policy)
     rows = tuple(
         LayerSize(
-            name=layer.name,
+            name=layer.name or f"layer {index}",
             kind="conv" if layer.is_conv else "linear",
             shape=layer.weight.shape,
             trained_shape=layer.trained_shape or layer.weight.shape,
@@ -88,7 +88,7 @@ def size(policy: Policy) -> SizeReport:
             **dataclasses.asdict(cost),
             bound=zero_order_bound(layer),
         )
-        for layer, cost in zip(layers, costs, strict=True)
+        for index, (layer, cost) in enumerate(zip(layers, costs, strict=True))
     )
     bound = sum(row.bound for row in rows) / 8
     return SizeReport(
@@ -105,6 +105,15 @@ def size(policy: Policy) -> SizeReport:
         payload_to_bound=len(payload) / bound if bound else math.inf,
         layers=rows,
     )
+
+
+def sizes(policy: Policy) -> dict[str, Any]:
+    """``SizeReport.as_dict`` with ``disk_bytes``, the whole ``.policy`` file as ``save`` writes it, card and test
+    vectors included, and ``flash_bytes``, the constants of the exported C, weights as they are used."""
+    from policypress.export.c import flash_bytes  # imports this package
+    from policypress.policy.artifact import encode
+
+    return {**size(policy).as_dict(), "disk_bytes": len(encode(policy)), "flash_bytes": flash_bytes(policy)}
 
 
 def zero_order_bound(layer: Layer) -> float:

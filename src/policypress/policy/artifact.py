@@ -1,12 +1,11 @@
 """Policy files (``*.policy``): strict, versioned, checksummed, little-endian, without pickle.
 
-A file holds the payload (what runs), the card (what describes it) and the test vectors.
-``docs/file-format.md`` describes it byte by byte.
+A file holds the payload (what runs), the card (what describes it) and the test vectors; a packed file the contract in
+place of the card, and no more. ``docs/file-format.md`` describes both byte by byte.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import os
@@ -22,28 +21,33 @@ from policypress.errors import ArtifactError, PolicypressError
 from policypress.policy.canonical import canonical
 from policypress.policy.card import Card, decode_card, encode_card
 from policypress.policy.codec import Bytes
+from policypress.policy.contract import decode_contract, encode_contract
 from policypress.policy.payload import decode_payload, encode_payload, payload_size
-from policypress.policy.policy import Policy, TestVectors
+from policypress.policy.policy import ActionTransform, ObservationTransform, Policy, TestVectors, layers_of
 
 __all__ = [
     "decode",
     "decode_payload",
     "encode",
     "encode_payload",
-    "encode_smallest",
+    "from_payload",
     "load",
+    "pack",
     "payload_size",
     "save",
     "write",
 ]
 
 MAGIC = b"\x89POLICY\n"  # not text, and damaged by a transfer that converts line ends
+PACKED_MAGIC = b"\x89PP\n"
 FORMAT_VERSION = 3
+PACKED_VERSION = 1
 MAX_FILE_BYTES = 2**27
 
 _HEADER = struct.Struct("<8sHIII")  # magic, version, lengths of payload, card and test vectors
 _COUNTS = struct.Struct("<II")  # test vectors, and outputs of each
 _DIGEST_BYTES = 8
+_PACKED_DIGEST_BYTES = 4
 _ZIP = b"PK\x03\x04"  # what Stable-Baselines3 saves agents as
 
 
@@ -104,10 +108,30 @@ def encode(policy: Policy) -> bytes:
     return data
 
 
-def encode_smallest(policy: Policy, *, payload_only: bool) -> bytes:
-    """Bytes of the canonical form of ``policy`` without its test vectors; or of its payload alone."""
-    policy = dataclasses.replace(canonical(policy), test_vectors=None)
-    return encode_payload(policy) if payload_only else encode(policy)
+def pack(policy: Policy) -> bytes:
+    """Bytes of the smallest file that ``load`` opens: contract and payload of the canonical form of ``policy``.
+
+    Names, trained shapes, provenance, results and test vectors are left out. Raises PolicypressError for a contract
+    that has no place there.
+    """
+    policy = canonical(policy)
+    contract = encode_contract(policy.observation, policy.action, policy.baseline_bytes)
+    body = PACKED_MAGIC + bytes([PACKED_VERSION]) + contract + encode_payload(policy)
+    return body + _digest(body)[:_PACKED_DIGEST_BYTES]
+
+
+def from_payload(
+    data: bytes, observation: ObservationTransform, action: ActionTransform, baseline_bytes: int | None = None
+) -> Policy:
+    """Policy of a bare payload and the contract that it lacks.
+
+    ``baseline_bytes``: the dense float32 network that ratios compare with; None: one of the payload's own shapes.
+    Raises ArtifactError for bytes that are no payload, UnsupportedError for a contract that does not fit.
+    """
+    ops, quantization = decode_payload(data)
+    if baseline_bytes is None:
+        baseline_bytes = 4 * sum(layer.weight.size + layer.bias.size for layer in layers_of(ops))
+    return Policy(ops, observation, action, quantization, baseline_bytes)
 
 
 def decode(data: bytes) -> Policy:
@@ -119,6 +143,8 @@ def decode(data: bytes) -> Policy:
 
 
 def _decode(data: bytes) -> Policy:
+    if data.startswith(PACKED_MAGIC):
+        return _decode_packed(data)
     payload, card_bytes, vectors = _sections(data)
     card = decode_card(card_bytes)
     annotations = iter(card.annotations)
@@ -137,11 +163,32 @@ def _decode(data: bytes) -> Policy:
     )
 
 
+def _decode_packed(data: bytes) -> Policy:
+    start = len(PACKED_MAGIC) + 1
+    if len(data) < start + _PACKED_DIGEST_BYTES:
+        raise ArtifactError("it is truncated.")
+    if (version := data[start - 1]) != PACKED_VERSION:
+        raise ArtifactError(f"it is packed in version {version}, but this policypress reads version {PACKED_VERSION}.")
+    body, digest = data[:-_PACKED_DIGEST_BYTES], data[-_PACKED_DIGEST_BYTES:]
+    if _digest(body)[:_PACKED_DIGEST_BYTES] != digest:
+        raise ArtifactError("it is truncated or altered: its checksum does not match.")
+    contract = decode_contract(Bytes(body[start:]))
+    encoded = encode_contract(*contract)
+    if not body.startswith(encoded, start):
+        raise ArtifactError("its contract is not written as it should be.")
+    return from_payload(body[start + len(encoded) :], *contract)
+
+
 def _sections(data: bytes) -> list[bytes]:
     """Payload, card and test vectors of a file whose frame is sound."""
     if data.startswith(_ZIP):
         raise ArtifactError("it is a zip and not a policy file; policypress compress presses agents in zips.")
     if not data.startswith(MAGIC):
+        if _is_payload(data):
+            raise ArtifactError(
+                "it is a bare payload, without the contract of observations and actions: open it with "
+                "Policy.from_payload, or pack the policy without --payload-only."
+            )
         raise ArtifactError("it is not a policy file.")
     if len(data) < _HEADER.size:
         raise ArtifactError("it is truncated.")
@@ -155,6 +202,13 @@ def _sections(data: bytes) -> list[bytes]:
         raise ArtifactError("it is altered: its checksum does not match.")
     reader = Bytes(data[_HEADER.size : -_DIGEST_BYTES])
     return [reader.take(length) for length in lengths]
+
+
+def _is_payload(data: bytes) -> bool:
+    try:
+        return bool(decode_payload(data)[0])
+    except PolicypressError:
+        return False
 
 
 def _digest(data: bytes) -> bytes:

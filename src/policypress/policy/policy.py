@@ -422,7 +422,7 @@ class Policy:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in the order it runs, those inside residual blocks included."""
-        return tuple(_layers(self.ops))
+        return tuple(layers_of(self.ops))
 
     @cached_property
     def engine(self) -> Engine:
@@ -494,10 +494,23 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """Policy in a ``.policy`` file; raises ArtifactError if the file is not a valid one."""
+        """Policy in a ``.policy`` or packed file; raises ArtifactError if the file is not a valid one."""
         from policypress.policy import artifact
 
         return artifact.load(path)
+
+    @classmethod
+    def from_payload(
+        cls, data: bytes, observation: ObservationTransform, action: ActionTransform, baseline_bytes: int | None = None
+    ) -> Policy:
+        """Policy of a bare payload (``policypress pack --payload-only``) and the contract that it lacks.
+
+        ``baseline_bytes``: the dense float32 network that ratios compare with; None: one of the payload's own shapes.
+        Raises ArtifactError for bytes that are no payload, UnsupportedError for a contract that does not fit.
+        """
+        from policypress.policy import artifact
+
+        return artifact.from_payload(data, observation, action, baseline_bytes)
 
     def __repr__(self) -> str:
         layers = self.layers
@@ -522,12 +535,13 @@ def weight_limit(bits: int) -> int:
     return int(2 ** (bits - 1)) - 1
 
 
-def _layers(ops: Iterable[Op]) -> Iterator[Layer]:
+def layers_of(ops: Iterable[Op]) -> Iterator[Layer]:
+    """Every layer among ``ops`` in the order it runs, those inside residual blocks included."""
     for op in ops:
         if isinstance(op, Layer):
             yield op
         elif isinstance(op, Residual):
-            yield from _layers(op.body)
+            yield from layers_of(op.body)
 
 
 def _require(condition: bool, sentence: str) -> None:

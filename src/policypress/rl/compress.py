@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from policypress.config import (
     from_json,
 )
 from policypress.errors import ConfigError, PolicypressError, RunError
-from policypress.measure.size import size
+from policypress.measure.returns import kept
+from policypress.measure.size import sizes
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph, spread
@@ -46,7 +48,7 @@ from policypress.rl.distill import (
     met_by_teacher,
 )
 from policypress.rl.environments import EnvLike, description_of, makes_env, name_of, padding_of
-from policypress.rl.evaluate import evaluate, kept
+from policypress.rl.evaluate import chance, evaluate
 from policypress.rl.finetune import check_trust, finetune
 from policypress.rl.train import FINAL_SEED
 
@@ -269,18 +271,27 @@ def existing(files: CompressFiles, config: CompressConfig, resume: bool) -> dict
 def measured_teacher(
     files: CompressFiles, agent: Agent, teacher: Teacher, config: CompressConfig, force: bool = False
 ) -> dict[str, Any]:
-    """The teacher's evaluation in float32, measured once a folder; RunError if it acts far below its training,
-    ConfigError if it returns nothing that could be kept. What is wrong with the agent leaves no run behind."""
-    if not files.teacher.exists():
+    """The teacher's evaluation in float32, measured once a folder, and in it as "chance" what acting without looking
+    returns; warns where the teacher does no better. Raises RunError if it acts far below its training, ConfigError if a
+    search needs shares of a return that is next to nothing. What is wrong with the agent leaves no run behind."""
+    measured: dict[str, Any] = json.loads(files.teacher.read_text()) if files.teacher.exists() else {}
+    if "chance" not in measured:
         try:
             result = evaluate(teacher.policy(), config.environment, episodes=config.episodes, seed=FINAL_SEED)
             check_return(agent, result.returns, config.env, force=force)
-            kept(result.returns, result.returns)
+            if config.keep and kept(result.returns, result.returns).share is None:
+                raise ConfigError(
+                    f"the agent's return, {_return(result.summary())}, is too near to 0 for a share of it: press it "
+                    "without --keep."
+                )
         except PolicypressError:
             files.config.unlink()
             raise
-        checkpoint.write_whole(files.teacher, json.dumps(result.as_dict()))
-    measured: dict[str, Any] = json.loads(files.teacher.read_text())
+        actions, blind = chance(config.environment, episodes=config.episodes, seed=FINAL_SEED)
+        measured = {**result.as_dict(), "chance": {"actions": actions, **blind.summary()}}
+        checkpoint.write_whole(files.teacher, json.dumps(measured))
+    if (note := _at_chance(measured)) is not None:
+        warnings.warn(note, stacklevel=2)
     return measured
 
 
@@ -289,18 +300,46 @@ def measure(
 ) -> tuple[Policy, dict[str, Any]]:
     """``policy`` with what it returns from the teacher's seeds on its card, and the contents of ``result.json``."""
     evaluation = evaluate(policy, config.environment, episodes=config.episodes, seed=FINAL_SEED).as_dict()
-    share = asdict(kept(evaluation["returns"], teacher["returns"]))
+    share = asdict(kept(evaluation["returns"], teacher["returns"], teacher["chance"]["high"]))
     policy = replace(policy, results={"evaluation": evaluation, "teacher": teacher, "kept": share})
     result = {
         "config": json.loads(dumps(config)),
         "teacher": teacher,
         "evaluation": evaluation,
         "kept": share,
-        "size": size(policy).as_dict(),
+        "notes": notes(policy, teacher, share),
+        "size": sizes(policy),
         "numerics": policy.numerics,
         "wall_seconds": round(seconds, 1),
     }
     return policy, json.loads(json.dumps(result))  # as a later call reads it
+
+
+def notes(policy: Policy, teacher: Mapping[str, Any], share: Mapping[str, Any]) -> list[str]:
+    """Sentences without which the figures of a student would mislead."""
+    found = []
+    if (at_chance := _at_chance(teacher)) is not None:
+        found.append(at_chance)
+    elif share["share"] is None:
+        found.append("the agent's return is too near to 0 for a share of it.")
+    if not any(layer.nonzeros for layer in policy.layers):
+        found.append("the student's action is constant: none of its weights is left.")
+    return found
+
+
+def _at_chance(teacher: Mapping[str, Any]) -> str | None:
+    """That the agent does no better than acting without looking, or None if it does."""
+    blind = teacher["chance"]
+    if teacher["low"] > blind["high"]:
+        return None
+    return (
+        f"the agent does no better than {blind['actions']} ({_return(teacher)} against {_return(blind)}): there is "
+        "nothing learned that a student could keep."
+    )
+
+
+def _return(measured: Mapping[str, Any]) -> str:
+    return f"{measured['mean']:,.1f} [{measured['low']:,.1f}, {measured['high']:,.1f}]"
 
 
 def write_result(files: CompressFiles, policy: Policy, result: dict[str, Any]) -> None:

@@ -85,8 +85,8 @@ def plot_frontier(families: Mapping[str, Sequence[Point]], path: Path, keep: flo
     labelled = "25" if max(sizes) > 10 * min(sizes) else "23456789"  # where all of them would run into one another
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:.0f}"[0] in labelled else "")
     axis.tick_params(axis="x", which="both", labelrotation=45)
-    axis.set_xlabel("bytes of the file's payload")
-    axis.set_ylabel("return kept, % of the teacher's IQM")
+    axis.set_xlabel("bytes of the payload")
+    axis.set_ylabel("mean return kept, % of the agent's")
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="lower right")
     with replace_file(path) as partial:

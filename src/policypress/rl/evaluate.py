@@ -1,8 +1,8 @@
-"""What a frozen policy is worth: returns of whole episodes, with an interval."""
+"""What a frozen policy is worth: returns of whole episodes, and what acting without looking returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,23 +12,31 @@ from numpy.typing import NDArray
 
 from policypress.config import Environment
 from policypress.errors import ConfigError, RunError
+from policypress.measure.returns import bootstrap_interval, worst_tenth
 from policypress.policy.policy import Policy
 from policypress.rl.environments import EnvLike, description_of, make_envs, name_of, padding_of
 
 _PARALLEL = 25
 MAX_STEPS = 100_000
 """An episode that is longer has no end; those of Atari have 27,000 steps at most."""
-_RESAMPLES = 10_000
+_CHANCE_EPISODES = 20
+Act = Callable[[dict[int, Any], dict[int, Any]], Iterable[Any]]
+"""Actions for observations by episode, given the environments by episode."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns of deterministic episodes; episode i starts from ``reset(seed=seed + i)``."""
+    """Undiscounted returns of deterministic episodes; episode i starts from ``reset(seed=seed + i)``.
+
+    ``terminated``: whether the environment itself ended the episode, before its limit of time: a fall for a robot that
+    walks, the goal in MountainCar.
+    """
 
     env: str
     seed: int
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    terminated: tuple[bool, ...]
 
     @property
     def mean(self) -> float:
@@ -39,85 +47,42 @@ class Evaluation:
         return float(np.std(self.returns))
 
     @property
-    def iqm(self) -> float:
-        """Mean of the middle half (Agarwal et al. 2021)."""
-        return float(interquartile_mean(np.asarray(self.returns)))
-
-    @property
     def interval(self) -> tuple[float, float]:
         """95 % percentile-bootstrap interval of the mean."""
         return bootstrap_interval(self.returns)
 
     @property
-    def iqm_interval(self) -> tuple[float, float]:
-        """95 % percentile-bootstrap interval of the IQM."""
-        return _limits(interquartile_mean(_resampled(self.returns)))
+    def worst_tenth(self) -> float:
+        """Mean of the worst tenth of the returns, of one episode at least."""
+        return worst_tenth(self.returns)
+
+    @property
+    def ended_early(self) -> float:
+        """Share of the episodes that the environment ended before its limit of time."""
+        return float(np.mean(self.terminated))
 
     def as_dict(self) -> dict[str, Any]:
-        low, high = self.interval
-        iqm_low, iqm_high = self.iqm_interval
         return {
             "env": self.env,
             "seed": self.seed,
             "returns": list(self.returns),
             "lengths": list(self.lengths),
+            "terminated": list(self.terminated),
+            **self.summary(),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What ``as_dict`` holds beside single episodes."""
+        low, high = self.interval
+        return {
             "episodes": len(self.returns),
             "mean": self.mean,
             "std": self.std,
-            "iqm": self.iqm,
-            "iqm_low": iqm_low,
-            "iqm_high": iqm_high,
             "low": low,
             "high": high,
+            "worst_tenth": self.worst_tenth,
+            "ended_early": self.ended_early,
         }
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Share of a teacher's IQM that a student keeps, with the 95 % bootstrap interval of that share.
-
-    Both ran from the same seeds, so the same episodes of both are drawn together. A share is 1 plus the difference over
-    the magnitude of the teacher's IQM, which is their ratio where that is positive.
-    """
-
-    share: float
-    low: float
-    high: float
-
-
-def kept(student: Sequence[float], teacher: Sequence[float]) -> Kept:
-    """``Kept`` for returns of the same number of episodes; ConfigError if the teacher returns nothing."""
-    ours, theirs = interquartile_mean(np.asarray(student)), interquartile_mean(np.asarray(teacher))
-    if theirs == 0.0:
-        raise ConfigError("the agent returns 0 in this environment: there is nothing that a student could keep.")
-    shares = 1.0 + (interquartile_mean(_resampled(student)) - interquartile_mean(_resampled(teacher))) / abs(theirs)
-    return Kept(float(1.0 + (ours - theirs) / abs(theirs)), *_limits(shares))
-
-
-def interquartile_mean(returns: NDArray[Any]) -> NDArray[Any]:
-    """Mean of the middle half of the last axis (Agarwal et al. 2021)."""
-    ordered = np.sort(np.asarray(returns, np.float64))
-    quarter = ordered.shape[-1] // 4
-    middle: NDArray[Any] = ordered[..., quarter : ordered.shape[-1] - quarter].mean(axis=-1)
-    return middle
-
-
-def bootstrap_interval(returns: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile-bootstrap interval of the mean; the same numbers give the same interval."""
-    return _limits(_resampled(returns).mean(1))
-
-
-def _resampled(returns: Sequence[float]) -> NDArray[Any]:
-    """Bootstrap samples (_RESAMPLES, episodes), the same picks for every list of one length."""
-    values = np.asarray(returns, np.float64)
-    picks = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-    sampled: NDArray[Any] = values[picks]
-    return sampled
-
-
-def _limits(samples: NDArray[Any]) -> tuple[float, float]:
-    low, high = np.percentile(samples, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def evaluate(
@@ -140,21 +105,63 @@ def evaluate(
     if seed < 0:
         raise ConfigError(f"seed={seed} must not be negative.")
     env = _environment_on_card(policy) if env is None else env
-    env_id, described = name_of(env), description_of(env)
+    described = description_of(env)
     padding = padding_of(policy.observation, described.frame_stack if described else 1)
+
+    def act(observations: dict[int, Any], _: dict[int, Any]) -> Iterable[Any]:
+        actions, _state = policy.predict(np.stack(list(observations.values())))
+        return actions
+
+    return _episodes(
+        env, act, episodes, seed, padding, progress, lambda made: _check_spaces(policy, made, name_of(env))
+    )
+
+
+def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000) -> tuple[str, Evaluation]:
+    """What acting without looking returns: "random actions" or "one constant action" (zero, or the first choice),
+    whichever returns more, over the first ``episodes`` of the seeds of ``evaluate``, at most 20."""
+    episodes = min(episodes, _CHANCE_EPISODES)
+    blind: dict[str, Act] = {
+        "random actions": lambda _, envs: [env.action_space.sample() for env in envs.values()],
+        "one constant action": lambda _, envs: [_constant(env.action_space) for env in envs.values()],
+    }
+    found = {name: _episodes(env, act, episodes, seed) for name, act in blind.items()}
+    best = max(found, key=lambda name: found[name].mean)
+    return best, found[best]
+
+
+def _constant(space: spaces.Space[Any]) -> Any:
+    if isinstance(space, spaces.Box):
+        return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return space.start
+    return np.zeros(space.shape or (), space.dtype)
+
+
+def _episodes(
+    env: EnvLike,
+    act: Act,
+    episodes: int,
+    seed: int,
+    padding: NDArray[Any] | float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[Any], None] = lambda _: None,
+) -> Evaluation:
+    env_id = name_of(env)
     returns = np.zeros(episodes)
     lengths = np.zeros(episodes, np.int64)
+    early = np.zeros(episodes, np.bool_)
     finished = 0
     start = 0
     while start < episodes:
         envs = dict(enumerate(make_envs(env, min(_PARALLEL, episodes - start), padding=padding), start))
         try:
-            _check_spaces(policy, envs[start], env_id)
+            check(envs[start])
             observations = {index: made.reset(seed=seed + index)[0] for index, made in envs.items()}
             for index, made in envs.items():
                 made.action_space.seed(seed + index)
             while observations:
-                actions, _ = policy.predict(np.stack(list(observations.values())))
+                actions = act(observations, {index: envs[index] for index in observations})
                 for index, action in zip(list(observations), actions, strict=True):
                     observation, reward, terminated, truncated, _ = envs[index].step(action)
                     returns[index] += float(reward)
@@ -166,6 +173,7 @@ def evaluate(
                         )
                     observations[index] = observation
                     if terminated or truncated:
+                        early[index] = terminated and not truncated
                         del observations[index]
                         finished += 1
                         if progress is not None:
@@ -174,7 +182,7 @@ def evaluate(
             for made in envs.values():
                 made.close()
         start += len(envs)
-    return Evaluation(env_id, seed, tuple(returns.tolist()), tuple(lengths.tolist()))
+    return Evaluation(env_id, seed, tuple(returns.tolist()), tuple(lengths.tolist()), tuple(early.tolist()))
 
 
 def _environment_on_card(policy: Policy) -> Environment:

@@ -1,10 +1,11 @@
-"""``policypress compress --keep``: the smallest file that keeps a share of the agent's return, in a given time."""
+"""``policypress compress --keep``: the smallest policy that keeps a share of the agent's return, in a given time."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import multiprocessing
 import os
 import queue
@@ -21,6 +22,7 @@ import torch
 
 from policypress.config import CompressConfig, DistillConfig
 from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.measure.returns import share_of
 from policypress.measure.size import size
 from policypress.policy import artifact
 from policypress.policy.policy import Policy
@@ -39,7 +41,7 @@ from policypress.rl.compress import (
 )
 from policypress.rl.curves import plot_frontier
 from policypress.rl.distill import Teacher, check_config
-from policypress.rl.evaluate import evaluate, kept
+from policypress.rl.evaluate import evaluate
 
 CHANCE = 0.02
 """Students of the same knobs and another seed differ by about as much in what they keep."""
@@ -57,7 +59,7 @@ _TIMED_BATCHES = 300
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 COLUMNS = (
     *("name", "hidden", "rate_weight", "seed", "payload_bytes", "ratio", "nonzeros"),
-    *("share", "low", "high", "seconds"),
+    *("share", "low", "high", "worst_tenth", "ended_early", "seconds"),
 )
 
 
@@ -86,7 +88,8 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finished student, as the search sees it; ``share``, ``low`` and ``high`` are those of ``Kept``."""
+    """A finished student, as the search sees it; ``share``, ``low`` and ``high`` are those of ``Kept``, ``worst_tenth``
+    and ``ended_early`` those of ``Evaluation``."""
 
     knobs: Knobs
     hidden: tuple[int, ...]
@@ -96,6 +99,8 @@ class Candidate:
     share: float
     low: float
     high: float
+    worst_tenth: float
+    ended_early: float
     seconds: float
 
 
@@ -172,12 +177,14 @@ def _finish(
         )
     seconds = sum(candidate.seconds for candidate in students.found.values()) / jobs
     closest: dict[str, Any] | None = None
+    most = -math.inf
     chosen: Policy | None = None
     for candidate in students.by_size():
         policy, result = measure(students.policy(candidate), config, teacher, seconds)
-        result["reached"] = result["kept"]["low"] >= config.keep
-        if closest is None or result["reached"] or result["kept"]["low"] > closest["kept"]["low"]:
-            chosen, closest = policy, result
+        _, low, _ = share_of(result["evaluation"]["returns"], teacher["returns"])
+        result["reached"] = low >= config.keep
+        if closest is None or result["reached"] or low > most:
+            chosen, closest, most = policy, result, low
         if result["reached"]:
             break
     assert chosen is not None
@@ -354,13 +361,13 @@ def _train(
                 teacher_of(agent), config.environment, student, folder=folder / "checkpoint", progress=alive
             )
             result = evaluate(policy, config.environment, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
-            bytes_of, share = size(policy), kept(result.returns, teacher_returns)
+            bytes_of, shares = size(policy), share_of(result.returns, teacher_returns)
             candidate = Candidate(
                 knobs, student.hidden, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros,
-                share.share, share.low, share.high, round(time.monotonic() - started, 1),
+                *shares, result.worst_tenth, result.ended_early, round(time.monotonic() - started, 1),
             )  # fmt: skip
-            measured = {"search": {**result.as_dict(), "kept": asdict(share)}}
-            replace(policy, results=measured).save(folder / "policy.policy")
+            search = {**result.as_dict(), "kept": dict(zip(("share", "low", "high"), shares, strict=True))}
+            replace(policy, results={"search": search}).save(folder / "policy.policy")
             checkpoint.write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         answers.put((knobs, candidate))

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.config import TrainConfig, dumps, from_json
 from policypress.errors import ConfigError, RunError
-from policypress.measure.size import size
+from policypress.measure.size import sizes
 from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
@@ -155,7 +155,7 @@ def _finish(
         "steps": model.num_timesteps,
         "wall_seconds": round(run.seconds, 1),
         "evaluation": evaluation,
-        "size": size(policy).as_dict(),
+        "size": sizes(policy),
         "numerics": policy.numerics,
         "versions": policy.provenance["versions"],
     }

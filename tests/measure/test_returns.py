@@ -1,0 +1,94 @@
+"""What returns of episodes say, and what of it may be said as a share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policypress.errors import ConfigError
+from policypress.measure.returns import bootstrap_interval, kept, share_of, worst_tenth
+
+finite = st.floats(-1e6, 1e6)
+
+
+@pytest.mark.parametrize("count", [2, 5, 50])
+def test_interval_has_about_the_width_of_the_normal_one(count: int) -> None:
+    returns = np.random.default_rng(count).normal(100, 10, count)
+    low, high = bootstrap_interval(returns.tolist())
+    assert low <= returns.mean() <= high
+    if count == 50:
+        assert high - low == pytest.approx(2 * 1.96 * returns.std() / np.sqrt(count), rel=0.1)
+    assert bootstrap_interval([3.0] * count) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("returns", "worst"),
+    [
+        ([5.0], 5.0),
+        ([3.0, 1.0, 2.0], 1.0),  # of fewer than ten the least
+        ([*range(10)], 0.0),
+        ([*range(50)], 2.0),  # mean of 0 to 4
+        ([*range(15)], (0 + 0.5 * 1) / 1.5),
+        ([*range(25)], (0 + 1 + 0.5 * 2) / 2.5),
+    ],
+)
+def test_the_worst_tenth(returns: list[float], worst: float) -> None:
+    shuffled = np.random.default_rng(0).permutation(returns).tolist()
+    assert worst_tenth(shuffled) == pytest.approx(worst)
+
+
+@given(st.lists(finite, min_size=1, max_size=60))
+def test_the_worst_tenth_lies_between_least_and_mean(returns: list[float]) -> None:
+    assert min(returns) - 1e-6 <= worst_tenth(returns) <= np.mean(returns) + 1e-6
+
+
+def test_falls_count() -> None:
+    """A walker that falls in every sixth episode kept 100 % of the interquartile mean."""
+    agent = [5000.0] * 48
+    student = [1000.0 if index % 6 == 0 else 5000.0 for index in range(48)]
+    found = kept(student, agent)
+    assert found.share == pytest.approx(1 - 0.8 / 6)
+    assert found.high is not None
+    assert found.high < 0.96
+    assert found.difference == pytest.approx(-4000 / 6)
+
+
+def test_the_share_that_is_kept() -> None:
+    agent = np.random.default_rng(0).normal(100, 10, 50)
+    same = kept(agent.tolist(), agent.tolist())
+    assert (same.share, same.low, same.high, same.difference) == (1.0, 1.0, 1.0, 0.0)
+    worse = share_of((agent - 20).tolist(), agent.tolist())  # in every episode by as much: hardly any doubt
+    assert worse[0] == pytest.approx(1 - 20 / agent.mean())
+    assert worse[2] - worse[1] < 1e-9
+    shuffled = share_of((agent[::-1] - 20).tolist(), agent.tolist())
+    assert shuffled[1] < shuffled[0] < shuffled[2]
+    assert shuffled[0] == pytest.approx(worse[0])
+    assert shuffled[2] - shuffled[1] > 0.02
+
+
+def test_a_share_of_negative_returns() -> None:
+    assert kept([-12.0] * 4, [-10.0] * 4).share == pytest.approx(0.8)
+    assert kept([-8.0] * 4, [-10.0] * 4).share == pytest.approx(1.2)
+    with pytest.raises(ConfigError, match="the agent returns 0 in this environment: there is no share of it"):
+        share_of([1.0] * 4, [0.0] * 4)
+
+
+def test_no_share_of_next_to_nothing() -> None:
+    """ "kept 318 % [-232 %, 732 %]" was said of an agent whose return was near 0."""
+    rng = np.random.default_rng(1)
+    agent, student = rng.normal(2, 30, 50), rng.normal(10, 30, 50)
+    found = kept(student.tolist(), agent.tolist())
+    assert (found.share, found.low, found.high) == (None, None, None)
+    assert found.difference == pytest.approx(student.mean() - agent.mean())
+    assert found.difference_low < found.difference < found.difference_high
+    assert kept([1.0] * 4, [0.0] * 4).difference == 1.0
+    assert kept(student.tolist(), (agent + 100).tolist()).share is not None
+
+
+def test_no_share_of_an_agent_at_chance_level() -> None:
+    agent = np.random.default_rng(2).normal(22, 4, 50).tolist()
+    low, _ = bootstrap_interval(agent)
+    assert kept(agent, agent, chance=low).share is None
+    assert kept(agent, agent, chance=np.nextafter(low, -np.inf)).share == 1.0
