@@ -215,6 +215,15 @@ def _scaled_input(graph: _Graph, policy: Policy, quantization: InputQuantization
     return str(graph.op("Mul", x, graph.constant(inverse_scale, "inverse_scale")))
 
 
+def _shifted_input(graph: _Graph, policy: Policy, quantization: InputQuantization, x: str) -> str:
+    if quantization.zero_point is None:
+        return x
+    zeros = quantization.zero_point.astype(np.float32)
+    if zeros.size > 1:
+        zeros = zeros.reshape(policy.observation.shape)
+    return str(graph.op("Sub", x, graph.constant(zeros, "zero_point")))
+
+
 def _clip(graph: _Graph, x: str, low: np.generic, high: np.generic) -> str:
     return str(graph.op("Clip", x, graph.constant(low), graph.constant(high)))
 
@@ -249,6 +258,7 @@ class _Exact:
         g = self.graph
         with g.scope("input"):
             x = g.op("Round", _scaled_input(g, policy, quantization, x))  # halves to even
+            x = _shifted_input(g, policy, quantization, x)
             codes = self._store(x, quantization.low, quantization.high, np.float32)
         accumulators = self._ops(policy.ops, codes, policy.observation.shape)
         assert isinstance(accumulators, str)
@@ -391,6 +401,8 @@ class _Qdq:
     def network(self, policy: Policy, quantization: InputQuantization, x: str) -> str:
         with self.graph.scope("input"):
             x = _scaled_input(self.graph, policy, quantization, x)
+            if quantization.zero_point is not None:
+                x = _shifted_input(self.graph, policy, quantization, self.graph.op("Round", x))
             low, high = quantization.low, quantization.high
             value = self._quantize(_clip(self.graph, x, np.float32(low), np.float32(high)), low, high)
         last = policy.layers[-1].scale.astype(np.float64)
