@@ -72,7 +72,11 @@ def as_float(policy: Policy) -> Policy:
     a layer.
     """
     unit = np.ones(1) if policy.input is None else 1 / policy.input.inverse_scale.astype(np.float64)
-    ops = _float_ops(_without_zero_points(policy), unit, None)[0] if policy.input is not None else _float_weights(policy.ops)
+    ops = (
+        _float_ops(_without_zero_points(policy), unit, None)[0]
+        if policy.input is not None
+        else _float_weights(policy.ops)
+    )
     return dataclasses.replace(policy, ops=ops, input=None, test_vectors=None)
 
 

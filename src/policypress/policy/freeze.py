@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policypress.compression.fake_quant import INT32, FakeQuantAdd, FakeQuantTanh, multiplier_and_shift
+from policypress.compression.fake_quant import (
+    INT32,
+    FakeQuantAdd,
+    FakeQuantTanh,
+    InputQuantizer,
+    multiplier_and_shift,
+)
 from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode, TanhNode
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.canonical import canonical
@@ -101,8 +107,13 @@ def freeze_graph(
         quantizer = _input_quantizer(first)
         inputs = None
         if quantizer is not None:
+            zeros = quantizer.zero_point() if isinstance(quantizer, InputQuantizer) else None
             inputs = InputQuantization(
-                _array(quantizer.inverse_scale()), quantizer.low, quantizer.high, int(quantizer.bits)
+                _array(quantizer.inverse_scale()),
+                quantizer.low,
+                quantizer.high,
+                int(quantizer.bits),
+                None if zeros is None or not zeros.any() else _array(zeros).astype(np.int32),
             )
     dense = 4 * sum(
         values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
