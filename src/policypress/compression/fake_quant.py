@@ -35,9 +35,9 @@ _MOMENTUM = 0.05
 _SMALLEST_STEP = 2.0**-40
 _RARE = 0.1
 """The share of an input's values (those at its median left out) that may lie far away without setting its range."""
-_FAR = 5.0
-"""How many times the distance that all but the rare ones keep from the median is far; 8 standard deviations of a normal
-distribution, whose range of a batch of 256 is 2.8."""
+_FAR, _CUT = 5.0, 3.0
+"""In units of the distance from the median that all but the rare values keep: what is far, and the range where
+something is. Of a normal distribution 8 and 5 standard deviations; the largest of 256 values lies at 2.8."""
 _ENOUGH = 32
 """Values of an input that tell the rare ones, and a median, from the others."""
 _PAYS = 4.0
@@ -199,8 +199,8 @@ class InputQuantizer(ActivationQuantizer):
     """The ranges of a network's inputs, float32 of shape (features,): rare values far away set none of them.
 
     ``offset``: the middle of the range where that lies far from zero (and ``shifts`` allows it), else 0; ``limit`` is
-    the largest magnitude of the distance from it. ``seen``: (3, features), moving averages of the largest magnitude,
-    of the median, and of the largest distance from that, with distances of rare values cut off.
+    the largest distance from it. ``seen``: (4, features), moving averages of the largest magnitude, of the median, of
+    the largest distance from that, all of them without rare values far away; and of the largest distance with them.
     """
 
     offset: torch.Tensor
@@ -210,7 +210,7 @@ class InputQuantizer(ActivationQuantizer):
         super().__init__(bits, signed=True, features=features, coarse=True)
         self.shifts = shifts
         self.register_buffer("offset", torch.zeros(features))
-        self.register_buffer("seen", torch.zeros(3, features))
+        self.register_buffer("seen", torch.zeros(4, features))
 
     def zero_point(self) -> torch.Tensor | None:
         """Codes that stand for 0, whole numbers in float32 of shape (features,); None if all are 0."""
@@ -224,27 +224,36 @@ class InputQuantizer(ActivationQuantizer):
     @torch.no_grad()
     def observe_inputs(self, x: torch.Tensor) -> None:
         """Moves the ranges towards those of the batch ``x`` (n, features)."""
-        largest = x.abs().amax(0)
-        # Ranges from before there were zero points go on as they are.
-        self.seen[::2] = torch.where((self.seen[0] == 0) & (self.limit > 0), self.limit, self.seen[::2])
-        reach, middle, spread = self.seen
-        fresh = reach == 0
+        reach, middle, spread, farthest = self.seen
+        earlier = (reach == 0) & (self.limit > 0)  # ranges from before there were zero points go on as they are
+        for row in (reach, spread, farthest):
+            row.copy_(torch.where(earlier, self.limit, row))
+        fresh, largest = reach == 0, x.abs().amax(0)
         if len(x) < _ENOUGH:
-            batch = torch.stack([largest, middle, torch.where(fresh, largest, (x - middle).abs().amax(0))])
+            distance = torch.where(fresh, largest, (x - middle).abs().amax(0))
+            batch = torch.stack([largest, middle, distance, distance])
         else:
             median = x.median(0).values
             distances = (x - torch.where(fresh, median, middle)).abs().sort(0).values
-            common = len(x) - 1 - (_RARE * distances.count_nonzero(0)).long()
-            far = _FAR * distances.gather(0, common[None])[0]
-            cut = torch.minimum(distances[-1], far)
-            batch = torch.stack(
-                [torch.where(distances[-1] > far, torch.minimum(largest, median.abs() + cut), largest), median, cut]
-            )
+            most = distances[-1]
+            usual = distances.gather(0, len(x) - 1 - (_RARE * distances.count_nonzero(0)).long()[None])[0]
+            rare = most > _FAR * usual
+            cut = torch.where(rare, _CUT * usual, most)
+            within = torch.where(rare, torch.minimum(largest, median.abs() + cut), largest)
+            batch = torch.stack([within, median, cut, most])
         self.seen.copy_(torch.where(fresh, batch, self.seen + _MOMENTUM * (batch - self.seen)))
-        reach, middle, spread = self.seen
         pays = (_PAYS * torch.maximum(spread, self._finest(middle)) <= reach) & self.shifts
         self.offset.copy_(torch.where(pays, middle, 0.0))
         self.limit.copy_(torch.where(pays, spread, reach))
+
+    def cut(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` (n, features) with rare values far away cut off at the range, as its codes will be."""
+        _, _, spread, farthest = self.seen
+        rare = farthest > 2 * spread
+        if not bool(rare.any()):
+            return x
+        reach = torch.where(rare, self.limit, torch.inf)
+        return x.clamp(self.offset - reach, self.offset + reach)
 
     def _safe_limit(self) -> torch.Tensor:
         return torch.maximum(super()._safe_limit(), self._finest(self.offset))
@@ -434,6 +443,8 @@ class _FakeQuantized(nn.Module):
         if learning and quantizer.owns_source:
             self._observe_source(x)
         if not self.active:
+            if quantizer.rounds_input and isinstance(quantizer.source, InputQuantizer):
+                x = quantizer.source.cut(x)
             y = self._apply_layer(x, self.weight, self.bias)
             if learning and quantizer.output is not None:
                 quantizer.output.observe_values(y.detach())
