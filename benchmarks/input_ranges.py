@@ -4,8 +4,8 @@
 
 A random float network, whose first layer fits the spread of its inputs as a trained one does, is frozen as it is
 (ptq), and a student is trained to answer as it does (distilled). The error is the root mean square of what actions,
-tanh of the outputs, differ by, over the standard deviation of the float network's, on states without a rare value. "largest" is what
-policypress did before: the largest magnitude of a batch sets an input's range, around zero.
+tanh of the outputs, differ by, over the standard deviation of the float network's, on states without a rare value.
+"largest" is what policypress did before: the largest magnitude of a batch sets an input's range, around zero.
 """
 
 from __future__ import annotations

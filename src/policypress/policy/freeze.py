@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 
 _TEST_VECTOR_BYTES = 65_536
+_DROWNS = 64  # an input whose weights, in units of its range, are so many times as large as another's
 
 
 def freeze(
@@ -123,12 +124,39 @@ def freeze_graph(
     policy = Policy(ops, observation, action, inputs, baseline_bytes or dense, dict(provenance or {}))
     if any(layer.nonzeros == 0 for layer in policy.layers):
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
+    if inputs is not None and isinstance(quantizer, InputQuantizer):
+        _warn_of_drowned_inputs(first, quantizer)
     if observations is None:
         return policy
     vectors = TestVectors(
         observations, policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
     )
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
+
+
+def _warn_of_drowned_inputs(layer: Any, inputs: InputQuantizer) -> None:
+    """Names inputs of ordinary weight most of whose weights round to 0, because those of a few others are so large."""
+    with torch.no_grad():
+        effect = (layer.weight * inputs.scale()).abs().amax(0) * (inputs.limit > 0)
+        weights, lost = layer.weight != 0, (layer.weight_codes() == 0) & (layer.weight != 0)
+        drowned = (2 * lost.sum(0) > weights.sum(0)) & (inputs.limit > 0)
+        if not drowned.any():
+            return
+        drowned &= 8 * effect >= effect[inputs.limit > 0].median()  # others hardly matter in the float network either
+        large = effect >= _DROWNS * torch.where(drowned, effect, 0.0).amax()
+    if drowned.any() and large.any():
+        warnings.warn(
+            f"most first-layer weights of {_named(drowned)} round to 0 beside those of {_named(large)}, whose values"
+            " are far larger: scale or cut these before the network (VecNormalize, or a wrapper of the environment),"
+            " or use more weight_bits.",
+            stacklevel=3,
+        )
+
+
+def _named(inputs: torch.Tensor) -> str:
+    places = inputs.nonzero().ravel().tolist()
+    shown = [str(place) for place in places[:8]] + ([f"{len(places) - 8:,} more"] if len(places) > 8 else [])
+    return "input " + shown[0] if len(shown) == 1 else f"inputs {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _ops(nodes: Sequence[Node]) -> tuple[Op, ...]:
