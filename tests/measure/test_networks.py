@@ -11,6 +11,7 @@ import pytest
 
 from policy.policies import Builder, make_observations, make_policy, with_zero_points
 from policypress.errors import ConfigError, UnsupportedError
+from policypress.export import vectors
 from policypress.measure.networks import as_float, describe, parameters, random_observations, stands_for, widened
 from policypress.policy.canonical import canonical
 from policypress.policy.policy import (
@@ -60,7 +61,7 @@ def test_the_float_network_computes_what_the_integers_stand_for(kind: Any) -> No
 
 def test_zero_points_become_part_of_the_biases() -> None:
     policy = with_zero_points(fine(make_policy("integer", "vector")), 900, -5000, 0)
-    observations = random_observations(policy, 16)
+    observations = vectors.random_observations(policy, 16, np.random.default_rng(0))
     wanted, found = policy.outputs(observations), as_float(policy).outputs(observations)
     assert np.ptp(wanted) > 1
     np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
