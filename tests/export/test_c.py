@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from policy.policies import NUMERICS, Builder, make_observations, make_policy
+from policy.policies import NUMERICS, Builder, make_observations, make_policy, with_zero_points
 from policy.random_policies import random_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import c, identifier, name_of
+from policypress.export import c, identifier, name_of, vectors
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import reference
@@ -169,6 +169,24 @@ def test_payloads_of_random_policies_unpack(tmp_path):
         policy = random_policy(seed, "integer")
         settings = CExportConfig("net", weights="payload", integer_only=seed % 2 == 0)
         assert export_c(policy, tmp_path / "out", settings).check.startswith("self test passed")
+
+
+@needs_cc
+@pytest.mark.parametrize("integer_only", [False, True])
+@pytest.mark.parametrize("weights", ["auto", "payload"])
+def test_zero_points_are_compiled(weights, integer_only, tmp_path):
+    policy = with_zero_points(make_policy("integer", "vector"), 300, 0, -9000, 1)
+    settings = CExportConfig("net", weights=weights, integer_only=integer_only)
+    assert export_c(policy, tmp_path / "out", settings).check.startswith("self test passed")
+    if integer_only:
+        header = (tmp_path / "out/net.h").read_text()
+        assert "rint(x[i] * inverse_scale[i]) - zero_point[i], -127, 127)" in header
+        assert "#define NET_ZERO_POINTS {300, 0, -9000, 1, 300}" in header
+        return
+    built = CompiledPolicy(tmp_path / "out", flags=("-O1",))
+    seen = vectors.random_observations(policy, 200, np.random.default_rng(0))
+    assert built.outputs(seen).tobytes() == policy.outputs(seen, reference=True).tobytes()
+    assert len(np.unique(built.outputs(seen), axis=0)) > 100
 
 
 @needs_cc

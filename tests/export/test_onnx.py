@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 import policypress as pp
-from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
+from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy, with_zero_points
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import FORMATS, export, vectors
@@ -94,6 +94,19 @@ def test_any_integer_policy_keeps_what_its_style_promises(
     assert report.holds, report.worst
     assert report.step_difference <= (0 if style == "exact" else 1)
     assert report.observations > 50
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_zero_points(style: str) -> None:
+    policy = with_zero_points(make_policy("integer", "vector"), 300, 0, -9000, 1)
+    observations = check_observations(policy, 100, seed=1)
+    report = check_onnx(policy, encode_onnx(policy, style), observations)
+    assert report.holds, report.worst
+    assert report.step_difference <= (0 if style == "exact" else 1)
+    codes = recorded(policy, observations)
+    assert len(np.unique(codes[0])) > 20
+    if style == "exact":
+        assert_exact(policy, observations)
 
 
 @settings(max_examples=20)

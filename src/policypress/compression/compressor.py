@@ -18,6 +18,7 @@ from policypress.compression.fake_quant import (
     ActivationQuantizer,
     FakeQuantAdd,
     FakeQuantTanh,
+    InputQuantizer,
     LayerQuantizer,
     plain_layer,
     quantized_layer,
@@ -26,6 +27,7 @@ from policypress.compression.fake_quant import (
 )
 from policypress.compression.graph import (
     Add,
+    FlattenNode,
     Graph,
     LayerNode,
     Node,
@@ -291,8 +293,11 @@ class Compressor:
                 source = ActivationQuantizer(config.input_bits, signed=False, fixed_limit=1.0)
             else:
                 first = graph.layers[0].module
-                features = first.in_features if isinstance(first, nn.Linear) else 1
-                source = ActivationQuantizer(config.input_bits, signed=True, features=features, coarse=True)
+                if isinstance(first, nn.Linear):
+                    begin = next(node for node in graph.nodes if not isinstance(node, FlattenNode))
+                    source = InputQuantizer(config.input_bits, first.in_features, shifts=begin is graph.layers[0])
+                else:
+                    source = ActivationQuantizer(config.input_bits, signed=True, coarse=True)
         self._quantize_chain(graph.nodes, source, graph.layers)
 
     def _quantize_chain(

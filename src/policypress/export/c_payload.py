@@ -114,7 +114,11 @@ class _Walk:
 
     def __post_init__(self) -> None:
         assert self.policy.input is not None
-        self._floats("input_inverse_scale", self.policy.input.inverse_scale.size)
+        size, zeros = self.policy.input.inverse_scale.size, "input_zero_point"
+        self._floats("input_inverse_scale", size)
+        if self.policy.input.zero_point is not None:
+            self._declare(f"static int32_t {zeros}[{size}];", zeros, zeros, 4 * size)
+            self.table.append((zeros, size, 0))
         kinds = [step["kind"] for step in self.program.steps]
         layers, adds = ([i for i, found in enumerate(kinds) if found == kind] for kind in (lower.LAYER, lower.ADD))
         self._ops(self.policy.ops, iter(layers), self._sums(self.policy.ops, adds))

@@ -383,7 +383,7 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
     """The file NAME.h of a build without floats."""
     assert policy.input is not None
     upper, observation, action, entry = name.upper(), policy.observation, policy.action, program.input
-    inverse, scale = policy.input.inverse_scale, policy.layers[-1].scale
+    inverse, scale, zeros = policy.input.inverse_scale, policy.layers[-1].scale, policy.input.zero_point
     outputs = program.output["outputs"]
     before = "x = "
     before += "pixel / 255" if observation.image else "the observation's value as float32"
@@ -398,14 +398,15 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
         *_heading(policy, name, version),
         f"No instruction of floating point. Codes: {entry['size']} of int32_t, of values {observation.shape} in C"
         " order, the last fastest:",
-        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]), {entry['low']}, {entry['high']}) in float32, rint"
-        " halves to even,",
+        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]){'' if zeros is None else f' - zero_point[{which}]'},"
+        f" {entry['low']}, {entry['high']}) in float32, rint halves to even,",
         f"  {before}.",
         f"Sums: {outputs} of int32_t, the last layer's accumulators. In real units output[i] = (float)sums[i] *"
         f" scale[{'i' if scale.size > 1 else '0'}].",
         *_action_lines(policy),
         f"Sums are those of the policy's reference, integer for integer ({name}_self_test).",
     ]
+    points = "" if zeros is None else f"\n#define {upper}_ZERO_POINTS {_macro(zeros)}"
     body = f"""\
 #define {upper}_OBSERVATION_SIZE {entry["size"]} /* codes of an observation */
 #define {upper}_OUTPUT_SIZE {outputs} /* sums */
@@ -416,7 +417,7 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
 
 /* The scales, where something else is to use them: `static const float scale[] = {upper}_SCALES;`. */
 #define {upper}_INVERSE_SCALES {_macro(inverse)}
-#define {upper}_SCALES {_macro(scale)}
+#define {upper}_SCALES {_macro(scale)}{points}
 
 /* The sums for codes, which are clipped to the limits first. Not for two threads at once: its work memory is static. */
 void {name}_run(const int32_t codes[], int32_t sums[]);

@@ -368,7 +368,9 @@ def check_observations(policy: Policy, count: int, seed: int) -> NDArray[Any]:
         elif policy.input is not None:  # over the whole range of the codes, and beyond
             scale = policy.input.inverse_scale.astype(np.float64)
             reach = max(-policy.input.low, policy.input.high) / 3
-            usual = usual * reach / (scale.reshape(transform.shape) if scale.size > 1 else scale)
+            shape = transform.shape if scale.size > 1 else (1,)
+            zeros = 0 if policy.input.zero_point is None else policy.input.zero_point.reshape(shape)
+            usual = (usual * reach + zeros) / scale.reshape(shape)
         top = float(np.finfo(dtype).max)
         extreme = [signs * size for size in (0.0, 1e3, 1e30, float(np.finfo(np.float32).max), top) if size <= top]
     else:

@@ -250,6 +250,13 @@ def _of_features(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values.reshape(shape) if values.size > 1 else values
 
 
+def _shifted_input(graph: _Graph, policy: Policy, quantization: InputQuantization, x: str) -> str:
+    if quantization.zero_point is None:
+        return x
+    zeros = _of_features(quantization.zero_point.astype(np.float32), policy.observation.shape)
+    return str(graph.op("Sub", x, graph.constant(zeros, "zero_point")))
+
+
 def _clip(graph: _Graph, x: str, low: np.generic, high: np.generic) -> str:
     return str(graph.op("Clip", x, graph.constant(low), graph.constant(high)))
 
@@ -286,6 +293,7 @@ class _Exact:
         g = self.graph
         with g.scope("input"):
             x = g.op("Round", _scaled_input(g, policy, quantization, x))  # halves to even
+            x = _shifted_input(g, policy, quantization, x)
             codes = self._store(x, np.float32, quantization.low, quantization.high)
         accumulators = self._ops(policy.ops, codes, policy.observation.shape)
         assert isinstance(accumulators, str)
@@ -445,8 +453,11 @@ class _Qdq:
     def network(self, policy: Policy, quantization: InputQuantization, x: str) -> str:
         g = self.graph
         with g.scope("input"):
+            x = _scaled_input(g, policy, quantization, x)
+            if quantization.zero_point is not None:
+                x = _shifted_input(g, policy, quantization, g.op("Round", x))
             low, high = quantization.low, quantization.high
-            x = _clip(g, _scaled_input(g, policy, quantization, x), np.float32(low), np.float32(high))
+            x = _clip(g, x, np.float32(low), np.float32(high))
             # QuantizeLinear rounds too, but OpenVINO fuses it with the Clip and the Mul in front, wrongly.
             value = self._codes(g.op("Round", x), low, high)
         last = policy.layers[-1].scale.astype(np.float64)

@@ -78,6 +78,10 @@ def check_structure(policy: Policy) -> None:
         raise UnsupportedError(
             f"The input needs 1 or {features} inverse scales, not {policy.input.inverse_scale.size}."
         )
+    first = next((op for op in policy.ops if not isinstance(op, Flatten)), None)
+    fits = isinstance(first, Layer) and not first.is_conv  # its bias holds what the zero points take off
+    if policy.input is not None and policy.input.zero_point is not None and not fits:
+        raise UnsupportedError("An input with zero points needs a fully connected layer behind it.")
     if features > MAX_VALUES:
         raise UnsupportedError(f"An observation holds at most {MAX_VALUES:,} values.")
     for op in policy.ops:

@@ -13,7 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from policypress.compression.answers import answer, compare, probes, tolerance_of
-from policypress.compression.fake_quant import INT32, FakeQuantAdd, FakeQuantTanh, multiplier_and_shift
+from policypress.compression.fake_quant import (
+    INT32,
+    FakeQuantAdd,
+    FakeQuantTanh,
+    InputQuantizer,
+    multiplier_and_shift,
+)
 from policypress.compression.graph import (
     UNSUPPORTED_CLIP,
     FlattenNode,
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
 
 
 _TEST_VECTOR_BYTES = 65_536
+_DROWNS = 64  # an input whose weights, in units of its range, are so many times as large as another's
 
 
 def freeze(
@@ -128,8 +135,13 @@ def freeze_graph(
         quantizer = _input_quantizer(first)
         inputs = None
         if quantizer is not None:
+            zeros = quantizer.zero_point() if isinstance(quantizer, InputQuantizer) else None
             inputs = InputQuantization(
-                _array(quantizer.inverse_scale()), quantizer.low, quantizer.high, int(quantizer.bits)
+                _array(quantizer.inverse_scale()),
+                quantizer.low,
+                quantizer.high,
+                int(quantizer.bits),
+                None if zeros is None or not zeros.any() else _array(zeros).astype(np.int32),
             )
     dense = 4 * sum(
         values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
@@ -144,12 +156,39 @@ def freeze_graph(
         for scale, x in probes(observation.shape, observation.image):
             own = answer(graph.root, x, like)
             compare("the network", own, reference.run(policy, x), scale, tolerance=tolerance_of(like.dtype))
+    if inputs is not None and isinstance(quantizer, InputQuantizer):
+        _warn_of_drowned_inputs(first, quantizer)
     if observations is None:
         return policy
     vectors = TestVectors(
         observations, policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
     )
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
+
+
+def _warn_of_drowned_inputs(layer: Any, inputs: InputQuantizer) -> None:
+    """Names inputs of ordinary weight most of whose weights round to 0, because those of a few others are so large."""
+    with torch.no_grad():
+        effect = (layer.weight * inputs.scale()).abs().amax(0) * (inputs.limit > 0)
+        weights, lost = layer.weight != 0, (layer.weight_codes() == 0) & (layer.weight != 0)
+        drowned = (2 * lost.sum(0) > weights.sum(0)) & (inputs.limit > 0)
+        if not drowned.any():
+            return
+        drowned &= 8 * effect >= effect[inputs.limit > 0].median()  # others hardly matter in the float network either
+        large = effect >= _DROWNS * torch.where(drowned, effect, 0.0).amax()
+    if drowned.any() and large.any():
+        warnings.warn(
+            f"most first-layer weights of {_named(drowned)} round to 0 beside those of {_named(large)}, whose values"
+            " are far larger: scale or cut these before the network (VecNormalize, or a wrapper of the environment),"
+            " or use more weight_bits.",
+            stacklevel=3,
+        )
+
+
+def _named(inputs: torch.Tensor) -> str:
+    places = inputs.nonzero().ravel().tolist()
+    shown = [str(place) for place in places[:8]] + ([f"{len(places) - 8:,} more"] if len(places) > 8 else [])
+    return "input " + shown[0] if len(shown) == 1 else f"inputs {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _ops(nodes: Sequence[Node]) -> tuple[Op, ...]:

@@ -23,6 +23,8 @@ TANH_INPUT_SCALE = 1 / 64
 TANH_INPUT_LIMIT = 255
 """What a Tanh takes in integer numerics: codes of 9 bits worth 1/64 each, from -3.98 to 3.98. Output codes of 8 bits
 reach their limit at 3.125, and limits of at most 8 bits keep requantization within float32 and int32."""
+ZERO_POINT_LIMIT = 2**15
+"""Largest magnitude of an input's zero point: float32 products of that many codes still say which code is meant."""
 OBSERVATION_DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 Numerics = Literal["integer", "weight-only", "float"]
 ActionKind = Literal["box", "discrete", "multi-discrete", "multi-binary"]
@@ -224,15 +226,17 @@ Op = Layer | Relu | Tanh | Flatten | MaxPool2d | Residual
 
 @dataclass(frozen=True, eq=False)
 class InputQuantization:
-    """Observation to codes: ``clip(rint(x * inverse_scale), low, high)`` in float32.
+    """Observation to codes: ``clip(rint(x * inverse_scale) - zero_point, low, high)`` in float32.
 
-    ``inverse_scale``: float32, shape (features,) for vectors, (1,) for images.
+    ``inverse_scale``: float32, shape (features,) for vectors, (1,) for images. ``zero_point``: int32 of the same
+    shape, the code that 0 stands for where values lie far from zero; None if there is none.
     """
 
     inverse_scale: NDArray[np.float32]
     low: int
     high: int
     bits: int
+    zero_point: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         _require_vector("The input's inverse scale", self.inverse_scale, np.float32)
@@ -241,6 +245,15 @@ class InputQuantization:
         _require(
             -(2**16) <= self.low < self.high <= 2**16 and self.high - self.low < 2**self.bits,
             f"The input's limits [{self.low}, {self.high}] do not fit {self.bits} bits",
+        )
+        zeros = self.zero_point
+        if zeros is None:
+            return
+        _require_vector("The input's zero point", zeros, np.int32)
+        _require(
+            zeros.size == self.inverse_scale.size and 0 < int(np.abs(zeros.astype(np.int64)).max()) <= ZERO_POINT_LIMIT,
+            f"The input needs one zero point for each inverse scale, in [-{ZERO_POINT_LIMIT}, {ZERO_POINT_LIMIT}] and"
+            " not all 0",
         )
 
 

@@ -558,12 +558,14 @@ static void read(const engine_input *in, const void *observation, uint32_t first
 
 /* Codes of `n` values from `first` on. Limits are integers, so clipping may come before rounding halves to even. */
 static void quantize(const engine_input *in, const float *x, uint32_t first, uint32_t n, int32_t *codes) {
-    const float low = (float)in->low, high = (float)in->high, half = 12582912.0f; /* 1.5 * 2^23 */
+    const float half = 12582912.0f; /* 1.5 * 2^23 */
     const float *inverse_scale = in->inverse_scale + (in->per_feature ? first : 0);
     for (uint32_t i = 0; i < n; i++) {
+        const int32_t zero = in->zero_point ? in->zero_point[in->per_feature ? first + i : 0] : 0;
+        const float low = (float)(in->low + zero), high = (float)(in->high + zero);
         float y = x[i] * inverse_scale[in->per_feature ? i : 0];
         y = y < low ? low : y > high ? high : y;
-        codes[i] = (int32_t)((y + half) - half);
+        codes[i] = (int32_t)((y + half) - half) - zero;
     }
 }
 

@@ -144,6 +144,7 @@ struct engine_input {
     double clip;
     const double *mean, *deviation;   /* or NULL */
     const float *inverse_scale;
+    const int32_t *zero_point;        /* like inverse_scale; or NULL */
     const uint8_t *codes;             /* of all 256 pixels */
     int (*run)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
     const void *prepared;             /* `run` is of this machine, or NULL */

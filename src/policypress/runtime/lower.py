@@ -182,6 +182,8 @@ class _Lowering:
             many = quantization.inverse_scale.size > 1
             fields |= {"low": quantization.low, "high": quantization.high, "per_feature": int(many)}
             fields["inverse_scale"] = quantization.inverse_scale
+            if quantization.zero_point is not None:
+                fields["zero_point"] = quantization.zero_point
             if observation.image and not many and tensor.type == U8:
                 codes = _pixel_codes(quantization, tensor.zero)
                 fields["pixel_codes"] = 1

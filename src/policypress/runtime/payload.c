@@ -13,7 +13,7 @@ enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
 /* Kinds of operations. */
 enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH };
 
-enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
+enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
 
 typedef payload_memory reader;
 
@@ -109,16 +109,18 @@ static void read_layer(reader *r, int conv, uint32_t *width) {
 
 PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count,
                                uint32_t structure, payload_memory *r) {
-    uint32_t width, left;
+    uint32_t bits, width, left;
     r->next = arrays;
     r->end = arrays + count;
     r->structure = 0;
     r->failed = 0;
     coder_decode_start(&r->c, data, size);
-    tell(r, INPUT_BITS);
+    bits = tell(r, INPUT_BITS);
     limits(r, INPUT_LIMITS);
     width = tell(r, SIZE);
     integers(r, width, FLOATS);
+    if (bits >= ZERO_POINTS)
+        integers(r, width, INTEGERS);
     left = tell(r, COUNT);
     for (; left && !r->failed; left--) {
         uint32_t kind = tell(r, KIND);
