@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,6 @@ from policypress.compression.graph import (
     TanhNode,
 )
 from policypress.errors import PolicypressError, UnsupportedError
-from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.checks import check_accumulators
 from policypress.policy.policy import (
@@ -108,7 +108,7 @@ def freeze(
             observations=recorded,
         )
     )
-    check_agent(model, lambda x: reference.run(policy, x.reshape(-1, *observation.shape)))
+    check_agent(model, _outputs(policy))
     return policy
 
 
@@ -152,10 +152,10 @@ def freeze_graph(
     if any(layer.nonzeros == 0 for layer in policy.layers):
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
     if graph.root is not None:
-        like = first.weight.detach()
+        like, run = first.weight.detach(), _outputs(policy)
         for scale, x in probes(observation.shape, observation.image):
             own = answer(graph.root, x, like)
-            compare("the network", own, reference.run(policy, x), scale, tolerance=tolerance_of(like.dtype))
+            compare("the network", own, run(x), scale, tolerance=tolerance_of(like.dtype))
     if inputs is not None and isinstance(quantizer, InputQuantizer):
         _warn_of_drowned_inputs(first, quantizer)
     if observations is None:
@@ -164,6 +164,14 @@ def freeze_graph(
         observations, policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
     )
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
+
+
+def _outputs(policy: Policy) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The policy's outputs for observations as its first layer sees them, by the engine: the reference takes seconds
+    for an image."""
+    seen = ObservationTransform(policy.observation.shape, "float32")
+    inner = replace(policy, observation=seen, test_vectors=None)
+    return lambda x: inner.outputs(x.reshape(-1, *seen.shape))
 
 
 def _warn_of_drowned_inputs(layer: Any, inputs: InputQuantizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -475,7 +476,8 @@ class Policy:
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Action for one observation or a batch, with the signature of Stable-Baselines3's ``predict``.
 
-        ``state`` is returned as it came and ``episode_start`` is ignored: the policy is not recurrent.
+        ``state`` is returned as it came and ``episode_start`` is ignored: the policy is not recurrent. Only where all
+        episodes start, a warning says if ``evaluate_policy`` normalizes observations that the policy normalizes too.
         One observation of ``shape`` gives one action; (batch, *shape) gives (batch, *action shape). The native
         engine runs it, or with ``reference`` the NumPy reference, which gives the same bits.
         Raises ObservationError if an observation does not fit, PolicypressError if ``deterministic`` is
@@ -485,6 +487,10 @@ class Policy:
 
         if not deterministic:
             raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
+        if episode_start is not None and self.observation.normalization is not None and np.all(episode_start):
+            from policypress.policy.doubled import warn_if_normalized
+
+            warn_if_normalized(sys._getframe(1))
         actions = None if reference else self.engine.predict(observation)
         if actions is not None:
             return actions, state
