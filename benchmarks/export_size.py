@@ -2,7 +2,7 @@
 
     python benchmarks/export_size.py    # needs the Debian packages gcc-arm-none-eabi and libnewlib-arm-none-eabi
 
-Every row is an export whose own Makefile compiles it for a Cortex-M4 without FPU and lists its objects (`make size`).
+Every row is an export whose own Makefile compiles it for a Cortex-M4 without FPU and lists its object (`make size`).
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ MAKE = (
 )
 
 
-def text(folder: Path) -> dict[str, int]:
-    """Bytes of text of each object, by name of the object."""
+def sizes(folder: Path) -> tuple[int, int]:
+    """Bytes of text and of static RAM of the export's object."""
     listed = subprocess.run(["make", "-s", "size", *MAKE], cwd=folder, check=True, capture_output=True, text=True)
-    rows = (line.split() for line in listed.stdout.splitlines())
-    return {Path(row[5]).name: int(row[0]) for row in rows if len(row) >= 6 and row[0].isdigit()}
+    text, data, bss = map(int, listed.stdout.splitlines()[-1].split()[:3])
+    return text, data + bss
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print("| policy | form | constants | text of the engine and `payload.c` | all text | RAM |")
+    print("| policy | form | arrays | the rest: structures, engine | all text | RAM |")
     print("|---|---|---:|---:|---:|---:|")
     for name, weights, integer_only in ROWS:
         policy = pp.load(ROOT / "results" / name / "policy.policy")
@@ -55,14 +55,12 @@ def main() -> None:
             folder = Path(temporary) / "net"
             config = CExportConfig("net", integer_only=integer_only, weights=weights, check=False)
             report = export_c(policy, folder, config)
-            objects = text(folder)
+            text, ram = sizes(folder)
         form = f"`{weights}`"
         if weights == "auto":
             form += ": " + ", ".join(dict.fromkeys(layer.form for layer in report.layers))
         form += ", `--integer-only`" * integer_only
-        engine = sum(size for object_, size in objects.items() if object_ != "net.o")
-        ram = report.work_bytes + report.unpacked_bytes
-        cells = [report.constant_bytes, engine, sum(objects.values()), ram]
+        cells = [report.array_bytes, text - report.array_bytes, text, ram]
         print(f"| {name} | {form} | " + " | ".join(f"{cell:,}" for cell in cells) + " |", flush=True)
 
 

@@ -41,7 +41,7 @@ from policypress.measure.microcontroller import expected_answers  # noqa: E402
 from policypress.policy import reference  # noqa: E402
 
 OBSERVATIONS = 8
-CFLAGS = ("-std=c99", "-O1", "-ffp-contract=off", "-ffunction-sections", "-fdata-sections")
+CFLAGS = ("-std=c99", "-O0", "-ffp-contract=off", "-ffunction-sections", "-fdata-sections")
 ANSWER = """
 #include <stdio.h>
 HEADER
@@ -146,7 +146,7 @@ def callers(pair: Sequence[Export], to: Path, together: bool) -> list[Path]:
 def libraries(pair: Sequence[Export], place: Path) -> Iterator[list[list[Path]]]:
     found = []
     for export in pair:
-        run("make", "-s", "lib", "CFLAGS=-O1", folder=export.folder)
+        run("make", "-s", "lib", "CFLAGS=-O0", folder=export.folder)
         found.append([export.folder / "build" / f"lib{export.name}.a"])
     yield found
 
