@@ -111,8 +111,9 @@ def openvino(seeds: int) -> None:
                     if report.step_difference > (style == "qdq"):
                         raise SystemExit(f"OpenVINO, {style} {kind} {bits} bits seed {seed}: {report.worst}")
             name = f"{kind}, {'8 bits' if widths == (8,) else '2 to 7 bits'}"
+            kernels = "as it comes" if integers else "float32"
             print(
-                f"| {name} | {style} | {'as it comes' if integers else 'float32'} | {policies} | {pairs:,} | {different} | "
+                f"| {name} | {style} | {kernels} | {policies} | {pairs:,} | {different} | "
                 f"{same / pairs:.2%} | {largest:.2g} |"
             )
     print("\nOutputs of qdq differ if they are more than 1e-5 of the largest apart.")

@@ -26,6 +26,7 @@ from policypress.export import FORMATS, export, vectors
 from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations, compare
+from policypress.export.onnx_graph import code_begins
 from policypress.policy import reference
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -33,6 +34,7 @@ from policypress.policy.policy import (
     Flatten,
     InputQuantization,
     Layer,
+    Normalization,
     Numerics,
     ObservationTransform,
     Op,
@@ -396,7 +398,7 @@ def test_float32_observations_are_answered_as_the_policy_answers_them(
         assert np.allclose(outputs, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
     assert check_onnx(policy, model).as_dict() == report.as_dict()
     assert check_onnx(policy, model, narrow).holds
-    assert doubles(model) == ({"observe"} if normalized and style == "exact" else set())
+    assert doubles(model) == ({"observe"} if normalized and style == "exact" and numerics != "integer" else set())
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
@@ -413,6 +415,50 @@ def test_normalization_far_from_zero_or_never_clipped(changes: dict[str, Any], n
     assert check_onnx(policy, model, usual.astype(np.float32)).holds
     assert check_onnx(policy, model).holds
     assert doubles(model) == (set() if "mean" in changes else {"observe"})
+
+
+def far_from_zero(dtype: str = "float32", shape: tuple[int, ...] = (5,)) -> Policy:
+    """Features of 300 ± 0.02, some of whose codes no observation reaches."""
+    policy = make_policy("integer", "vector", 6)
+    moments = np.linspace(299, 301, 5).reshape(shape), np.full(shape, 4e-4)
+    flat: tuple[Op, ...] = (Flatten(),) if len(shape) > 1 else ()
+    return dataclasses.replace(
+        policy,
+        ops=(*flat, *policy.ops),
+        observation=ObservationTransform(shape, dtype, normalization=Normalization(*moments, 1e-8, 3.0)),
+    )
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (1, 1, 5)])
+@pytest.mark.parametrize(("low", "high"), [(-127, 127), (0, 255), (-7, 7), (5, 60), (-100, -3)])
+def test_codes_of_normalized_observations_begin_where_the_policys_do(
+    low: int, high: int, shape: tuple[int, ...]
+) -> None:
+    policy = narrow(far_from_zero(shape=shape), low, high, 8)
+    assert policy.input is not None
+    begins = code_begins(policy, policy.input)
+    assert begins.shape == (high - low + 2, 5)
+    seen = np.where(np.abs(begins) < 1e6, begins, np.float32(300))  # others are for all observations, or for none
+    seen = np.concatenate([np.nextafter(seen, np.float32(-np.inf)), seen, np.nextafter(seen, np.float32(np.inf))])
+    seen = seen.reshape(-1, *shape)
+    codes = reference.quantize_input(policy.input, reference.observe(policy.observation, seen))
+    assert len(np.unique(codes)) > 0.5 * (high - low)
+    assert_exact(policy, seen)
+    assert_exact(policy, check_observations(policy, 50, seed=0))
+    assert doubles(encode_onnx(policy)) == set()
+
+
+def test_a_wrong_place_of_a_code_is_found() -> None:
+    policy = far_from_zero()
+    model = onnx.load_from_string(encode_onnx(policy))
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "input/begins")
+    begins = numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(
+        numpy_helper.from_array(np.where(np.abs(begins - 299) < 0.03, np.float32(299.5), begins), tensor.name)
+    )
+    report = check_onnx(policy, model.SerializeToString())
+    assert report.steps[0].largest == 1
+    assert not report.holds
 
 
 def test_a_wrong_normalization_in_float32_is_found() -> None:
@@ -644,6 +690,14 @@ def test_openvino_gives_every_integer_of_style_exact(bits: int, kind: Kind, taki
         assert report.action.largest < 1e-6
     else:
         assert report.equal_actions == 1
+
+
+def test_openvino_is_exact_far_from_zero(openvino: Any) -> None:
+    policy = far_from_zero()
+    usual = 300 + 0.02 * np.random.default_rng(0).normal(size=(2000, 5)) + np.linspace(-1, 1, 5)
+    outputs, _ = openvino(encode_onnx(policy))(usual.astype(np.float32))
+    assert np.array_equal(outputs, policy.outputs(usual.astype(np.float32)))
+    assert len(np.unique(outputs)) > 1000
 
 
 @pytest.mark.parametrize(("kind", "taking"), SINGLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 import json
 import shutil
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import policypress
 from policy.policies import NUMERICS, make_policy
@@ -18,7 +20,8 @@ from policy.random_policies import random_policy
 from policypress import cli
 from policypress.errors import ObservationError
 from policypress.export import verify as module
-from policypress.export.vectors import answers, observations
+from policypress.export.onnx import encode_onnx, onnx_outputs
+from policypress.export.vectors import Answers, answers, observations
 from policypress.export.verify import verify
 from policypress.policy.policy import FLOAT_BITS, Flatten, InputQuantization, Layer, ObservationTransform, Tanh
 from policypress.runtime.native import make_engine
@@ -37,9 +40,80 @@ def test_all_engines_agree(numerics):
     if shutil.which("cc"):
         assert (rows["compiled C"].difference, rows["compiled C"].actions) == (0, 0)
         assert ("compiled C, integers only" in rows) == (numerics == "integer")
-    for name in ("ONNX Runtime, exact", "ONNX Runtime, qdq"):
-        assert rows[name].holds or rows[name].note
-    verification_table(result)
+    exact, qdq = rows["ONNX Runtime, exact"], rows["ONNX Runtime, qdq"]
+    assert exact.holds
+    assert qdq.holds
+    if numerics == "integer":
+        assert (exact.difference, exact.actions, exact.allowed, exact.verdict) == (0, 0, "", "yes")
+        assert qdq.difference <= 1
+
+
+def shown(result):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(verification_table(result))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_agreement_within_what_is_allowed_says_so(numerics, kind, monkeypatch):
+    """No action counts as another one that rounding alone moved, and none is said to agree that has other bits."""
+    monkeypatch.setenv("CC", "no-such-compiler")
+    policy = make_policy(numerics, kind, 8, vectors=True)
+    result = verify(policy, 200)
+    qdq = {row.engine: row for row in result.rows}["ONNX Runtime, qdq"]
+    allowed = "within 1 step" if numerics == "integer" else "to rounding"
+    assert qdq.allowed == qdq.verdict == allowed
+    actions = onnx_outputs(encode_onnx(policy, "qdq"), answers(policy, 200).observations)[1]
+    wanted = answers(policy, 200).actions
+    other = (actions != wanted).reshape(len(wanted), -1).any(axis=1)
+    assert qdq.actions <= other.sum()
+    if kind == "vector":
+        assert other.sum() > 20  # in some bit, for the operator Tanh is another one
+        assert qdq.actions == 0
+    assert qdq.difference <= (1 if numerics == "integer" else 64)
+    text = shown(result)
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("ONNX Runtime, qdq  "))
+    assert line.rstrip().endswith(allowed)
+    assert "as allowed" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("style", ["exact", "qdq"])
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_a_graph_with_a_wrong_weight_does_not_agree(numerics, style, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    policy = make_policy(numerics, "vector")
+    weight = policy.ops[1].weight.copy()
+    weight[weight != 0] *= np.array(-1, weight.dtype)
+    other = dataclasses.replace(
+        policy, ops=(policy.ops[0], dataclasses.replace(policy.ops[1], weight=weight), policy.ops[2])
+    )
+    honest = module.encode_onnx
+    monkeypatch.setattr(module, "encode_onnx", lambda policy, given: honest(other if given == style else policy, given))
+    rows = {row.engine: row for row in verify(policy, 64).rows}
+    for given in ("exact", "qdq"):
+        assert rows[f"ONNX Runtime, {given}"].holds is (given != style)
+    assert rows[f"ONNX Runtime, {style}"].verdict == "NO"
+    assert rows[f"ONNX Runtime, {style}"].actions > 10
+
+
+def test_observations_that_overflow_in_another_order_are_told(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    policy = make_policy("weight-only", "vector")
+    one = np.ones(1, np.float32)
+    loud = Layer(np.int8([[7, 7, -7, -7]] * 3), np.zeros(3, np.float32), 4, one, False)
+    policy = dataclasses.replace(policy, ops=(loud,), observation=ObservationTransform((4,), "float32"))
+    seen = np.float32([[4e37, -4e37, 4e37, -4e37], [1, 2, 3, 4]])
+    wanted = Answers(seen, policy.outputs(seen), policy.predict(seen)[0])
+    monkeypatch.setattr(module, "answers", lambda *_: wanted)
+    monkeypatch.setattr(
+        module, "onnx_outputs",
+        lambda *_: (np.float32([[np.inf] * 3, wanted.outputs[1]]), np.float32([[np.nan] * 3, wanted.actions[1]])),
+    )  # fmt: skip
+    row = {row.engine: row for row in verify(policy, 2).rows}["ONNX Runtime, qdq"]
+    assert (row.difference, row.actions) == (0, 0)
+    assert row.note.endswith("; observations that overflow in this order of sums: 1")
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")

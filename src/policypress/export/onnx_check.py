@@ -252,7 +252,7 @@ def _steps(
 
     later = iter(steps)
     try:
-        near = 0 if normalization_error(policy, style) is None else 1
+        near = 0 if style == "exact" or normalization_error(policy, style) is None else 1
         codes = observe(next(later), reference.quantize_input(policy.input, x), near)
         last = walk(policy.ops[:-1], codes, later)
         walk(policy.ops[-1:], last, later)

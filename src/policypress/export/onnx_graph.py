@@ -226,12 +226,16 @@ def _deviation(normalization: Normalization) -> NDArray[np.float64]:
 def normalization_error(policy: Policy, style: Style) -> NDArray[np.float64] | None:
     """How far the graph's normalized observation may be from the policy's, for each feature; None if not at all.
 
-    "qdq" normalizes float32 observations in float32, so that there is no double in it, if that is within ``_NEAR`` and
-    a quarter of an input code. The mean is two float32 numbers, and the first difference is exact near it: six
-    roundings of at most twice ``clip`` are left. Further out both forms are clipped.
+    float32 observations are normalized in float32, so that there is no double in the graph, if that is within
+    ``_NEAR`` and a quarter of an input code. The mean is two float32 numbers, and the first difference is exact near
+    it: six roundings of at most twice ``clip`` are left. Further out both forms are clipped. Style "exact" does so
+    where it can put the codes right (``_Exact._corrected``): those of 8 bits without zero points.
     """
     normalization = policy.observation.normalization
-    if normalization is None or style == "exact" or policy.observation.dtype != "float32":
+    if normalization is None or policy.observation.dtype != "float32":
+        return None
+    wide = policy.input is None or policy.input.high - policy.input.low > 255 or policy.input.zero_point is not None
+    if style == "exact" and wide:
         return None
     deviation = _deviation(normalization)
     error = 2.0**-24 * 16 * normalization.clip + 2.0**-48 * np.abs(normalization.mean) / deviation
@@ -293,6 +297,8 @@ class _Exact:
         g = self.graph
         with g.scope("input"):
             x = g.op("Round", _scaled_input(g, policy, quantization, x))  # halves to even
+            if normalization_error(policy, "exact") is not None:
+                x = self._corrected(policy, quantization, x)
             x = _shifted_input(g, policy, quantization, x)
             codes = self._store(x, np.float32, quantization.low, quantization.high)
         accumulators = self._ops(policy.ops, codes, policy.observation.shape)
@@ -300,6 +306,18 @@ class _Exact:
         with g.scope("last"):
             scale = g.constant(policy.layers[-1].scale, "scale")
             return str(g.op("Mul", g.cast(accumulators, np.float32), scale))
+
+    def _corrected(self, policy: Policy, quantization: InputQuantization, x: str) -> str:
+        """``x``, codes within one of the policy's, made the policy's: by the observations at which codes begin."""
+        g = self.graph
+        begins = code_begins(policy, quantization)
+        places = np.arange(0, begins.size, len(begins)).reshape(policy.observation.shape) - quantization.low
+        x = _clip(g, x, np.float32(quantization.low), np.float32(quantization.high))
+        place = g.cast(g.op("Add", x, g.constant(places.astype(np.float32), "places")), np.int32)
+        table = g.constant(begins.T.ravel(), "begins")
+        begin, end = (g.op("Gather", table, at) for at in (place, g.op("Add", place, g.constant(np.int32(1)))))
+        x = g.op("Sub", x, g.cast(g.op("Less", "observation", begin), np.float32))
+        return str(g.op("Add", x, g.cast(g.op("GreaterOrEqual", "observation", end), np.float32)))
 
     def _ops(self, ops: tuple[Op, ...], codes: _Codes, shape: Shape) -> _Codes | str:
         """Codes, or the name of an int32 tensor of accumulators, which only the last of ``ops`` can give."""
@@ -415,6 +433,30 @@ class _Exact:
             codes = replace(codes, tensor=g.cast(tensor, codes.dtype))
         g.step(codes.tensor, zero)
         return codes
+
+
+def code_begins(policy: Policy, quantization: InputQuantization) -> NDArray[np.float32]:
+    """The least float32 observation of every code, (codes + 1, features): from -inf, and inf behind the last one.
+
+    Codes never fall where an observation rises, in the policy's own arithmetic: bisection over all float32 finds them.
+    """
+    shape, last = policy.observation.shape, 0x7F800000  # the bits of inf; those of finite values are below
+    wanted = np.arange(quantization.low + 1, quantization.high + 1).reshape(-1, *(1,) * len(shape))
+    below = np.full((len(wanted), *shape), -last)
+    above = -below
+    while (above - below).max() > 1:
+        middle = np.maximum((below + above) // 2, 1 - last)
+        x = reference.observe(policy.observation, _float32_at(middle))
+        reached = reference.quantize_input(quantization, x) >= wanted
+        below, above = np.where(reached, below, middle), np.where(reached, middle, above)
+    ends = np.full((1, math.prod(shape)), np.inf, np.float32)
+    return np.concatenate([-ends, _float32_at(above).reshape(len(wanted), -1), ends])
+
+
+def _float32_at(place: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The float32 values in rising order, 0 at 0."""
+    magnitude = np.abs(place).astype(np.uint32).view(np.float32)
+    return np.where(place < 0, -magnitude, magnitude)
 
 
 def _wide_enough(requantization: Requantization, limit: int) -> type[np.float32] | type[np.float64]:

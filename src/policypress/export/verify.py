@@ -171,7 +171,7 @@ def _onnx(policy: Policy, wanted: Answers, style: str) -> Agreement:
     if policy.action.kind == "box":
         note += f", the furthest {report.action_difference:.2g}"
     if not known.all():
-        note += f"; {(~known).sum()} observations overflow in this order of sums"
+        note += f"; observations that overflow in this order of sums: {(~known).sum()}"
     return Agreement(engine, difference, different, report.holds, note, allowed)
 
 
