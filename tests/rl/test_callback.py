@@ -30,8 +30,8 @@ from policypress.rl.callback import attached_compressor
 from rl.toys import (
     AGENTS,
     FOLLOW,
-    NAMED,
     PRESSED,
+    SEEN,
     dqn,
     image_dqn,
     learn,
@@ -237,9 +237,9 @@ def test_gsde_is_refused() -> None:
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 
-def test_dict_observations_are_refused() -> None:
-    model = sac(NAMED, policy="MultiInputPolicy")
-    with pytest.raises(UnsupportedError, match=r"Dict space .*FlattenObservation"):
+def test_observations_with_an_image_beside_other_things_are_refused() -> None:
+    model = sac(SEEN, policy="MultiInputPolicy")
+    with pytest.raises(UnsupportedError, match=r"images beside other things \(camera\) cannot be pressed"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 
