@@ -31,8 +31,8 @@ from policypress.rl.callback import attached_compressor
 from rl.toys import (
     AGENTS,
     FOLLOW,
-    NAMED,
     PRESSED,
+    SEEN,
     dqn,
     image_dqn,
     learn,
@@ -238,9 +238,9 @@ def test_a_clipped_mean_is_refused() -> None:
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 
-def test_dict_observations_are_refused() -> None:
-    model = sac(NAMED, policy="MultiInputPolicy")
-    with pytest.raises(UnsupportedError, match=r"Dict space .*FlattenObservation"):
+def test_observations_with_an_image_beside_other_things_are_refused() -> None:
+    model = sac(SEEN, policy="MultiInputPolicy")
+    with pytest.raises(UnsupportedError, match=r"images beside other things \(camera\) cannot be pressed"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 

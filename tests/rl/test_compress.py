@@ -256,11 +256,14 @@ def test_statistics_of_vecnormalize_and_what_happens_without(tmp_path: Path) -> 
     for info in model.ep_info_buffer or ():
         info["r"] = 1e3  # as if it had been trained until it was far better than it is without statistics
     model.save(tmp_path / "agent.zip")
-    env.save(str(tmp_path / "vecnormalize.pkl"))
     missing = Source(tmp_path / "agent.zip")
-    config = planned(missing, "ppo", FOLLOW)
-    with pytest.raises(RunError, match="if it was trained with VecNormalize, give its statistics with --vecnormalize"):
-        press(missing, config, tmp_path / "run")
+    with pytest.raises(
+        UnsupportedError, match=r"trained with VecNormalize .*: give its statistics with --vecnormalize"
+    ):
+        planned(missing, "ppo", FOLLOW)
+    with pytest.raises(UnsupportedError, match="--vecnormalize"):
+        press(missing, planned(Source(missing.agent, force=True), "ppo", FOLLOW), tmp_path / "run")
+    env.save(str(tmp_path / "vecnormalize.pkl"))
 
     for info in model.ep_info_buffer or ():
         info["r"] = -30.0

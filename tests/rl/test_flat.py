@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 import policypress as pp
 from policypress.config import Environment
-from policypress.errors import UnsupportedError
+from policypress.errors import ObservationError, UnsupportedError
 from policypress.policy.freeze import freeze_graph
 from policypress.rl import CompressionCallback, evaluate, flatten_observation
 from policypress.rl.adapters import ADAPTERS
@@ -189,6 +189,20 @@ def test_spaces_that_stable_baselines_does_not_take_either(tmp_path: Path) -> No
     for counted in (spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 2], start=[0, 1])):
         with pytest.raises(UnsupportedError, match=r"that count from .* are not Stable-Baselines3's"):
             flatten_observation(counted, counted.sample())
+
+
+@pytest.mark.parametrize(
+    ("space", "observation"),
+    [
+        (spaces.Discrete(3), 3),
+        (spaces.Discrete(3), -1),
+        (spaces.MultiDiscrete([2, 3]), [2, 0]),
+        (spaces.MultiDiscrete([2, 3]), [1]),
+    ],
+)
+def test_choices_that_the_space_does_not_have(space: spaces.Space[Any], observation: Any) -> None:
+    with pytest.raises(ObservationError, match=r"is not one of .*: mend the environment"):
+        flatten_observation(space, observation)
 
 
 def test_a_tuple_opens_flattened(tmp_path: Path) -> None:

@@ -251,10 +251,16 @@ def test_normalization_that_got_lost_is_refused(tmp_path: Path) -> None:
         pp.freeze(load_agent(tmp_path / "agent.zip", "sac"))
 
 
-def test_normalization_under_a_stack_of_frames_is_refused() -> None:
-    env = VecFrameStack(VecNormalize(DummyVecEnv([Follow])), 2)
-    with pytest.raises(UnsupportedError, match="shape"):
-        pp.freeze(sac(env))
+def test_normalization_under_a_stack_of_frames_is_that_of_every_frame() -> None:
+    inner = VecNormalize(DummyVecEnv([Follow]))
+    env = VecFrameStack(inner, 2)
+    for _ in range(5):
+        env.reset()
+    normalization = pp.freeze(sac(env)).observation.normalization
+    assert normalization is not None
+    statistics: Any = inner.obs_rms
+    assert normalization.mean.tolist() == statistics.mean.tolist() * 2
+    assert normalization.var.tolist() == statistics.var.tolist() * 2
 
 
 # Which phase

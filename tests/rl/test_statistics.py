@@ -173,11 +173,11 @@ def test_statistics_that_are_missing(algo: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["vecnormalize.pkl", "agent_64_steps/vecnormalize.pkl", f"{WIDE[5:]}/vecnormalize.pkl", "numbered"]
+    "place", ["vecnormalize.pkl", "agent_64_steps/vecnormalize.pkl", "FollowWide-v3/vecnormalize.pkl", "numbered"]
 )
 def test_statistics_beside_an_agent_that_needs_them_are_taken(place: str, tmp_path: Path) -> None:
     path = write(tmp_path, "ppo", WIDE, normalized, name="agent_64_steps")
-    place = "agent_vecnormalize_64_steps.pkl" if place == "numbered" else place.replace("FollowWide-v0", WIDE)
+    place = "agent_vecnormalize_64_steps.pkl" if place == "numbered" else place.replace("FollowWide", WIDE[:-3])
     (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
     file = save_statistics(tmp_path / place, "ppo", WIDE, normalized)
     assert beside(path, WIDE) == [file]

@@ -22,7 +22,7 @@ from policypress.rl import load as load_agent
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.compare import train_all
 from policypress.rl.plan import dense_baseline, plan
-from rl.toys import FILES, FOLLOW, LOOK, LOOK_CHANNELS_LAST, NAMED, PICK, PRESSED, dqn, image_dqn, run_config, sac
+from rl.toys import FILES, FOLLOW, LOOK, LOOK_CHANNELS_LAST, PICK, PRESSED, SEEN, dqn, image_dqn, run_config, sac
 
 STEPS = {"sac": 100, "dqn": 150, "ppo": 100}
 CONFIGS = {"sac": run_config("sac"), "dqn": run_config("dqn", n_envs=2, extension=0.5), "ppo": run_config("ppo")}
@@ -247,7 +247,7 @@ REFUSED: dict[str, tuple[TrainConfig, type[PolicypressError], str]] = {
     ),
     "env": (run_config(env="toys/Pik-v0"), ConfigError, r"no environment 'toys/Pik-v0'; did you mean toys/Pick"),
     "actions": (run_config(env=FOLLOW), UnsupportedError, r"DQN needs Discrete actions, not Box.*another --algo"),
-    "dict": (run_config("sac", env=NAMED), UnsupportedError, "Dict space cannot be pressed"),
+    "dict": (run_config("sac", env=SEEN), UnsupportedError, r"images beside other things \(camera\)"),
     "images": (run_config(env=LOOK), ConfigError, "network=mlp does not fit .*: use --network nature or"),
     "vectors": (run_config(network="nature"), ConfigError, "network=nature does not fit .*: use --network mlp"),
     "widths": (run_config(env=LOOK, network="nature"), ConfigError, "one hidden layer after its convolutions"),

@@ -22,7 +22,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from policypress.config import Environment
-from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.errors import ConfigError, ObservationError, PolicypressError, RunError, UnsupportedError
 from policypress.policy.policy import ObservationTransform
 
 FRAME_STACK = 4
@@ -63,8 +63,7 @@ def make_env(
             f"{type(env).__name__} is no environment: give an id, a gymnasium.Env, or a class or function that makes "
             "one."
         )
-    made = _Guarded(made, name_of(env))
-    return _Flattened(made) if flat and _needs_flattening(made.observation_space) else made
+    return _Guarded(_Flattened(made) if flat and _needs_flattening(made.observation_space) else made, name_of(env))
 
 
 def make_envs(env: EnvLike, count: int, *, padding: NDArray[Any] | float = 0.0) -> list[gym.Env[Any, Any]]:
@@ -171,7 +170,8 @@ def flatten_observation(space: spaces.Space[Any], observation: Any) -> NDArray[A
 
     Box: its numbers in C order, in their own dtype. All else is float32. Discrete: one-hot. MultiDiscrete: one-hot for
     each number, joined. MultiBinary: 0 and 1. Dict: its parts in the order of the space, joined. Raises
-    UnsupportedError for Tuple, which Stable-Baselines3 does not take either, and for images in a Dict.
+    UnsupportedError for Tuple, which Stable-Baselines3 does not take either, and for images in a Dict; ObservationError
+    for a choice that the space does not have.
     """
     if isinstance(space, spaces.Box):
         return np.asarray(observation, space.dtype).reshape(-1)
@@ -179,8 +179,11 @@ def flatten_observation(space: spaces.Space[Any], observation: Any) -> NDArray[A
     if isinstance(space, spaces.Dict):
         vector[:] = np.concatenate([flatten_observation(part, observation[key]) for key, part in space.spaces.items()])
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        ends = np.cumsum([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
-        vector[np.concatenate([[0], ends[:-1]]) + np.asarray(observation, np.int64).reshape(-1)] = 1.0
+        choices = np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+        values = np.asarray(observation, np.int64).reshape(-1)
+        if values.shape != choices.shape or np.any((values < 0) | (values >= choices)):
+            raise ObservationError(f"observation {observation} is not one of {space}: mend the environment.")
+        vector[np.cumsum(choices) - choices + values] = 1.0
     else:
         vector[:] = np.asarray(observation).reshape(-1)
     return vector

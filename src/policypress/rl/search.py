@@ -161,7 +161,9 @@ def search(
         if (finished := existing(files, config, resume)) is not None:
             return finished
         measured = measured_teacher(files, agent, teacher, config, source.force)
-        students = _Students(source, config, files, teacher, report)
+        # What the agent's file tells has been judged: students need not hear of it again.
+        judged = replace(source, vecnormalize=agent.vecnormalize, force=True)
+        students = _Students(judged, config, files, teacher, report)
         jobs = jobs or os.cpu_count() or 1
         students.train(jobs)
         return _finish(students, files, config, measured, jobs)

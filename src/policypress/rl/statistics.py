@@ -7,6 +7,7 @@ environment gives (so since version 0.10).
 
 from __future__ import annotations
 
+import glob
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,8 @@ def beside(agent: Path, env_id: str) -> list[Path]:
     """Files of VecNormalize where the RL Zoo (a folder named after the environment), SB3's callbacks and people put
     them."""
     found = [agent.parent / "vecnormalize.pkl", agent.with_suffix("") / "vecnormalize.pkl"]
-    found += [agent.parent / env_id.rpartition(":")[2] / "vecnormalize.pkl"]
+    task = re.sub(r"-v\d+$", "", env_id.rpartition(":")[2])  # agents of v3 act in v5
+    found += sorted(agent.parent.glob(f"{glob.escape(task)}-v*/vecnormalize.pkl"))
     if numbered := re.fullmatch(r"(.+)_(\d+)_steps", agent.stem):  # CheckpointCallback
         found.append(agent.parent / f"{numbered[1]}_vecnormalize_{numbered[2]}_steps.pkl")
     return [path for path in dict.fromkeys(found) if path.is_file()]
