@@ -40,7 +40,7 @@ _FAR, _CUT = 5.0, 3.0
 something is. Of a normal distribution 8 and 5 standard deviations; the largest of 256 values lies at 2.8."""
 _DROWNS = 4.0
 """Rare values are cut off only as far as weights times range of their input are so many times those of the median
-input: two bits of the others' weights. Where they do no harm, they set the range: a fall, or a swing-up, is no sentinel."""
+input: two bits of the others' weights. Where they do no harm they set the range: a fall, a swing-up is no sentinel."""
 _ENOUGH = 32
 """Values of an input that tell the rare ones, and a median, from the others."""
 _PAYS = 4.0
