@@ -198,6 +198,11 @@ class ActivationQuantizer(nn.Module):
         return self.limit.clamp(min=1e-6)
 
 
+def _sorted(x: torch.Tensor) -> torch.Tensor:
+    """``x`` (n, features) as (features, n), every feature sorted: by NumPy, which takes a twentieth of torch's time."""
+    return torch.from_numpy(np.sort(x.detach().t().cpu().numpy(), axis=1)).to(x.device)
+
+
 class InputQuantizer(ActivationQuantizer):
     """The ranges of a network's inputs, float32 of shape (features,): rare values far away set none of them.
 
@@ -237,10 +242,10 @@ class InputQuantizer(ActivationQuantizer):
             distance = torch.where(fresh, largest, (x - middle).abs().amax(0))
             batch = torch.stack([largest, middle, distance, distance])
         else:
-            median = x.median(0).values
-            distances = (x - torch.where(fresh, median, middle)).abs().sort(0).values
-            most = distances[-1]
-            usual = distances.gather(0, len(x) - 1 - (_RARE * distances.count_nonzero(0)).long()[None])[0]
+            median = _sorted(x)[:, (len(x) - 1) // 2]
+            distances = _sorted((x - torch.where(fresh, median, middle)).abs())
+            most = distances[:, -1]
+            usual = distances.gather(1, len(x) - 1 - (_RARE * distances.count_nonzero(1)).long()[:, None])[:, 0]
             weights = weight.abs().amax(0)
             effect = weights * most
             harmless = _DROWNS * torch.where(effect > 0, effect, torch.nan).nanmedian() / weights
