@@ -40,7 +40,7 @@ class Case:
 class Largest(InputQuantizer):
     """The ranges of before."""
 
-    def observe_inputs(self, x: torch.Tensor) -> None:
+    def observe_inputs(self, x: torch.Tensor, weight: torch.Tensor) -> None:
         self.observe(x.detach().abs().amax(0))
 
 
