@@ -20,7 +20,7 @@ setup(
         Extension(
             "policypress.runtime.engine",
             [f"{RUNTIME}/{name}.c" for name in ENGINE],
-            depends=[f"{RUNTIME}/engine{name}.h" for name in ("", "_native", "_kernels", "_vector")],
+            depends=[f"{RUNTIME}/engine{name}.h" for name in ("", "_call", "_native", "_kernels", "_vector")],
             include_dirs=[numpy.get_include()],
             extra_compile_args=["-O3", *EXACT],
             py_limited_api=True,

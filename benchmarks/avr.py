@@ -140,7 +140,7 @@ def build(folder: Path, mcu: str, program: str, *, test: bool = False, empty: bo
     """Compiles ``program``, with the self test or without the policy; its bytes of flash and of static RAM."""
     facts = json.loads((folder / "export.json").read_text())
     sources = ["main.c"] if empty else [*facts["sources"], "main.c"] + ["policy_vectors.c"] * test
-    command = ["avr-gcc", f"-mmcu={mcu}", OPTIMIZE, *STRICT, *(f"-D{define}" for define in facts["defines"])]
+    command = ["avr-gcc", f"-mmcu={mcu}", OPTIMIZE, *STRICT]
     command += [f"-DEMPTY={int(empty)}", f"-DSELF_TEST={int(test)}"]
     command += ["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"]
     run(*command, *sources, "-o", program, folder=folder)

@@ -1,17 +1,19 @@
 """How ONNX graphs agree with their policies in ONNX Runtime, how large they are, and how fast.
 
-    python benchmarks/onnx_agreement.py           # about a minute
-    python benchmarks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes
+    python benchmarks/onnx_agreement.py           # some minutes
+    python benchmarks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
 
 Random policies are those of the tests (tests/policy/policies.py): MLPs with ReLU and with Tanh, and a CNN with a
 residual block and max pooling, 2 to 8 bits, one scale a layer or one an output. Observations are random and extreme
 (`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained policies are those
-of results/. Times are those of one observation on one thread, the best of five rounds.
+of results/. Vector policies take float64 observations with odd seeds and float32 ones with even seeds; in OpenVINO,
+where it is installed, float32 ones alone. Times are those of one observation on one thread, the best of five rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import platform
 import sys
@@ -26,7 +28,7 @@ import onnxruntime
 
 import policypress as pp
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx
-from policypress.export.onnx_check import Runner, check_observations
+from policypress.export.onnx_check import Runner, check_observations, compare
 from policypress.policy import reference
 from policypress.policy.policy import FLOAT_BITS, ActionTransform, Layer, ObservationTransform, Policy
 
@@ -54,7 +56,7 @@ def agreement(seeds: int) -> None:
         policies = pairs = step = 0
         same = largest = 0.0
         for kind, bits, seed in itertools.product(KINDS, range(2, 9), range(seeds)):
-            policy = make_policy(numerics, kind, bits, seed, per_output=seed % 2 == 0)
+            policy = random_policy(numerics, kind, bits, seed)
             model = encode_onnx(policy, style)
             observations = check_observations(policy, OBSERVATIONS, seed)
             report = check_onnx(policy, model, observations)
@@ -68,6 +70,52 @@ def agreement(seeds: int) -> None:
         shown = "-" if numerics != "integer" else str(step)
         print(f"| {numerics} | {style} | {policies} | {pairs:,} | {shown} | {same / pairs:.3%} | {largest:.2g} |")
     print("\nA step is one integer step; output differences are shares of the policy's largest output.")
+
+
+def random_policy(numerics: Any, kind: Any, bits: int, seed: int, narrow: bool = False) -> Policy:
+    policy = make_policy(numerics, kind, bits, seed, per_output=seed // 2 % 2 == 0)
+    if kind == "image" or not (narrow or seed % 2 == 0):
+        return policy
+    return dataclasses.replace(policy, observation=dataclasses.replace(policy.observation, dtype="float32"))
+
+
+def openvino(seeds: int) -> None:
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        print("\nOpenVINO is not installed: pip install -c constraints.txt openvino.")
+        return
+    from export.openvino_peer import OpenVinoRunner
+
+    print(f"\nOpenVINO {openvino.__version__}:\n")
+    print("| kind | style | kernels | policies | pairs | outputs that differ | same action | largest action |")
+    print("|---|---|---|---|---|---|---|---|")
+    forms = [("exact", True), ("qdq", True), ("qdq", False)]
+    for (style, integers), kind in itertools.product(forms, KINDS):
+        for widths in ((2, 4, 6, 7), (8,)):
+            policies = pairs = different = 0
+            same = largest = 0.0
+            for bits, seed in itertools.product(widths, range(seeds)):
+                policy = random_policy("integer", kind, bits, seed, narrow=True)
+                observations, model = check_observations(policy, OBSERVATIONS, seed), encode_onnx(policy, style)
+                run = OpenVinoRunner(model, integers=integers)
+                outputs, actions = run(observations)
+                wanted, right = policy.outputs(observations), policy.predict(observations)[0]
+                near = 0 if style == "exact" else 1e-5 * np.abs(wanted).max()
+                different += int((np.abs(outputs - wanted) > near).any(axis=1).sum())
+                equal = np.isclose(actions, right, rtol=1e-5, atol=1e-6).reshape(len(right), -1).all(axis=1)
+                same, largest = same + equal.sum(), max(largest, float(np.abs(actions - right).max()))
+                policies, pairs = policies + 1, pairs + len(observations)
+                if style == "exact" or not integers:
+                    report = compare(policy, model, observations, alone=2, runner=OpenVinoRunner)
+                    if report.step_difference > (style == "qdq"):
+                        raise SystemExit(f"OpenVINO, {style} {kind} {bits} bits seed {seed}: {report.worst}")
+            name = f"{kind}, {'8 bits' if widths == (8,) else '2 to 7 bits'}"
+            print(
+                f"| {name} | {style} | {'as it comes' if integers else 'float32'} | {policies} | {pairs:,} | {different} | "
+                f"{same / pairs:.2%} | {largest:.2g} |"
+            )
+    print("\nOutputs of qdq differ if they are more than 1e-5 of the largest apart.")
 
 
 def trained() -> None:
@@ -155,6 +203,7 @@ def main() -> None:
         f"onnxruntime {onnxruntime.__version__}, policypress {pp.__version__}"
     )
     agreement(arguments.seeds)
+    openvino(arguments.seeds)
     qdq_on_trained(20_000)
     trained()
     if arguments.tanh:

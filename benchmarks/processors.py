@@ -92,7 +92,6 @@ def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, po
         *STRICT,
         "-O2",
         "-static",
-        *(f"-D{define}" for define in facts["defines"]),
         *sources,
         "-o",
         str(program),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from policypress import presets
-from policypress.config import CompressConfig, CompressionConfig, DistillConfig, TrainConfig
+from policypress.config import CompressConfig, CompressionConfig, DistillConfig, Environment, TrainConfig
 from policypress.errors import (
     ArtifactError,
     ConfigError,
@@ -34,6 +34,7 @@ __all__ = [
     "CompressionConfig",
     "ConfigError",
     "DistillConfig",
+    "Environment",
     "ExportError",
     "ObservationError",
     "Policy",

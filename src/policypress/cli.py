@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 import warnings
@@ -30,6 +31,28 @@ _STUDENT, _SEARCH, _METHODS = "The student", "Search for the smallest policy", "
 _ALGORITHMS = "Algorithm that trained it: sac, td3, ddpg, tqc, crossq, dqn, qrdqn, ppo, a2c or trpo."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
+_ENV = "Gymnasium id, for example HalfCheetah-v5 or module:Env-v0; or a class or function that makes one, module:name."
+_ENV_PANEL = "The environment"
+EnvKwargsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env-kwargs",
+        rich_help_panel=_ENV_PANEL,
+        help="What the environment is made with, NAME:VALUE, for example use_contact_forces:True; repeat.",
+    ),
+]
+WrapperOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--wrapper",
+        rich_help_panel=_ENV_PANEL,
+        help="Wrapper around it, module:Class or 'module:Class(name=value)'; repeat, the innermost first.",
+    ),
+]
+FrameStackOption = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=_ENV_PANEL, help="Observations joined as VecFrameStack joins them. Default: 1."),
+]
 
 
 def main() -> None:
@@ -62,7 +85,7 @@ def _verbs() -> None:
 @app.command()
 def train(
     algo: Annotated[str, typer.Option(help="Algorithm: sac, td3, ddpg, tqc, dqn, ppo or a2c.")],
-    env: Annotated[str, typer.Option(help="Gymnasium environment id, for example HalfCheetah-v5.")],
+    env: Annotated[str, typer.Option(help=_ENV)],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     steps: Annotated[int | None, typer.Option(help="Nominal environment steps.")] = None,
     preset: Annotated[str, typer.Option(help="policypress, or ivanov2025: the paper's protocol.")] = "policypress",
@@ -84,6 +107,9 @@ def train(
     prune_start: Annotated[float | None, typer.Option(help="Fraction of steps. Default: 0.2.")] = None,
     prune_end: Annotated[float | None, typer.Option(help="Fraction of steps. Default: 0.8.")] = None,
     quantize_start: Annotated[float | None, typer.Option(help="Fraction of steps. Default: 0.85.")] = None,
+    env_kwargs: EnvKwargsOption = None,
+    wrapper: WrapperOption = None,
+    frame_stack: FrameStackOption = None,
     n_envs: Annotated[int | None, typer.Option(help="Environments stepped together. Default: 1.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. Default: 20 in all.")] = None,
     eval_episodes: Annotated[int | None, typer.Option(help="Episodes an evaluation. Default: 10.")] = None,
@@ -124,6 +150,9 @@ def train(
         training=_given(
             hidden=None if hidden is None else _widths(hidden),
             network=network,
+            env_kwargs=_env_kwargs(env_kwargs),
+            wrappers=wrapper,
+            frame_stack=frame_stack,
             n_envs=n_envs,
             eval_every=eval_every,
             eval_episodes=eval_episodes,
@@ -152,7 +181,7 @@ def train(
 def compress(
     agent: Annotated[Path, typer.Argument(help="The zip that Stable-Baselines3's save wrote.")],
     algo: Annotated[str, typer.Option(help=_ALGORITHMS)],
-    env: Annotated[str, typer.Option(help="Gymnasium environment id, for example HalfCheetah-v5.")],
+    env: Annotated[str, typer.Option(help=_ENV)],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     hidden: Annotated[
         str | None,
@@ -222,9 +251,16 @@ def compress(
         float | None,
         typer.Option(rich_help_panel=_STUDENT, help="Weight of what the agent's critics say is lost. Default: 0."),
     ] = None,
+    env_kwargs: EnvKwargsOption = None,
+    wrapper: WrapperOption = None,
+    frame_stack: FrameStackOption = None,
     vecnormalize: Annotated[
         Path | None, typer.Option(help="The file that VecNormalize.save wrote, if the agent was trained with it.")
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Press it although its file or its return say that statistics are missing."),
+    ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open the agent by unpickling, which can run any code in it.")
     ] = False,
@@ -234,15 +270,16 @@ def compress(
     as_json: JsonOption = False,
 ) -> None:
     """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
+    from policypress.config import Environment
     from policypress.rl.compress import Source, plan, press
     from policypress.rl.search import search
     from policypress.tables import candidate_line, compress_table
 
-    source = Source(agent, vecnormalize, trust)
+    source = Source(agent, vecnormalize, trust, force)
     config = plan(
         source,
         algo,
-        env,
+        Environment(env, **_environment(env_kwargs, wrapper, frame_stack)),
         method=method,
         hidden="auto" if hidden == "auto" else None if hidden is None else _widths(hidden),
         compression=_given(
@@ -323,21 +360,30 @@ def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_jso
 @app.command()
 def evaluate(
     policy: Annotated[Path, typer.Argument(help="A .policy file.")],
-    env: Annotated[str | None, typer.Option(help="Environment id. Default: the one of the training.")] = None,
+    env: Annotated[
+        str | None, typer.Option(help=_ENV + " Default: the one of the training, with its settings and wrappers.")
+    ] = None,
+    env_kwargs: EnvKwargsOption = None,
+    wrapper: WrapperOption = None,
+    frame_stack: FrameStackOption = None,
     episodes: Annotated[int, typer.Option(help="Number of episodes.", min=2)] = 20,
     seed: Annotated[int, typer.Option(help="Episode i starts from reset(seed=seed+i).")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode."""
     import policypress
+    from policypress.config import Environment
     from policypress.rl.evaluate import evaluate as run
     from policypress.tables import evaluation_table
 
     loaded = policypress.load(policy)
+    made_of = _environment(env_kwargs, wrapper, frame_stack)
+    if made_of and env is None:
+        raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
     with _bars("episodes") as advance:
         result = run(
             loaded,
-            env,
+            None if env is None else Environment(env, **made_of),
             episodes=episodes,
             seed=seed,
             progress=lambda done, of: advance("episodes", done, of, None),
@@ -441,8 +487,11 @@ def export(
         str | None,
         typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
     ] = None,
+    observation: Annotated[
+        str | None, typer.Option(help="Of onnx: float32 for a policy that takes float64. Default: the policy's dtype.")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file.")
+        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file or its folder.")
     ] = None,
     integer_only: Annotated[
         bool | None, typer.Option("--integer-only", help="Of c: codes in, sums out, no float operation.")
@@ -456,13 +505,16 @@ def export(
     """Write a policy in another format, after checking that it answers as the policy does."""
     import policypress
     from policypress.export import export as run
-    from policypress.export import identifier
+    from policypress.export import name_of
     from policypress.tables import export_table
 
-    options = _given(style=style, name=name, integer_only=integer_only, weights=weights, seed=seed)
-    if to == "c":
-        options.setdefault("name", identifier(policy.stem))
-    report = run(policypress.load(policy), out, to, **options)
+    options = _given(
+        style=style, observation=observation, name=name, integer_only=integer_only, weights=weights, seed=seed
+    )
+    loaded = policypress.load(policy)
+    if to == "c" and name is None:
+        options["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
+    report = run(loaded, out, to, **options)
     if as_json:
         _out.print_json(json.dumps(report.as_dict()))
     else:
@@ -539,6 +591,28 @@ def _bars(unit: str, digits: str = ".1f") -> Iterator[Callable[[str, int, int, f
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _environment(env_kwargs: list[str] | None, wrapper: list[str] | None, frame_stack: int | None) -> dict[str, Any]:
+    """What an Environment is made of besides its name, as far as it is given."""
+    return _given(env_kwargs=_env_kwargs(env_kwargs), wrappers=wrapper, frame_stack=frame_stack)
+
+
+def _env_kwargs(texts: list[str] | None) -> dict[str, Any] | None:
+    """``NAME:VALUE`` as the RL Zoo writes them, values as Python does."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, colon, value = text.partition(":")
+        try:
+            if not (colon and name.isidentifier()):
+                raise ValueError
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise ConfigError(
+                f"--env-kwargs {text!r} cannot be read: write NAME:VALUE with a Python value, texts in quotes, for "
+                'example "use_contact_forces:True".'
+            ) from error
+    return found or None
 
 
 def _widths(text: str, name: str = "hidden") -> tuple[int, ...]:

@@ -133,6 +133,43 @@ class CompressionConfig:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """How an environment is made, in JSON values: what a run's ``config.json`` and a policy's card keep of it.
+
+    ``env``: an id, "HalfCheetah-v5" or "module:Env-v0", or a class or factory as "module:name"; modules are also looked
+    for in the current folder. ``env_kwargs`` go to it, ``wrappers`` around it in this order, each as "module:Class" or
+    "module:Class(name=value)". ``frame_stack`` observations are then joined as Stable-Baselines3's VecFrameStack does.
+    Raises ConfigError for values that JSON cannot hold.
+    """
+
+    env: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: tuple[str, ...] = ()
+    frame_stack: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env", str(self.env))
+        if isinstance(self.wrappers, str) or not all(isinstance(wrapper, str) for wrapper in self.wrappers):
+            raise ConfigError(f"wrappers={self.wrappers!r} must be names of classes, for example 'module:Class'.")
+        object.__setattr__(self, "wrappers", tuple(self.wrappers))
+        try:  # as they come back from JSON, so that a config equals its own copy on disk
+            object.__setattr__(self, "env_kwargs", json.loads(json.dumps(dict(self.env_kwargs), allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"env_kwargs={self.env_kwargs!r} must be finite numbers, strings, booleans or lists of them: write a "
+                "factory that makes the environment, and name that."
+            ) from error
+        if not isinstance(self.frame_stack, int) or self.frame_stack < 1:
+            raise ConfigError(f"frame_stack={self.frame_stack} must be at least 1.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that say something: what stands in the provenance of a policy, and makes it again."""
+        found = {"env": self.env, "env_kwargs": self.env_kwargs, "wrappers": list(self.wrappers)}
+        stacked = {"frame_stack": self.frame_stack} if self.frame_stack > 1 else {}
+        return {name: value for name, value in found.items() if value or name == "env"} | stacked
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run of ``policypress train``; everything that decides the resulting policy."""
 
@@ -157,9 +194,14 @@ class TrainConfig:
     eval_episodes: int = 10
     final_episodes: int = 50
     device: str = "cpu"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """This and the next two: see ``Environment``."""
+    wrappers: tuple[str, ...] = ()
+    frame_stack: int = 1
 
     def __post_init__(self) -> None:
         # As they come back from JSON, so that a config equals its own copy on disk.
+        _settle_environment(self)
         object.__setattr__(self, "algo_kwargs", json.loads(json.dumps(self.algo_kwargs)))
         object.__setattr__(self, "optimizer_kwargs", json.loads(json.dumps(self.optimizer_kwargs)))
         if self.steps < 1:
@@ -174,6 +216,10 @@ class TrainConfig:
             raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
         if self.eval_every < 0 or self.eval_episodes < 1 or self.final_episodes < 2:
             raise ConfigError("eval_every must be >= 0, eval_episodes >= 1 and final_episodes >= 2.")
+
+    @property
+    def environment(self) -> Environment:
+        return Environment(self.env, self.env_kwargs, self.wrappers, self.frame_stack)
 
     @property
     def total_steps(self) -> int:
@@ -249,8 +295,13 @@ class CompressConfig:
     minutes: float = 0.0
     """Time for the search."""
     episodes: int = 50
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """This and the next two: see ``Environment``."""
+    wrappers: tuple[str, ...] = ()
+    frame_stack: int = 1
 
     def __post_init__(self) -> None:
+        _settle_environment(self)
         if self.method not in ("distill", "ptq", "finetune"):
             raise ConfigError(f"method={self.method!r} is not one of distill, ptq, finetune.")
         if self.method == "finetune":
@@ -272,9 +323,20 @@ class CompressConfig:
         if self.episodes < 2:
             raise ConfigError(f"episodes={self.episodes} must be at least 2.")
 
+    @property
+    def environment(self) -> Environment:
+        return Environment(self.env, self.env_kwargs, self.wrappers, self.frame_stack)
+
+
+def _settle_environment(config: TrainConfig | CompressConfig) -> None:
+    environment = config.environment
+    for name in ("env_kwargs", "wrappers"):
+        object.__setattr__(config, name, getattr(environment, name))
+
 
 Config = CompressionConfig | TrainConfig | DistillConfig | CompressConfig
 _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
+_TUPLES = ("hidden", "wrappers")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -300,7 +362,7 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 def _built(cls: type[T], values: Mapping[str, Any]) -> T:
     arguments = {
-        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name == "hidden" else value
+        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name in _TUPLES else value
         for name, value in values.items()
     }
     return cls(**arguments)

@@ -162,14 +162,16 @@ def verification_table(result: Verification) -> Table:
     for row in result.rows:
         if row.note:
             notes.append(f"{row.engine}: {row.note}")
-        agrees = {True: "yes", False: "NO", None: "not run"}[row.holds]
         if row.difference is None:
-            table.add_row(row.engine, "", "", agrees)
+            table.add_row(row.engine, "", "", row.verdict)
         else:
-            table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", agrees)
+            table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", row.verdict)
     what = "steps of the last layer's sums" if result.unit == "steps" else "units in the last place of float32"
-    compared = f"largest difference in {what}; other actions: any bit differs"
-    head = f"{result.vectors:,} observations, {result.numerics} numerics; {compared}"
+    head = (
+        f"{result.vectors:,} observations, {result.numerics} numerics; "
+        f"largest difference from the reference in {what}; yes: every bit is the same"
+    )
+    table.caption_justify = "left"
     table.caption = escape("\n".join([head, *notes]))
     return table
 
@@ -196,6 +198,8 @@ def contract_rows(policy: Policy) -> dict[str, str]:
         gives = f"index of the largest output, from {action.start}"
     elif action.kind == "multi-discrete":
         gives = f"index of the largest output in each group of {', '.join(map(str, action.nvec))}"
+    elif action.kind == "multi-binary":
+        gives = f"{len(policy.layers[-1].weight)} values, 1 for every output above 0, else 0"
     else:
         assert action.low is not None
         assert action.high is not None

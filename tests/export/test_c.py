@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from policy.policies import NUMERICS, Builder, make_observations, make_policy
+from policy.policies import NUMERICS, Builder, make_observations, make_policy, with_zero_points
 from policy.random_policies import random_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import c, identifier
+from policypress.export import c, identifier, name_of, vectors
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import reference
@@ -172,6 +172,24 @@ def test_payloads_of_random_policies_unpack(tmp_path):
 
 
 @needs_cc
+@pytest.mark.parametrize("integer_only", [False, True])
+@pytest.mark.parametrize("weights", ["auto", "payload"])
+def test_zero_points_are_compiled(weights, integer_only, tmp_path):
+    policy = with_zero_points(make_policy("integer", "vector"), 300, 0, -9000, 1)
+    settings = CExportConfig("net", weights=weights, integer_only=integer_only)
+    assert export_c(policy, tmp_path / "out", settings).check.startswith("self test passed")
+    if integer_only:
+        header = (tmp_path / "out/net.h").read_text()
+        assert "rint(x[i] * inverse_scale[i]) - zero_point[i], -127, 127)" in header
+        assert "#define NET_ZERO_POINTS {300, 0, -9000, 1, 300}" in header
+        return
+    built = CompiledPolicy(tmp_path / "out", flags=("-O1",))
+    seen = vectors.random_observations(policy, 200, np.random.default_rng(0))
+    assert built.outputs(seen).tobytes() == policy.outputs(seen, reference=True).tobytes()
+    assert len(np.unique(built.outputs(seen), axis=0)) > 100
+
+
+@needs_cc
 def test_a_damaged_payload_is_refused(tmp_path):
     policy = make_policy("integer", "image")
     report = export_c(policy, tmp_path / "out", CExportConfig("net", weights="payload"))
@@ -289,13 +307,38 @@ def test_names_are_validated(name):
 @pytest.mark.parametrize(
     ("stem", "name"),
     [
-        ("policy.policy", "policy"), ("my-net v2", "my_net_v2"), ("98", "policy"), ("engine", "policy_engine"),
-        ("math", "policy_math"), ("日本", "policy"), ("int", "int"), ("policypress-coder", "policy_policypress_coder"),
+        ("pole.policy", "pole"), ("my-net v2", "my_net_v2"), ("98", "policy_98"), ("engine", "policy_engine"),
+        ("math", "policy_math"), ("x" * 99, "x" * 54), ("int", "int"),
+        ("policypress-coder", "policy_policypress_coder"),
     ],
 )  # fmt: skip
 def test_names_come_from_files(stem, name):
     assert identifier(stem) == name
     CExportConfig(identifier(stem))
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (("policy.policy", "keep-cheetah"), "keep_cheetah"), (("pole.policy", "runs"), "pole"),
+        (("policy",), "pong_v5"),
+        (("policy.policy", "日本"), "pong_v5"), (("Policy.policy", "7"), "policy_7"), ((), "pong_v5"),
+    ],
+)  # fmt: skip
+def test_no_export_is_called_policy(names, name):
+    policy = dataclasses.replace(make_policy("integer", "vector"), provenance={"env": "ALE/Pong-v5"})
+    assert name_of(policy, *names) == name
+    CExportConfig(name)
+
+
+def test_python_takes_the_name_from_folder_or_environment(tmp_path):
+    policy = dataclasses.replace(make_policy("integer", "vector"), provenance={"env": "HalfCheetah-v5"})
+    unchecked = CExportConfig(check=False)
+    assert export_c(policy, tmp_path / "my-net", unchecked).name == "my_net"
+    assert export_c(policy, tmp_path / "policy", unchecked).name == "halfcheetah_v5"
+    with pytest.raises(ConfigError, match=r"^name is not given"):
+        export_c(dataclasses.replace(policy, provenance={}), tmp_path / "x/policy", unchecked)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("settings", [{"weights": "small"}, {"vectors": 0}])
@@ -378,11 +421,12 @@ def built_choosers(tmp_path_factory):
     discrete = ActionTransform("discrete", dtype="int64", start=-3)
     found = []
     for i, scale in enumerate(
-        [SCALES, np.float32([0.1]), rng.uniform(0.99, 1.01, 12).astype(np.float32), np.float32([2e-40])]
+        [SCALES, np.float32([0.1]), rng.uniform(0.99, 1.01, 12).astype(np.float32), np.float32([2e-40]), SCALES]
     ):
         folder = tmp_path_factory.mktemp("choose") / str(i)
         groups = ActionTransform("multi-discrete", (3,), "int64", nvec=(5, 1, 6))
-        policy = chooser(scale, groups if i == 2 else discrete)
+        binary = ActionTransform("multi-binary", (12,), "int64")
+        policy = chooser(scale, {2: groups, 4: binary}.get(i, discrete))
         export_c(policy, folder, CExportConfig("net", integer_only=True))
         found.append((policy, CompiledIntegers(folder)))
     return found
@@ -434,8 +478,9 @@ def float_symbols(folder):
     """Functions of software floating point that the objects for a Cortex-M0 need."""
     arm = ["CC=arm-none-eabi-gcc", "AR=arm-none-eabi-ar", "CFLAGS=-Os -mthumb -mcpu=cortex-m0"]
     subprocess.run(["make", "-s", "-C", str(folder), "lib", *arm], check=True)
-    objects = [str(folder / "build" / name) for name in ("net.o", "engine.o")]
-    listed = subprocess.run(["arm-none-eabi-nm", "-u", *objects], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["arm-none-eabi-nm", "-u", str(folder / "build/net.o")], capture_output=True, text=True, check=True
+    ).stdout
     symbols = {word for word in listed.split() if word.startswith("__aeabi")}
     kinds = ("__aeabi_f", "__aeabi_d", "__aeabi_cf", "__aeabi_cd")
     return sorted(s for s in symbols if s.startswith(kinds) or s.endswith(("2f", "2d", "f2iz", "d2iz")))
@@ -469,9 +514,51 @@ def test_processors_with_half_precision_compile_in_every_standard(command):
     assert compile_engine(*command[:-1], "-std=c99")
 
 
-@pytest.mark.parametrize("option", ["-mfpmath=387", "-ffast-math"])
+@pytest.mark.parametrize(
+    "option", ["-mfpmath=387", "-ffast-math", "-freciprocal-math", "-funsafe-math-optimizations", "-ffinite-math-only"]
+)
 def test_floats_that_round_otherwise_do_not_compile(option):
     assert not compile_engine("gcc", option)
+
+
+def test_fast_math_is_nothing_to_a_build_without_floats():
+    assert compile_engine("gcc", "-ffast-math", "-DENGINE_USE_ENDS=0")
+
+
+FMA = [
+    ("gcc", "-mfma"), ("gcc", "-mfma", "-ffp-contract=fast"), ("clang", "-mfma"),
+    ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "-mthumb"),
+    ("arm-none-eabi-gcc", "-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16", "-mthumb"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", FMA, ids=" ".join)
+def test_no_product_and_sum_are_rounded_once_where_options_do_not_say_so(command, tmp_path):
+    """As in the Arduino IDE: gnu11, where GCC fuses by default and heeds no pragma of the standard's."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not here.")
+    export_c(make_policy("weight-only", "tanh"), tmp_path / "out", UNCHECKED)
+
+    def fused(text):
+        (tmp_path / "out/net.c").write_text(text)
+        options = ("-std=gnu11", "-O2", "-S", "-o", "-")
+        shown = subprocess.run([*command, *options, tmp_path / "out/net.c"], check=True, capture_output=True, text=True)
+        return len(re.findall(r"^\s+vfn?m[as]", shown.stdout, re.M))
+
+    text = (tmp_path / "out/net.c").read_text()
+    assert fused(text) == 0
+    assert fused(re.sub(r"#pragma .*(fp-contract|FP_CONTRACT).*", "", text)) > 0  # the check sees them where they are
+
+
+@pytest.mark.parametrize("command", FMA[:3], ids=" ".join)
+def test_arduinos_options_keep_the_bits(command, tmp_path):
+    if shutil.which(command[0]) is None or " fma " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(f"{command[0]} or a processor with FMA is not here.")
+    export_c(make_policy("weight-only", "tanh"), tmp_path / "out", UNCHECKED)
+    sources = sorted((tmp_path / "out").glob("*.c"))
+    program = tmp_path / "test"
+    subprocess.run([*command, "-std=gnu11", "-O2", "-DNET_MAIN", *sources, "-o", program], check=True)
+    assert subprocess.run([program], check=False, capture_output=True).returncode == 0
 
 
 def test_a_double_of_32_bits_does_not_compile_where_it_matters():
@@ -502,12 +589,108 @@ def test_the_makefile_does_what_it_says(tmp_path):
     export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)  # build/ is no obstacle
 
 
+@pytest.mark.skipif(shutil.which("make") is None or shutil.which("cc") is None, reason="make and cc are not here.")
+def test_make_leaves_no_objects_of_other_flags(tmp_path):
+    export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
+
+    def built(*settings):
+        subprocess.run(["make", "-s", "-C", tmp_path / "out", "lib", *settings], check=True)
+        return (tmp_path / "out/build/net.o").read_bytes()
+
+    small = built("CFLAGS=-Os")
+    assert built("CFLAGS=-O2") != small
+    assert built("CFLAGS=-Os") == small
+    if shutil.which("clang"):
+        assert built("CC=clang", "CFLAGS=-Os") != small
+
+
+@needs_cc
+def test_a_project_takes_the_whole_folder(tmp_path):
+    """As Arduino, PlatformIO and GLOB do: every source, among them one with a main."""
+    export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
+    (tmp_path / "out/main.c").write_text('#include "net.h"\nint main(void) { return net_self_test(); }\n')
+    sources = sorted((tmp_path / "out").glob("*.c"))
+    subprocess.run(["cc", "-std=c99", *sources, "-o", tmp_path / "main"], check=True)
+    assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
+
+
+def refusal(*command):
+    return subprocess.run(["cc", "-std=c99", *command], check=False, capture_output=True, text=True).stderr
+
+
+@needs_cc
+def test_files_of_two_exports_of_one_name_are_refused(tmp_path):
+    for i, kind in enumerate(("vector", "image")):
+        export_c(make_policy("integer", kind), tmp_path / str(i), UNCHECKED)
+    (tmp_path / "src").mkdir()
+    for file in ("net.c", "net_vectors.c"):
+        shutil.copy(tmp_path / "0" / file, tmp_path / "src")
+        own = ("-c", tmp_path / "src" / file, "-o", tmp_path / "x.o", "-I", tmp_path / "0")
+        assert refusal(*own) == ""
+        assert "net.h is of another export" in refusal("-I", tmp_path / "1", *own)
+    text = f'#include "{tmp_path}/0/net.h"\n'
+    main = "int main(void) { return net_self_test(); }\n"
+    (tmp_path / "both.c").write_text(text + text.replace("0/net.h", "1/net.h") + main)
+    assert "two exports are called net" in refusal("-c", tmp_path / "both.c", "-o", tmp_path / "x.o")
+    (tmp_path / "main.c").write_text(text + main)
+    parts = [[tmp_path / str(i) / file for file in ("net.c", "net_vectors.c")] for i in (0, 1)]
+    assert "undefined reference" in refusal(tmp_path / "main.c", *parts[1], "-o", tmp_path / "x")
+    assert refusal(tmp_path / "main.c", *parts[1], *parts[0], "-o", tmp_path / "x") == ""  # both in one program
+    assert subprocess.run([tmp_path / "x"], check=False).returncode == 0
+
+
+@needs_cc
+@pytest.mark.parametrize("macro", ["ENGINE_USE_SPARSE=0", "ENGINE_USE_PACKED=1", "ENGINE_API=", "CODER_DECODE_ONLY"])
+def test_flags_of_another_export_are_refused(macro, tmp_path):
+    export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
+    refused = refusal(f"-D{macro}", "-c", tmp_path / "out/net.c", "-o", tmp_path / "x.o")
+    assert "net.c says itself what it needs of the engine" in refused
+
+
+@needs_cc
+def test_two_exports_in_one_program_answer_right_or_there_is_none():
+    """A short run of benchmarks/link_exports.py."""
+    script = Path(__file__).parents[2] / "benchmarks/link_exports.py"
+    done = subprocess.run([sys.executable, script, "--pairs", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [row.split("|")[1:-1] for row in done.stdout.splitlines() if row.startswith("| ")][1:]
+    counts = {(way.strip(), names.strip()): [int(n) for n in found] for way, names, *found in rows}
+    assert counts["libraries", "two"] == counts["libraries", "the same"] == [2, 0, 0]
+    assert counts["one folder", "two"] == [4, 0, 0]
+    assert sum(wrong for _, _, wrong in counts.values()) == 0
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not here.")
+@pytest.mark.parametrize("weights", ["auto", "payload"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ram_is_what_the_compiler_reserves(kind, weights, tmp_path):
+    settings = dataclasses.replace(UNCHECKED, weights=weights)
+    report = export_c(make_policy("integer", kind), tmp_path / "out", settings)
+    make = ["make", "-s", "-C", str(tmp_path / "out"), "size", "CC=arm-none-eabi-gcc", "SIZE=arm-none-eabi-size"]
+    done = subprocess.run([*make, "CFLAGS=-mcpu=cortex-m4 -mthumb -Os"], capture_output=True, text=True, check=True)
+    _, data, bss, *_ = map(int, done.stdout.splitlines()[-1].split()[:3])
+    assert 0 <= data + bss - report.work_bytes - report.unpacked_bytes < 32  # alignment
+
+
+def test_an_export_of_an_earlier_version_is_replaced_but_not_run(tmp_path):
+    policy = make_policy("integer", "vector")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    manifest = tmp_path / "out/export.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(facts | {"format": "policypress c export 1"}))
+    with pytest.raises(ExportError, match="export the policy again"):
+        CompiledPolicy(tmp_path / "out")
+    export_c(policy, tmp_path / "out", UNCHECKED)
+    assert json.loads(manifest.read_text()) == facts
+
+
 def test_the_header_tells_the_contract(tmp_path):
     export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
     text = (tmp_path / "out/net.h").read_text()
     for part in (
         *("#define NET_OBSERVATION_SIZE 5", "#define NET_ACTION_SIZE 3", "typedef double net_observation;"),
         *("VecNormalize", "algo sac", "sparsity", "1: [-1, 1]", "int net_self_test(void);"),
+        "at every start of the product",
     ):
         assert part in text
 
@@ -516,18 +699,39 @@ def test_the_header_tells_the_contract(tmp_path):
 def test_the_header_serves_cpp(tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not here.")
-    export_c(make_policy("integer", "image"), tmp_path / "out", UNCHECKED)
+    for name, kind in (("net", "image"), ("other", "vector")):
+        export_c(make_policy("integer", kind), tmp_path / name, CExportConfig(name, check=False))
+        subprocess.run(
+            ["cc", "-std=c99", "-c", f"{tmp_path}/{name}/{name}.c", "-o", f"{tmp_path}/{name}.o"], check=True
+        )
     (tmp_path / "main.cpp").write_text(
-        '#include "net.h"\nint main() { net_observation o[NET_OBSERVATION_SIZE] = {}; net_action a[NET_ACTION_SIZE];\n'
-        "engine_word w[ENGINE_WORDS(NET_WORK_BYTES)]; return net_predict(o, a) + net_predict_in(o, a, w); }\n"
+        '#include "net.h"\n#include "other.h"\n'
+        "int main() { net_observation o[NET_OBSERVATION_SIZE] = {}; net_action a[NET_ACTION_SIZE];\n"
+        "other_observation p[OTHER_OBSERVATION_SIZE] = {}; other_action b[OTHER_ACTION_SIZE];\n"
+        "engine_word w[ENGINE_WORDS(NET_WORK_BYTES)];\n"
+        "return net_predict(o, a) + net_predict_in(o, a, w) + other_predict(p, b); }\n"
     )
-    out = tmp_path / "out"
-    for name in ("net", "engine"):
-        subprocess.run(["cc", "-std=c99", "-c", f"{out}/{name}.c", "-o", f"{tmp_path}/{name}.o"], check=True)
-    objects = [f"{tmp_path}/net.o", f"{tmp_path}/engine.o"]
+    objects = [f"{tmp_path}/net.o", f"{tmp_path}/other.o"]
+    includes = [f"-I{tmp_path}/net", f"-I{tmp_path}/other"]
     program = f"{tmp_path}/main"
-    subprocess.run(["g++", "-Wall", "-Werror", f"-I{out}", f"{tmp_path}/main.cpp", *objects, "-o", program], check=True)
+    subprocess.run(["g++", "-Wall", "-Werror", *includes, f"{tmp_path}/main.cpp", *objects, "-o", program], check=True)
     assert subprocess.run([program], check=False).returncode == 0
+
+
+@needs_cc
+def test_the_engines_headers_serve_cpp(tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not here.")
+    runtime = Path(c.__file__).parents[1] / "runtime"
+    (tmp_path / "main.cpp").write_text(
+        '#include "engine.h"\n#include "payload.h"\n'
+        "int main() { coder c; coder_decode_start(&c, 0, 0);\n"
+        "return engine_tanh(0) != 0 || payload_decode(0, 0, 0, 0, 0, static_cast<payload_memory *>(0)); }\n"
+    )
+    found = refusal("-x", "c++", "-std=c++11", f"-I{runtime}", "-c", tmp_path / "main.cpp", "-o", tmp_path / "main.o")
+    assert "error" not in found
+    names = subprocess.run(["nm", "-u", tmp_path / "main.o"], check=True, capture_output=True, text=True).stdout
+    assert {"engine_tanh", "payload_decode", "coder_decode_start"} <= set(names.split())
 
 
 @needs_cc
@@ -555,6 +759,13 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out/my_net.h").exists()
     assert "flash" in call("--integer-only", "--name", "pole").out
     assert (tmp_path / "out/pole.h").exists()
+    (tmp_path / "my-net.policy").rename(tmp_path / "policy.policy")
+    monkeypatch.setattr(sys, "argv", ["policypress", "export", "policy.policy", "--to", "c", "--out", "out", "--json"])
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    assert json.loads(capsys.readouterr().out)["name"] == identifier(tmp_path.name)
+    (tmp_path / "policy.policy").rename(tmp_path / "my-net.policy")
     refused = call("--style", "qdq")
     assert refused.out == ""
     assert refused.err.strip() == "policypress: style is not an option of the format c: leave it out."

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 import policypress as pp
-from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
+from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy, with_zero_points
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import FORMATS, export, vectors
 from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
-from policypress.export.onnx_check import check_observations
+from policypress.export.onnx_check import check_observations, compare
 from policypress.policy import reference
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -94,6 +94,19 @@ def test_any_integer_policy_keeps_what_its_style_promises(
     assert report.holds, report.worst
     assert report.step_difference <= (0 if style == "exact" else 1)
     assert report.observations > 50
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_zero_points(style: str) -> None:
+    policy = with_zero_points(make_policy("integer", "vector"), 300, 0, -9000, 1)
+    observations = check_observations(policy, 100, seed=1)
+    report = check_onnx(policy, encode_onnx(policy, style), observations)
+    assert report.holds, report.worst
+    assert report.step_difference <= (0 if style == "exact" else 1)
+    codes = recorded(policy, observations)
+    assert len(np.unique(codes[0])) > 20
+    if style == "exact":
+        assert_exact(policy, observations)
 
 
 @settings(max_examples=20)
@@ -222,6 +235,40 @@ def test_requantization_is_exact_over_all_of_int32(multiplier: int, shift: int, 
     assert outputs.ravel().tolist() == wanted
 
 
+def doubles(model: bytes) -> set[str]:
+    """The parts of the graph that compute in float64."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model), strict_mode=True).graph
+    wide = {value.name for value in (*graph.input, *graph.value_info, *graph.output)
+            if value.type.tensor_type.elem_type == TensorProto.DOUBLE}  # fmt: skip
+    wide |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.DOUBLE}
+    return {node.name.split("/")[0] for node in graph.node if wide & {*node.input, *node.output}}
+
+
+@pytest.mark.parametrize("shift", [1, 7, 15, 16, 17, 22, 24, 31])
+@pytest.mark.parametrize("limit", [1, 127, 255])
+def test_requantization_is_exact_up_to_the_limits_and_beyond(limit: int, shift: int) -> None:
+    """Around every edge of a code and around what float32 still holds; in float64 where float32 is not enough."""
+    edges = [code << shift for code in (-limit - 1, -limit, -1, 0, 1, limit, limit + 1)]
+    biases, multipliers = [], []
+    for multiplier in (16, 128, 201, 255):
+        places = [(edge - (1 << shift - 1)) // multiplier for edge in edges] + [2**24, -(2**24), 2**30, 2**31]
+        biases += [min(max(place, 2**9 - 2**31), 2**31 - 2**9) for place in places]
+        multipliers += [multiplier] * len(places)
+    one, count = np.ones(1, np.float32), len(biases)
+    requantize = Requantization(np.array(multipliers, np.int32), np.full(count, shift, np.int32), -limit, limit)
+    policy = Policy(
+        (Layer(np.ones((count, 1), np.int8), np.array(biases, np.int32), 8, one, False, requantize),
+         Layer(np.eye(count, dtype=np.int8), np.zeros(count, np.int32), 8, one, False)),
+        ObservationTransform((1,), "float32"),
+        ActionTransform("discrete", dtype="int64"),
+        InputQuantization(one, -127, 127, 8),
+        baseline_bytes=16,
+    )  # fmt: skip
+    codes = np.arange(-127, 128, dtype=np.float32)[:, None]
+    assert np.array_equal(onnx_outputs(encode_onnx(policy), codes)[0], policy.outputs(codes))
+    assert (doubles(encode_onnx(policy)) == set()) == ((limit + 1) << shift <= 2**24)
+
+
 def test_halves_go_up_in_exact_and_to_even_in_qdq() -> None:
     policy = one_layer(128, 8, 0, weight=1)  # codes / 2
     ops = (dataclasses.replace(policy.ops[0], requantize=Requantization(
@@ -315,9 +362,81 @@ def test_observations_of_every_dtype_and_shape(
     assert np.allclose(one, outputs[3:4], rtol=1e-5)
 
 
+def with_observations(policy: Policy, dtype: str, **changes: Any) -> Policy:
+    return dataclasses.replace(policy, observation=dataclasses.replace(policy.observation, dtype=dtype, **changes))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("kind", ["vector", "tanh"])
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("normalized", [True, False])
+def test_float32_observations_are_answered_as_the_policy_answers_them(
+    normalized: bool, numerics: Numerics, kind: Kind, style: str, tmp_path: Path
+) -> None:
+    policy = make_policy(numerics, kind, 6, seed=2, vectors=normalized)
+    if not normalized:
+        policy = with_observations(policy, "float64", normalization=None)
+    report = export_onnx(policy, tmp_path / "a.onnx", style, observation="float32")
+    assert report.holds
+    assert report.observation == "float32"
+    model = (tmp_path / "a.onnx").read_bytes()
+    assert onnx.load_from_string(model).graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert json.loads(facts(model)["policypress.observation"])["dtype"] == "float32"
+    wide = make_observations(policy, 300, seed=5)
+    assert wide.dtype == np.float64
+    narrow = wide.astype(np.float32)
+    outputs, actions = onnx_outputs(model, narrow)
+    wanted = policy.outputs(narrow)
+    if numerics == "integer" and style == "exact":
+        assert np.array_equal(outputs, wanted)
+        assert np.array_equal(actions, policy.predict(narrow)[0])
+        if not normalized:  # the policy's own first step
+            assert np.array_equal(outputs, policy.outputs(wide))
+    elif numerics != "integer":
+        assert np.allclose(outputs, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    assert check_onnx(policy, model).as_dict() == report.as_dict()
+    assert check_onnx(policy, model, narrow).holds
+    assert doubles(model) == ({"observe"} if normalized and style == "exact" else set())
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("changes", [
+    {"mean": np.full(5, 3e5), "var": np.full(5, 1e-3)}, {"clip": 1e30}, {"var": np.full(5, 1e-90), "epsilon": 0.0},
+])  # fmt: skip
+def test_normalization_far_from_zero_or_never_clipped(changes: dict[str, Any], numerics: Numerics) -> None:
+    """In float32 as long as that is near; in float64 where it is not."""
+    policy = make_policy(numerics, "vector", 6)
+    normalization = dataclasses.replace(policy.observation.normalization, **changes)  # type: ignore[type-var]
+    policy = with_observations(policy, "float32", normalization=normalization)
+    usual = normalization.mean + np.sqrt(normalization.var) * np.random.default_rng(0).normal(size=(500, 5))
+    model = encode_onnx(policy, "qdq")
+    assert check_onnx(policy, model, usual.astype(np.float32)).holds
+    assert check_onnx(policy, model).holds
+    assert doubles(model) == (set() if "mean" in changes else {"observe"})
+
+
+def test_a_wrong_normalization_in_float32_is_found() -> None:
+    for numerics in NUMERICS:
+        policy = with_observations(make_policy(numerics, "vector", 8), "float32")
+        assert not check_onnx(policy, damaged(encode_onnx(policy, "qdq"), "observe/mean", 0.2)).holds
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "own"),
+    [("image", "float32", "uint8"), ("vector", "float16", "float64"), ("vector", "no", "float64")],
+)
+def test_observations_of_another_dtype_are_refused(kind: Kind, dtype: str, own: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=f"^observation='{dtype}' is not possible for a policy that takes {own}: leave"
+    ):
+        export_onnx(make_policy("integer", kind), tmp_path / "a.onnx", observation=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
 ACTIONS: dict[str, ActionTransform] = {
     "discrete": ActionTransform("discrete", dtype="int64", start=-3),
     "groups": ActionTransform("multi-discrete", (3,), "int64", nvec=(2, 1, 3)),
+    "binary": ActionTransform("multi-binary", (6,), "int64"),
     "one group": ActionTransform("multi-discrete", (1,), "int64", nvec=(6,)),
     "clipped": ActionTransform("box", (6,), low=np.linspace(-1, 0, 6).astype(np.float32),
                                high=np.linspace(0, 2, 6).astype(np.float32)),
@@ -420,7 +539,7 @@ def test_observations_beyond_the_policys_own_do_not_stop_a_batch() -> None:
 def test_the_file_says_where_it_comes_from() -> None:
     policy = make_policy("integer", "vector", vectors=True)
     model = onnx.load_from_string(encode_onnx(policy))
-    assert (model.ir_version, model.opset_import[0].version, model.producer_name) == (10, 21, "policypress")
+    assert (model.ir_version, model.opset_import[0].version, model.producer_name) == (7, 13, "policypress")
     found = facts(encode_onnx(policy))
     assert json.loads(found["policypress.provenance"]) == policy.provenance
     assert json.loads(found["policypress.results"]) == policy.results
@@ -453,6 +572,19 @@ def test_equal_policies_give_equal_bytes(numerics: Numerics, kind: Kind, style: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.policy"]
 
 
+def test_no_graph_needs_more_than_opset_13() -> None:
+    policies = [make_policy(numerics, kind) for numerics in NUMERICS for kind in KINDS]
+    policies.append(narrow(make_policy("integer", "vector"), -32767, 32767, 16))
+    for policy in policies:
+        for style in STYLES:
+            model = onnx.load_from_string(encode_onnx(policy, style))
+            assert (model.ir_version, model.opset_import[0].version) == (7, 13)
+            onnx.checker.check_model(model, full_check=True)
+            for node in model.graph.node:  # the type of every input is one that this version knows
+                assert onnx.defs.get_schema(node.op_type, 13).since_version <= 13
+            assert not {TensorProto.INT16, TensorProto.UINT16} & {t.data_type for t in model.graph.initializer}
+
+
 def test_checks_reach_the_ends_of_the_dtype() -> None:
     policy = make_policy("integer", "vector", vectors=True)
     observations = check_observations(policy, 10, seed=0)
@@ -465,6 +597,99 @@ def test_checks_reach_the_ends_of_the_dtype() -> None:
     assert plain.max() == np.finfo(np.float32).max
     policy.outputs(observations)  # none is refused
     scalar_box().outputs(plain)
+
+
+# OpenVINO
+
+
+@pytest.fixture
+def openvino() -> Any:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: make venv installs it.")
+    from export.openvino_peer import OpenVinoRunner
+
+    return OpenVinoRunner
+
+
+def discrete(policy: Policy) -> Policy:
+    """The vector policy with multi-discrete actions, whose bits no float arithmetic of actions hides."""
+    return dataclasses.replace(policy, action=ActionTransform("multi-discrete", (2,), "int64", nvec=(1, 2)))
+
+
+TAKING = ("float64", "float32", "normalized float64", "normalized float32")
+PEERS: list[tuple[Kind, str]] = [
+    ("image", "uint8"),
+    *((kind, taking) for kind in ("vector", "tanh") for taking in TAKING),
+]
+SINGLE = [peer for peer in PEERS if "float64" not in peer[1]]  # quantized graphs of double fail in OpenVINO
+
+
+def peer_policy(numerics: Numerics, kind: Kind, bits: int, taking: str) -> Policy:
+    policy = make_policy(numerics, kind, bits, seed=bits, per_output=bits % 2 == 0)
+    if kind == "image":
+        return policy
+    *normalized, dtype = taking.split()
+    policy = with_observations(policy, dtype, **({} if normalized else {"normalization": None}))
+    return discrete(policy) if bits == 5 else policy
+
+
+@pytest.mark.parametrize(("kind", "taking"), PEERS)
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_openvino_gives_every_integer_of_style_exact(bits: int, kind: Kind, taking: str, openvino: Any) -> None:
+    policy = peer_policy("integer", kind, bits, taking)
+    observations = check_observations(policy, 60, seed=0)[:60]
+    report = compare(policy, encode_onnx(policy), observations, runner=openvino)
+    assert report.step_difference == 0
+    assert report.outputs.largest == 0
+    if policy.action.kind == "box":  # its float32 tanh contracts products and sums
+        assert report.action.largest < 1e-6
+    else:
+        assert report.equal_actions == 1
+
+
+@pytest.mark.parametrize(("kind", "taking"), SINGLE)
+@pytest.mark.parametrize("bits", [2, 5, 7, 8])
+def test_openvino_keeps_what_style_qdq_promises(bits: int, kind: Kind, taking: str, openvino: Any) -> None:
+    policy = peer_policy("integer", kind, bits, taking)
+    observations = check_observations(policy, 60, seed=0)[:60]
+    model = encode_onnx(policy, "qdq")
+    report = compare(policy, model, observations, runner=openvino)
+    assert report.holds, report.worst
+    if bits == 8:  # whose kernels saturate on some processors
+        return
+    outputs, _ = openvino(model, integers=True)(observations)
+    floats, _ = openvino(model)(observations)
+    near = np.isclose(outputs, floats, rtol=1e-5, atol=1e-5 * np.abs(floats).max()).all(axis=1)
+    assert near.mean() > 0.9  # a half may go up in one and down in the other
+    assert np.abs(outputs - floats).max() < 0.1 * np.abs(floats).max()
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("kind", "taking"), PEERS)
+@pytest.mark.parametrize("numerics", ["weight-only", "float"])
+def test_openvino_is_within_rounding_elsewhere(
+    numerics: Numerics, kind: Kind, taking: str, style: str, openvino: Any
+) -> None:
+    policy = peer_policy(numerics, kind, 8, taking)
+    observations = make_observations(policy, 60)
+    outputs, actions = openvino(encode_onnx(policy, style))(observations)
+    wanted = policy.outputs(observations)
+    assert np.allclose(outputs, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    assert np.allclose(actions, policy.predict(observations)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["catch-narrow", "cheetah-90", "cheetah-98", "keep-cheetah", "walker-16"])
+def test_openvino_answers_trained_policies(name: str, openvino: Any) -> None:
+    policy = pp.load(next(path for path in RESULTS if path.parent.name == name))
+    observations = policy.test_vectors.observations  # type: ignore[union-attr]
+    if not policy.observation.image:
+        observations = observations.astype(np.float32)
+    dtype = None if policy.observation.image else "float32"
+    wanted, actions = policy.outputs(observations), policy.predict(observations)[0]
+    exact = openvino(encode_onnx(policy, observation=dtype))(observations)
+    assert np.array_equal(exact[0], wanted)
+    assert np.allclose(exact[1], actions, atol=1e-6)
+    quantized = openvino(encode_onnx(policy, "qdq", dtype))(observations)
+    assert np.isclose(quantized[1], actions, atol=1e-5).reshape(len(actions), -1).all(axis=1).mean() > 0.98
 
 
 # What goes wrong
@@ -609,6 +834,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         code, _, error = run(*words, "--out", tmp_path / "b")
         assert (code, error) == (2, f"policypress: {sentence}\n")
     assert not (tmp_path / "b").exists()
+    code, shown, _ = run("--to", "onnx", "--out", out, "--observation", "float32")
+    assert code == 0
+    assert "float32 observations" in shown
+    assert onnx.load(out).graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
@@ -632,3 +861,36 @@ def test_exporting_imports_no_torch_and_policypress_no_onnx(tmp_path: Path) -> N
         tmp_path / "a.policy", tmp_path / "a.onnx",
     )  # fmt: skip
     assert done.stdout == "set()\nset() True\n", done.stderr
+
+
+WITHOUT = """
+import sys
+for name in ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "mujoco", "ale_py"):
+    sys.modules[name] = None  # what imports it fails
+from policypress.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [["export", "--to", "onnx", "--out", "a.onnx", "--observation", "float32"],
+                                   ["verify", "--vectors", "16"]], ids=lambda words: words[0])  # fmt: skip
+def test_commands_work_without_what_trains(words: list[str], tmp_path: Path) -> None:
+    make_policy("integer", "vector", vectors=True).save(tmp_path / "a.policy")
+    command = [sys.executable, "-c", WITHOUT, words[0], "a.policy", *words[1:], "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["holds"]
+    if words[0] == "verify":
+        assert [row["holds"] for row in result["rows"] if row["engine"].startswith("ONNX")] == [True, True]
+
+
+def test_the_package_can_be_called_and_imported_from(tmp_path: Path) -> None:
+    import policypress.export.verify  # binds the package's name again
+
+    policy = make_policy("integer", "vector")
+    report = pp.export(policy, tmp_path / "a.onnx", "onnx", style="qdq", observation="float32")  # type: ignore[operator]
+    assert report.as_dict()["style"] == facts((tmp_path / "a.onnx").read_bytes())["policypress.style"] == "qdq"
+    with pytest.raises(ConfigError, match="style is not an option of the format c"):
+        policypress.export(policy, tmp_path / "b", "c", style="qdq")  # type: ignore[operator]
+    assert policypress.export.FORMATS is FORMATS

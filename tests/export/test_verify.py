@@ -180,7 +180,7 @@ def test_disagreement_is_found():
 def test_random_policies_are_legal_and_differ():
     kinds = [random_policy(seed) for seed in range(60)]
     assert {policy.numerics for policy in kinds} == set(NUMERICS)
-    assert {policy.action.kind for policy in kinds} == {"box", "discrete", "multi-discrete"}
+    assert {policy.action.kind for policy in kinds} == {"box", "discrete", "multi-discrete", "multi-binary"}
     assert len({repr(policy) for policy in kinds}) > 50
     again = random_policy(7)
     assert repr(again) == repr(random_policy(7))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import make_policy
+from policy.policies import make_policy, with_zero_points
 from policypress.errors import UnsupportedError
 from policypress.measure.energy import PICOJOULES, Counts, Meter, count, energy, memory
 from policypress.measure.networks import as_float
@@ -89,6 +89,13 @@ def test_inputs_of_many_bits_need_wide_multiplications() -> None:
     found = count(vector(layer([[1, 2, 3]]), layer([[1]], last=True), input=wide))
     assert (found.int8_mul, found.int32_mul) == (1, 3 + 1)
     assert found.activation_traffic == 3 * 2 + 3 * 2 + 1 + 1 + 4
+
+
+def test_zero_points_are_subtracted() -> None:
+    policy = vector(layer([[1, 2, 3]]), layer([[1]], last=True))
+    plain, found = count(policy), count(with_zero_points(policy, 5))
+    assert found.float_add == plain.float_add + 3
+    assert found.constant_bytes == plain.constant_bytes + 3 * 4
 
 
 def test_a_float_network() -> None:

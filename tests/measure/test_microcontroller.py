@@ -66,8 +66,8 @@ def test_a_trained_agent_acts_bit_for_bit(
 def test_constants_are_what_the_export_says(agent: Policy, tmp_path: Path) -> None:
     export = export_c(agent, tmp_path / "policy", CExportConfig(name="policy", check=False))
     report = measure_on_target(agent, "cortex-m4")
-    padding = report.footprint.constants - export.constant_bytes
-    assert 0 <= padding < 64
+    # With padding; the network's own structure becomes code.
+    assert export.array_bytes < report.footprint.constants < export.constant_bytes + 64
     assert report.footprint.data >= export.work_bytes
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_observations, make_policy
+from policy.policies import Builder, make_observations, make_policy, with_zero_points
 from policypress.errors import ConfigError, UnsupportedError
+from policypress.export import vectors
 from policypress.measure.networks import as_float, describe, parameters, random_observations, stands_for, widened
 from policypress.policy.canonical import canonical
 from policypress.policy.policy import (
@@ -53,6 +54,14 @@ def fine(policy: Policy) -> Policy:
 def test_the_float_network_computes_what_the_integers_stand_for(kind: Any) -> None:
     policy = fine(make_policy("integer", kind, per_output=kind == "vector"))
     observations = make_observations(policy, 16)
+    wanted, found = policy.outputs(observations), as_float(policy).outputs(observations)
+    assert np.ptp(wanted) > 1
+    np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
+
+
+def test_zero_points_become_part_of_the_biases() -> None:
+    policy = with_zero_points(fine(make_policy("integer", "vector")), 900, -5000, 0)
+    observations = vectors.random_observations(policy, 16, np.random.default_rng(0))
     wanted, found = policy.outputs(observations), as_float(policy).outputs(observations)
     assert np.ptp(wanted) > 1
     np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())

@@ -50,6 +50,7 @@ def undecided(policy: Policy) -> Policy:
 
 def policies() -> dict[str, Policy]:
     multi = ActionTransform("multi-discrete", (2,), "int64", nvec=(2, 2))
+    binary = ActionTransform("multi-binary", (4,), "int64")
     image = undecided(make_policy("weight-only", "image"))
     vector = make_policy("weight-only", "vector")
     unsigned = dataclasses.replace(vector.observation, dtype="int16", normalization=None)
@@ -65,6 +66,7 @@ def policies() -> dict[str, Policy]:
             ),
         ),
         "groups": dataclasses.replace(image, action=multi),
+        "binary": dataclasses.replace(image, action=binary),
         "integers": dataclasses.replace(vector, observation=unsigned),
     }
 

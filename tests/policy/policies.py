@@ -174,6 +174,13 @@ def make_policy(
     return dataclasses.replace(policy, test_vectors=TestVectors(seen, policy.outputs(seen), policy.predict(seen)[0]))
 
 
+def with_zero_points(policy: Policy, *points: int) -> Policy:
+    """``policy``, a vector one in integer numerics, with these zero points of its inputs, repeated."""
+    assert policy.input is not None
+    points_of_all = np.resize(np.array(points, np.int32), policy.input.inverse_scale.size)
+    return dataclasses.replace(policy, input=dataclasses.replace(policy.input, zero_point=points_of_all))
+
+
 def make_observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
     """Random observations of the policy's own dtype, (count, *shape)."""
     rng = np.random.default_rng(seed)

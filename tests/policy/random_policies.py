@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -75,6 +76,9 @@ class _Maker:
             shape = (math.prod(shape),)
         action, outputs = self.action()
         ops.append(self.layer((outputs, *shape), "raw"))
+        first = next(op for op in ops if not isinstance(op, Flatten))
+        if quantization is not None and isinstance(first, Layer) and not first.is_conv and self.often(0.4):
+            quantization = self.shifted(quantization)
         return Policy(tuple(ops), observation, action, quantization, baseline_bytes=4)
 
     def observation(self) -> ObservationTransform:
@@ -105,6 +109,12 @@ class _Maker:
             scale *= self.pick(1e-30, 1e30)
         self.reach = max(-low, high)
         return InputQuantization(scale.astype(np.float32), low, high, bits)
+
+    def shifted(self, quantization: InputQuantization) -> InputQuantization:
+        size = quantization.inverse_scale.size
+        points = self.rng.integers(-self.pick(1, 300, 2**15), self.pick(2, 300, 2**15), size, endpoint=True)
+        points = np.where(self.rng.random(size) < self.pick(0.3, 1.0), points, 0).astype(np.int32)
+        return dataclasses.replace(quantization, zero_point=points) if points.any() else quantization
 
     def side(self) -> int:
         return int(self.pick(1, 1, 2, 3, 5, 8, 9, 12))
@@ -280,7 +290,10 @@ class _Maker:
         return tuple(ops)
 
     def action(self) -> tuple[ActionTransform, int]:
-        match self.pick("box", "box", "discrete", "multi-discrete"):
+        match self.pick("box", "box", "discrete", "multi-discrete", "multi-binary"):
+            case "multi-binary":
+                count = self.pick(1, 4, 9)
+                return ActionTransform("multi-binary", (count,), "int64"), count
             case "discrete":
                 return ActionTransform("discrete", dtype="int64", start=self.pick(0, 1, -5, 10**9)), self.width()
             case "multi-discrete":

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from policy.policies import NUMERICS, Kind, assert_same, make_observations, make_policy
+from policy.policies import NUMERICS, Kind, assert_same, make_observations, make_policy, with_zero_points
 from policypress.errors import ArtifactError, ObservationError, PolicypressError
 from policypress.policy import artifact
 from policypress.policy.codec import (
@@ -39,6 +39,7 @@ from policypress.policy.codec import (
     SIZE,
     Writer,
 )
+from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import (
     ActionTransform,
     Flatten,
@@ -149,6 +150,26 @@ def test_shapes_of_actions_and_observations_come_back() -> None:
     assert_same(back, policy)
     actions, _ = back.predict(np.ones((4, 2, 3), np.int16))
     assert actions.shape == (4, 3, 1)
+
+
+def test_zero_points_come_back() -> None:
+    policy = make_policy("integer", "vector")
+    plain = len(encode_payload(policy))
+    for points in ((300, 0, 0, -7, 0), (-(2**15), 2**15), (1,)):
+        shifted = with_zero_points(policy, *points)
+        assert_same(artifact.decode(artifact.encode(shifted)), shifted)
+        assert plain < len(encode_payload(shifted)) < plain + 20
+        seen = make_observations(shifted, 50)
+        assert np.array_equal(shifted.outputs(seen), shifted.outputs(seen, reference=True))
+        assert not np.array_equal(shifted.outputs(seen), policy.outputs(seen))
+
+
+def test_bits_of_the_input_that_cannot_be_are_refused() -> None:
+    for bits in (1, 17, 31, 33, 49, 64 + 8, 2**31):
+        writer = Writer()
+        writer.unsigned(bits, INPUT_BITS)
+        with pytest.raises(ArtifactError, match=f"its input has {bits:,} bits"):
+            decode_payload(writer.finish())
 
 
 def test_multi_discrete_actions_come_back() -> None:

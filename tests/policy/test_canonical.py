@@ -178,6 +178,23 @@ def test_constant_units_become_bias() -> None:
     assert (first.trained_shape, second.trained_shape) == ((2, 2), (2, 2))
 
 
+def test_zero_points_that_nobody_reads_vanish() -> None:
+    before = mlp(4)
+    first, *rest = before.ops
+    assert isinstance(first, Layer)
+    weight = np.repeat(np.array([[1, 0, 2, 0]], np.int8), len(first.weight), axis=0)
+    inputs = InputQuantization(np.arange(1, 5, dtype=np.float32), -127, 127, 8, np.array([5, 6, 0, 7], np.int32))
+    before = policy((dataclasses.replace(first, weight=weight), *rest), (4,), inputs)
+    found = canonical(before).input
+    assert found is not None
+    assert found.zero_point is not None
+    assert found.zero_point.tolist() == [5, 0, 0, 0]
+    without = dataclasses.replace(inputs, zero_point=np.array([0, 6, 0, 7], np.int32))
+    found = canonical(dataclasses.replace(before, input=without)).input
+    assert found is not None
+    assert found.zero_point is None
+
+
 def test_constant_units_go_through_the_table_of_a_tanh() -> None:
     one = np.ones(1, np.float32)
     requantize = Requantization(np.array([128], np.int32), np.array([7], np.int32), -255, 255)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_policy
+from policy.policies import Builder, make_policy, with_zero_points
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy import checks
 from policypress.policy.checks import check_accumulators, output_shape
@@ -185,6 +185,13 @@ def test_policies_that_cannot_be() -> None:
     broken(policy, "integers", ops=(first, second, dataclasses.replace(last, bias=np.zeros(3, np.float32))))
     broken(policy, "float activations", input=None)
     broken(policy, "inverse scales", input=InputQuantization(np.ones(4, np.float32), -7, 7, 4))
+    shifted = with_zero_points(policy, 3)
+    broken(shifted, "fully connected layer behind it", ops=(Relu(), first, second, last))
+    broken(
+        make_policy("integer", "image"),
+        "fully connected",
+        input=dataclasses.replace(CODES, zero_point=np.ones(1, np.int32)),
+    )
     broken(policy, "cannot give actions", action=make_action(4))
     groups = ActionTransform("multi-discrete", (2,), "int64", nvec=(3, 3))
     broken(policy, r"cannot give actions \(3, 3\)", action=groups)

@@ -207,6 +207,11 @@ def test_layers_that_cannot_be(change: dict[str, Any], words: str) -> None:
         ({"high": 128, "low": -128}, "8 bits"),
         ({"bits": 1}, "2 to 16"),
         ({"bits": 17}, "2 to 16"),
+        ({"zero_point": np.array([1, 2], np.int32)}, "one zero point for each inverse scale"),
+        ({"zero_point": np.array([2**15 + 1], np.int32)}, r"in \[-32768, 32768\]"),
+        ({"zero_point": np.array([-(2**31)], np.int32)}, r"in \[-32768, 32768\]"),
+        ({"zero_point": np.array([0], np.int32)}, "not all 0"),
+        ({"zero_point": np.array([1], np.int64)}, "int32"),
     ],
 )
 def test_input_quantizations_that_cannot_be(change: dict[str, Any], words: str) -> None:
@@ -279,6 +284,9 @@ GROUPS: dict[str, Any] = {"kind": "multi-discrete", "shape": (2,), "dtype": "int
     [
         (GROUPS | {"nvec": ()}, "nvec of at least 1"),
         (GROUPS | {"nvec": (2, 0)}, "nvec of at least 1"),
+        ({"kind": "multi-binary", "shape": (2, 2), "dtype": "int64"}, "has one dimension"),
+        ({"kind": "multi-binary", "shape": (2,), "dtype": "int8"}, "the dtype int64"),
+        ({"kind": "multi-binary", "shape": (2,), "dtype": "int64", "nvec": (2, 2)}, "Only multi-discrete"),
         (GROUPS | {"shape": (3,)}, r"not \(3,\)"),
         (GROUPS | {"dtype": "int32"}, "int64"),
         (GROUPS | {"start": 1}, "no start"),

@@ -66,6 +66,13 @@ def test_input_codes_round_half_to_even_and_saturate() -> None:
     assert reference.quantize_input(quantization, x).tolist() == [[0, 2, 2, 0, -2, 3, -3]]
 
 
+def test_zero_points_come_off_rounded_codes() -> None:
+    points = np.array([600, -3, 0, 1, 1, 32768], np.int32)
+    quantization = InputQuantization(np.full(6, 2, np.float32), -3, 3, 3, points)
+    x = np.array([[300.6, -1.25, 0.25, 0.75, -3e38, 3e38], [298, -2, -9, 1.25, 3e38, 16384]], np.float32)
+    assert reference.quantize_input(quantization, x).tolist() == [[1, 1, 0, 1, -3, 3], [-3, -1, -3, 1, 3, 0]]
+
+
 def test_one_inverse_scale_serves_an_image() -> None:
     x = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2) / np.float32(255)
     codes = reference.quantize_input(InputQuantization(np.array([255], np.float32), 0, 255, 8), x)

@@ -18,11 +18,24 @@ from torch import nn
 import policypress as pp
 from policypress.config import CompressionConfig, TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
+from policypress.policy import reference
 from policypress.rl import CompressionCallback, adapters, evaluate
 from policypress.rl.adapters import ADAPTERS, NAMES, Adapter, adapter_named
 from policypress.rl.callback import attach
 from policypress.tables import contract_rows
-from rl.toys import AIM, CHOOSE, CHOOSE_OTHER, FOLLOW, LOOK, PICK, PRESSED, agent, learn, random_observations
+from rl.toys import (
+    AIM,
+    CHOOSE,
+    CHOOSE_OTHER,
+    FOLLOW,
+    LOOK,
+    PICK,
+    PRESSED,
+    SWITCH,
+    agent,
+    learn,
+    random_observations,
+)
 
 CONTINUOUS = ["sac", "td3", "ddpg", "tqc", "crossq"]
 VALUES = ["dqn", "qrdqn"]
@@ -30,7 +43,7 @@ ON_POLICY = ["ppo", "a2c", "trpo"]
 CASES = [
     *((algo, env) for algo in CONTINUOUS for env in (FOLLOW, AIM) if (algo, env) != ("crossq", AIM)),
     *((algo, env) for algo in VALUES for env in (PICK, LOOK)),
-    *((algo, env) for algo in ON_POLICY for env in (FOLLOW, PICK, CHOOSE)),
+    *((algo, env) for algo in ON_POLICY for env in (FOLLOW, PICK, CHOOSE, SWITCH)),
     ("ppo", LOOK),
     ("a2c", AIM),
 ]
@@ -83,7 +96,7 @@ def test_the_frozen_policy_acts_as_the_agent(algo: str, env: str) -> None:
     assert (outputs.std(axis=0) > 0).all()
     np.testing.assert_allclose(outputs, deployed_outputs(model, observations), rtol=1e-4, atol=1e-5)
     actions, expected = policy.predict(observations)[0], model.predict(observations, deterministic=True)[0]
-    assert actions.dtype == expected.dtype
+    assert actions.dtype == (np.int64 if env == SWITCH else expected.dtype)
     assert actions.shape == expected.shape
     np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-5)
     assert policy.provenance["algo"] == algo
@@ -260,7 +273,8 @@ def test_what_is_imitated_follows_algorithm_and_actions() -> None:
 @pytest.mark.parametrize(
     ("algo", "space", "sentence"),
     [
-        ("ppo", spaces.MultiBinary(3), "PPO needs Box or Discrete or MultiDiscrete actions, not MultiBinary"),
+        ("sac", spaces.MultiBinary(3), "SAC needs Box actions, not MultiBinary"),
+        ("ppo", spaces.MultiBinary((3, 2)), r"multi-binary actions of shape \(3, 2\) must be flattened"),
         ("td3", spaces.Discrete(3), "TD3 needs Box actions, not Discrete"),
         ("ppo", spaces.MultiDiscrete([2, 2], start=[0, 1]), r"actions that count from \[0 1\]"),
         ("ppo", spaces.MultiDiscrete([[2, 2]]), r"multi-discrete actions of shape \(1, 2\)"),
@@ -291,7 +305,29 @@ def test_names_are_those_of_the_adapters() -> None:
         adapter_named("her")
 
 
-# Multi-discrete actions
+# Actions of several choices
+
+
+def test_multi_binary_actions_reach_the_environment(tmp_path: Any) -> None:
+    model = agent("ppo", SWITCH, learning_rate=3e-3)
+    learn(model, replace(PRESSED, sparsity=0.5), steps=200)
+    path = tmp_path / "switch.policy"
+    pp.freeze(model).save(path)
+    policy = pp.load(path)
+    assert (policy.action.kind, policy.numerics) == ("multi-binary", "integer")
+    assert contract_rows(policy)["gives"] == "3 values, 1 for every output above 0, else 0"
+    observations = random_observations(model)
+    actions = policy.predict(observations)[0]
+    assert len(np.unique(actions, axis=0)) > 2
+    np.testing.assert_array_equal(actions, policy.predict(observations, reference=True)[0], strict=True)
+    decided = (np.abs(policy.outputs(observations)) > 1e-6).all(1)
+    assert decided.sum() > 90
+    own = model.predict(observations, deterministic=True)[0]
+    np.testing.assert_array_equal(actions[decided], own[decided])
+    assert len(evaluate(policy, SWITCH, episodes=3).returns) == 3
+    with pytest.raises(ConfigError, match="which this policy does not give"):
+        evaluate(policy, CHOOSE, episodes=1)
+    np.testing.assert_array_equal(reference.act(policy.action, np.float32([[0.0, -0.0, 1e-30]])), [[0, 0, 1]])
 
 
 def test_multi_discrete_actions_reach_the_environment(tmp_path: Any) -> None:

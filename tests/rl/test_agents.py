@@ -35,17 +35,19 @@ from policypress.config import CompressionConfig
 from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
 from policypress.rl import CompressionCallback, ResNetExtractor
 from policypress.rl.adapters import ADAPTERS, NAMES
-from policypress.rl.agents import Agent, check_return, load_agent, read_vecnormalize
+from policypress.rl.agents import Agent, check_return, load_agent
+from policypress.rl.statistics import Evidence, read_vecnormalize
 from rl.toys import (
     AIM,
     CHOOSE,
     FOLLOW,
     LOOK,
     LOOK_CHANNELS_LAST,
-    NAMED,
+    PAIRED,
     PICK,
     PICK_OF_FOUR,
     PRESSED,
+    SEEN,
     agent,
     learn,
     random_observations,
@@ -235,7 +237,9 @@ def test_statistics_that_are_known_to_be_missing(tmp_path: Path) -> None:
     model = agent("ppo", env)  # type: ignore[arg-type]
     model.learn(40, callback=CompressionCallback(CompressionConfig()))
     model.save(tmp_path / "agent.zip")
-    with pytest.raises(UnsupportedError, match=r"was trained with VecNormalize: give its statistics with --vecnormal"):
+    with pytest.raises(
+        UnsupportedError, match=r"VecNormalize \(policypress was there\): give its statistics with --vecn"
+    ):
         load_agent(tmp_path / "agent.zip", "ppo", FOLLOW)
 
 
@@ -253,16 +257,11 @@ def test_statistics_of_rewards_alone_change_nothing(normalized: tuple[Any, VecNo
     assert loaded.observation.normalization is None
 
 
-def test_statistics_of_dict_observations(tmp_path: Path) -> None:
-    VecNormalize(DummyVecEnv([lambda: gym.make(NAMED)]), norm_obs_keys=["a"]).save(str(tmp_path / "dict.pkl"))
-    with pytest.raises(UnsupportedError, match="Dict space cannot be pressed"):
-        read_vecnormalize(tmp_path / "dict.pkl")
-
-
 def test_statistics_of_images(tmp_path: Path) -> None:
-    VecNormalize(DummyVecEnv([lambda: gym.make(LOOK)])).save(str(tmp_path / "images.pkl"))
+    images = tmp_path / "images.pkl"
+    VecNormalize(DummyVecEnv([lambda: gym.make(LOOK)])).save(str(images))
     with pytest.raises(UnsupportedError, match="image observations normalized by VecNormalize cannot be pressed"):
-        load_agent(write(tmp_path / "agent.zip", "dqn-nature"), "dqn", LOOK, vecnormalize=tmp_path / "images.pkl")
+        load_agent(write(tmp_path / "agent.zip", "dqn-nature"), "dqn", LOOK, vecnormalize=images, force=True)
 
 
 @pytest.mark.parametrize(
@@ -321,10 +320,6 @@ class MyExtractor(FlattenExtractor):
 
 UNKNOWN: dict[str, tuple[Callable[[], Any], str]] = {
     "policy": (lambda: PPO(Mine, FOLLOW, policy_kwargs=RELU, device="cpu"), "its policy class is not one of"),
-    "extractor": (
-        lambda: agent("sac", FOLLOW, {"features_extractor_class": MyExtractor}),
-        "its features_extractor_class is <class",
-    ),
     "object": (
         lambda: agent("sac", FOLLOW, {"features_extractor_kwargs": {}, "log_std_init": np.float32(-2)}),
         "its log_std_init is an object",
@@ -340,6 +335,13 @@ def test_unknown_classes_need_trust(case: str, tmp_path: Path, no_pickles: None)
     algo = "ppo" if case == "policy" else "sac"
     with pytest.raises(UnsupportedError, match=f"cannot be opened safely .{reason}.*--trust.*only for files that you"):
         load_agent(tmp_path / "agent.zip", algo, FOLLOW)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_unknown_extractor_is_refused_at_once(trust: bool, tmp_path: Path) -> None:
+    agent("sac", FOLLOW, {"features_extractor_class": MyExtractor}).save(tmp_path / "agent.zip")
+    with pytest.raises(UnsupportedError, match=r"^features extractor MyExtractor cannot be pressed; supported are Fl"):
+        load_agent(tmp_path / "agent.zip", "sac", FOLLOW, trust=trust)
 
 
 @pytest.mark.parametrize("case", ["policy", "object"])
@@ -420,13 +422,13 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, type[PolicypressError]
         lambda path: MaskablePPO("MlpPolicy", PICK, n_steps=8, batch_size=8, device="cpu").save(path),
         "ppo", PICK, UnsupportedError, "policies with action masks cannot be pressed",
     ),
-    "gsde": (
-        lambda path: PPO("MlpPolicy", "Pendulum-v1", use_sde=True, device="cpu").save(path),
-        "ppo", "Pendulum-v1", UnsupportedError, "gSDE",
+    "dict with images": (
+        lambda path: PPO("MultiInputPolicy", SEEN, n_steps=8, device="cpu").save(path),
+        "ppo", SEEN, UnsupportedError, r"images beside other things \(camera\) cannot be pressed",
     ),
-    "dict": (
-        lambda path: PPO("MultiInputPolicy", NAMED, n_steps=8, device="cpu").save(path),
-        "ppo", NAMED, UnsupportedError, "Dict space cannot be pressed",
+    "tuple": (
+        lambda path: write(path, "dqn"), "dqn", PAIRED, UnsupportedError,
+        "observations of Tuple space cannot be pressed: wrap .*--wrapper gymnasium.wrappers:FlattenObservation",
     ),
     "quantizing": (quantizing, "sac", FOLLOW, UnsupportedError, r"pressed already: freeze it with policypress\.freeze"),
 }  # fmt: skip
@@ -483,34 +485,63 @@ def teacher(tmp_path: Path) -> Agent:
     return load_agent(write(tmp_path / "agent.zip", "sac"), "sac", FOLLOW)
 
 
+Spread = tuple[float, float, int]  # mean, standard deviation, episodes
+RAW = Evidence("raw", "shown")
+
+
+def spread(mean: float, std: float, count: int) -> tuple[float, ...]:
+    values = np.random.default_rng(0).normal(size=count)
+    return tuple((mean + std * (values - values.mean()) / values.std()).tolist())
+
+
 @pytest.mark.parametrize(
-    ("returns", "measured", "far"),
+    ("trained", "here", "told"),
     [
-        ((5000.0, 5200.0), 5400.0, False),
-        ((5000.0, 5200.0), 2600.0, False),
-        ((5000.0, 5200.0), 2500.0, True),
-        ((-150.0, -140.0), -200.0, False),
-        ((-150.0, -140.0), -900.0, True),
-        ((0.0, 300.0), 10.0, False),  # the spread says nothing can be told
-        ((20.0, 21.0), 4000.0, False),  # Atari: clipped rewards, one life
-        ((), -1e9, False),
+        ((5100, 100, 100), (5400, 10, 50), False),
+        ((5100, 100, 100), (4700, 10, 50), False),  # less than a tenth
+        ((5100, 100, 100), (4500, 10, 50), True),
+        ((300, 600, 100), (80, 10, 50), False),  # less than four standard errors
+        ((1277, 600, 100), (63, 10, 50), True),  # Hopper, PPO, without its statistics; within two deviations
+        ((-145, 10, 100), (-150, 10, 50), False),
+        ((-145, 10, 100), (-900, 10, 50), True),
+        ((20, 5, 100), (4000, 10, 50), False),  # Atari: clipped rewards, one life
+        ((np.nan, 1, 100), (0, 1, 50), False),
     ],
 )
+@pytest.mark.parametrize("verdict", ["raw", "unknown", "wrapped", "normalized"])
 def test_a_return_far_below_that_of_training(
-    teacher: Agent, returns: tuple[float, ...], measured: float, far: bool
+    teacher: Agent, trained: Spread, here: Spread, told: bool, verdict: Any, recwarn: pytest.WarningsRecorder
 ) -> None:
-    teacher = replace(teacher, training_returns=returns)
-    if not far:
-        check_return(teacher, measured)
-        return
-    with pytest.raises(RunError, match=r"at the end of its training: .* with --vecnormalize\.$"):
-        check_return(teacher, measured)
+    teacher = replace(teacher, training_returns=spread(*trained), evidence=Evidence(verdict, "shown"))
+    refused = told and (verdict in ("wrapped", "normalized") or (verdict == "unknown" and here[0] < trained[0] / 2))
+    if refused:
+        with pytest.raises(RunError, match=r"with --vecnormalize.*; --force \(force=True\) presses it as it is\.$"):
+            check_return(teacher, spread(*here), "Here-v0")
+    check_return(teacher, spread(*here), "Here-v0", force=refused)
+    assert len(recwarn) == told
+    if told:
+        assert ("--vecnormalize" in str(recwarn[0].message)) == (verdict != "raw")
+        assert "in Here-v0, but" in str(recwarn[0].message)
 
 
-def test_a_low_return_in_spite_of_statistics(
-    normalized: tuple[Any, VecNormalize, Path],
-) -> None:
+@pytest.mark.parametrize("returns", [(), (5.0,)])
+def test_returns_of_training_that_tell_nothing(teacher: Agent, returns: tuple[float, ...]) -> None:
+    check_return(replace(teacher, training_returns=returns), [-1e9] * 4, "Here-v0")
+
+
+def test_an_agent_that_needs_its_exploration_is_pressed(teacher: Agent) -> None:
+    # SAC on Hopper, statistics never used: 3,427 at the end of its training, falls in most deterministic episodes.
+    teacher = replace(teacher, training_returns=spread(3427, 90, 100), evidence=RAW)
+    with pytest.warns(UserWarning, match=r"was trained without VecNormalize \(shown\), so .*or that it needs its expl"):
+        check_return(teacher, spread(1126, 700, 50), "Hopper-v5")
+
+
+def test_a_low_return_in_spite_of_statistics(normalized: tuple[Any, VecNormalize, Path]) -> None:
     folder = normalized[2]
     loaded = load_agent(folder / "agent.zip", "ppo", FOLLOW, vecnormalize=folder / "vecnormalize.pkl")
-    with pytest.raises(RunError, match="check that the environment and the statistics are those of its training"):
-        check_return(loaded, -1e9)
+    loaded = replace(loaded, training_returns=(-10.0, -11.0, -12.0))
+    with pytest.raises(
+        RunError, match=r"check that the environment.*, and .*vecnormalize.pkl was saved with it; --for"
+    ):
+        check_return(loaded, [-1e9] * 4, FOLLOW)
+    check_return(loaded, [-12.5] * 4, FOLLOW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -231,9 +232,9 @@ def test_unsupported_algorithm() -> None:
         model.learn(16, callback=CompressionCallback(PRUNED))
 
 
-def test_gsde_is_refused() -> None:
+def test_a_clipped_mean_is_refused() -> None:
     model = sac(use_sde=True)
-    with pytest.raises(UnsupportedError, match=r"gSDE .*train without it"):
+    with pytest.raises(UnsupportedError, match=r"clips its mean to 2 .*policypress compress.*'clip_mean': 0\.0"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 
@@ -289,9 +290,130 @@ def test_windows_that_cannot_be_reached_are_refused(window: dict[str, float], se
         sac().learn(200, callback=CompressionCallback(config))
 
 
-def test_nominal_steps_beyond_learn_are_refused() -> None:
-    with pytest.raises(ConfigError, match="pruning would end at step 600, after the last step 200"):
-        sac().learn(200, callback=CompressionCallback(PRUNED, steps=1000))
+def test_windows_beyond_nominal_steps_are_refused() -> None:
+    late = CompressionConfig(sparsity=0.8, prune_end=1.2)
+    with pytest.raises(ConfigError, match="pruning would end at step 1200, after the last step 1000"):
+        sac().learn(200, callback=CompressionCallback(late, steps=1000))
+
+
+# learn() in a loop, and its end before the config's
+
+
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("one", [True, False], ids=["one callback", "new callbacks"])
+def test_learn_in_a_loop_is_one_training(reset: bool, one: bool) -> None:
+    model = sac(FOLLOW)
+    callback = CompressionCallback(PRESSED, steps=200)
+    seen = []
+    for _ in range(5):
+        model.learn(
+            40, callback=callback if one else CompressionCallback(PRESSED, steps=200), reset_num_timesteps=reset
+        )
+        compressor = attached_compressor(model)
+        assert compressor is not None
+        seen.append((compressor.done, round(compressor.sparsity, 3), compressor.phase))
+    assert [done for done, _, _ in seen] == [40, 80, 120, 160, 200]
+    assert [phase for _, _, phase in seen] == [
+        Phase.FLOAT, Phase.FLOAT, Phase.OBSERVE, Phase.QUANTIZE, Phase.QUANTIZE
+    ]  # fmt: skip
+    sparsities = [sparsity for _, sparsity, _ in seen]
+    assert sparsities == sorted(sparsities)
+    assert sparsities[1:3] == [pytest.approx(sparsities[1]), 0.8]
+    assert 0 < sparsities[1] < 0.8
+    assert pp.freeze(model).numerics == "integer"
+
+
+def test_a_loop_goes_on_behind_save_and_load(tmp_path: Path) -> None:
+    model = sac(FOLLOW)
+    model.learn(80, callback=CompressionCallback(PRESSED, steps=200))
+    model.save(tmp_path / "agent.zip")
+    model = policypress.rl.load(tmp_path / "agent.zip", "sac", env=model.get_env())
+    model.learn(120, callback=CompressionCallback(PRESSED, steps=200))
+    compressor = attached_compressor(model)
+    assert compressor is not None
+    assert (compressor.done, compressor.phase, compressor.sparsity) == (200, Phase.QUANTIZE, 0.8)
+
+
+def test_other_nominal_steps_are_refused_on_the_way() -> None:
+    model = sac()
+    model.learn(40, callback=CompressionCallback(PRESSED, steps=200))
+    with pytest.raises(ConfigError, match="being pressed over 200 steps, not 400"):
+        model.learn(40, callback=CompressionCallback(PRESSED, steps=400))
+
+
+class Ends(BaseCallback):
+    def __init__(self, how: type[BaseException] | None) -> None:
+        super().__init__()
+        self.how = how
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps < 90:
+            return True
+        if self.how is not None:
+            raise self.how
+        return False
+
+
+@pytest.mark.parametrize("how", ["callback", "interrupt", "steps"])
+def test_training_that_ends_early_says_so_when_it_is_frozen(how: str) -> None:
+    model = sac(FOLLOW)
+    callbacks: list[BaseCallback] = [CompressionCallback(PRESSED, steps=200)]
+    if how == "steps":
+        model.learn(90, callback=callbacks)
+    elif how == "callback":
+        model.learn(200, callback=[*callbacks, Ends(None)])
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(200, callback=[*callbacks, Ends(KeyboardInterrupt)])
+    sentence = r"is \d\d\.\d% sparse instead of 80\.0% and computes in float32 .* 8-bit .*ended at step 90 of 200"
+    with pytest.warns(UserWarning, match=sentence):
+        assert pp.freeze(model).numerics == "float"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pp.freeze(model, unfinished=True)
+
+
+# Another optimizer in place of the first
+
+
+@pytest.mark.parametrize("algo", ["sac", "dqn"])
+@pytest.mark.parametrize("config", [PRUNED, PRESSED], ids=["pruned", "pressed"])
+def test_a_replaced_optimizer_keeps_the_zeros(algo: str, config: CompressionConfig) -> None:
+    model: Any = AGENTS[algo]()
+    learn(model, config, steps=120)
+    zeros = zeros_of(model)
+    owner = model.actor if algo == "sac" else model.policy
+    weights = [weight for group in owner.optimizer.param_groups for weight in group["params"]]
+    old, owner.optimizer = owner.optimizer, torch.optim.Adam(weights, lr=1e-2)
+    model.learn(60, callback=CompressionCallback(config, 120), reset_num_timesteps=False)
+    after = zeros_of(model)
+    assert all(np.array_equal(zeros[name], after[name]) for name in zeros)
+    assert any(mask.any() for mask in zeros.values())
+    assert not old._optimizer_step_post_hooks
+    for weight in weights_of(model).values():
+        assert not owner.optimizer.state[weight]["exp_avg"][weight == 0].any()
+        assert owner.optimizer.state[weight]["exp_avg"].any()
+
+
+def test_freezing_notices_a_replaced_optimizer() -> None:
+    model = sac(FOLLOW)
+    learn(model, PRUNED, steps=120)
+    zeros = zeros_of(model)
+    model.actor.optimizer = torch.optim.SGD(model.actor.parameters(), lr=0.1)
+    for parameter in model.actor.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.actor.optimizer.step()
+    assert not any(mask.any() for mask in zeros_of(model).values())
+    pp.freeze(model)
+    assert all(np.array_equal(mask, zeros[name]) for name, mask in zeros_of(model).items())
+
+
+def test_an_optimizer_of_other_weights_is_refused() -> None:
+    model = sac()
+    learn(model, PRUNED, steps=120)
+    model.actor.optimizer = torch.optim.Adam(nn.Linear(2, 2).parameters())
+    with pytest.raises(UnsupportedError, match="does not train this network's weights"):
+        pp.freeze(model)
 
 
 def test_emptied_layer_is_refused_before_the_first_step() -> None:

@@ -131,6 +131,15 @@ def test_each_group_of_a_multi_discrete_action_is_a_distribution() -> None:
     assert loss(asked, [shifted], [theirs]) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_each_binary_action_is_a_distribution() -> None:
+    asked = teacher(ActionTransform("multi-binary", (2,), "int64"), "logits")
+    ours, theirs = [[0.0, 3.0], [-1.0, 0.5]], [[1.0, -2.0], [0.0, 0.5]]
+    pairs = [list(zip(a, b, strict=True)) for a, b in zip(theirs, ours, strict=True)]
+    expected = np.mean([sum(kl([0.0, t], [0.0, o]) for t, o in row) for row in pairs])
+    assert loss(asked, ours, theirs) == pytest.approx(expected, rel=1e-5)
+    assert loss(asked, theirs, theirs) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_values_are_compared_at_a_temperature_of_their_spread() -> None:
     asked = teacher(DISCRETE, "values")
     theirs = [[1.0, 2.0, 4.0], [10.0, 11.0, 10.5]]

@@ -162,7 +162,7 @@ def test_images_either_way() -> None:
         ("dqn", FOLLOW, r"takes actions of Box.*, which this policy does not give"),
         ("dqn", PICK_OF_FOUR, r"takes actions of Discrete\(4\), which this policy does not give"),
         ("dqn", "CartPole-v1", r"gives observations of shape \(4,\), but the policy expects \(3,\)"),
-        ("sac", "toys/Named-v0", r"gives observations of shape None, but the policy expects \(3,\)"),
+        ("sac", "toys/Named-v0", r"gives observations of shape \(2,\), but the policy expects \(3,\)"),
         ("sac", LOOK, r"gives observations of shape \(4, 36, 36\), but the policy expects \(3,\)"),
     ],
 )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -16,11 +22,13 @@ import policypress as pp
 from policypress.config import CompressConfig
 from policypress.errors import RunError, UnsupportedError
 from policypress.rl import checkpoint
+from policypress.rl.agents import load_agent
 from policypress.rl.compress import Source, plan, press
-from rl.toys import FOLLOW, PICK, agent
+from rl.toys import FOLLOW, LOOK, NAMED, PICK, agent
 
 FINETUNE = sys.modules["policypress.rl.finetune"]
 ENVS = {"sac": FOLLOW, "td3": FOLLOW, "dqn": PICK, "ppo": FOLLOW, "a2c": PICK}
+SMALL = {"features_extractor_kwargs": {"features_dim": 16}}
 LEFT = {".lock", "config.json", "policy.policy", "result.json", "teacher.json"}
 
 
@@ -113,4 +121,66 @@ def test_agents_that_cannot_be_pressed_while_they_learn(tmp_path: Path) -> None:
     config = plan(source, "qrdqn", PICK, method="finetune", settings={"steps": 100, "episodes": 4})
     with pytest.raises(UnsupportedError, match="cannot be pressed while it learns"):
         press(source, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# Saved by Stable-Baselines3 1.x, with gym
+
+
+def as_in_the_days_of_gym(path: Path) -> Path:
+    """The zip at ``path`` with what such files hold: spaces of a package that is gone, functions of an older Python."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(contents["data"])
+    gone = base64.b64encode(b"cgym.spaces.box\nBox\n.").decode()
+    code = base64.b64encode(b"ctypes\nCodeType\n(K\x01tR.").decode()  # too few arguments for this Python
+    for name in ("observation_space", "action_space"):
+        kind = str(data[name][":type:"]).replace("gymnasium", "gym")
+        data[name] = {**data[name], ":type:": kind, ":serialized:": gone}
+        data[name]["shape"] = data[name].pop("_shape", None)
+    for name in ("lr_schedule", "clip_range", "exploration_schedule"):
+        if name in data:
+            data[name] = {":type:": "<class 'function'>", ":serialized:": code}
+    contents["data"] = json.dumps(data).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return path
+
+
+OLD = {"sac": FOLLOW, "td3": FOLLOW, "dqn": PICK, "ppo": FOLLOW, "image": LOOK, "dict": NAMED}
+
+
+@pytest.mark.parametrize("case", OLD)
+@pytest.mark.filterwarnings("ignore:Could not deserialize object")
+def test_agents_of_the_days_of_gym_are_trained_on(case: str, tmp_path: Path) -> None:
+    algo = {"image": "dqn", "dict": "ppo"}.get(case, case)
+    if case == "image":
+        model: Any = DQN("CnnPolicy", LOOK, learning_starts=20, buffer_size=99, policy_kwargs=SMALL, device="cpu")
+    elif case == "dict":
+        model = PPO("MultiInputPolicy", NAMED, n_steps=20, batch_size=20, device="cpu")
+    else:
+        model = agent(algo, OLD[case])
+    model.learn(60)
+    model.save(tmp_path / "agent.zip")
+    path = as_in_the_days_of_gym(tmp_path / "agent.zip")
+    observation = model.observation_space.sample()
+    expected, _ = model.predict(observation, deterministic=True)
+    for trust in (False, True):
+        found = load_agent(path, algo, OLD[case], trust=trust)
+        np.testing.assert_array_equal(found.model.predict(observation, deterministic=True)[0], expected)
+    source = Source(path, trust=True, force=True)
+    config = plan(source, algo, OLD[case], method="finetune", settings={"steps": 60, "episodes": 2})
+    result = press(source, config, tmp_path / "run")
+    assert result["numerics"] == "integer"
+    assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+
+
+def test_old_agents_of_another_environment_leave_nothing(tmp_path: Path) -> None:
+    source = saved("sac", tmp_path)
+    config = planned(source, "sac")
+    as_in_the_days_of_gym(source.agent)
+    for env in ("Pendulum-v1", PICK):
+        with pytest.raises(UnsupportedError, match=r"name the environment that it was trained in"):
+            press(source, replace(config, env=env), tmp_path / "run")
     assert not (tmp_path / "run").exists()

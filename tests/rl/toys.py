@@ -135,6 +135,15 @@ class ChooseOther(Choose):
     action_space = spaces.MultiDiscrete([3, 2])
 
 
+class Switch(Choose):
+    """Multi-binary: say which of three numbers are positive."""
+
+    action_space = spaces.MultiBinary(3)
+
+    def _reward(self, action: Any) -> float:
+        return float(np.mean(np.asarray(action) == (self._shown[:3] > 0)))
+
+
 class Aim(Look):
     """``Look`` with a continuous answer."""
 
@@ -154,16 +163,40 @@ class Named(_Toy):
         return {"a": self.np_random.uniform(-1, 1, 2).astype(np.float32)}
 
     def _reward(self, action: Any) -> float:
-        return 0.0
+        return 1.0
+
+
+class Seen(Named):
+    """Dict observations with an image."""
+
+    observation_space = spaces.Dict(
+        {"a": spaces.Box(-1, 1, (2,), np.float32), "camera": spaces.Box(0, 255, (4, 36, 36), np.uint8)}
+    )
+
+    def _draw(self) -> Any:
+        return self.observation_space.sample()
+
+
+class Paired(Pick):
+    """Tuple observations: a number, and which of two it is."""
+
+    observation_space: Any = spaces.Tuple([spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)])
+
+    def _draw(self) -> Any:
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), self.np_random.integers(2)
+
+    def _reward(self, action: Any) -> float:
+        return float(action == self._shown[1])
 
 
 FOLLOW, PICK, LOOK = "toys/Follow-v0", "toys/Pick-v0", "toys/Look-v0"
 PICK_OF_FOUR, LOOK_CHANNELS_LAST, NAMED = "toys/PickOfFour-v0", "toys/LookChannelsLast-v0", "toys/Named-v0"
-CHOOSE, CHOOSE_OTHER, AIM = "toys/Choose-v0", "toys/ChooseOther-v0", "toys/Aim-v0"
+SEEN, PAIRED = "toys/Seen-v0", "toys/Paired-v0"
+CHOOSE, CHOOSE_OTHER, AIM, SWITCH = "toys/Choose-v0", "toys/ChooseOther-v0", "toys/Aim-v0", "toys/Switch-v0"
 for _id, _kind in {
     FOLLOW: Follow, PICK: Pick, LOOK: Look,
     PICK_OF_FOUR: PickOfFour, LOOK_CHANNELS_LAST: LookChannelsLast, NAMED: Named, CHOOSE: Choose,
-    CHOOSE_OTHER: ChooseOther, AIM: Aim,
+    CHOOSE_OTHER: ChooseOther, AIM: Aim, SWITCH: Switch, SEEN: Seen, PAIRED: Paired,
 }.items():  # fmt: skip
     gym.register(_id, entry_point=_kind, disable_env_checker=True)
 

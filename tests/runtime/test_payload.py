@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_policy
+from policy.policies import Builder, make_policy, with_zero_points
 from policypress.policy.artifact import load
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
 from policypress.policy.policy import (
@@ -68,6 +68,8 @@ def library(compiler, tmp_path_factory):
 def arrays_of(ops, quantization):
     """All arrays of a payload as decode_payload sees them, in the order of the stream."""
     arrays = [] if quantization is None else [quantization.inverse_scale]
+    if quantization is not None and quantization.zero_point is not None:
+        arrays.append(quantization.zero_point)
 
     def layers(ops, outermost):
         for op in ops:
@@ -147,6 +149,13 @@ def test_trained_policies_come_back(library, name):
     if not path.exists():
         pytest.skip(f"{path} is not here: run the tests from a checkout.")
     check(library, load(path))
+
+
+@pytest.mark.parametrize("points", [(300, 0, 0, -7), (2**15,)])
+def test_zero_points_come_back(library, points):
+    policy = make_policy("integer", "vector")
+    data, _ = check(library, with_zero_points(policy, *points))
+    assert payload_structure(data) != payload_structure(encode_payload(policy))
 
 
 def test_another_structure_is_refused(library):

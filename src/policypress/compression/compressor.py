@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from policypress.compression.allocation import allocate
+from policypress.compression.answers import check_layers
 from policypress.compression.criterion import flow, score
 from policypress.compression.fake_quant import (
     STEP_STRIDE,
     ActivationQuantizer,
     FakeQuantAdd,
     FakeQuantTanh,
+    InputQuantizer,
     LayerQuantizer,
     plain_layer,
     quantized_layer,
@@ -25,6 +27,7 @@ from policypress.compression.fake_quant import (
 )
 from policypress.compression.graph import (
     Add,
+    FlattenNode,
     Graph,
     LayerNode,
     Node,
@@ -58,11 +61,12 @@ class LayerStatus:
 class Compressor:
     """Prunes and quantizes ``network`` while any PyTorch loop trains it.
 
-    ``network``: an nn.Sequential, or the Graph of another network. ``optimizer`` holds its parameters. ``steps`` are
-    the nominal training steps that the config's fractions refer to; call ``step(n)`` with the number of steps done,
-    as often as you like, before the gradient steps that follow. ``targets`` are Graphs of target networks (same
-    layers), ``auxiliary`` further weights of ``optimizer`` to prune if the config says so. ``image`` inputs are in
-    [0, 1] with one scale; others get one scale a feature.
+    ``network``: an nn.Sequential, or the Graph of another network. ``optimizer`` holds its parameters; ``follow``
+    tells of another one. ``steps`` are the nominal training steps that the config's fractions refer to; call
+    ``step(n)`` with the number of steps done, as often as you like, before the gradient steps that follow. ``targets``
+    are Graphs of target networks (same layers), ``auxiliary`` further weights of ``optimizer`` to prune if the config
+    says so. ``image`` inputs are in [0, 1] with one scale; others get one scale a feature. Raises UnsupportedError for
+    a network that cannot be pressed, or that answers something else than its layers one after another.
     """
 
     def __init__(
@@ -79,7 +83,10 @@ class Compressor:
     ) -> None:
         self.config, self.steps = config, steps
         self.graph = network if isinstance(network, Graph) else trace(network)
+        check_layers(self.graph, image=image)
         self.phase, self.iteration, self.sparsity = Phase.FLOAT, 0, 0.0
+        self.done = 0
+        """Training steps done, as the last call of ``step`` said."""
         self._targets, self._image = tuple(targets), image
         self._schedule = PruningSchedule.from_config(config, steps)
         self._removed = False
@@ -88,22 +95,60 @@ class Compressor:
         extra = list(auxiliary) if config.prune_auxiliary else []
         self._names = [node.name for node in self.graph.layers] + [name for name, _ in extra]
         weights = [node.module.weight for node in self.graph.layers] + [weight for _, weight in extra]
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if any(id(weight) not in owned for weight in weights):
-            raise UnsupportedError("the optimizer does not train this network's weights: pass the one that does.")
+        self._check_weights(weights)
+        self._trained = weights
+        self._check_optimizer(optimizer)
         shapes = [tuple(weight.shape) for weight in weights]
         self.target_zeros = allocate(config.allocation, shapes, config.sparsity, self._names)
         self._masks = Masks(weights, optimizer) if config.prunes else None
         self._updates = 0
+        self._watch(optimizer)
+
+    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
 
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if any(id(weight) not in owned for weight in self._trained):
+            raise UnsupportedError("the optimizer does not train this network's weights: pass the one that does.")
+
+    def _check_weights(self, weights: Sequence[torch.Tensor]) -> None:
+        for name, weight in zip(self._names, weights, strict=True):
+            if not isinstance(weight, nn.Parameter):
+                raise UnsupportedError(
+                    f"the weight of layer {name} is computed from others (a parametrization, spectral or weight norm): "
+                    "make it a plain one first, for example with torch.nn.utils.parametrize.remove_parametrizations."
+                )
+            if self.config.quantizes and weight.dtype != torch.float32:
+                raise UnsupportedError(
+                    f"layer {name} has {str(weight.dtype).removeprefix('torch.')} weights, and integers are trained in "
+                    "float32: call network.float() before the optimizer is made."
+                )
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Masks and quantization go on with ``optimizer``, which trains the same weights in place of another one.
+
+        Raises UnsupportedError if it does not train them.
+        """
+        if optimizer is self.optimizer or self._removed:
+            return
+        self._check_optimizer(optimizer)
+        for handle in self._handles:
+            handle.remove()
+        self._watch(optimizer)
+        if self._masks is not None:
+            self._masks.follow(optimizer)
+        self._forget()
+
     def step(self, step: int) -> None:
         """Brings masks and quantization to where the schedule wants them after ``step`` training steps."""
         if self._removed:
             return
+        self.done = step
         if self._masks is not None:
             iteration, due = self._schedule.iteration(step), self._schedule.due(step)
             if self.config.sparsity * due > self.sparsity:  # a second learn() counts from 0 again: nothing comes back
@@ -135,11 +180,11 @@ class Compressor:
 
     def state_dict(self) -> dict[str, Any]:
         """Where compression stands, in JSON values. Masks are where weights are zero; ranges are the network's own."""
-        return {"iteration": self.iteration, "phase": self.phase.name, "sparsity": self.sparsity}
+        return {"iteration": self.iteration, "phase": self.phase.name, "sparsity": self.sparsity, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to ``state``; the network's weights must be loaded already, its ranges afterwards."""
-        self.iteration = int(state["iteration"])
+        self.iteration, self.done = int(state["iteration"]), int(state.get("done", 0))
         if self._masks is not None and state["sparsity"] > 0.0:
             self._masks.masks = [weight != 0 for weight in self._masks.weights]  # so that they go first
             self._prune(self._schedule.fraction(self.iteration))
@@ -165,12 +210,17 @@ class Compressor:
         if self.phase is not Phase.QUANTIZE:
             return
         self._updates += 1
+        self._forget()
         learned = self.config.weight_range == "learned" and self._updates % STEP_STRIDE == 0
-        for node in self.graph.layers:
-            node.module.forget()  # type: ignore[operator]
-            if learned:
-                rate = float(optimizer.param_groups[0]["lr"])
+        if learned:
+            rate = float(optimizer.param_groups[0]["lr"])
+            for node in self.graph.layers:
                 node.module.policypress_quantizer.learn_step(_STEP_RATE * STEP_STRIDE * rate)  # type: ignore[union-attr, operator]
+
+    def _forget(self) -> None:
+        if self.phase is Phase.QUANTIZE:
+            for node in self.graph.layers:
+                node.module.forget()  # type: ignore[operator]
 
     def _prune(self, due: float) -> None:
         assert self._masks is not None
@@ -243,8 +293,11 @@ class Compressor:
                 source = ActivationQuantizer(config.input_bits, signed=False, fixed_limit=1.0)
             else:
                 first = graph.layers[0].module
-                features = first.in_features if isinstance(first, nn.Linear) else 1
-                source = ActivationQuantizer(config.input_bits, signed=True, features=features, coarse=True)
+                if isinstance(first, nn.Linear):
+                    begin = next(node for node in graph.nodes if not isinstance(node, FlattenNode))
+                    source = InputQuantizer(config.input_bits, first.in_features, shifts=begin is graph.layers[0])
+                else:
+                    source = ActivationQuantizer(config.input_bits, signed=True, coarse=True)
         self._quantize_chain(graph.nodes, source, graph.layers)
 
     def _quantize_chain(

@@ -17,7 +17,7 @@ from torch import nn
 
 from policypress.compression import kernels
 from policypress.config import Granularity, WeightRange
-from policypress.policy.policy import TANH_INPUT_LIMIT, TANH_INPUT_SCALE
+from policypress.policy.policy import TANH_INPUT_LIMIT, TANH_INPUT_SCALE, ZERO_POINT_LIMIT
 from policypress.policy.reference import tanh_table
 
 MULTIPLIER_BITS = 8
@@ -33,6 +33,15 @@ STEP_STRIDE = 8
 """Ranges and steps follow every eighth training pass; they move slower than weights and cost as much."""
 _MOMENTUM = 0.05
 _SMALLEST_STEP = 2.0**-40
+_RARE = 0.1
+"""The share of an input's values (those at its median left out) that may lie far away without setting its range."""
+_FAR, _CUT = 5.0, 3.0
+"""In units of the distance from the median that all but the rare values keep: what is far, and the range where
+something is. Of a normal distribution 8 and 5 standard deviations; the largest of 256 values lies at 2.8."""
+_ENOUGH = 32
+"""Values of an input that tell the rare ones, and a median, from the others."""
+_PAYS = 4.0
+"""A zero point must make a range this much smaller: two bits of the input, and of the weights of all others."""
 _ADAM = (0.9, 0.999)
 
 
@@ -186,6 +195,80 @@ class ActivationQuantizer(nn.Module):
         return self.limit.clamp(min=1e-6)
 
 
+class InputQuantizer(ActivationQuantizer):
+    """The ranges of a network's inputs, float32 of shape (features,): rare values far away set none of them.
+
+    ``offset``: the middle of the range where that lies far from zero (and ``shifts`` allows it), else 0; ``limit`` is
+    the largest distance from it. ``seen``: (4, features), moving averages of the largest magnitude, of the median, of
+    the largest distance from that, all of them without rare values far away; and of the largest distance with them.
+    """
+
+    offset: torch.Tensor
+    seen: torch.Tensor
+
+    def __init__(self, bits: int, features: int, shifts: bool) -> None:
+        super().__init__(bits, signed=True, features=features, coarse=True)
+        self.shifts = shifts
+        self.register_buffer("offset", torch.zeros(features))
+        self.register_buffer("seen", torch.zeros(4, features))
+
+    def zero_point(self) -> torch.Tensor | None:
+        """Codes that stand for 0, whole numbers in float32 of shape (features,); None if all are 0."""
+        return torch.round(self.offset * self.inverse_scale()) if bool(self.offset.any()) else None
+
+    def middle(self) -> torch.Tensor | None:
+        """What code 0 stands for, float32 of shape (features,); None if it is 0 for all."""
+        zeros = self.zero_point()
+        return None if zeros is None else zeros * self.scale()
+
+    @torch.no_grad()
+    def observe_inputs(self, x: torch.Tensor) -> None:
+        """Moves the ranges towards those of the batch ``x`` (n, features)."""
+        reach, middle, spread, farthest = self.seen
+        earlier = (reach == 0) & (self.limit > 0)  # ranges from before there were zero points go on as they are
+        for row in (reach, spread, farthest):
+            row.copy_(torch.where(earlier, self.limit, row))
+        fresh, largest = reach == 0, x.abs().amax(0)
+        if len(x) < _ENOUGH:
+            distance = torch.where(fresh, largest, (x - middle).abs().amax(0))
+            batch = torch.stack([largest, middle, distance, distance])
+        else:
+            median = x.median(0).values
+            distances = (x - torch.where(fresh, median, middle)).abs().sort(0).values
+            most = distances[-1]
+            usual = distances.gather(0, len(x) - 1 - (_RARE * distances.count_nonzero(0)).long()[None])[0]
+            rare = most > _FAR * usual
+            cut = torch.where(rare, _CUT * usual, most)
+            within = torch.where(rare, torch.minimum(largest, median.abs() + cut), largest)
+            batch = torch.stack([within, median, cut, most])
+        self.seen.copy_(torch.where(fresh, batch, self.seen + _MOMENTUM * (batch - self.seen)))
+        pays = (_PAYS * torch.maximum(spread, self._finest(middle)) <= reach) & self.shifts
+        self.offset.copy_(torch.where(pays, middle, 0.0))
+        self.limit.copy_(torch.where(pays, spread, reach))
+
+    def cut(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` (n, features) with rare values far away cut off at the range, as its codes will be."""
+        _, _, spread, farthest = self.seen
+        rare = farthest > 2 * spread
+        if not bool(rare.any()):
+            return x
+        reach = torch.where(rare, self.limit, torch.inf)
+        return x.clamp(self.offset - reach, self.offset + reach)
+
+    def _safe_limit(self) -> torch.Tensor:
+        return torch.maximum(super()._safe_limit(), self._finest(self.offset))
+
+    def _finest(self, offset: torch.Tensor) -> torch.Tensor:
+        """The smallest range around ``offset`` whose zero point stays below its limit."""
+        finest: torch.Tensor = offset.abs() * (self.high / ZERO_POINT_LIMIT)
+        return finest
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in ("offset", "seen"):  # of checkpoints from before there were zero points
+            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 class LayerQuantizer(nn.Module):
     """Quantization state of one layer: the step of its weights, and the ranges of its input and output.
 
@@ -288,6 +371,7 @@ class _Constants(NamedTuple):
     unit: torch.Tensor
     inverse_source: torch.Tensor
     source_scale: torch.Tensor
+    zero_point: torch.Tensor | None
     ratio: torch.Tensor
     output_scale: float
 
@@ -359,6 +443,8 @@ class _FakeQuantized(nn.Module):
         if learning and quantizer.owns_source:
             self._observe_source(x)
         if not self.active:
+            if quantizer.rounds_input and isinstance(quantizer.source, InputQuantizer):
+                x = quantizer.source.cut(x)
             y = self._apply_layer(x, self.weight, self.bias)
             if learning and quantizer.output is not None:
                 quantizer.output.observe_values(y.detach())
@@ -400,7 +486,7 @@ class _FakeQuantized(nn.Module):
         source = self.policypress_quantizer.source
         assert source is not None
         # What another layer quantized lies on the grid: its codes come back as they were.
-        inputs = kernels.quantize(x, constants.inverse_source, source.limits)
+        inputs = kernels.quantize(x, constants.inverse_source, source.limits, constants.zero_point)
         if kept.wide:
             acc = self._apply_layer(inputs.double(), kept.weight.double(), kept.bias.double())
         else:
@@ -434,6 +520,8 @@ class _FakeQuantized(nn.Module):
         of_weights = grad.t() @ inputs if of_weight else None
         if of_weights is not None:
             self.gather_step_gradient(of_weights)
+            if constants.zero_point is not None:  # the codes say how far inputs are from the middle of their range
+                of_weights = of_weights + grad.sum(0)[:, None] * (constants.zero_point * constants.source_scale)
         return of_inputs, of_weights, grad.sum(0) if of_bias else None
 
     @torch.no_grad()
@@ -523,6 +611,8 @@ class _FakeQuantized(nn.Module):
         ranges = [quantizer.step]
         if quantizer.source is not None:
             ranges.append(quantizer.source.limit)
+            if isinstance(quantizer.source, InputQuantizer):
+                ranges.append(quantizer.source.offset)
         if quantizer.output is not None:
             ranges.append(quantizer.output.limit)
         if memory.constants is None or _changed(memory.constants_of, ranges):
@@ -554,6 +644,7 @@ class _FakeQuantized(nn.Module):
             unit=scale.clone(),
             inverse_source=one if source is None else source.inverse_scale(),
             source_scale=one if source is None else source.scale(),
+            zero_point=source.zero_point() if isinstance(source, InputQuantizer) else None,
             ratio=one if output is None else _fixed_point(*multiplier_and_shift(self.exact_ratio())),
             output_scale=1.0 if output is None else float(output.scale()),
         )
@@ -594,14 +685,22 @@ class _FakeQuantized(nn.Module):
         return source.scale() if source is not None and source.per_feature else 1.0
 
     def _bias(self) -> torch.Tensor:
-        return self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
+        """Biases, with what the middles of the inputs' ranges give: codes only say how far inputs are from those."""
+        bias = self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
+        source = self.policypress_quantizer.source
+        middle = source.middle() if isinstance(source, InputQuantizer) else None
+        if middle is None:
+            return bias
+        return (bias.double() + (self.weight.double() * middle.double()).sum(1)).float()
 
     @torch.no_grad()
     def _observe_source(self, x: torch.Tensor) -> None:
         source = self.policypress_quantizer.source
         if source is not None and not source.fixed:
-            magnitude = x.abs()
-            source.observe(magnitude.amax(0) if source.per_feature else magnitude.amax().reshape(1))
+            if isinstance(source, InputQuantizer):
+                source.observe_inputs(x)
+            else:
+                source.observe_values(x.detach())
 
 
 def _broadcast(values: torch.Tensor, dims: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,11 @@ import torch
 from torch import nn
 
 from policypress.errors import UnsupportedError
+
+UNSUPPORTED_CLIP = (
+    "the agent clips its mean to {:g} (clip_mean of gSDE), which a frozen policy cannot: press it with policypress "
+    "compress, whose student learns it, or train with policy_kwargs={{'clip_mean': 0.0}}."
+)
 
 
 class Add(nn.Module):
@@ -95,9 +101,15 @@ Node = LayerNode | ReluNode | TanhNode | FlattenNode | PoolNode | ResidualNode
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """The deployed path of a network, first to last."""
+    """The deployed path of a network, first to last.
+
+    ``root``: the module that answers what the nodes give one after another; None if they are parts of a larger one.
+    ``limit``: outputs beyond it are clipped to it; a teacher may do so, a policy cannot.
+    """
 
     nodes: tuple[Node, ...]
+    root: nn.Module | None = None
+    limit: float = math.inf
 
     @property
     def layers(self) -> tuple[LayerNode, ...]:
@@ -120,9 +132,14 @@ def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
         owner_path, _, attribute = path.rpartition(".")
         owner = root.get_submodule(owner_path)
         nodes += _trace_module(owner if attribute else None, attribute, root.get_submodule(path), path)
-    graph = Graph(_chain(nodes))
+    graph = Graph(_chain(nodes), root if tuple(paths) == ("",) else None)
     if not graph.layers:
         raise UnsupportedError("the network has no Linear or Conv2d layer to press.")
+    if isinstance(graph.nodes[-1], TanhNode):
+        raise UnsupportedError(
+            f"the Tanh at {graph.nodes[-1].name}, the network's end, is the action's own: leave it out, and give "
+            "ActionTransform(squash=True), which applies it."
+        )
     if not isinstance(graph.nodes[-1], LayerNode):
         raise UnsupportedError("the network must end in a Linear or Conv2d layer: its outputs are actions or values.")
     if len({id(node.module) for node in graph.layers}) < len(graph.layers):

@@ -13,8 +13,13 @@ from policypress.compression import _kernels
 Limits = tuple[int, int]
 
 
-def quantize(x: torch.Tensor, inverse_scale: torch.Tensor, limits: Limits) -> torch.Tensor:
-    """Codes ``clip(rint(x * inverse_scale), low, high)``, float32; ``inverse_scale`` has 1 or (features,) values."""
+def quantize(
+    x: torch.Tensor, inverse_scale: torch.Tensor, limits: Limits, zero_point: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Codes ``clip(rint(x * inverse_scale) - zero_point, low, high)``, float32; ``inverse_scale`` and ``zero_point``,
+    whole numbers in float32, have 1 or (features,) values."""
+    if zero_point is not None:
+        return (x * inverse_scale).round_().sub_(zero_point).clamp_(*limits)
     if not _fits(x, inverse_scale):
         return (x * inverse_scale).round_().clamp_(*limits)
     codes = torch.empty_like(x)

@@ -38,11 +38,20 @@ class Masks:
         self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
         self._factors = [torch.ones_like(weight) for weight in self.weights]
         self._versions = [weight._version for weight in self.weights]
+        self._watch(optimizer)
+
+    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Enforces the masks in the steps of ``optimizer``, which has taken the place of another one."""
+        self.remove()
+        self._watch(optimizer)
+        self.apply()
 
     def update(self, masks: Sequence[torch.Tensor]) -> None:
         """Sets new masks, one for each weight, and applies them at once."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear, FakeQuantTanh
 from policypress.compression.graph import (
     FlattenNode,
     Graph,
@@ -28,7 +30,7 @@ def forward(graph: Graph, x: torch.Tensor) -> torch.Tensor:
     """Outputs of the deployed path, before any action transform, for preprocessed observations (n, ...)."""
     for node in graph.nodes:
         x = _apply(node, x)
-    return x
+    return x if graph.limit == math.inf else x.clamp(-graph.limit, graph.limit)
 
 
 def hidden_widths(graph: Graph) -> tuple[int, ...]:
@@ -54,24 +56,34 @@ def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> 
     if len(hidden) > len(widths):
         raise ConfigError(f"hidden={_listed(hidden)} names more layers than the network has: {_listed(widths)}.")
     target = (*widths[: len(widths) - len(hidden)], *hidden)
+    observations = observations.to(graph.layers[0].module.weight)  # half weights see half numbers
     return nn.Sequential(*_narrowed(graph, target, observations))
 
 
 def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
     match node:
         case LayerNode():
-            x = node.module(x)
+            x = _layer_outputs(node.module, x)
             return x.relu() if node.relu else x
         case ReluNode():
             return x.relu()
         case TanhNode():
-            return x.tanh()
+            return node.module(x) if isinstance(node.module, FakeQuantTanh) else x.tanh()
         case FlattenNode():
             return x.flatten(1)
         case PoolNode():
             return F.max_pool2d(x, node.kernel, node.stride, node.padding)
         case ResidualNode():
-            return node.block(x)  # type: ignore[no-any-return]
+            return node.block.add(x, forward(Graph(node.body), x))  # type: ignore[no-any-return]
+
+
+def _layer_outputs(module: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """What the weights alone give: a subclass may do something else in its forward, and hooks may change it."""
+    if isinstance(module, FakeQuantLinear | FakeQuantConv2d):
+        return module(x)  # type: ignore[no-any-return]
+    if isinstance(module, nn.Conv2d):
+        return F.conv2d(x, module.weight, module.bias, module.stride, module.padding)
+    return F.linear(x, module.weight, module.bias)
 
 
 def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[nn.Module]:
@@ -132,11 +144,12 @@ def _most_important(activations: torch.Tensor, reader: torch.Tensor, count: int)
 def _layer(module: nn.Linear | nn.Conv2d, outputs: torch.Tensor, inputs: torch.Tensor) -> nn.Module:
     weight = module.weight[outputs][:, inputs]
     made: nn.Linear | nn.Conv2d
+    kind: Any = {"bias": module.bias is not None, "dtype": torch.float32}
     if isinstance(module, nn.Conv2d):
-        shape = (module.kernel_size, module.stride, module.padding)
-        made = nn.Conv2d(weight.shape[1], weight.shape[0], *shape, bias=module.bias is not None)  # type: ignore[arg-type]
+        shape: Any = (module.kernel_size, module.stride, module.padding)
+        made = nn.Conv2d(weight.shape[1], weight.shape[0], *shape, **kind)
     else:
-        made = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None)
+        made = nn.Linear(weight.shape[1], weight.shape[0], **kind)
     made.weight.copy_(weight)
     if module.bias is not None and made.bias is not None:
         made.bias.copy_(module.bias[outputs])
@@ -148,7 +161,7 @@ def _fresh(graph: Graph, hidden: Sequence[int]) -> nn.Sequential:
     widths = [first.shape[1], *hidden, last.shape[0]]
     modules: list[nn.Module] = []
     for before, after in pairwise(widths):
-        modules += [nn.Linear(before, after), nn.ReLU()]
+        modules += [nn.Linear(before, after, dtype=torch.float32), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *modules[:-1])
 
 

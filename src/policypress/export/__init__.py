@@ -1,21 +1,26 @@
-"""A policy in other formats, each checked against the reference before it is written."""
+"""A policy in other formats, each checked against the reference before it is written.
+
+The package can be called: ``policypress.export(policy, path, "onnx")`` is its ``export``.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
 
-__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier"]
+__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier", "name_of"]
 
 RESERVED = frozenset((
-    "engine", "payload", "coder",  # files of an export
-    "policypress_engine", "policypress_payload", "policypress_coder",  # guards of their headers
+    "engine", "payload", "coder",  # what names in the engine begin with
+    *(f"policypress_{part}" for part in ("engine", "engine_call", "payload", "coder")),  # guards of its headers
     "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp",
     "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn",
     "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype",
@@ -49,10 +54,10 @@ def _c(
     return export_c(policy, path, CExportConfig(name, integer_only, weights, seed=seed))
 
 
-def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0) -> Report:
+def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0, observation: str | None = None) -> Report:
     from policypress.export.onnx import export_onnx
 
-    return export_onnx(policy, path, style, seed)
+    return export_onnx(policy, path, style, seed, observation)
 
 
 FORMATS: dict[str, Callable[..., Report]] = {"c": _c, "onnx": _onnx}
@@ -74,6 +79,28 @@ def export(policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
 
 
 def identifier(stem: str) -> str:
-    """A C identifier made of a file's name."""
-    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
-    return text if text and text.lower() not in RESERVED else f"policy_{text}".rstrip("_")
+    """A C identifier made of a file's name; "" if nothing in it can be in one."""
+    text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).strip("_")[:54]
+    return text if text.lower() not in RESERVED and not text[:1].isdigit() else f"policy_{text}"
+
+
+def name_of(policy: Policy, *names: str) -> str:
+    """A name in C for ``policy``: of the first of ``names`` (of files, folders) that tells it from other ones, else of
+    its environment. Raises ConfigError where nothing does: two exports called "policy" cannot be told apart."""
+    environment = str(policy.provenance.get("env", "")).rpartition("/")[2]
+    for name in (*map(identifier, names), identifier(environment).lower()):
+        if name.lower() not in ("", "policy"):
+            return name
+    raise ConfigError(
+        "name is not given, and nothing tells one: use name, or --name, for what all names in C begin with."
+    )
+
+
+class _Callable(ModuleType):
+    """``policypress.export`` as a package and as a function: importing any of its modules binds the name to it."""
+
+    def __call__(self, policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
+        return export(policy, path, to, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -14,7 +15,6 @@ import re
 import secrets
 import shutil
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,8 +22,8 @@ import numpy as np
 
 import policypress
 from policypress.errors import ConfigError, ExportError, UnsupportedError
-from policypress.export import RESERVED, c_payload, c_source, identifier
-from policypress.export.compile import CompiledPolicy, check_folder, compiler
+from policypress.export import RESERVED, c_payload, c_source, name_of
+from policypress.export.compile import FORMAT, CompiledPolicy, check_folder, compiler
 from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
 from policypress.policy.policy import Layer, Policy
@@ -34,9 +34,8 @@ __all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c
 
 Weights = Literal["auto", "dense", "packed", "sparse", "payload"]
 WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
-ENGINE = ("engine.h", "engine.c")
 MANIFEST = "export.json"
-_FORMAT = "policypress c export 1"
+_FORMATS = ("policypress c export 1", FORMAT)  # of exports that are replaced
 _BUILD = "build"  # what make leaves
 _VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
 _SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
@@ -48,8 +47,9 @@ _CODE_BYTES = {lower.DENSE: 220, lower.SPARSE: 230, lower.PACKED: 360}
 class CExportConfig:
     """How to export.
 
-    ``name``: C identifier that all public names begin with; None: from the file's or folder's. ``integer_only``: codes
-    in, sums out, without any float operation. ``weights``: form of integer layers' weights (docs/c-export.md).
+    ``name``: C identifier that all public names begin with; None: from the folder's or environment's.
+    ``integer_only``: codes in, sums out, without any float operation. ``weights``: form of integer layers' weights
+    (docs/c-export.md).
     ``vectors``: at most so many test vectors, fewer where observations are large. ``seed``: of the random ones.
     ``check``: compile the export and run its self test, if there is a compiler.
     """
@@ -142,7 +142,7 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     """
     config = config or CExportConfig()
     target = Path(folder)
-    name = config.name or identifier(target.name)
+    name = config.name or name_of(policy, target.name)
     _require_ours(target)
     files, report = _files(policy, dataclasses.replace(config, name=name), target)
     place = target.resolve()  # what a link points to
@@ -222,8 +222,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
     else:
         program = program_of(policy, config.weights)
     payload = unpacked is not None
-    defines = [f"{macro}={int(used)}" for macro, used in c_source.uses(program, integer_only=integer).items()]
-    sources = [f"{name}.c", "engine.c", *(c_payload.SOURCES if payload else ())]
+    used = c_source.uses(program, integer_only=integer)
     size = program.observation_size if not integer else 4 * program.input["size"]
     found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
     if integer:
@@ -246,7 +245,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         unpacked_bytes=unpacked.ram_bytes if unpacked is not None else 0,
         vectors=len(found.observations),
         vector_bytes=vector_bytes,
-        left_out=tuple(define.removesuffix("=0") for define in defines if define.endswith("=0")),
+        left_out=tuple(macro for macro, needed in used.items() if not needed),
         check="not checked",
     )
     files = {
@@ -254,20 +253,19 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         f"{name}.c": source,
         f"{name}_vectors.c": vectors,
         f"{name}_test.c": c_source.test_program(name),
-        "Makefile": c_source.makefile(name, sources, defines),
-        "README.md": c_source.readme(policy, report, sources, version),
+        "Makefile": c_source.makefile(name),
+        "README.md": c_source.readme(policy, report, version),
     }
-    copied = (*ENGINE, *c_payload.SOURCES, *c_payload.INCLUDED) if payload else ENGINE
-    runtime = resources.files("policypress.runtime")
-    files |= {file: runtime.joinpath(file).read_text(encoding="ascii") for file in copied}
+    number = hashlib.sha256((header + source).encode()).hexdigest()[:8]
+    files = {file: text.replace(c_source.ID, number) for file, text in files.items()}
     facts = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "policypress": version,
         "name": name,
         "integer_only": integer,
         "files": sorted([*files, MANIFEST]),
-        "sources": sources,
-        "defines": defines,
+        "id": number,
+        "sources": [f"{name}.c"],
         "init": payload,
         "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
@@ -336,7 +334,7 @@ def _require_ours(target: Path) -> None:
     present = {path.name for path in target.iterdir()}
     try:
         facts = json.loads((target / MANIFEST).read_text(encoding="utf-8")) if present else {}
-        known = set(facts["files"]) if present and facts["format"] == _FORMAT else set()
+        known = set(facts["files"]) if present and facts["format"] in _FORMATS else set()
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
     others = sorted(present - known - ({_BUILD} if known else set()))

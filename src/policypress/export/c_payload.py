@@ -15,9 +15,8 @@ from policypress.policy.policy import Layer, Op, Policy, Requantization, Residua
 from policypress.runtime import lower
 from policypress.runtime.lower import Fields, Program
 
-SOURCES = ("payload.c",)
-INCLUDED = ("coder.c", "payload.h", "coder.h")  # by payload.c
 _LINE_BYTES = 12  # a coder_line
+_MEMORY_BYTES = 9788  # a payload_memory, where pointers have 4 bytes
 _NARROW = """\
 /* A multiplier or shift for each output, in bytes. */
 static void narrow(const int32_t *from, uint8_t *to, size_t have, size_t want) {
@@ -32,7 +31,8 @@ static void narrow(const int32_t *from, uint8_t *to, size_t have, size_t want) {
 @dataclass
 class Unpacked:
     """C that unpacks a payload: ``text`` with the data, the arrays in RAM and NAME_init; ``arrays``: what stands for
-    each array of the program; bytes of the payload and of the arrays, and of each layer in the payload."""
+    each array of the program; bytes of the payload, of RAM for the arrays and for unpacking them where pointers have 4
+    bytes, and of each layer in the payload."""
 
     text: str
     arrays: dict[str, str]
@@ -56,8 +56,6 @@ def unpacked(policy: Policy, program: Program, name: str) -> Unpacked:
     fixes = "\n".join(f"    {fix};" for fix in walk.fixes)
     bytes_of = definition("static const uint8_t payload", np.frombuffer(data, np.uint8))
     text = f"""\
-#include "payload.h"
-
 {bytes_of}
 
 /* What the payload becomes, in RAM. */
@@ -97,7 +95,8 @@ int {name}_init(void) {{
 }}
 """
     layer_bytes = [round(cost.total / 8) for cost in costs]
-    return Unpacked(text, walk.arrays, len(data), walk.ram + _LINE_BYTES * (columns + 2), layer_bytes)
+    ram = walk.ram + _MEMORY_BYTES + _LINE_BYTES * (columns + 2)
+    return Unpacked(text, walk.arrays, len(data), ram, layer_bytes)
 
 
 @dataclass
@@ -115,7 +114,11 @@ class _Walk:
 
     def __post_init__(self) -> None:
         assert self.policy.input is not None
-        self._floats("input_inverse_scale", self.policy.input.inverse_scale.size)
+        size, zeros = self.policy.input.inverse_scale.size, "input_zero_point"
+        self._floats("input_inverse_scale", size)
+        if self.policy.input.zero_point is not None:
+            self._declare(f"static int32_t {zeros}[{size}];", zeros, zeros, 4 * size)
+            self.table.append((zeros, size, 0))
         kinds = [step["kind"] for step in self.program.steps]
         layers, adds = ([i for i, found in enumerate(kinds) if found == kind] for kind in (lower.LAYER, lower.ADD))
         self._ops(self.policy.ops, iter(layers), self._sums(self.policy.ops, adds))

@@ -7,11 +7,13 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policypress.export.compile import STRICT
 from policypress.export.vectors import Answers
 from policypress.policy.policy import Policy
 from policypress.runtime import lower
@@ -52,11 +54,14 @@ _STEP_NAMES: dict[str, tuple[str, ...]] = {
 _INT64 = lower.DTYPES.index("int64")
 _INPUT_NAMES = {"dtype": tuple(f"ENGINE_{dtype.upper()}" for dtype in lower.DTYPES), "target_type": _TENSORS}
 _OUTPUT_NAMES = {
-    "kind": ("ENGINE_BOX", "ENGINE_DISCRETE", "ENGINE_MULTI_DISCRETE"),
+    "kind": ("ENGINE_BOX", "ENGINE_DISCRETE", "ENGINE_MULTI_DISCRETE", "ENGINE_MULTI_BINARY"),
     "source_type": _TENSORS,
 }
 _WIDTH = 116
-_ROM = "static const ENGINE_ROM"
+ID = "\0id\0"
+"""Stands for the export's number, eight hexadecimal digits, in the texts of this module."""
+_OTHER_MACROS = ("ENGINE_API", "PAYLOAD_API", "CODER_DECODE_ONLY")
+_ROM, _FLASH = "static const ENGINE_ROM", "static const ENGINE_FLASH"
 
 
 def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
@@ -116,6 +121,18 @@ class Constants:
         return "{" + ", ".join(parts) + "}"
 
 
+def runtime(*files: str, included: tuple[str, ...] = ()) -> str:
+    """The text of ``files`` of the runtime, in it those of its own that they include, each once, but ``included``."""
+    seen = set(included)
+
+    def text(file: str) -> str:
+        seen.add(file)
+        found = resources.files("policypress.runtime").joinpath(file).read_text(encoding="ascii")
+        return re.sub(r'#include "(.+)"\n', lambda m: "" if m[1] in seen else text(m[1]), found)
+
+    return "\n".join(text(file) for file in files)
+
+
 def definition(declarator: str, array: NDArray[Any]) -> str:
     """``declarator[n] = {...};`` with every value exact."""
     values = ", ".join(literal(value) for value in array.ravel())
@@ -152,15 +169,11 @@ def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tu
     entry = constants.fields(program.input, "input", _INPUT_NAMES)
     leave = constants.fields(program.output, "output", _OUTPUT_NAMES)
     body = f"""\
-#if !ENGINE_USE_ENDS || (defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8)
-#error "this needs a double of 64 bits and ENGINE_USE_ENDS: policypress export --integer-only needs neither"
-#endif
-
 static const engine_step steps[{len(program.steps)}] = {{
 {steps}
 }};
 
-const engine_network {name}_network = {{
+static const engine_network network = {{
     .steps = steps,
     .step_count = {len(program.steps)},
     .work_size = {program.work_size},
@@ -170,8 +183,17 @@ const engine_network {name}_network = {{
     .output = {_folded(leave)},
 }};
 
+int {name}_predict_rows(const {name}_observation *observations, size_t rows, {name}_action *actions,
+                        engine_word *work) {{
+    return engine_predict(&network, observations, rows, actions, work);
+}}
+
+int {name}_outputs(const {name}_observation *observations, size_t rows, float *outputs, engine_word *work) {{
+    return engine_outputs(&network, observations, rows, outputs, work);
+}}
+
 int {name}_predict_in(const {name}_observation *observation, {name}_action *action, engine_word *work) {{
-    return engine_predict(&{name}_network, observation, 1, action, work);
+    return engine_predict(&network, observation, 1, action, work);
 }}
 
 int {name}_predict(const {name}_observation *observation, {name}_action *action) {{
@@ -179,7 +201,8 @@ int {name}_predict(const {name}_observation *observation, {name}_action *action)
     return {name}_predict_in(observation, action, work);
 }}
 """
-    return _file(name, constants.text, body), constants, len(program.steps) * _size32(Step) + _size32(Network)
+    text = _source(name, uses(program, integer_only=False), unpacked, constants.text, body)
+    return text, constants, len(program.steps) * _size32(Step) + _size32(Network)
 
 
 def integer_network(
@@ -189,15 +212,18 @@ def integer_network(
     constants = Constants(unpacked, _ROM)
     steps = _steps(program, constants)
     entry, leave = program.input, program.output
-    tensor, code = "int32_t *to = (int32_t *)(void *)(bytes + {})", "clip(codes[i])"
+    tensor, code = "int32_t *to = (int32_t *)(void *)(bytes + {})", "limited(codes[i])"
     if entry["target_type"] == lower.U8:
-        tensor, code = "unsigned char *to = bytes + {}", f"(unsigned char)(clip(codes[i]) + {entry['target_zero']})"
+        tensor, code = (
+            "unsigned char *to = bytes + {}",
+            f"(unsigned char)(limited(codes[i]) + {entry['target_zero']})",
+        )
     body = f"""\
 static const engine_step steps[{len(program.steps)}] = {{
 {steps}
 }};
 
-static int32_t clip(int32_t code) {{
+static int32_t limited(int32_t code) {{
     return code < {entry["low"]} ? {entry["low"]} : code > {entry["high"]} ? {entry["high"]} : code;
 }}
 
@@ -222,11 +248,19 @@ void {name}_run(const int32_t codes[], int32_t sums[]) {{
 """
     if policy.action.kind != "box":
         body += "\n" + _choose(policy, leave, name, constants)
-    return _file(name, constants.text, body), constants, len(program.steps) * _size32(Step)
+    text = _source(name, uses(program, integer_only=True), unpacked, constants.text, body)
+    return text, constants, len(program.steps) * _size32(Step)
 
 
 def _choose(policy: Policy, leave: Fields, name: str, constants: Constants) -> str:
-    """Argmax of the sums times their scales, as float32 would compare them, in integers."""
+    """Argmax of the sums times their scales, as float32 would compare them, in integers; their signs if binary."""
+    if policy.action.kind == "multi-binary":
+        return f"""\
+void {name}_choose(const int32_t sums[], int32_t choices[]) {{
+    for (size_t i = 0; i < {leave["outputs"]}; i++)
+        choices[i] = sums[i] > 0;
+}}
+"""
     scale = policy.layers[-1].scale
     bits = scale.view(np.uint32)
     biased = (bits >> 23).astype(np.int32)  # scales are positive
@@ -322,28 +356,34 @@ def header(policy: Policy, program: Program, name: str, version: str, payload: b
     body = f"""\
 #define {upper}_OBSERVATION_SIZE {program.input["size"]} /* values of an observation */
 #define {upper}_ACTION_SIZE {size} /* values of an action */
+#define {upper}_OUTPUT_SIZE {program.output["outputs"]} /* outputs of the last layer */
 #define {upper}_WORK_BYTES {program.work_size} /* memory that a call needs */
 
 typedef {_TYPES[observation.dtype]} {name}_observation;
 typedef {_TYPES[action.dtype]} {name}_action;
-
-/* For engine_predict and engine_outputs of engine.h: batches, and outputs before the action. */
-extern const engine_network {name}_network;
 
 /* The action for an observation. Not for two threads at once: its work memory is static. ENGINE_OK (0), or why not. */
 int {name}_predict(const {name}_observation *observation, {name}_action *action);
 
 /* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
 int {name}_predict_in(const {name}_observation *observation, {name}_action *action, engine_word *work);
+
+/* Actions of `rows` observations, one after another; `work` has rows * {upper}_WORK_BYTES bytes. */
+int {name}_predict_rows(const {name}_observation *observations, size_t rows, {name}_action *actions,
+                        engine_word *work);
+
+/* The same up to the last layer's outputs, before they become actions: rows * {upper}_OUTPUT_SIZE. */
+int {name}_outputs(const {name}_observation *observations, size_t rows, float *outputs, engine_word *work);
 """
-    return _header(name, lines, _init(name, payload) + body)
+    functions = ("predict", "predict_in", "predict_rows", "outputs")
+    return _header(name, lines, functions, body, payload)
 
 
 def integer_header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
     """The file NAME.h of a build without floats."""
     assert policy.input is not None
     upper, observation, action, entry = name.upper(), policy.observation, policy.action, program.input
-    inverse, scale = policy.input.inverse_scale, policy.layers[-1].scale
+    inverse, scale, zeros = policy.input.inverse_scale, policy.layers[-1].scale, policy.input.zero_point
     outputs = program.output["outputs"]
     before = "x = "
     before += "pixel / 255" if observation.image else "the observation's value as float32"
@@ -358,14 +398,15 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
         *_heading(policy, name, version),
         f"No instruction of floating point. Codes: {entry['size']} of int32_t, of values {observation.shape} in C"
         " order, the last fastest:",
-        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]), {entry['low']}, {entry['high']}) in float32, rint"
-        " halves to even,",
+        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]){'' if zeros is None else f' - zero_point[{which}]'},"
+        f" {entry['low']}, {entry['high']}) in float32, rint halves to even,",
         f"  {before}.",
         f"Sums: {outputs} of int32_t, the last layer's accumulators. In real units output[i] = (float)sums[i] *"
         f" scale[{'i' if scale.size > 1 else '0'}].",
         *_action_lines(policy),
         f"Sums are those of the policy's reference, integer for integer ({name}_self_test).",
     ]
+    points = "" if zeros is None else f"\n#define {upper}_ZERO_POINTS {_macro(zeros)}"
     body = f"""\
 #define {upper}_OBSERVATION_SIZE {entry["size"]} /* codes of an observation */
 #define {upper}_OUTPUT_SIZE {outputs} /* sums */
@@ -376,7 +417,7 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
 
 /* The scales, where something else is to use them: `static const float scale[] = {upper}_SCALES;`. */
 #define {upper}_INVERSE_SCALES {_macro(inverse)}
-#define {upper}_SCALES {_macro(scale)}
+#define {upper}_SCALES {_macro(scale)}{points}
 
 /* The sums for codes, which are clipped to the limits first. Not for two threads at once: its work memory is static. */
 void {name}_run(const int32_t codes[], int32_t sums[]);
@@ -394,7 +435,13 @@ int32_t {name}_choose(const int32_t sums[]);
 /* The action for sums: index of the largest output of every group in float32, the first of equals. */
 void {name}_choose(const int32_t sums[], int32_t choices[]);
 """
-    return _header(name, lines, _init(name, payload) + body)
+    elif action.kind == "multi-binary":
+        body += f"""
+/* The action for sums: 1 for every output above 0, else 0. */
+void {name}_choose(const int32_t sums[], int32_t choices[]);
+"""
+    functions = ("run", "run_in", *(("choose",) if action.kind != "box" else ()))
+    return _header(name, lines, functions, body, payload)
 
 
 def vectors(name: str, answers: Answers, payload: bool) -> str:
@@ -413,7 +460,7 @@ int {name}_self_test(void) {{
     static {name}_action action[{upper}_ACTION_SIZE];
 {_start(name, payload)}    for (int i = 0; i < {len(seen)}; i++) {{
         const {name}_observation *observation = observations + i * {upper}_OBSERVATION_SIZE;
-        if (engine_outputs(&{name}_network, observation, 1, output, work) != ENGINE_OK ||
+        if ({name}_outputs(observation, 1, output, work) != ENGINE_OK ||
             memcmp(output, outputs + i * {size}, sizeof output) != 0 ||
             {name}_predict_in(observation, action, work) != ENGINE_OK ||
             memcmp(action, actions + i * {upper}_ACTION_SIZE, sizeof action) != 0)
@@ -430,10 +477,10 @@ def integer_vectors(
 ) -> str:
     """The file NAME_vectors.c of a build without floats: codes, the reference's sums and choices, the self test."""
     upper = name.upper()
-    arrays = [definition(f"{_ROM} int32_t all_codes", codes), definition(f"{_ROM} int32_t all_sums", sums)]
+    arrays = [definition(f"{_FLASH} int32_t all_codes", codes), definition(f"{_FLASH} int32_t all_sums", sums)]
     declared = check = ""
     if choices is not None:
-        arrays.append(definition(f"{_ROM} int32_t all_choices", choices.astype(np.int32)))
+        arrays.append(definition(f"{_FLASH} int32_t all_choices", choices.astype(np.int32)))
         if choices.ndim == 1:
             check = f"        if ({name}_choose(sums) != all_choices[i])\n            return (int)i + 1;\n"
         else:
@@ -463,11 +510,13 @@ int {name}_self_test(void) {{
 
 def test_program(name: str) -> str:
     """The file NAME_test.c."""
+    upper = name.upper()
     return f"""\
-/* Generated by policypress: runs the self test. */
-#include <stdio.h>
-
+/* Generated by policypress: runs the self test. Empty without {upper}_MAIN, so that a project may hold this file. */
 #include "{name}.h"
+
+#ifdef {upper}_MAIN
+#include <stdio.h>
 
 int main(void) {{
     const int failed = {name}_self_test();
@@ -477,40 +526,39 @@ int main(void) {{
         printf("{name}: all test vectors are the same, bit for bit\\n");
     return failed != 0;
 }}
+#endif
 """
 
 
-def makefile(name: str, sources: Sequence[str], defines: Sequence[str]) -> str:
+def makefile(name: str) -> str:
     """The Makefile: lib, test, size."""
-    objects = " ".join(f"$(BUILD)/{source.removesuffix('.c')}.o" for source in sources)
     return f"""\
 # Generated by policypress. For another machine: make lib CC=arm-none-eabi-gcc AR=arm-none-eabi-ar CFLAGS=...
 CFLAGS ?= -O2
 SIZE ?= size
 BUILD ?= build
 # Float results must round as IEEE 754 says: no -ffast-math; on 32-bit x86 add -msse2 -mfpmath=sse.
-STRICT := -std=c99 -Wall -Wextra -Wconversion -Wdouble-promotion -Werror -ffp-contract=off
+STRICT := {" ".join(STRICT)}
 SECTIONS := -ffunction-sections -fdata-sections
-# What this policy needs of the other sources.
-DEFINES := {" ".join(f"-D{define}" for define in defines)}
 
-.PHONY: lib test size clean
+.PHONY: lib test size clean always
 lib: $(BUILD)/lib{name}.a
 
 test: $(BUILD)/{name}_test
 \t$(BUILD)/{name}_test
 
-size: {objects}
+size: $(BUILD)/{name}.o
 \t$(SIZE) $^
 
 clean:
 \trm -rf $(BUILD)
 
-$(BUILD)/%.o: %.c {name}.h engine.h
+# Always: what is there may be of another compiler, or of other flags.
+$(BUILD)/%.o: %.c always
 \t@mkdir -p $(BUILD)
-\t$(CC) $(STRICT) $(SECTIONS) $(DEFINES) $(CFLAGS) -c $< -o $@
+\t$(CC) $(STRICT) $(SECTIONS) $(CFLAGS) -D{name.upper()}_MAIN -c $< -o $@
 
-$(BUILD)/lib{name}.a: {objects}
+$(BUILD)/lib{name}.a: $(BUILD)/{name}.o
 \trm -f $@
 \t$(AR) rcs $@ $^
 
@@ -519,7 +567,7 @@ $(BUILD)/{name}_test: $(BUILD)/{name}_test.o $(BUILD)/{name}_vectors.o $(BUILD)/
 """
 
 
-def readme(policy: Policy, report: CExport, sources: Sequence[str], version: str) -> str:
+def readme(policy: Policy, report: CExport, version: str) -> str:
     """The file README.md."""
     name, upper = report.name, report.name.upper()
     if report.integer_only:
@@ -529,7 +577,7 @@ int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
 {name}_run(codes, sums);"""
         if policy.action.kind == "discrete":
             use += f"\nint32_t action = {name}_choose(sums);"
-        elif policy.action.kind == "multi-discrete":
+        elif policy.action.kind in ("multi-discrete", "multi-binary"):
             use += f"\nint32_t action[{upper}_ACTION_SIZE];\n{name}_choose(sums, action);"
     else:
         use = f"""\
@@ -541,7 +589,6 @@ if ({name}_predict(observation, action) != ENGINE_OK)
         use = f"{name}_init(); /* once: unpacks the weights into RAM */\n{use}"
     contract = "\n".join(f"- {key}: {value}" for key, value in contract_rows(policy).items())
     layers = "\n".join(f"| {c.name or '-'} | {c.form} | {c.weight_bytes:,} |" for c in report.layers)
-    left_out = " ".join(f"-D{macro}=0" for macro in report.left_out)
     return "".join(
         c if c in "\n" or " " <= c <= "~" else "."
         for c in f"""\
@@ -551,8 +598,10 @@ A policy as C99, by policypress {version}. No allocation, no libm; of libc memcp
 
 {contract}
 
-Add {", ".join(f"`{source}`" for source in sources)} and the headers to a project and compile with
-`-ffp-contract=off`, never with `-ffast-math`. `{left_out or "(nothing)"}` leaves out what this policy does not need.
+Add `{name}.c` and `{name}.h` to a project, or the whole folder. No option is needed; `-ffast-math` does not compile.
+The engine is in `{name}.c`, with the parts that this policy needs, so policies of several exports go into one program.
+Add `{name}_vectors.c` too and call `{name}_self_test()` at every start of the product: 0 means that this compiler and
+this chip give the reference's bits, which nothing else can tell.
 
 ```c
 #include "{name}.h"
@@ -575,46 +624,49 @@ Add {", ".join(f"`{source}`" for source in sources)} and the headers to a projec
 | unpacked weights in RAM | {report.unpacked_bytes:,} |
 | test vectors, in `{name}_vectors.c` alone | {report.vector_bytes:,} |
 
-{", ".join(sources[1:])} and their headers are part of policypress: MIT license, copyright (c) 2026 policypress
-contributors.
+The engine in `{name}.c` is part of policypress: MIT license, copyright (c) 2026 policypress contributors.
 """
     )
 
 
-def _header(name: str, lines: Sequence[str], body: str) -> str:
+def _header(name: str, lines: Sequence[str], functions: Sequence[str], body: str, payload: bool) -> str:
     upper = name.upper()
+    functions = (*(("init",) if payload else ()), *functions, "self_test")
+    names = "\n".join(f"#define {name}_{function} {name}_{function}_{ID}" for function in functions)
+    init = f"""\
+/* Unpacks the weights into RAM: once, before all else. 0, or nonzero if the payload is damaged. */
+int {name}_init(void);
+
+"""
     return f"""\
 {comment(lines)}
 #ifndef {upper}_H
-#define {upper}_H
+#define {upper}_H 0x{ID}u
 
 #include <stddef.h>
 #include <stdint.h>
 
+{runtime("engine_call.h")}
 #ifdef __cplusplus
 extern "C" {{
 #endif
 
-#include "engine.h"
+/* What the linker calls them: names of this export alone, so that a library of another one is refused. */
+{names}
 
-{body}
-/* 0, or the number of the first test vector whose answer is not the reference's. In {name}_vectors.c. */
+{init if payload else ""}{body}
+/*
+ * Call this at every start of the product: 0, or the number of the first test vector whose answer is not the
+ * reference's, bit for bit. Then options of the compiler, or the chip, change numbers. In {name}_vectors.c.
+ */
 int {name}_self_test(void);
 
 #ifdef __cplusplus
 }}
 #endif
+#elif {upper}_H != 0x{ID}u
+#error "two exports are called {name}: give one of them another name, policypress export --name"
 #endif
-"""
-
-
-def _init(name: str, payload: bool) -> str:
-    if not payload:
-        return ""
-    return f"""\
-/* Unpacks the weights into RAM: once, before all else. 0, or nonzero if the payload is damaged. */
-int {name}_init(void);
-
 """
 
 
@@ -642,6 +694,8 @@ def _action_lines(policy: Policy) -> list[str]:
     if action.kind == "multi-discrete":
         groups = ", ".join(map(str, action.nvec))
         return [f"Action: {size} {kind} values, in groups of {groups} outputs the index of the largest one each."]
+    if action.kind == "multi-binary":
+        return [f"Action: {size} {kind} values, 1 for every output above 0, else 0."]
     assert action.low is not None
     assert action.high is not None
     how = "low + 0.5 * (tanh(output) + 1) * (high - low)" if action.squash else "clip(output, low, high)"
@@ -680,12 +734,50 @@ def _folded(text: str) -> str:
     return folded.replace("\0", " ")
 
 
-def _file(name: str, arrays: list[str], body: str) -> str:
-    """A file of C: what it includes, its constant arrays, the rest."""
-    text = "\n\n".join([*arrays, body])
+def _source(name: str, used: Mapping[str, int], unpacked: Unpacked | None, arrays: list[str], body: str) -> str:
+    """The file NAME.c: the engine, with what it leaves out, then the policy. One file, so that they cannot be mixed."""
+    payload = unpacked is not None
+    given = " || ".join(f"defined({macro})" for macro in (*used, *_OTHER_MACROS))
+    given = " \\\n    ".join(textwrap.wrap(given, _WIDTH - 8))
+    defines = "\n".join(f"#define {macro} {int(value)}" for macro, value in used.items())
+    double = """\
+#if defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8
+#error "this needs a double of 64 bits: policypress export --integer-only does not"
+#endif
+"""
+    engine = f"""\
+#if {given}
+#error "{name}.c says itself what it needs of the engine: compile it without -DENGINE_..."
+#endif
+{double if used["ENGINE_USE_ENDS"] else ""}
+/* What this policy needs of the engine. */
+#define ENGINE_API static
+{defines}
+
+/* From here on to the policy: part of policypress, MIT license, copyright (c) 2026 policypress contributors. */
+
+{runtime("engine.h", "engine.c", included=("engine_call.h",))}"""
+    if payload:
+        engine += f"""
+#define PAYLOAD_API static
+{runtime("payload.c")}"""
+    return _file(name, [engine, "/* ---- the policy ---- */", *arrays], body)
+
+
+def _file(name: str, parts: list[str], body: str) -> str:
+    """A file of C: what it includes, its parts, the rest."""
+    text = "\n\n".join([*parts, body])
     system = [header for header, sign in (("math", "HUGE_VAL"), ("string", "memc")) if sign in text]
     includes = "".join(f"#include <{header}.h>\n" for header in system) + ("\n" if system else "")
-    return f'/* Generated by policypress: {name}.h says what this is. */\n{includes}#include "{name}.h"\n\n{text}'
+    return f"""\
+/* Generated by policypress: {name}.h says what this is. */
+{includes}#include "{name}.h"
+
+#if {name.upper()}_H != 0x{ID}u
+#error "{name}.h is of another export: keep the files of one together, and name exports apart"
+#endif
+
+{text}"""
 
 
 def _size32(structure: type[ctypes.Structure]) -> int:

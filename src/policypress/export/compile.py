@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from policypress.errors import ConfigError, ExportError, ObservationError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-ffp-contract=off")
+FORMAT = "policypress c export 2"
+"""Of export.json."""
 _SECONDS = 600
 
 
@@ -38,12 +40,12 @@ def compiler() -> list[str] | None:
 
 def check_folder(folder: str | Path, command: Sequence[str], flags: Sequence[str] = ("-O1",)) -> None:
     """Compile an exported folder under the strict flags and run its self test; raises ExportError if that fails."""
-    facts = _facts(folder)
+    facts = facts_of(folder)
     name = facts["name"]
     sources = [*facts["sources"], f"{name}_vectors.c", f"{name}_test.c"]
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         program = Path(place) / "self_test"
-        _compile(folder, facts, sources, program, [*command, *STRICT, *flags])
+        _compile(folder, facts, sources, program, [*command, *STRICT, *flags, f"-D{name.upper()}_MAIN"])
         result = _run([str(program)], Path(place))
     if result.returncode:
         raise ExportError(f"The exported C does not answer as the policy does: {_first(result.stdout + result.stderr)}")
@@ -58,15 +60,17 @@ class CompiledPolicy:
     def __init__(
         self, folder: str | Path, command: Sequence[str] | None = None, flags: Sequence[str] = ("-O2",)
     ) -> None:
-        facts = _facts(folder)
+        facts = facts_of(folder)
         self._library, name = _library(folder, facts, command, flags), facts["name"]
         self._shape = tuple(facts["observation"]["shape"])
         self._dtype = np.dtype(facts["observation"]["dtype"])
         self._action = tuple(facts["action"]["shape"]), np.dtype(facts["action"]["dtype"])
         self._outputs, self._work = facts["outputs"], facts["work_bytes"]
-        self._network = ctypes.addressof(ctypes.c_char.in_dll(self._library, f"{name}_network"))
-        self._predict_in = self._library[f"{name}_predict_in"]
-        self._self_test = self._library[f"{name}_self_test"]
+        number = facts["id"]
+        self._predict_in = self._library[f"{name}_predict_in_{number}"]
+        self._predict_rows = self._library[f"{name}_predict_rows_{number}"]
+        self._outputs_of = self._library[f"{name}_outputs_{number}"]
+        self._self_test = self._library[f"{name}_self_test_{number}"]
 
     def self_test(self) -> int:
         """0, or the number of the first test vector that differs."""
@@ -87,8 +91,7 @@ class CompiledPolicy:
             actions = actions[0:1].reshape(shape)
         else:
             rows = ctypes.c_size_t(len(batch))
-            arguments = (_pointer(batch), rows, _pointer(actions), _pointer(work))
-            status = self._library.engine_predict(ctypes.c_void_p(self._network), *arguments)
+            status = self._predict_rows(_pointer(batch), rows, _pointer(actions), _pointer(work))
         _accept(status)
         return actions
 
@@ -98,8 +101,7 @@ class CompiledPolicy:
         outputs = np.empty((len(batch), self._outputs), np.float32)
         work = np.empty(len(batch) * self._work // 8 + 1)
         rows = ctypes.c_size_t(len(batch))
-        arguments = (_pointer(batch), rows, _pointer(outputs), _pointer(work))
-        _accept(self._library.engine_outputs(ctypes.c_void_p(self._network), *arguments))
+        _accept(self._outputs_of(_pointer(batch), rows, _pointer(outputs), _pointer(work)))
         return outputs
 
     def _batch(self, observations: NDArray[Any]) -> NDArray[Any]:
@@ -114,26 +116,26 @@ class CompiledIntegers:
     def __init__(
         self, folder: str | Path, command: Sequence[str] | None = None, flags: Sequence[str] = ("-O2",)
     ) -> None:
-        facts = _facts(folder)
-        self._library, self._name = _library(folder, facts, command, flags), facts["name"]
+        facts = facts_of(folder)
+        self._library, self._name, self._id = _library(folder, facts, command, flags), facts["name"], facts["id"]
         self._outputs, self._kind = facts["outputs"], facts["action"]["kind"]
         self._size, self._actions = math.prod(facts["observation"]["shape"]), math.prod(facts["action"]["shape"])
 
     def self_test(self) -> int:
         """0, or the number of the first test vector that differs."""
-        return int(self._library[f"{self._name}_self_test"]())
+        return int(self._library[f"{self._name}_self_test_{self._id}"]())
 
     def run(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
         """Sums (batch, outputs) for codes (batch, *shape)."""
         batch = np.ascontiguousarray(codes, np.int32).reshape(-1, self._size)
         sums = np.empty((len(batch), self._outputs), np.int32)
         for row, to in zip(batch, sums, strict=True):
-            self._library[f"{self._name}_run"](_pointer(row), _pointer(to))
+            self._library[f"{self._name}_run_{self._id}"](_pointer(row), _pointer(to))
         return sums
 
     def choose(self, sums: NDArray[np.int32]) -> NDArray[np.int64]:
         """Actions for sums (batch, outputs): (batch,) if discrete, (batch, groups) if multi-discrete."""
-        function = self._library[f"{self._name}_choose"]
+        function = self._library[f"{self._name}_choose_{self._id}"]
         batch = np.ascontiguousarray(sums, np.int32)
         if self._kind == "discrete":
             return np.array([function(_pointer(row)) for row in batch], np.int64)
@@ -143,11 +145,14 @@ class CompiledIntegers:
         return choices.astype(np.int64)
 
 
-def _facts(folder: str | Path) -> dict[str, Any]:
+def facts_of(folder: str | Path) -> dict[str, Any]:
+    """The export.json in ``folder``; raises ExportError where there is none, or one of another version."""
     try:
         facts: dict[str, Any] = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} holds no export to C: make one with policypress export --to c.") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ExportError(f"{folder} holds an export to C of another version: export the policy again.")
     return facts
 
 
@@ -162,7 +167,7 @@ def _library(
         library = Path(place) / f"{facts['name']}.so"
         _compile(folder, facts, sources, library, [*command, *STRICT, *flags, "-fPIC", "-shared"])
         loaded = ctypes.CDLL(str(library))  # stays usable without its file
-    if facts["init"] and loaded[f"{facts['name']}_init"]():
+    if facts["init"] and loaded[f"{facts['name']}_init_{facts['id']}"]():
         raise ExportError(f"The payload in {folder} is damaged: export the policy again.")
     return loaded
 
@@ -170,8 +175,7 @@ def _library(
 def _compile(
     folder: str | Path, facts: dict[str, Any], sources: Sequence[str], target: Path, command: Sequence[str]
 ) -> None:
-    defines = [f"-D{define}" for define in facts["defines"]]
-    result = _run([*command, *defines, *sources, "-o", str(target)], Path(folder))
+    result = _run([*command, *sources, "-o", str(target)], Path(folder))
     if result.returncode:
         raise ExportError(f"{command[0]} does not compile the exported C: {_first(result.stderr)}")
 

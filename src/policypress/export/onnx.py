@@ -5,6 +5,7 @@ Needs the extra ``policypress[export]``. ``docs/onnx.md`` describes the graph an
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
+from policypress.export.vectors import accepted
 from policypress.policy.artifact import write
-from policypress.policy.policy import Policy
+from policypress.policy.policy import Policy, TestVectors
 
 if TYPE_CHECKING:
     from policypress.export.onnx_check import OnnxReport
@@ -25,14 +27,17 @@ OBSERVATIONS = 256
 _VALUES = 2**20
 
 
-def export_onnx(policy: Policy, path: str | Path, style: str = "exact", seed: int = 0) -> OnnxReport:
+def export_onnx(
+    policy: Policy, path: str | Path, style: str = "exact", seed: int = 0, observation: str | None = None
+) -> OnnxReport:
     """Write ``policy`` to the file ``path`` and return how it compares with the policy in ONNX Runtime.
 
     The file appears at once, or not at all if the comparison shows more than the style allows. ``seed``: of the random
-    observations. Raises ConfigError for an unknown style, ExportError if onnx or onnxruntime is missing or the graph
-    does not answer as it should, UnsupportedError if the style has no type for some codes.
+    observations. ``observation``: dtype of the graph's input, by default the policy's; "float32" for a policy that
+    takes float64. Raises ConfigError for an unknown style or dtype, ExportError if onnx or onnxruntime is missing or
+    the graph does not answer as it should, UnsupportedError if the style has no type for some codes.
     """
-    data = encode_onnx(policy, style)
+    data = encode_onnx(policy, style, observation)
     report = check_onnx(policy, data, seed=seed)
     if not report.holds:
         worst = report.worst
@@ -45,16 +50,17 @@ def export_onnx(policy: Policy, path: str | Path, style: str = "exact", seed: in
     return report
 
 
-def encode_onnx(policy: Policy, style: str = "exact") -> bytes:
+def encode_onnx(policy: Policy, style: str = "exact", observation: str | None = None) -> bytes:
     """Bytes of the ONNX file, valid but not run; equal policies give equal bytes. Raises as ``export_onnx`` does."""
     _require_packages()
     import onnx
 
     from policypress.export.onnx_graph import build
 
+    taking = _taking(policy, observation)
     for known in STYLES:
         if style == known:
-            model = build(policy, known)
+            model = build(taking, known)
             onnx.checker.check_model(model, full_check=True)
             return bytes(model.SerializeToString(deterministic=True))
     raise ConfigError(f"style={style!r} is not one of {', '.join(STYLES)}.")
@@ -69,12 +75,15 @@ def check_onnx(
     Raises ExportError if it is not an export of this policy or cannot be read.
     """
     _require_packages()
-    from policypress.export.onnx_check import check_observations, compare
+    from policypress.export.onnx_check import Runner, check_observations, compare
 
+    data = _bytes(model)
+    dtype = Runner(data).dtype.name
+    policy = _taking(policy, dtype if dtype == "float32" else None)
     if observations is None:
         count = min(OBSERVATIONS, max(_VALUES // max(int(np.prod(policy.observation.shape)), 1), 8))
         observations = check_observations(policy, count, seed)
-    return compare(policy, _bytes(model), observations)
+    return compare(policy, data, observations)
 
 
 def onnx_outputs(model: str | Path | bytes, observations: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[Any]]:
@@ -88,6 +97,26 @@ def onnx_outputs(model: str | Path | bytes, observations: NDArray[Any]) -> tuple
 
     outputs, actions = Runner(_bytes(model))(np.asarray(observations))
     return outputs, actions
+
+
+def _taking(policy: Policy, dtype: str | None) -> Policy:
+    """The policy with observations of ``dtype``, which it answers with the same numbers; as it is if None.
+
+    A policy of float64 observations makes float64 of float32 ones, exactly.
+    """
+    taken = policy.observation.dtype
+    if dtype in (None, taken):
+        return policy
+    if (dtype, taken) != ("float32", "float64"):
+        raise ConfigError(f"observation={dtype!r} is not possible for a policy that takes {taken}: leave it out.")
+    narrow = dataclasses.replace(
+        policy, observation=dataclasses.replace(policy.observation, dtype="float32"), test_vectors=None
+    )
+    if policy.test_vectors is None:
+        return narrow
+    with np.errstate(over="ignore"):  # what overflows is not accepted
+        seen = accepted(narrow, policy.test_vectors.observations.astype(np.float32))
+    return dataclasses.replace(narrow, test_vectors=TestVectors(seen, narrow.outputs(seen), narrow.predict(seen)[0]))
 
 
 def _bytes(model: str | Path | bytes) -> bytes:

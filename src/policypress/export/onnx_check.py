@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from policypress.errors import ExportError, ObservationError
-from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style
+from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style, normalization_error
 from policypress.policy import reference
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -57,8 +57,9 @@ class Difference:
 class OnnxReport:
     """What the comparison of a graph with its policy found.
 
-    ``observations`` were given in a batch, some of them alone too. ``steps``: each integer step, compared with what
-    the reference makes of the integers that go into it in ONNX Runtime, in a copy of the graph that gives them out.
+    ``observation`` is their dtype; ``observations`` were given in a batch, some of them alone too. ``steps``: each
+    integer step, compared with what the reference makes of the integers that go into it in ONNX Runtime, in a copy of
+    the graph that gives them out.
     ``outputs``: from end to end, but in style "qdq" for the integers that go into the last layer of that copy.
     ``action``: compared with the reference's for the outputs of the graph. ``outputs_difference`` and
     ``action_difference`` are the largest from end to end, in real units, whatever is allowed; ``equal_actions`` is the
@@ -67,6 +68,7 @@ class OnnxReport:
 
     style: Style
     numerics: str
+    observation: str
     payload_bytes: int
     observations: int
     steps: tuple[Difference, ...]
@@ -97,7 +99,7 @@ class OnnxReport:
     def rows(self) -> dict[str, str]:
         """What people read of it."""
         rows = {
-            "style": f"{self.style}, {self.numerics} numerics, opset {OPSET}",
+            "style": f"{self.style}, {self.numerics} numerics, opset {OPSET}, {self.observation} observations",
             "bytes": f"{self.payload_bytes:,}",
             "compared": f"{self.observations:,} observations in ONNX Runtime {onnxruntime.__version__}",
         }
@@ -143,7 +145,9 @@ class Runner:
         return list(self._session.run(self._results, {"observation": batch}))
 
 
-def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8) -> OnnxReport:
+def compare(
+    policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8, runner: Callable[..., Any] = Runner
+) -> OnnxReport:
     """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well.
 
     Raises ExportError if it is no export of such a policy, ObservationError as the policy does.
@@ -160,7 +164,7 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
 
     x = reference.observe(policy.observation, observations)
     wanted = reference.run(policy, x)
-    run = Runner(model)
+    run = runner(model)
     if (run.shape, run.dtype) != (policy.observation.shape, policy.observation.dtype):
         raise ExportError("The graph is not one of this policy: it takes other observations.")
     batch = run(observations)
@@ -172,11 +176,13 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
 
     found: list[Difference] = []
     if policy.input is None:
-        allowed = _rounding(policy.ops, x, np.zeros_like(x))[again]
+        inside = normalization_error(policy, style)
+        apart = np.zeros_like(x) if inside is None else np.full_like(x, inside)
+        allowed = _rounding(policy.ops, x, apart)[again]
         end = _worst("outputs", _distance(outputs, wanted[again]), allowed)
     else:
         names = list(dict.fromkeys(step.tensor for step in steps if step.tensor))
-        seen, _, *tensors = Runner(_with_outputs(parsed, names), names)(observations)
+        seen, _, *tensors = runner(_with_outputs(parsed, names), names)(observations)
         last, found = _steps(policy, x, steps, dict(zip(names, tensors, strict=True)), style)
         if style == "exact":
             end = _worst("outputs", _distance(outputs, wanted[again]), np.zeros_like(outputs))
@@ -191,6 +197,7 @@ def compare(policy: Policy, model: bytes, observations: NDArray[Any], alone: int
     return OnnxReport(
         style=style,
         numerics=policy.numerics,
+        observation=policy.observation.dtype,
         payload_bytes=len(model),
         observations=len(observations),
         steps=tuple(found),
@@ -245,7 +252,8 @@ def _steps(
 
     later = iter(steps)
     try:
-        codes = observe(next(later), reference.quantize_input(policy.input, x), 0)
+        near = 0 if normalization_error(policy, style) is None else 1
+        codes = observe(next(later), reference.quantize_input(policy.input, x), near)
         last = walk(policy.ops[:-1], codes, later)
         walk(policy.ops[-1:], last, later)
     except StopIteration:
@@ -360,7 +368,9 @@ def check_observations(policy: Policy, count: int, seed: int) -> NDArray[Any]:
         elif policy.input is not None:  # over the whole range of the codes, and beyond
             scale = policy.input.inverse_scale.astype(np.float64)
             reach = max(-policy.input.low, policy.input.high) / 3
-            usual = usual * reach / (scale.reshape(transform.shape) if scale.size > 1 else scale)
+            shape = transform.shape if scale.size > 1 else (1,)
+            zeros = 0 if policy.input.zero_point is None else policy.input.zero_point.reshape(shape)
+            usual = (usual * reach + zeros) / scale.reshape(shape)
         top = float(np.finfo(dtype).max)
         extreme = [signs * size for size in (0.0, 1e3, 1e30, float(np.finfo(np.float32).max), top) if size <= top]
     else:

@@ -7,6 +7,7 @@ tensors between QuantizeLinear and DequantizeLinear, float32 in between. ``docs/
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from policypress.policy.policy import (
     InputQuantization,
     Layer,
     MaxPool2d,
-    ObservationTransform,
+    Normalization,
     Op,
     Policy,
     Relu,
@@ -42,14 +43,18 @@ from policypress.policy.policy import (
 
 Style = Literal["exact", "qdq"]
 
-OPSET = 21
-"""The first with 16-bit QuantizeLinear, which "qdq" needs in front of a Tanh; ONNX Runtime runs it since 1.18."""
-IR_VERSION = 10  # that of the ONNX release which brought opset 21
+OPSET = 13
+"""The first with one scale an output in DequantizeLinear, and with sizes as an input of Split; no graph needs more."""
+IR_VERSION = 7  # that of the ONNX release which brought opset 13
 STYLE = "policypress.style"
 STEPS = "policypress.steps"
 """Metadata: the tensors that hold the integers of every step, see ``Step``."""
 
 _WEIGHT_ZERO = 128
+_FLOAT32_INTEGERS = 2**24
+"""Up to here float32 holds every integer."""
+_NEAR = 2.0**-12
+"""How far, in standard deviations, a normalization in float32 may be from one in float64."""
 _HALVES_UP = 1 + 2.0**-22
 """Makes positive halves, which QuantizeLinear takes to even, a little larger, so that they go up as in the policy."""
 
@@ -72,7 +77,7 @@ def build(policy: Policy, style: Style) -> onnx.ModelProto:
     """
     graph = _Graph()
     with graph.scope("observe"):
-        x = _observe(graph, policy.observation)
+        x = _observe(graph, policy, style)
     if policy.input is not None:
         outputs = (_Exact if style == "exact" else _Qdq)(graph).network(policy, policy.input, x)
     else:
@@ -193,26 +198,63 @@ def _text(value: Any) -> str:
 # Observation -> float32
 
 
-def _observe(graph: _Graph, transform: ObservationTransform) -> str:
-    x = "observation"
+def _observe(graph: _Graph, policy: Policy, style: Style) -> str:
+    transform = policy.observation
     normalization = transform.normalization
-    if normalization is not None:
+    x = "observation"
+    if normalization is not None and normalization_error(policy, style) is None:
         x = graph.cast(x, np.float64) if transform.dtype != "float64" else x
         x = graph.op("Sub", x, graph.constant(normalization.mean, "mean"))
-        deviation = np.sqrt(normalization.var + normalization.epsilon)
-        x = graph.op("Div", x, graph.constant(deviation, "deviation"))
+        x = graph.op("Div", x, graph.constant(_deviation(normalization), "deviation"))
         x = _clip(graph, x, np.float64(-normalization.clip), np.float64(normalization.clip))
         return graph.cast(x, np.float32)
     if transform.dtype != "float32":
         x = graph.cast(x, np.float32)
+    if normalization is not None:
+        high = normalization.mean.astype(np.float32)
+        low = (normalization.mean - high).astype(np.float32)
+        x = graph.op("Sub", graph.op("Sub", x, graph.constant(high, "mean")), graph.constant(low, "mean_rest"))
+        x = graph.op("Div", x, graph.constant(_deviation(normalization).astype(np.float32), "deviation"))
+        x = _clip(graph, x, np.float32(-normalization.clip), np.float32(normalization.clip))
     return graph.op("Div", x, graph.constant(np.float32(255))) if transform.image else x
 
 
+def _deviation(normalization: Normalization) -> NDArray[np.float64]:
+    return np.sqrt(normalization.var + normalization.epsilon)
+
+
+def normalization_error(policy: Policy, style: Style) -> NDArray[np.float64] | None:
+    """How far the graph's normalized observation may be from the policy's, for each feature; None if not at all.
+
+    "qdq" normalizes float32 observations in float32, so that there is no double in it, if that is within ``_NEAR`` and
+    a quarter of an input code. The mean is two float32 numbers, and the first difference is exact near it: six
+    roundings of at most twice ``clip`` are left. Further out both forms are clipped.
+    """
+    normalization = policy.observation.normalization
+    if normalization is None or style == "exact" or policy.observation.dtype != "float32":
+        return None
+    deviation = _deviation(normalization)
+    error = 2.0**-24 * 16 * normalization.clip + 2.0**-48 * np.abs(normalization.mean) / deviation
+    code = 1.0 if policy.input is None else _of_features(policy.input.inverse_scale, deviation.shape)
+    near = (deviation > np.finfo(np.float32).tiny) & (error <= _NEAR) & (error * code <= 0.25)
+    return error if near.all() else None
+
+
 def _scaled_input(graph: _Graph, policy: Policy, quantization: InputQuantization, x: str) -> str:
-    inverse_scale = quantization.inverse_scale
-    if inverse_scale.size > 1:
-        inverse_scale = inverse_scale.reshape(policy.observation.shape)
+    inverse_scale = _of_features(quantization.inverse_scale, policy.observation.shape)
     return str(graph.op("Mul", x, graph.constant(inverse_scale, "inverse_scale")))
+
+
+def _of_features(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """One value, or one a feature in the shape of an observation."""
+    return values.reshape(shape) if values.size > 1 else values
+
+
+def _shifted_input(graph: _Graph, policy: Policy, quantization: InputQuantization, x: str) -> str:
+    if quantization.zero_point is None:
+        return x
+    zeros = _of_features(quantization.zero_point.astype(np.float32), policy.observation.shape)
+    return str(graph.op("Sub", x, graph.constant(zeros, "zero_point")))
 
 
 def _clip(graph: _Graph, x: str, low: np.generic, high: np.generic) -> str:
@@ -224,19 +266,21 @@ def _clip(graph: _Graph, x: str, low: np.generic, high: np.generic) -> str:
 
 @dataclass(frozen=True)
 class _Codes:
-    """Codes plus ``zero``, from 0 to at most ``peak``: a uint8 tensor if ``peak`` fits, else a float64 one."""
+    """Codes plus ``zero``, from 0 to at most ``peak``: a uint8 tensor if ``peak`` fits, else a float one."""
 
     tensor: str
     zero: int
     peak: int
 
     @property
-    def dtype(self) -> type[np.uint8] | type[np.float64]:
-        return np.uint8 if self.peak <= 255 else np.float64
+    def dtype(self) -> type[np.generic]:
+        if self.peak <= 255:
+            return np.uint8
+        return np.float32 if self.peak < _FLOAT32_INTEGERS else np.float64
 
 
 class _Exact:
-    """Integer layers by MatMulInteger and ConvInteger; requantization in float64, which is exact there.
+    """Integer layers by MatMulInteger and ConvInteger; requantization in floats, wide enough to be exact.
 
     Both operands are uint8, weights plus 128: the kernels for uint8 times int8 add pairs of products in 16 bits on
     x86 processors without VNNI, and saturate; those for uint8 times uint8 are exact everywhere.
@@ -249,7 +293,8 @@ class _Exact:
         g = self.graph
         with g.scope("input"):
             x = g.op("Round", _scaled_input(g, policy, quantization, x))  # halves to even
-            codes = self._store(x, quantization.low, quantization.high, np.float32)
+            x = _shifted_input(g, policy, quantization, x)
+            codes = self._store(x, np.float32, quantization.low, quantization.high)
         accumulators = self._ops(policy.ops, codes, policy.observation.shape)
         assert isinstance(accumulators, str)
         with g.scope("last"):
@@ -276,20 +321,14 @@ class _Exact:
                         accumulators = g.op("Clip", accumulators, g.constant(np.int32(0)))
                     g.step(accumulators)
                     return accumulators
+                low, high = op.requantize.low, op.requantize.high
+                dtype = _wide_enough(op.requantize, max(-low, high))
                 ndim = len(output_shape(op, shape))
                 return self._store(
-                    self._scale(g.cast(accumulators, np.float64), op.requantize, ndim),
-                    op.requantize.low,
-                    op.requantize.high,
+                    self._scale(g.cast(accumulators, dtype), op.requantize, dtype, ndim), dtype, low, high
                 )
             case Residual():
-                branch, skip = self._ops(op.body, codes, shape), codes
-                terms = []
-                for value, requantization in ((skip, op.skip), (branch, op.branch)):
-                    assert requantization is not None
-                    scaled = self._scale(self._real(value), requantization, len(shape))
-                    terms.append(_clip(g, scaled, np.float64(requantization.low), np.float64(requantization.high)))
-                return self._store(g.op("Add", *terms), op.low, op.high)
+                return self._residual(op, codes, shape)
             case Tanh():
                 inputs = np.arange(-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT + 1)
                 table = (reference.tanh_codes(op, inputs) + op.high).astype(np.uint8)
@@ -321,6 +360,21 @@ class _Exact:
             accumulators = part
         return str(g.op("Add", accumulators, g.constant(_per_channel(layer.bias, layer.weight.ndim - 1), "bias")))
 
+    def _residual(self, op: Residual, codes: _Codes, shape: Shape) -> _Codes:
+        g = self.graph
+        assert op.skip is not None
+        assert op.branch is not None
+        branch = self._ops(op.body, codes, shape)
+        most = math.ceil(max(codes.zero, codes.peak - codes.zero) * float(ratio(op.skip).max()))
+        reach = max(-op.low, op.high) + most  # a branch further out decides alone
+        dtypes = _wide_enough(op.skip, most), _wide_enough(op.branch, reach)
+        dtype = np.float32 if set(dtypes) == {np.float32} else np.float64
+        terms = []
+        for value, requantization in ((codes, op.skip), (branch, op.branch)):
+            scaled = self._scale(self._real(value, dtype), requantization, dtype, len(shape))
+            terms.append(_clip(g, scaled, dtype(requantization.low), dtype(requantization.high)))
+        return self._store(g.op("Add", *terms), dtype, op.low, op.high)
+
     def _bytes(self, codes: _Codes) -> list[str]:
         """uint8 tensors of the bytes of what is stored, the lowest first."""
         g = self.graph
@@ -328,29 +382,27 @@ class _Exact:
             return [codes.tensor]
         rest, found = codes.tensor, []
         for _ in range((codes.peak.bit_length() + 7) // 8 - 1):
-            above = g.op("Floor", g.op("Mul", rest, g.constant(np.float64(1 / 256))))
-            byte = g.op("Sub", rest, g.op("Mul", above, g.constant(np.float64(256))))
+            above = g.op("Floor", g.op("Mul", rest, g.constant(codes.dtype(1 / 256))))
+            byte = g.op("Sub", rest, g.op("Mul", above, g.constant(codes.dtype(256))))
             found.append(g.cast(byte, np.uint8))
             rest = above
         return [*found, g.cast(rest, np.uint8)]
 
-    def _scale(self, value: str, requantization: Requantization, ndim: int) -> str:
-        """``(value * multiplier + 2**(shift - 1)) >> shift`` as float64, in which every step is exact.
-
-        ``value`` is below 2**31 and the multiplier below 2**8: the product takes 39 bits, wherever its point is.
-        """
+    def _scale(self, value: str, requantization: Requantization, dtype: type[np.generic], ndim: int) -> str:
+        """``(value * multiplier + 2**(shift - 1)) >> shift`` of a tensor of ``dtype``, see ``_wide_enough``."""
         g = self.graph
-        product = g.op("Mul", value, g.constant(_per_channel(ratio(requantization), ndim), "ratio"))
-        return str(g.op("Floor", g.op("Add", product, g.constant(np.float64(0.5)))))
+        factor = _per_channel(ratio(requantization).astype(dtype), ndim)
+        product = g.op("Mul", value, g.constant(factor, "ratio"))
+        return str(g.op("Floor", g.op("Add", product, g.constant(dtype(0.5)))))
 
-    def _real(self, value: _Codes | str) -> str:
-        """Codes or accumulators as float64."""
+    def _real(self, value: _Codes | str, dtype: type[np.generic]) -> str:
+        """Codes or accumulators in a tensor of ``dtype``."""
         if isinstance(value, str):
-            return self.graph.cast(value, np.float64)
-        tensor = self.graph.cast(value.tensor, np.float64) if value.dtype is np.uint8 else value.tensor
-        return str(self.graph.op("Sub", tensor, self.graph.constant(np.float64(value.zero)))) if value.zero else tensor
+            return self.graph.cast(value, dtype)
+        tensor = self.graph.cast(value.tensor, dtype) if value.dtype is not dtype else value.tensor
+        return str(self.graph.op("Sub", tensor, self.graph.constant(dtype(value.zero)))) if value.zero else tensor
 
-    def _store(self, value: str, low: int, high: int, dtype: type[np.generic] = np.float64) -> _Codes:
+    def _store(self, value: str, dtype: type[np.generic], low: int, high: int) -> _Codes:
         """Integers in a float tensor of ``dtype``, clipped to [low, high], as codes."""
         g = self.graph
         zero = max(-low, 0)
@@ -363,6 +415,15 @@ class _Exact:
             codes = replace(codes, tensor=g.cast(tensor, codes.dtype))
         g.step(codes.tensor, zero)
         return codes
+
+
+def _wide_enough(requantization: Requantization, limit: int) -> type[np.float32] | type[np.float64]:
+    """The float in which a requantization is exact where its result is within ``limit``, and beyond it elsewhere.
+
+    float32 if all those products, which are integers, are held by it: then the larger ones round to no less than the
+    limit. That is so for all that this project freezes. float64 holds every product, of at most 39 bits.
+    """
+    return np.float32 if (limit + 1) << int(requantization.shift.max()) <= _FLOAT32_INTEGERS else np.float64
 
 
 # Integer numerics, QDQ
@@ -381,18 +442,24 @@ class _Quantized:
 class _Qdq:
     """Float layers between quantized tensors, whose scales say what a code is worth.
 
-    One unit of a requantized code is worth 1 (1/64 in front of a Tanh, 1/high behind it, and what spares the skip of
-    a residual block a product), so that the weights' scales are the requantization's ratios.
+    One unit of a requantized code is worth 1 (1/high behind a Tanh, and what spares the skip of a residual block a
+    product), so that the weights' scales are the requantization's ratios. Codes that do not fit 8 bits, as those in
+    front of a Tanh, stay float32, rounded: 16-bit quantized tensors need opset 21 and few runtimes have them.
     """
 
     def __init__(self, graph: _Graph) -> None:
         self.graph = graph
 
     def network(self, policy: Policy, quantization: InputQuantization, x: str) -> str:
-        with self.graph.scope("input"):
-            x = _scaled_input(self.graph, policy, quantization, x)
+        g = self.graph
+        with g.scope("input"):
+            x = _scaled_input(g, policy, quantization, x)
+            if quantization.zero_point is not None:
+                x = _shifted_input(g, policy, quantization, g.op("Round", x))
             low, high = quantization.low, quantization.high
-            value = self._quantize(_clip(self.graph, x, np.float32(low), np.float32(high)), low, high)
+            x = _clip(g, x, np.float32(low), np.float32(high))
+            # QuantizeLinear rounds too, but OpenVINO fuses it with the Clip and the Mul in front, wrongly.
+            value = self._codes(g.op("Round", x), low, high)
         last = policy.layers[-1].scale.astype(np.float64)
         outputs = self._ops(policy.ops, value, policy.observation.shape, last)
         assert isinstance(outputs, str)
@@ -401,14 +468,14 @@ class _Qdq:
     def _ops(self, ops: tuple[Op, ...], value: _Quantized, shape: Shape, unit: NDArray[np.float64]) -> _Quantized | str:
         """Codes; or, if the last of ``ops`` gives accumulators, the name of a tensor of ``accumulators * unit``."""
         result: _Quantized | str = value
-        for op, after in zip(ops, (*ops[1:], None), strict=True):
+        for op in ops:
             assert isinstance(result, _Quantized)
             with self.graph.layer(op):
                 if isinstance(op, Layer) and op.requantize is None:
                     result = self._layer(op, result, unit)
                     self.graph.step("")
                 elif isinstance(op, Layer):
-                    result = self._requantized(op, result, TANH_INPUT_SCALE if isinstance(after, Tanh) else 1.0)
+                    result = self._requantized(op, result)
                 else:
                     result = self._op(op, result, shape)
             shape = output_shape(op, shape)
@@ -420,37 +487,39 @@ class _Qdq:
             case Residual():
                 return self._residual(op, value, shape)
             case Tanh():
-                return self._quantize(g.op("Tanh", value.tensor), -op.high, op.high, 1 / op.high)
+                x = g.op("Mul", value.tensor, g.constant(np.float32(TANH_INPUT_SCALE)))
+                return self._codes(g.op("Tanh", x), -op.high, op.high, 1 / op.high)
             case Relu():
                 limits = max(value.low, 0), max(value.high, 1)
-                return self._quantize(g.op("Relu", value.tensor), *limits, value.scale)
+                return self._codes(g.op("Relu", value.tensor), *limits, value.scale)
             case MaxPool2d():
                 tensor = _max_pool(g, op, value.tensor)
             case _:
                 tensor = g.op("Flatten", value.tensor)
-        return self._quantize(tensor, value.low, value.high, value.scale)
+        return self._codes(tensor, value.low, value.high, value.scale)
 
-    def _requantized(self, layer: Layer, value: _Quantized, scale: float) -> _Quantized:
+    def _requantized(self, layer: Layer, value: _Quantized) -> _Quantized:
         requantization = layer.requantize
         assert requantization is not None
-        unit = ratio(requantization) * scale
-        if requantization.low >= 0:  # what is negative becomes 0 anyway
+        low, high = requantization.low, requantization.high
+        unit = ratio(requantization)
+        if low >= 0 and _type(low, high) is not None:  # what is negative becomes 0 anyway
             unit = unit * _HALVES_UP
-        tensor = self._layer(layer, value, unit)
-        return self._quantize(tensor, requantization.low, requantization.high, scale, clip=True)
+        return self._rounded(self._layer(layer, value, unit), low, high)
 
     def _residual(self, op: Residual, value: _Quantized, shape: Shape) -> _Quantized:
         g = self.graph
         assert op.skip is not None
         assert op.branch is not None
-        skip = ratio(op.skip)
-        scale = value.scale / float(skip[0]) if skip.size == 1 else 1.0  # then the skip needs no product
+        skip, scale = ratio(op.skip), 1.0
+        if spared := skip.size == 1 and _type(op.low, op.high) is not None:
+            scale = value.scale / float(skip[0])  # then the skip needs no product
         unit = ratio(op.branch) * scale
         branch = self._ops(op.body, value, shape, unit)
         if isinstance(branch, _Quantized):
             branch = self._times(branch.tensor, unit / branch.scale, len(shape))
-        tensor = value.tensor if skip.size == 1 else self._times(value.tensor, skip * scale / value.scale, len(shape))
-        return self._quantize(g.op("Add", tensor, branch), op.low, op.high, scale, clip=True)
+        tensor = value.tensor if spared else self._times(value.tensor, skip * scale / value.scale, len(shape))
+        return self._rounded(g.op("Add", tensor, branch), op.low, op.high, scale)
 
     def _times(self, tensor: str, factor: NDArray[np.float64], ndim: int) -> str:
         constant = self.graph.constant(_per_channel(factor.astype(np.float32), ndim), "ratio")
@@ -465,23 +534,38 @@ class _Qdq:
         tensor = _layer(g, layer, value.tensor, weight, bias)
         return str(g.op("Relu", tensor)) if layer.relu and layer.requantize is None else tensor
 
-    def _quantize(self, tensor: str, low: int, high: int, scale: float = 1.0, clip: bool = False) -> _Quantized:
-        """``tensor`` quantized and dequantized; ``clip`` unless it is known to lie within the limits.
+    def _rounded(self, tensor: str, low: int, high: int, scale: float = 1.0) -> _Quantized:
+        """``tensor`` rounded to multiples of ``scale`` and clipped; ``scale`` is 1 if the codes do not fit 8 bits.
 
         Symmetric limits of all 8 bits are left to the type, which goes one unit further down: a Clip would keep the
         layer in front from being fused.
         """
         g = self.graph
-        types = [np.iinfo(dtype) for dtype in (np.int8, np.uint8, np.int16, np.uint16)]
-        info = next((info for info in types if info.min <= low and high <= info.max), None)
+        info = _type(low, high)
         if info is None:
-            raise UnsupportedError(f'Codes in [{low}, {high}] do not fit 16 bits: export with style="exact".')
-        if clip and not (low <= info.min + 1 and high == info.max):
+            tensor = g.op("Floor", g.op("Add", tensor, g.constant(np.float32(0.5))))
+        if info is None or not (low <= info.min + 1 and high == info.max):
             tensor = _clip(g, tensor, np.float32(low * scale), np.float32(high * scale))
+        return self._codes(tensor, low, high, scale)
+
+    def _codes(self, tensor: str, low: int, high: int, scale: float = 1.0) -> _Quantized:
+        """``tensor``, known to lie within the limits, quantized and dequantized; as it is if it holds wide codes."""
+        g = self.graph
+        info = _type(low, high)
+        if info is None:
+            g.step(tensor)
+            return _Quantized(tensor, low, high, scale)
         parameters = g.constant(np.float32(scale)), g.constant(np.zeros((), info.dtype))
         codes = g.op("QuantizeLinear", tensor, *parameters)
         g.step(codes)
         return _Quantized(g.op("DequantizeLinear", codes, *parameters), low, high, scale)
+
+
+def _type(low: int, high: int) -> np.iinfo[Any] | None:
+    """The 8-bit type that holds [low, high]; None if there is none. Raises UnsupportedError above 16 bits."""
+    if not -(2**15) <= low <= high < 2**16 or (low < 0 and high >= 2**15):
+        raise UnsupportedError(f'Codes in [{low}, {high}] do not fit 16 bits: export with style="exact".')
+    return next((info for info in map(np.iinfo, (np.int8, np.uint8)) if info.min <= low and high <= info.max), None)
 
 
 # Float activations
@@ -576,6 +660,8 @@ def _act(graph: _Graph, transform: ActionTransform, style: Style) -> str:
         groups = g.op("Split", "outputs", sizes, outputs=len(transform.nvec), axis=1)
         groups = groups if isinstance(groups, list) else [groups]
         return str(g.op("Concat", *(g.op("ArgMax", group, axis=1, keepdims=1) for group in groups), axis=1))
+    if transform.kind == "multi-binary":
+        return str(g.cast(g.op("Greater", "outputs", g.constant(np.float32(0))), transform.dtype))
     assert transform.low is not None
     assert transform.high is not None
     y = "outputs"

@@ -53,7 +53,9 @@ def random_observations(policy: Policy, count: int, rng: np.random.Generator) ->
     else:
         scale = quantization.inverse_scale.astype(np.float64)
         codes = rng.uniform(1.2 * quantization.low - 1, 1.2 * quantization.high + 1, shape)
-        x = codes / (scale.reshape(transform.shape) if scale.size > 1 else scale)
+        each = transform.shape if scale.size > 1 else (1,)
+        zeros = 0 if quantization.zero_point is None else quantization.zero_point.reshape(each)
+        x = (codes + zeros) / scale.reshape(each)
     if transform.normalization is not None:
         n = transform.normalization
         x = x * np.sqrt(n.var + n.epsilon) + n.mean

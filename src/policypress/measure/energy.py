@@ -158,6 +158,8 @@ class _Counter:
             self._add(float_mul=features)
         if quantization is not None:
             self._add(float_mul=features, float_add=3 * features, constant_bytes=4 * quantization.inverse_scale.size)
+            if quantization.zero_point is not None:
+                self._add(float_add=features, constant_bytes=4 * quantization.zero_point.size)
         self._add(activation_traffic=features * self._value_bytes)
 
     def action(self, outputs: int) -> None:

@@ -8,7 +8,6 @@ not cycles. ``docs/microcontrollers.md`` describes the method.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import shutil
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, Weights, export_c
+from policypress.export.compile import STRICT, facts_of
 from policypress.policy import reference
 from policypress.policy.policy import Policy
 
@@ -34,7 +34,6 @@ PACKAGES = ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm")
 EMPTY_INSTRUCTIONS, LOOP_INSTRUCTIONS = 2, 2003
 """What the firmware's empty function takes, and its loop of known length."""
 
-_STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-ffp-contract=off")
 _MEASURED = struct.Struct("<QIIQIIQIIQIIII")  # struct measured of firmware/main.c
 _SECONDS = 900
 
@@ -191,19 +190,19 @@ def build_firmware(folder: Path, target: Target, build: Path, *, optimize: str =
 
     Returns what the policy takes of it. Raises ExportError if it does not compile, or not fit the target.
     """
-    facts = _facts(folder)
+    facts = facts_of(folder)
     name, integer = facts["name"], facts["integer_only"]
     values = math.prod(facts["observation"]["shape"])
     answers = facts["outputs"] if integer else math.prod(facts["action"]["shape"])
-    defines = [*facts["defines"], f"POLICY={name}", f"INTEGER_ONLY={int(integer)}"]
+    defines = [f"POLICY={name}", f"INTEGER_ONLY={int(integer)}"]
     defines += [f"OBSERVATION_VALUES={values}", f"ACTION_VALUES={answers}", f"POLICY_INIT={int(facts['init'])}"]
     build.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
-        compile_ = [COMPILER, *_STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
+        compile_ = [COMPILER, *STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
         compile_ += ["-ffunction-sections", "-fdata-sections", *(f"-D{define}" for define in defines)]
         compile_ += [f"-I{folder.resolve()}", f"-I{firmware}"]
-        sources = {Path(source).with_suffix(".o").name: folder.resolve() / source for source in facts["sources"]}
-        sources["policy.o"] = sources.pop(f"{name}.o")
+        (source,) = facts["sources"]
+        sources = {"policy.o": folder.resolve() / source}
         sources |= {object_: firmware / f"{object_[:-2]}.c" for object_ in _FIRMWARE}
         for object_, source in sources.items():
             _run([*compile_, "-c", str(source), "-o", object_], build, "does not compile the exported C")
@@ -281,14 +280,6 @@ def expected_answers(policy: Policy, batch: NDArray[Any], integer_only: bool) ->
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array).reshape(len(array), -1)
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{folder} holds no export to C: make one with policypress export --to c.") from error
-    return facts
 
 
 def _version(tool: str) -> str:

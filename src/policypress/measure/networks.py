@@ -72,8 +72,22 @@ def as_float(policy: Policy) -> Policy:
     a layer.
     """
     unit = np.ones(1) if policy.input is None else 1 / policy.input.inverse_scale.astype(np.float64)
-    ops = _float_ops(policy.ops, unit, None)[0] if policy.input is not None else _float_weights(policy.ops)
+    ops = (
+        _float_ops(_without_zero_points(policy), unit, None)[0]
+        if policy.input is not None
+        else _float_weights(policy.ops)
+    )
     return dataclasses.replace(policy, ops=ops, input=None, test_vectors=None)
+
+
+def _without_zero_points(policy: Policy) -> tuple[Op, ...]:
+    """The operations, with what the input's zero points take off in the bias of the first layer."""
+    if policy.input is None or policy.input.zero_point is None:
+        return policy.ops
+    layer, zeros = policy.layers[0], policy.input.zero_point.astype(np.float64)
+    sums = layer.weight * (zeros if zeros.size > 1 else zeros[0])
+    shifted = dataclasses.replace(layer, bias=(layer.bias - sums.sum(axis=1)).astype(np.float32))
+    return tuple(shifted if op is layer else op for op in policy.ops)
 
 
 def _float_weights(ops: tuple[Op, ...]) -> tuple[Op, ...]:

@@ -87,7 +87,7 @@ def stable_baselines3(task: Task) -> Peer:
 
     plain = not transform.image and all(isinstance(op, Layer | Tanh | Relu | Flatten) for op in policy.ops)
     hidden = [len(layer.weight) for layer in policy.layers[:-1]] if plain else []
-    usual = {"discrete": "dqn", "multi-discrete": "ppo"}.get(action.kind, "sac" if action.squash else "ppo")
+    usual = {"discrete": "dqn", "box": "sac" if action.squash else "ppo"}.get(action.kind, "ppo")
     fitting = {"dqn": ("dqn",), "sac": ("sac", "td3", "ddpg"), "ppo": ("ppo", "a2c")}[usual]
     if action.kind == "discrete":
         fitting += ("ppo", "a2c")
@@ -216,7 +216,7 @@ def litert(task: Task) -> Peer:
         outputs = interpreter.get_tensor(1)
         if action.kind == "discrete":
             return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
-        if action.kind == "multi-discrete":
+        if action.kind in ("multi-discrete", "multi-binary"):
             return reference.act(action, outputs)
         return outputs.reshape(-1, *action.shape).astype(dtype, copy=False)  # type: ignore[no-any-return]
 
@@ -322,6 +322,8 @@ def torch_module(policy: Policy) -> Any:
                 return y.argmax(1) + action.start
             if action.kind == "multi-discrete":
                 return torch.stack([group.argmax(1) for group in y.split(action.nvec, 1)], 1)
+            if action.kind == "multi-binary":
+                return (y > 0).long()
             y = y.reshape(-1, *action.shape)
             if action.squash:
                 y = self.low + 0.5 * (torch.tanh(y) + 1) * self.span
@@ -449,6 +451,8 @@ def onnx_model(policy: Policy) -> bytes:
             for a, b in pairwise(edges)
         ]
         y = node("Concat", *groups, axis=1)
+    elif action.kind == "multi-binary":
+        y = node("Cast", node("Greater", y, constant(np.float32(0))), to=TensorProto.INT64)
     else:
         low, high = np.asarray(action.low), np.asarray(action.high)
         if len(action.shape) != 1:
@@ -581,5 +585,7 @@ def _action_space(policy: Policy) -> Any:
         return spaces.Discrete(len(policy.layers[-1].weight))
     if action.kind == "multi-discrete":
         return spaces.MultiDiscrete(list(action.nvec))
+    if action.kind == "multi-binary":
+        return spaces.MultiBinary(action.shape[0])
     low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
     return spaces.Box(low, high, dtype=low.dtype.type)

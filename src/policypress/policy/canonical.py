@@ -142,10 +142,12 @@ def _outgoing(reader: Layer, units: int) -> NDArray[Any]:
 
 
 def _without_unused(inputs: InputQuantization, first: Layer) -> InputQuantization:
-    """Scales of features that no weight reads become an ordinary one, which takes fewer bits."""
+    """Scales and zero points of features that no weight reads become ordinary ones, which take fewer bits."""
     used = first.weight.reshape(len(first.weight), -1).any(axis=0)
     if used.all() or not used.any():
         return inputs
-    scale = inputs.inverse_scale.copy()
+    scale, zeros = inputs.inverse_scale.copy(), inputs.zero_point
     scale[~used] = scale[used].min()
-    return dataclasses.replace(inputs, inverse_scale=scale)
+    if zeros is not None:
+        zeros = np.where(used, zeros, np.int32(0)) if zeros[used].any() else None
+    return dataclasses.replace(inputs, inverse_scale=scale, zero_point=zeros)

@@ -8,21 +8,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError, PolicypressError
 from policypress.policy.payload import Annotation, layer_annotations
-from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform, Policy
+from policypress.policy.policy import (
+    ACTION_KINDS,
+    ActionKind,
+    ActionTransform,
+    Normalization,
+    ObservationTransform,
+    Policy,
+)
 
 T = TypeVar("T")
-_ACTION_KINDS: dict[str, Literal["box", "discrete", "multi-discrete"]] = {
-    "box": "box",
-    "discrete": "discrete",
-    "multi-discrete": "multi-discrete",
-}
+_ACTION_KINDS: dict[str, ActionKind] = {kind: kind for kind in ACTION_KINDS}
 _MAX_GROUPS = 2**16
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 

@@ -78,6 +78,10 @@ def check_structure(policy: Policy) -> None:
         raise UnsupportedError(
             f"The input needs 1 or {features} inverse scales, not {policy.input.inverse_scale.size}."
         )
+    first = next((op for op in policy.ops if not isinstance(op, Flatten)), None)
+    fits = isinstance(first, Layer) and not first.is_conv  # its bias holds what the zero points take off
+    if policy.input is not None and policy.input.zero_point is not None and not fits:
+        raise UnsupportedError("An input with zero points needs a fully connected layer behind it.")
     if features > MAX_VALUES:
         raise UnsupportedError(f"An observation holds at most {MAX_VALUES:,} values.")
     for op in policy.ops:
@@ -85,7 +89,7 @@ def check_structure(policy: Policy) -> None:
     if len(shape) != 1:
         raise UnsupportedError(f"A policy's outputs must be a vector, not of shape {shape}: end in a linear layer.")
     action = policy.action
-    outputs = {"box": math.prod(action.shape), "multi-discrete": sum(action.nvec)}.get(action.kind)
+    outputs = {"discrete": None, "multi-discrete": sum(action.nvec)}.get(action.kind, math.prod(action.shape))
     if outputs is not None and shape != (outputs,):
         raise UnsupportedError(f"A network with outputs {shape} cannot give actions {action.nvec or action.shape}.")
     _check_test_vectors(policy, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import warnings
 from collections.abc import Sequence
@@ -11,9 +12,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policypress.compression.fake_quant import INT32, FakeQuantAdd, FakeQuantTanh, multiplier_and_shift
-from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode, ResidualNode, TanhNode
+from policypress.compression.answers import answer, compare, probes, tolerance_of
+from policypress.compression.fake_quant import (
+    INT32,
+    FakeQuantAdd,
+    FakeQuantTanh,
+    InputQuantizer,
+    multiplier_and_shift,
+)
+from policypress.compression.graph import (
+    UNSUPPORTED_CLIP,
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ResidualNode,
+    TanhNode,
+)
 from policypress.errors import PolicypressError, UnsupportedError
+from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.checks import check_accumulators
 from policypress.policy.policy import (
@@ -38,19 +56,26 @@ if TYPE_CHECKING:
 
 
 _TEST_VECTOR_BYTES = 65_536
+_DROWNS = 64  # an input whose weights, in units of its range, are so many times as large as another's
 
 
 def freeze(
-    model: BaseAlgorithm, *, baseline_bytes: int | None = None, provenance: dict[str, Any] | None = None
+    model: BaseAlgorithm,
+    *,
+    baseline_bytes: int | None = None,
+    provenance: dict[str, Any] | None = None,
+    unfinished: bool = False,
 ) -> Policy:
     """The policy that ``model`` would be deployed as: integer once quantization has started, float32 before.
 
     ``baseline_bytes``: size of the dense float32 network that this one stands in for, if not its own architecture.
-    ``provenance`` is added to what the model itself tells. Raises UnsupportedError for agents that cannot be pressed,
-    PolicypressError for weights that are not finite or could overflow an int32 accumulator.
+    ``provenance`` is added to what the model itself tells. Warns if pruning or quantization has not come to the end
+    that was asked for, unless ``unfinished`` says that this is meant. Raises UnsupportedError for agents that cannot be
+    pressed or that act otherwise than the frozen policy would, PolicypressError for weights that are not finite or
+    could overflow an int32 accumulator.
     """
-    from policypress.rl.adapters import adapter_for, observation_transform
-    from policypress.rl.callback import STATE_ATTRIBUTE
+    from policypress.rl.adapters import adapter_for, check_agent, observation_transform
+    from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing
 
     adapter = adapter_for(model)
     observation = observation_transform(model)
@@ -60,6 +85,9 @@ def freeze(
             "the agent was trained with VecNormalize and its statistics are missing: load the agent with "
             "env=VecNormalize.load(FILE, venv)."
         )
+    follow_optimizer(model)
+    if not unfinished and (sentence := missing(model)):
+        warnings.warn(sentence, stacklevel=2)
     origin = {
         "algo": adapter.name,
         "env": _environment_id(model),
@@ -70,15 +98,18 @@ def freeze(
         **(provenance or {}),
     }
     recorded = _recorded_observations(model, observation)
-    policy = freeze_graph(
-        adapter.graph(model),
-        observation,
-        adapter.action_transform(model),
-        baseline_bytes=baseline_bytes,
-        provenance=origin,
-        observations=recorded,
+    policy = canonical(
+        freeze_graph(
+            adapter.graph(model),
+            observation,
+            adapter.action_transform(model),
+            baseline_bytes=baseline_bytes,
+            provenance=origin,
+            observations=recorded,
+        )
     )
-    return canonical(policy)
+    check_agent(model, lambda x: reference.run(policy, x.reshape(-1, *observation.shape)))
+    return policy
 
 
 def freeze_graph(
@@ -91,7 +122,10 @@ def freeze_graph(
     observations: NDArray[Any] | None = None,
 ) -> Policy:
     """``freeze`` for a network that is not Stable-Baselines3's, unit for unit (``canonical`` makes it smaller);
-    ``observations`` (n, *shape) become test vectors."""
+    ``observations`` (n, *shape) become test vectors. Raises UnsupportedError too if the network that was traced answers
+    something else than the frozen policy would."""
+    if graph.limit < math.inf:
+        raise UnsupportedError(UNSUPPORTED_CLIP.format(graph.limit))
     first = graph.layers[0].module
     nodes = graph.nodes
     if len(observation.shape) == 1 and isinstance(nodes[0], FlattenNode):
@@ -101,8 +135,13 @@ def freeze_graph(
         quantizer = _input_quantizer(first)
         inputs = None
         if quantizer is not None:
+            zeros = quantizer.zero_point() if isinstance(quantizer, InputQuantizer) else None
             inputs = InputQuantization(
-                _array(quantizer.inverse_scale()), quantizer.low, quantizer.high, int(quantizer.bits)
+                _array(quantizer.inverse_scale()),
+                quantizer.low,
+                quantizer.high,
+                int(quantizer.bits),
+                None if zeros is None or not zeros.any() else _array(zeros).astype(np.int32),
             )
     dense = 4 * sum(
         values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
@@ -112,12 +151,44 @@ def freeze_graph(
     policy = Policy(ops, observation, action, inputs, baseline_bytes or dense, dict(provenance or {}))
     if any(layer.nonzeros == 0 for layer in policy.layers):
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
+    if graph.root is not None:
+        like = first.weight.detach()
+        for scale, x in probes(observation.shape, observation.image):
+            own = answer(graph.root, x, like)
+            compare("the network", own, reference.run(policy, x), scale, tolerance=tolerance_of(like.dtype))
+    if inputs is not None and isinstance(quantizer, InputQuantizer):
+        _warn_of_drowned_inputs(first, quantizer)
     if observations is None:
         return policy
     vectors = TestVectors(
         observations, policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
     )
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
+
+
+def _warn_of_drowned_inputs(layer: Any, inputs: InputQuantizer) -> None:
+    """Names inputs of ordinary weight most of whose weights round to 0, because those of a few others are so large."""
+    with torch.no_grad():
+        effect = (layer.weight * inputs.scale()).abs().amax(0) * (inputs.limit > 0)
+        weights, lost = layer.weight != 0, (layer.weight_codes() == 0) & (layer.weight != 0)
+        drowned = (2 * lost.sum(0) > weights.sum(0)) & (inputs.limit > 0)
+        if not drowned.any():
+            return
+        drowned &= 8 * effect >= effect[inputs.limit > 0].median()  # others hardly matter in the float network either
+        large = effect >= _DROWNS * torch.where(drowned, effect, 0.0).amax()
+    if drowned.any() and large.any():
+        warnings.warn(
+            f"most first-layer weights of {_named(drowned)} round to 0 beside those of {_named(large)}, whose values"
+            " are far larger: scale or cut these before the network (VecNormalize, or a wrapper of the environment),"
+            " or use more weight_bits.",
+            stacklevel=3,
+        )
+
+
+def _named(inputs: torch.Tensor) -> str:
+    places = inputs.nonzero().ravel().tolist()
+    shown = [str(place) for place in places[:8]] + ([f"{len(places) - 8:,} more"] if len(places) > 8 else [])
+    return "input " + shown[0] if len(shown) == 1 else f"inputs {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _ops(nodes: Sequence[Node]) -> tuple[Op, ...]:
@@ -154,7 +225,10 @@ def _layer(node: LayerNode) -> Layer:
             raise PolicypressError(f"{name} of layer {node.name} is not finite: the training diverged.")
     quantizer = getattr(module, "policypress_quantizer", None)
     if quantizer is None or not module.active:
-        return Layer(_array(module.weight), _array(bias), FLOAT_BITS, np.ones(1, np.float32), **geometry)
+        weight, bias = module.weight.float(), bias.float()
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise PolicypressError(f"layer {node.name} has weights beyond float32: make them smaller.")
+        return Layer(_array(weight), _array(bias), FLOAT_BITS, np.ones(1, np.float32), **geometry)
     codes = _array(module.weight_codes()).astype(np.int8)
     if quantizer.source is None:
         return Layer(codes, _array(bias), quantizer.bits, _array(quantizer.step), **geometry)
@@ -188,6 +262,10 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
 
 def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArray[Any] | None:
     """Up to 32 observations that the agent met, evenly spread over its replay buffer or last rollout."""
+    from gymnasium import spaces
+
+    if not isinstance(model.observation_space, spaces.Box):  # recorded as they came, not flat
+        return None
     shape, dtype = transform.shape, np.dtype(transform.dtype)
     replay, rollout = getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None)
     if replay is not None and replay.size() > 0:

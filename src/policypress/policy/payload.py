@@ -53,6 +53,7 @@ from policypress.policy.policy import (
 _LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH = range(7)
 _USUAL_BITS = 8
 _USUAL_EXPONENT = 115  # of scales
+_ZERO_POINTS = 32  # added to the bits of an input that has them
 _OTHER_LIMITS = 2  # 0 and 1: unsigned and signed codes of the usual bits; 3 + 2 * bits + sign: of others
 
 
@@ -146,12 +147,17 @@ class _Encoder:
 
     def input(self, quantization: InputQuantization | None) -> None:
         w = self.writer
-        w.unsigned(0 if quantization is None else quantization.bits, INPUT_BITS)
-        if quantization is not None:
+        if quantization is None:
+            w.unsigned(0, INPUT_BITS)
+        else:
+            zeros = quantization.zero_point
+            w.unsigned(quantization.bits + (0 if zeros is None else _ZERO_POINTS), INPUT_BITS)
             self._limits(quantization.low, quantization.high, quantization.bits, INPUT_LIMITS)
             self._width = quantization.inverse_scale.size
             w.unsigned(self._width, SIZE)
             w.floats(quantization.inverse_scale)
+            if zeros is not None:
+                w.integers(zeros)
 
     def ops(self, ops: tuple[Op, ...]) -> None:
         self.writer.unsigned(len(ops), COUNT)
@@ -276,12 +282,14 @@ class _Decoder:
         bits = r.unsigned(INPUT_BITS)
         if bits == 0:
             return None
-        if not 2 <= bits <= 16:
-            raise ArtifactError(f"its input has {bits:,} bits.")
+        shifted, bits = divmod(bits, _ZERO_POINTS)
+        if not (2 <= bits <= 16 and shifted <= 1):
+            raise ArtifactError(f"its input has {bits + _ZERO_POINTS * shifted:,} bits.")
         self._integer = True
         low, high = self._limits(bits, INPUT_LIMITS)
         self._width = self._count(r.unsigned(SIZE))
-        return InputQuantization(r.floats(self._width), low, high, bits)
+        scales = r.floats(self._width)
+        return InputQuantization(scales, low, high, bits, r.integers(self._width) if shifted else None)
 
     def ops(self, depth: int) -> tuple[Op, ...]:
         count = self.reader.unsigned(COUNT)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,12 @@ TANH_INPUT_SCALE = 1 / 64
 TANH_INPUT_LIMIT = 255
 """What a Tanh takes in integer numerics: codes of 9 bits worth 1/64 each, from -3.98 to 3.98. Output codes of 8 bits
 reach their limit at 3.125, and limits of at most 8 bits keep requantization within float32 and int32."""
+ZERO_POINT_LIMIT = 2**15
+"""Largest magnitude of an input's zero point: float32 products of that many codes still say which code is meant."""
 OBSERVATION_DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 Numerics = Literal["integer", "weight-only", "float"]
+ActionKind = Literal["box", "discrete", "multi-discrete", "multi-binary"]
+ACTION_KINDS: tuple[ActionKind, ...] = get_args(ActionKind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,15 +226,17 @@ Op = Layer | Relu | Tanh | Flatten | MaxPool2d | Residual
 
 @dataclass(frozen=True, eq=False)
 class InputQuantization:
-    """Observation to codes: ``clip(rint(x * inverse_scale), low, high)`` in float32.
+    """Observation to codes: ``clip(rint(x * inverse_scale) - zero_point, low, high)`` in float32.
 
-    ``inverse_scale``: float32, shape (features,) for vectors, (1,) for images.
+    ``inverse_scale``: float32, shape (features,) for vectors, (1,) for images. ``zero_point``: int32 of the same
+    shape, the code that 0 stands for where values lie far from zero; None if there is none.
     """
 
     inverse_scale: NDArray[np.float32]
     low: int
     high: int
     bits: int
+    zero_point: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         _require_vector("The input's inverse scale", self.inverse_scale, np.float32)
@@ -239,6 +245,15 @@ class InputQuantization:
         _require(
             -(2**16) <= self.low < self.high <= 2**16 and self.high - self.low < 2**self.bits,
             f"The input's limits [{self.low}, {self.high}] do not fit {self.bits} bits",
+        )
+        zeros = self.zero_point
+        if zeros is None:
+            return
+        _require_vector("The input's zero point", zeros, np.int32)
+        _require(
+            zeros.size == self.inverse_scale.size and 0 < int(np.abs(zeros.astype(np.int64)).max()) <= ZERO_POINT_LIMIT,
+            f"The input needs one zero point for each inverse scale, in [-{ZERO_POINT_LIMIT}, {ZERO_POINT_LIMIT}] and"
+            " not all 0",
         )
 
 
@@ -306,10 +321,11 @@ class ActionTransform:
     ``kind`` "box": tanh if ``squash``, then from [-1, 1] to [``low``, ``high``] if ``squash``, else clip to
     them; returns ``dtype`` of ``shape``. ``kind`` "discrete": the index of the largest output (the first of
     equals), plus ``start``. ``kind`` "multi-discrete": the outputs are groups of ``nvec`` each, one after another,
-    and every group gives the index of its largest output; returns int64 of shape (groups,).
+    and every group gives the index of its largest output; returns int64 of shape (groups,). ``kind`` "multi-binary":
+    1 for every output above 0, else 0; returns int64 of shape (outputs,).
     """
 
-    kind: Literal["box", "discrete", "multi-discrete"]
+    kind: ActionKind
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     squash: bool = False
@@ -332,6 +348,14 @@ class ActionTransform:
                 "A multi-discrete action has the dtype int64, no bounds, no squashing and no start",
             )  # fmt: skip
             return
+        if self.kind == "multi-binary":
+            _require(
+                len(self.shape) == 1 and self.dtype == "int64" and self.low is None and self.high is None
+                and not self.squash and self.start == 0,
+                f"A multi-binary action has one dimension, not the shape {self.shape}, the dtype int64, no bounds, no "
+                "squashing and no start",
+            )  # fmt: skip
+            return
         if self.kind == "discrete":
             _require(abs(self.start) < 2**31, f"A discrete action's start must fit 32 bits, not {self.start}")
             _require(
@@ -340,7 +364,7 @@ class ActionTransform:
                 "A discrete action has the shape (), the dtype int64, no bounds and no squashing",
             )  # fmt: skip
             return
-        _require(self.kind == "box", f'An action is of kind "box", "discrete" or "multi-discrete", not {self.kind!r}')
+        _require(self.kind == "box", f"An action is of one of the kinds {', '.join(ACTION_KINDS)}, not {self.kind!r}")
         _require(self.dtype in ("float32", "float64"), f"Box actions are float32 or float64, not {self.dtype}")
         _require(self.start == 0, "Only discrete actions have a start")
         for bound in (self.low, self.high):
@@ -511,6 +535,7 @@ class Policy:
             "box": f"{action.dtype}{list(action.shape)}",
             "discrete": f"{layers[-1].weight.shape[0]} choices",
             "multi-discrete": f"{'x'.join(map(str, action.nvec))} choices",
+            "multi-binary": f"{layers[-1].weight.shape[0]} binary choices",
         }[action.kind]
         return (
             f"Policy({observation.dtype}{list(observation.shape)} -> {answer}, {self.numerics},"

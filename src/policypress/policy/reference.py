@@ -102,15 +102,16 @@ def to_network(transform: ObservationTransform, batch: NDArray[Any]) -> Float32:
 
 
 def quantize_input(quantization: InputQuantization, x: Float32) -> Int64:
-    """Input codes ``clip(rint(x * inverse_scale), low, high)``, shaped like ``x``.
+    """Input codes ``clip(rint(x * inverse_scale) - zero_point, low, high)``, shaped like ``x``.
 
     The product is rounded to float32; rint takes halves to even.
     """
-    inverse_scale = quantization.inverse_scale
-    if inverse_scale.size > 1:
-        inverse_scale = inverse_scale.reshape(x.shape[1:])
+    inverse_scale, zero_point = quantization.inverse_scale, quantization.zero_point
+    shape = x.shape[1:] if inverse_scale.size > 1 else (1,)
     with np.errstate(over="ignore"):  # an infinite product is clipped
-        codes: Float32 = np.rint(x * inverse_scale)
+        codes: Float32 = np.rint(x * inverse_scale.reshape(shape))
+    if zero_point is not None:
+        codes = codes - zero_point.astype(np.float32).reshape(shape)
     return codes.clip(quantization.low, quantization.high).astype(np.int64)
 
 
@@ -279,6 +280,8 @@ def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
         groups = np.split(outputs, np.cumsum(transform.nvec)[:-1], axis=1)
         choices: NDArray[np.int64] = np.stack([np.argmax(group, axis=1) for group in groups], axis=1).astype(np.int64)
         return choices
+    if transform.kind == "multi-binary":
+        return (outputs > 0).astype(np.int64)
     low, high = _present(transform.low), _present(transform.high)
     outputs = outputs.reshape(-1, *transform.shape)
     if transform.squash:

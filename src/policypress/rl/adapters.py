@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 from torch import nn
+from torch.nn.utils import skip_init
 
-from policypress.compression.graph import Graph, trace
+from policypress.compression.answers import TOLERANCE, compare, differs, probes, undisturbed
+from policypress.compression.graph import UNSUPPORTED_CLIP, Graph, trace
+from policypress.compression.student import forward
 from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform
+from policypress.policy import reference
+from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.rl.environments import flat_size
 from policypress.rl.networks import EXTRACTOR_KWARGS, ResNetExtractor
+from policypress.rl.statistics import frames_over, statistics_of
 
 try:
     import sb3_contrib
@@ -30,17 +40,17 @@ try:
 except ImportError:  # its algorithms are refused by name
     sb3_contrib, BatchRenorm = None, type(None)  # type: ignore[assignment, misc]
 
-UNSUPPORTED_OBSERVATION = (
-    "observations of {} space cannot be pressed: wrap the environment so that it returns one array "
-    "(gymnasium.wrappers.FlattenObservation)."
-)
 UNSUPPORTED_RECURRENT = "recurrent policies cannot be pressed: train one that sees stacked frames instead."
-UNSUPPORTED_SDE = "agents trained with gSDE (use_sde=True) cannot be pressed: train without it."
 _NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trained agent with policypress compress."
 _IMAGE_FEATURES = 512
+_BOUNDED = 1e6  # a wider range of observations is a way to say that there is none
+_SAMPLES = 64
+_NOISE = 0.05 * TOLERANCE
+"""Of the largest output: what rounding may change, where choices are decided by small differences of large values."""
 
 EXTRACTORS: dict[type[nn.Module], list[str]] = {
     FlattenExtractor: ["flatten"],
+    CombinedExtractor: [],  # joins the parts of a Dict, which a pressed policy gets joined
     NatureCNN: ["cnn", "linear"],
     ResNetExtractor: ["blocks", "linear"],
 }
@@ -51,7 +61,7 @@ Imitation = Literal["action", "logits", "values"]
 
 Critic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Value (n, 1) of actions (n, a), scaled to [-1, 1], at observations (n, ...) as the network sees them: float,
-normalized, images divided by 255. Gradients flow to both."""
+flattened, normalized, images divided by 255. Gradients flow to both."""
 
 
 class Adapter(ABC):
@@ -84,6 +94,11 @@ class Adapter(ABC):
     @abstractmethod
     def imitation(self, model: BaseAlgorithm) -> Imitation:
         """What the outputs of the deployed path mean to a student."""
+
+    def outputs(self, model: BaseAlgorithm, observations: Any) -> torch.Tensor | None:
+        """What the agent itself computes for ``observations`` (its policy's tensors) before the action transform, if
+        it can be asked for it; logits up to a constant."""
+        return None
 
     def trained_graph(self, model: BaseAlgorithm) -> Graph:
         """``graph`` with the very weights that the optimizer trains; UnsupportedError where there is no such path."""
@@ -122,15 +137,15 @@ class Adapter(ABC):
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises UnsupportedError for spaces that the algorithm or policypress cannot take."""
-        if not isinstance(observation_space, spaces.Box):
-            raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(observation_space).__name__))
+        flat_size(observation_space)
         if not isinstance(action_space, self.action_spaces):
             names = " or ".join(kind.__name__ for kind in self.action_spaces)
             raise UnsupportedError(
                 f"{self.model_class.__name__} needs {names} actions, not {action_space}: choose another --algo."
             )
-        if isinstance(action_space, spaces.MultiDiscrete) and len(action_space.shape) != 1:
-            raise UnsupportedError(f"multi-discrete actions of shape {action_space.shape} must be flattened first.")
+        if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) != 1:
+            kind = "discrete" if isinstance(action_space, spaces.MultiDiscrete) else "binary"
+            raise UnsupportedError(f"multi-{kind} actions of shape {action_space.shape} must be flattened first.")
         if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete) and np.any(action_space.start != 0):
             raise UnsupportedError(
                 f"actions that count from {action_space.start} are not Stable-Baselines3's: wrap the environment so "
@@ -180,13 +195,25 @@ class SACAdapter(_ContinuousAdapter):
     name, model_class, policy_module = "sac", SAC, "stable_baselines3.sac.policies"
 
     def graph(self, model: Any) -> Graph:
-        actor = model.actor
-        if actor.use_sde:
-            raise UnsupportedError(UNSUPPORTED_SDE)
-        return trace(actor, [*_extractor_paths(actor.features_extractor), "latent_pi", "mu"])
+        return self._clipped(model.actor, model.actor)
+
+    @staticmethod
+    def _clipped(actor: Any, path: nn.Module) -> Graph:
+        """The graph of ``path``, a module with ``actor``'s submodules; gSDE clips its mean."""
+        clips = isinstance(actor.mu, nn.Sequential) and type(actor.mu[-1]) is nn.Hardtanh
+        mean = [f"mu.{index}" for index in range(len(actor.mu) - 1)] if clips else ["mu"]
+        graph = trace(path, [*_extractor_paths(actor.features_extractor), "latent_pi", *mean])
+        return replace(graph, limit=float(actor.mu[-1].max_val)) if clips else graph
+
+    def trained_graph(self, model: Any) -> Graph:
+        graph = super().trained_graph(model)
+        if graph.limit < math.inf:
+            raise UnsupportedError(UNSUPPORTED_CLIP.format(graph.limit))
+        return graph
 
     def auxiliary(self, model: Any) -> list[tuple[str, nn.Parameter]]:
-        return [("log_std", model.actor.log_std.weight)]
+        actor = model.actor
+        return [] if actor.use_sde else [("log_std", actor.log_std.weight)]
 
 
 class TQCAdapter(SACAdapter):
@@ -203,12 +230,12 @@ class CrossQAdapter(SACAdapter):
         actor = model.actor
         if not self._normalizes(model):
             return super().graph(model)
-        if actor.use_sde:
-            raise UnsupportedError(UNSUPPORTED_SDE)
-        latent, mu = _folded(actor.latent_pi, actor.mu)
+        clips = isinstance(actor.mu, nn.Sequential)
+        latent, mean = _folded(actor.latent_pi, actor.mu[0] if clips else actor.mu)
         path = nn.Module()
-        path.features_extractor, path.latent_pi, path.mu = actor.features_extractor, latent, mu
-        return trace(path, [*_extractor_paths(actor.features_extractor), "latent_pi", "mu"])
+        path.features_extractor, path.latent_pi = actor.features_extractor, latent
+        path.mu = nn.Sequential(mean, *actor.mu[1:]) if clips else mean
+        return self._clipped(actor, path)
 
     def trained_graph(self, model: Any) -> Graph:
         if self._normalizes(model):
@@ -272,6 +299,9 @@ class DQNAdapter(_ValueAdapter):
     def targets(self, model: Any) -> list[Graph]:
         return [self._q_graph(model.q_net_target)]
 
+    def outputs(self, model: Any, observations: Any) -> torch.Tensor:
+        return model.q_net(observations)  # type: ignore[no-any-return]
+
     @staticmethod
     def _q_graph(network: Any) -> Graph:
         return trace(network, [*_extractor_paths(network.features_extractor), "q_net"])
@@ -289,6 +319,9 @@ class QRDQNAdapter(_ValueAdapter):
         path.quantile_net = nn.Sequential(OrderedDict([*hidden, (last[0], _mean_of_quantiles(last[1], network))]))
         return trace(path, [*_extractor_paths(network.features_extractor), "quantile_net"])
 
+    def outputs(self, model: Any, observations: Any) -> torch.Tensor:
+        return model.quantile_net(observations).mean(dim=1)  # type: ignore[no-any-return]
+
     def trained_graph(self, model: Any) -> Graph:
         raise UnsupportedError(_NOT_WHILE_LEARNING.format("QR-DQN", "what is deployed is the mean of its quantiles"))
 
@@ -297,15 +330,13 @@ class _PolicyAdapter(Adapter):
     """On-policy actor-critic: PPO and its relatives, one policy class for all."""
 
     default_hidden = (64, 64)
-    action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)
+    action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     policy_module = "stable_baselines3.common.policies"
     setting: str
     """An attribute that tells agents of this algorithm from those of relatives further down in ``_ALL``."""
 
     def graph(self, model: Any) -> Graph:
         policy = model.policy
-        if policy.use_sde:
-            raise UnsupportedError(UNSUPPORTED_SDE)
         extractor = _extractor_paths(policy.pi_features_extractor, "pi_features_extractor")
         return trace(policy, [*extractor, "mlp_extractor.policy_net", "action_net"])
 
@@ -314,8 +345,15 @@ class _PolicyAdapter(Adapter):
 
     def action_transform(self, model: Any) -> ActionTransform:
         if isinstance(model.action_space, spaces.Box):
-            return _box_action(model.action_space, squash=False)
+            return _box_action(model.action_space, squash=bool(model.policy.squash_output))
         return _discrete_action(model.action_space)
+
+    def outputs(self, model: Any, observations: Any) -> torch.Tensor:
+        distribution = model.policy.get_distribution(observations).distribution
+        if isinstance(model.action_space, spaces.Box):
+            return distribution.mean  # type: ignore[no-any-return]
+        groups = distribution if isinstance(distribution, list) else [distribution]
+        return torch.cat([group.logits for group in groups], dim=1)
 
     def net_arch(self, hidden: Sequence[int]) -> Any:
         return {"pi": list(hidden), "vf": list(self.default_hidden if hidden else ())}
@@ -389,37 +427,128 @@ def adapter_that_saved(data: Mapping[str, Any]) -> Adapter | None:
     return next((adapter for adapter in _ALL if adapter.saved(data)), None)
 
 
-def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
-    """The contract of ``model``'s observations, statistics of a VecNormalize around its environment included."""
-    space = model.observation_space
+def checked_graph(adapter: Adapter, model: BaseAlgorithm) -> Graph:
+    """``adapter.graph``; UnsupportedError if the agent itself acts otherwise than its layers one after another."""
+    graph = adapter.graph(model)
+    check_graph(model, graph)
+    return graph
+
+
+def check_graph(model: BaseAlgorithm, graph: Graph) -> None:
+    """``check_agent`` for the layers of ``graph``, one after another."""
+    like = graph.layers[0].module.weight.detach()
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return forward(graph, torch.as_tensor(x).to(like)).detach().float().cpu().numpy()
+
+    check_agent(model, run)
+
+
+def check_agent(model: Any, run: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+    """Raises UnsupportedError if ``model`` predicts otherwise than the outputs of ``run`` say, or has other outputs.
+
+    ``run``: float32 observations as the network sees them (n, ...) to outputs (n, outputs). Observations of several
+    scales are tried, within the bounds of their space; the agent is left as it was.
+    """
+    adapter, policy, space = adapter_for(model), model.policy, model.observation_space
+    action = adapter.action_transform(model)
+    who = f"this {adapter.model_class.__name__} agent"
+    with undisturbed(policy):
+        for scale, raw in _observations(space):
+            tensors = policy.obs_to_tensor(raw)[0]
+            ours = run(_network_input(tensors, space, policy.normalize_images))
+            own = adapter.outputs(model, tensors)
+            if own is not None:
+                theirs, mine = (_centred(action, values) for values in (own.double().cpu().numpy(), ours))
+                compare(who, theirs, mine, scale, magnitude=_NOISE / TOLERANCE * float(np.abs(ours).max()))
+            _compare_actions(who, action, policy.predict(raw, deterministic=True)[0], ours, scale)
+
+
+def _compare_actions(
+    who: str, action: ActionTransform, own: NDArray[Any], outputs: NDArray[np.float32], scale: float
+) -> None:
+    """Raises UnsupportedError if the agent's actions ``own`` are not those of ``outputs``; choices are compared where
+    the outputs decide clearly."""
+    ours = reference.act(action, outputs)
+    if action.kind == "box":
+        span = float(np.max(np.asarray(action.high) - np.asarray(action.low))) if action.squash else 0.0
+        compare(who, own, ours, scale, magnitude=span)
+        return
+    own, ours = own.reshape(len(outputs), -1), ours.reshape(len(outputs), -1)
+    clear = _margins(action, outputs) > _NOISE * np.abs(outputs).max()
+    for row, column in np.argwhere(clear & (own != ours)):
+        raise differs(who, f"with action {own[row, column]}", str(ours[row, column]), scale)
+
+
+def _groups(action: ActionTransform, outputs: NDArray[Any]) -> list[NDArray[Any]]:
+    return np.split(outputs, np.cumsum(action.nvec)[:-1], axis=1) if action.nvec else [outputs]
+
+
+def _margins(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
+    """How far the outputs are from another choice, (n, choices)."""
+    if action.kind == "multi-binary":
+        margins: NDArray[Any] = np.abs(outputs)
+        return margins
+    padded = [np.pad(group, ((0, 0), (1, 0)), constant_values=-np.inf) for group in _groups(action, outputs)]
+    return np.stack([np.diff(np.sort(group, axis=1)[:, -2:], axis=1)[:, 0] for group in padded], axis=1)
+
+
+def _centred(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
+    """Outputs without what decides nothing: a constant for all of a group of choices."""
+    if action.kind in ("box", "multi-binary"):
+        return outputs
+    return np.concatenate([group - group.mean(axis=1, keepdims=True) for group in _groups(action, outputs)], axis=1)
+
+
+def _observations(space: Any) -> Iterator[tuple[float, Any]]:
+    """Scales, and raw observations (n, *shape) of each, within the bounds of ``space``; always the same ones."""
     if not isinstance(space, spaces.Box):
-        raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(space).__name__))
-    if is_image_space(space):
+        drawn = copy.deepcopy(space)
+        drawn.seed(0)
+        samples = [drawn.sample() for _ in range(_SAMPLES)]
+        named = isinstance(samples[0], dict)
+        yield 1.0, {k: np.stack([s[k] for s in samples]) for k in samples[0]} if named else np.stack(samples)
+    elif is_image_space(space):
+        for scale, x in probes(space.shape, image=True):
+            yield scale, np.rint(255 * x).astype(space.dtype)
+    else:
+        random = np.random.default_rng(0)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        bounded = high - low < _BOUNDED
+        for scale, x in probes(space.shape):
+            inside = np.where(bounded, low, 0.0) + np.where(bounded, high - low, 0.0) * random.uniform(size=x.shape)
+            yield scale, np.where(bounded, inside, x.clip(low, high)).astype(space.dtype)
+
+
+def _network_input(tensors: Any, space: Any, normalize_images: bool) -> NDArray[np.float32]:
+    """Observations as the first layer sees them, float32 (n, ...); several parts one after another, each flattened."""
+    x: Any = preprocess_obs(tensors, space, normalize_images)
+    if isinstance(x, dict):
+        x = torch.cat([part.flatten(1) for part in x.values()], dim=1)
+    return x.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
+    """The contract of ``model``'s observations, statistics of a VecNormalize around its environment included.
+
+    Whatever is no image is a vector, as ``flatten_observation`` makes it.
+    """
+    space = model.observation_space
+    if isinstance(space, spaces.Box) and is_image_space(space):
         if not model.policy.normalize_images:
             raise UnsupportedError(
                 "agents that see raw pixel values (normalize_images=False) cannot be pressed: train with "
                 "normalize_images=True, Stable-Baselines3's default."
             )
         return ObservationTransform(space.shape, space.dtype.name, image=True, frame_stack=space.shape[0])
-    if len(space.shape) != 1:
-        raise UnsupportedError(f"observations of shape {space.shape} are neither vectors nor images: flatten them.")
+    shape = (flat_size(space),)
+    dtype = space.dtype.name if isinstance(space, spaces.Box) else "float32"
     env = model.get_env()
     normalize = unwrap_vec_normalize(env) if env is not None else None
-    return ObservationTransform(
-        space.shape, space.dtype.name, normalization=None if normalize is None else _normalization(normalize)
-    )
-
-
-def _normalization(normalize: VecNormalize) -> Normalization | None:
-    if not normalize.norm_obs:
-        return None
-    statistics: Any = normalize.obs_rms
-    return Normalization(
-        np.asarray(statistics.mean, np.float64),
-        np.asarray(statistics.var, np.float64),
-        float(normalize.epsilon),
-        float(normalize.clip_obs),
-    )
+    statistics = None if normalize is None else statistics_of(normalize)
+    if env is None or statistics is None:
+        return ObservationTransform(shape, dtype)
+    return ObservationTransform(shape, dtype, normalization=statistics.flat(space, frames_over(env)))
 
 
 def _box_action(space: Any, squash: bool) -> ActionTransform:
@@ -436,13 +565,17 @@ def _box_action(space: Any, squash: bool) -> ActionTransform:
 def _discrete_action(space: Any) -> ActionTransform:
     if isinstance(space, spaces.MultiDiscrete):
         return ActionTransform("multi-discrete", space.shape, "int64", nvec=tuple(int(n) for n in space.nvec))
+    if isinstance(space, spaces.MultiBinary):
+        return ActionTransform("multi-binary", space.shape, "int64")
     return ActionTransform("discrete", dtype="int64", start=int(space.start))
 
 
 def _critic(extractor: nn.Module, network: nn.Module) -> Critic:
     def value(observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         # The mean over quantiles; of one value, the value itself.
-        return network(torch.cat([extractor(observations), actions], dim=1)).mean(dim=1, keepdim=True)  # type: ignore[no-any-return]
+        flat = isinstance(extractor, CombinedExtractor)  # its parts are joined already
+        features = observations if flat else extractor(observations)
+        return network(torch.cat([features, actions], dim=1)).mean(dim=1, keepdim=True)  # type: ignore[no-any-return]
 
     return value
 
@@ -458,7 +591,7 @@ def _folded(latent: nn.Sequential, mu: nn.Linear) -> tuple[nn.Sequential, nn.Lin
         elif isinstance(module, nn.Linear) and norm is not None:
             gain, shift = (norm.scale, norm.bias) if norm.affine else (1.0, 0.0)
             scale = gain / (norm.ra_var + norm.eps).sqrt()
-            copy = nn.Linear(module.in_features, module.out_features, device=module.weight.device)
+            copy = skip_init(nn.Linear, module.in_features, module.out_features, device=module.weight.device)
             copy.weight.copy_(module.weight * scale)
             copy.bias.copy_(module.bias + module.weight @ (shift - norm.ra_mean * scale))
             copies.append((name, copy))
@@ -473,7 +606,7 @@ def _folded(latent: nn.Sequential, mu: nn.Linear) -> tuple[nn.Sequential, nn.Lin
 def _mean_of_quantiles(layer: nn.Linear, network: Any) -> nn.Linear:
     """A Linear layer whose output for an action is the mean of ``layer``'s quantiles for it."""
     actions = int(network.action_space.n)
-    mean = nn.Linear(layer.in_features, actions, device=layer.weight.device)
+    mean: nn.Linear = skip_init(nn.Linear, layer.in_features, actions, device=layer.weight.device)
     mean.weight.copy_(layer.weight.view(network.n_quantiles, actions, -1).mean(0))
     mean.bias.copy_(layer.bias.view(network.n_quantiles, actions).mean(0))
     return mean
@@ -485,11 +618,15 @@ def policy_module_of(data: Mapping[str, Any]) -> str | None:
     return described.get("__module__") if isinstance(described, dict) else None
 
 
+def unsupported_extractor(name: str) -> UnsupportedError:
+    """The refusal of a features extractor that is not in EXTRACTORS, however its agent is opened."""
+    return UnsupportedError(
+        f"features extractor {name} cannot be pressed; supported are {', '.join(kind.__name__ for kind in EXTRACTORS)}."
+    )
+
+
 def _extractor_paths(extractor: nn.Module, name: str = "features_extractor") -> list[str]:
     """Submodules of a features extractor in the order they run."""
     if type(extractor) not in EXTRACTORS:
-        raise UnsupportedError(
-            f"features extractor {type(extractor).__name__} cannot be pressed; supported are "
-            f"{', '.join(kind.__name__ for kind in EXTRACTORS)}."
-        )
+        raise unsupported_extractor(type(extractor).__name__)
     return [f"{name}.{path}" for path in EXTRACTORS[type(extractor)]]

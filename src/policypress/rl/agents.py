@@ -6,14 +6,13 @@ the zip's plain JSON and its weights; the few other numbers come through an unpi
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
@@ -30,23 +31,27 @@ from policypress.errors import PolicypressError, RunError, UnsupportedError
 from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform
 from policypress.rl.adapters import (
     EXTRACTORS,
-    UNSUPPORTED_OBSERVATION,
     UNSUPPORTED_RECURRENT,
-    UNSUPPORTED_SDE,
     Adapter,
     Critic,
     Imitation,
     adapter_named,
     adapter_that_saved,
+    checked_graph,
     observation_transform,
     policy_module_of,
+    unsupported_extractor,
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
-from policypress.rl.checkpoint import QUANTIZER_KEY
-from policypress.rl.environments import make_env
+from policypress.rl.checkpoint import QUANTIZER_KEY, stand_ins
+from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
+from policypress.rl.pickles import saved_data
+from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
 
 _OPTIMIZER_KWARGS = ("optimizer_class", "optimizer_kwargs", "device")
 """What decides about learning alone: left out when a policy is rebuilt."""
+_GAP, _STANDARD_ERRORS = 0.1, 4.0
+"""A return that is lower by more than both, this share of it and so many standard errors, is told of."""
 _ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>")
 
 
@@ -57,7 +62,8 @@ class Agent:
     ``model``: in evaluation mode, without environment; its optimizers are fresh. ``graph``: the deployed path.
     ``observation`` holds the statistics of VecNormalize, if given. ``parameters`` counts weights and biases of the
     deployed path. ``training_returns``: of the last training episodes (at most 100), as the agent's Monitor saw them;
-    empty where the file does not tell.
+    empty where the file does not tell. ``evidence``: whether VecNormalize had a part in its training; ``vecnormalize``:
+    the file with its statistics, given or found.
     """
 
     model: BaseAlgorithm
@@ -69,6 +75,8 @@ class Agent:
     critics: tuple[Critic, ...]
     parameters: int
     training_returns: tuple[float, ...]
+    evidence: Evidence
+    vecnormalize: Path | None = None
 
     @property
     def training_return(self) -> float | None:
@@ -77,36 +85,41 @@ class Agent:
 
 
 def load_agent(
-    path: str | Path, algo: str, env_id: str, *, vecnormalize: str | Path | None = None, trust: bool = False
+    path: str | Path,
+    algo: str,
+    env: EnvLike,
+    *,
+    vecnormalize: str | Path | None = None,
+    trust: bool = False,
+    force: bool = False,
 ) -> Agent:
-    """The agent in ``path``, a zip that Stable-Baselines3's ``save`` wrote, as it acts in ``env_id``.
+    """The agent in ``path``, a zip that Stable-Baselines3's ``save`` wrote, as it acts in ``env``.
 
-    ``vecnormalize``: the file that ``VecNormalize.save`` wrote. ``trust``: open the zip by unpickling, which can run
-    any code in it. Neither file is changed. Raises RunError for a file that cannot be read, ConfigError for an unknown
-    algorithm or environment, UnsupportedError for an agent that does not fit them or cannot be pressed.
+    ``vecnormalize``: the file that ``VecNormalize.save`` wrote; one beside the agent is found where the zip shows that
+    it is needed, with a warning that names it. ``trust``: open the zip by unpickling, which can run any code in it.
+    ``force``: take ``vecnormalize``, or none, whatever the zip shows. No file is changed. Raises RunError for a file
+    that cannot be read, ConfigError for an unknown algorithm or environment, UnsupportedError for an agent that does
+    not fit them, cannot be pressed, or was trained with statistics that are missing.
     """
-    path, adapter = Path(path), adapter_named(algo)
+    path, adapter, env_id = Path(path), adapter_named(algo), name_of(env)
     data, weights = _read(path)
     _check_saved(path, data, weights, adapter, trust)
-    normalized = bool((data.get(STATE_ATTRIBUTE) or {}).get("normalized"))
-    if normalized and vecnormalize is None:
-        raise UnsupportedError(
-            f"{path} was trained with VecNormalize: give its statistics with --vecnormalize, the file that "
-            "VecNormalize.save wrote."
-        )
-    observation_space, action_space = _spaces(env_id)
+    observation_space, action_space = _spaces(env)
     for name, space in (("observation", observation_space), ("action", action_space)):
         _check_space(path, name, data.get(f"{name}_space"), space, env_id)
     adapter.check_spaces(observation_space, action_space)
     if trust:
-        model = _unpickled(path, adapter, data)
+        model = _unpickled(path, adapter, data, observation_space, action_space)
     else:
         model = _rebuilt(path, adapter, data, weights, observation_space, action_space, env_id)
     model.policy.set_training_mode(False)
-    observation = observation_transform(model)
-    if vecnormalize is not None:
-        observation = _normalized(observation, Path(vecnormalize))
-    graph = adapter.graph(model)
+    told = evidence(data, observation_space, issubclass(adapter.model_class, OnPolicyAlgorithm))
+    if (data.get(STATE_ATTRIBUTE) or {}).get("normalized"):
+        told = Evidence("normalized", "policypress was there")
+    given = None if vecnormalize is None else Path(vecnormalize)
+    statistics, normalization = _statistics(path, told, given, observation_space, env, force)
+    observation = replace(observation_transform(model), normalization=normalization)
+    graph = checked_graph(adapter, model)
     return Agent(
         model,
         adapter,
@@ -117,50 +130,46 @@ def load_agent(
         tuple(adapter.critics(model)),
         graph.parameters,
         _training_returns(data),
+        told,
+        statistics,
     )
 
 
-def check_return(agent: Agent, measured_mean: float) -> None:
-    """Raises RunError if ``agent``'s deterministic return is so far below its training's that it must act on other
-    observations than it learned from.
+def check_return(agent: Agent, returns: Sequence[float], env: str, *, force: bool = False) -> None:
+    """Compares ``agent``'s deterministic ``returns`` here with those at the end of its training.
 
-    Far is half of the training return's magnitude, and twice the spread of its episodes. Clipped rewards and episodes
-    of one life (Atari) only make the training return smaller, and so the check milder.
+    Where they are clearly lower (by a tenth, and by more than four standard errors of the difference), its observations
+    may not be those that it learned from. Raises RunError where that is likely, and ``force`` does not say otherwise;
+    warns where it may have another reason: an agent that was certainly trained without VecNormalize may just act worse
+    without exploration. Clipped rewards and episodes of one life (Atari) only make the training return smaller, and so
+    the check milder.
     """
-    trained = agent.training_return
-    if trained is None or not np.isfinite(trained):
+    trained, here = np.asarray(agent.training_returns), np.asarray(returns)
+    if len(trained) < 2 or not np.isfinite(trained).all():
         return
-    margin = max(abs(trained) / 2, 2 * float(np.std(agent.training_returns)))
-    if measured_mean >= trained - margin:
+    gap = float(trained.mean() - here.mean())
+    error = float(np.sqrt(trained.var(ddof=1) / len(trained) + here.var() / len(here)))
+    if gap <= max(_GAP * abs(float(trained.mean())), _STANDARD_ERRORS * error):
         return
-    if agent.observation.normalization is None and not agent.observation.image:
-        hint = "if it was trained with VecNormalize, give its statistics with --vecnormalize"
+    found = f"the agent returns {here.mean():.1f} in {env}, but {trained.mean():.1f} at the end of its training"
+    environment = "check that the environment, its version, settings and wrappers are those of its training"
+    far = gap > abs(float(trained.mean())) / 2
+    verdict, why = agent.evidence.verdict, agent.evidence.why
+    if agent.vecnormalize is not None:
+        likely, hint = far, f"{environment}, and {agent.vecnormalize} was saved with it"
+    elif verdict == "raw" or agent.observation.image:
+        likely = False
+        hint = f"it was trained without VecNormalize ({why}), so {environment}, or that it needs its exploration"
+    elif verdict == "unknown":
+        likely, hint = (
+            far,
+            f"if it was trained with VecNormalize, give its statistics with --vecnormalize; {environment}",
+        )
     else:
-        hint = "check that the environment and the statistics are those of its training"
-    raise RunError(f"the agent returns {measured_mean:.1f} here, but {trained:.1f} at the end of its training: {hint}.")
-
-
-def read_vecnormalize(path: str | Path) -> Normalization | None:
-    """Statistics of observations in the file that ``VecNormalize.save`` wrote, read without running code; None if
-    observations are not normalized. Raises RunError for another file, UnsupportedError for Dict observations."""
-    wrong = f"{path} holds no VecNormalize statistics: give the file that VecNormalize.save wrote."
-    try:
-        saved = _Unpickler(io.BytesIO(Path(path).read_bytes()), records=True).load()
-        if type(saved).__name__ != "VecNormalize":
-            raise RunError(wrong)
-        if not saved.state["norm_obs"]:
-            return None
-        statistics = saved.state["obs_rms"]
-        if isinstance(statistics, dict):
-            raise UnsupportedError(UNSUPPORTED_OBSERVATION.format("Dict"))
-        mean, var = (np.asarray(statistics.state[name], np.float64) for name in ("mean", "var"))
-        return Normalization(mean, var, float(saved.state["epsilon"]), float(saved.state["clip_obs"]))
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: give the file that VecNormalize.save wrote.") from error
-    except PolicypressError:
-        raise
-    except Exception as error:  # a file of arbitrary bytes can make the unpickler raise anything
-        raise RunError(wrong) from error
+        likely, hint = True, f"it was trained within VecNormalize ({why}): give its statistics with --vecnormalize"
+    if likely and not force:
+        raise RunError(f"{found}: {hint}; --force (force=True) presses it as it is.")
+    warnings.warn(f"{found}: {hint}.", stacklevel=2)
 
 
 # The zip
@@ -192,8 +201,6 @@ def _check_saved(
         raise UnsupportedError(UNSUPPORTED_RECURRENT)
     if policy_module_of(data) == "sb3_contrib.common.maskable.policies":
         raise UnsupportedError("policies with action masks cannot be pressed: a frozen policy sees observations alone.")
-    if data.get("use_sde"):
-        raise UnsupportedError(UNSUPPORTED_SDE)
     if any(QUANTIZER_KEY in key for key in weights):
         raise UnsupportedError(
             f"{path} was saved while quantizing, so its policy is pressed already: freeze it with "
@@ -209,13 +216,12 @@ def _check_saved(
 def _check_space(path: Path, name: str, described: Any, space: spaces.Space[Any], env_id: str) -> None:
     """Compares what the zip's JSON says of a space with the environment's; what it does not say fits."""
     kind, size = _description(described)
-    if kind in ("Dict", "Tuple"):
-        raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(kind))
     found_kind, found_size = type(space).__name__, _size(space)
     if kind not in (None, found_kind) or size not in (None, found_size):
         raise UnsupportedError(
             f"{path} was trained with {name}s of {kind} {size}, but those of {env_id} are {found_kind} {found_size}: "
-            "name the environment that it was trained in."
+            "name the environment that it was trained in, with the --env-kwargs, --wrapper and --frame-stack of its "
+            "training."
         )
 
 
@@ -228,28 +234,39 @@ def _description(described: Any) -> tuple[str | None, Any]:
         return kind, int(fields["n"])
     if kind == "MultiDiscrete" and "nvec" in fields:
         return kind, [int(number) for number in re.findall(r"\d+", str(fields["nvec"]))]
-    return kind, fields.get("_shape") if kind == "Box" else None
+    return kind, fields.get("_shape", fields.get("shape")) if kind == "Box" else None  # gym: shape
 
 
 def _size(space: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return ", ".join(space.spaces)
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     return space.nvec.tolist() if isinstance(space, spaces.MultiDiscrete) else list(space.shape or ())
 
 
-def _spaces(env_id: str) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """Spaces of ``env_id`` as Stable-Baselines3 shows them to an agent: images channels first."""
-    env = BaseAlgorithm._wrap_env(make_env(env_id, training=False), monitor_wrapper=False)
+def _spaces(env: EnvLike) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Spaces of ``env`` as Stable-Baselines3 shows them to an agent: images channels first."""
+    made = make_env(env, training=False, flat=False)
     try:
-        return env.observation_space, env.action_space
+        flat_size(made.observation_space)  # what Stable-Baselines3 would refuse in other words
+        wrapped = BaseAlgorithm._wrap_env(made, monitor_wrapper=False)
+        return wrapped.observation_space, wrapped.action_space
     finally:
-        env.close()
+        made.close()
 
 
-def _unpickled(path: Path, adapter: Adapter, data: Mapping[str, Any]) -> BaseAlgorithm:
+def _unpickled(
+    path: Path,
+    adapter: Adapter,
+    data: Mapping[str, Any],
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+) -> BaseAlgorithm:
     smaller = {"buffer_size": 1} if "buffer_size" in data else {}
+    objects = stand_ins(data, observation_space, action_space)
     try:
-        model: BaseAlgorithm = adapter.model_class.load(path, device="cpu", **smaller)
+        model: BaseAlgorithm = adapter.model_class.load(path, device="cpu", custom_objects=objects, **smaller)
     except Exception as error:  # a foreign class can raise anything
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise RunError(f"{path} cannot be opened by {adapter.model_class.__name__}.load: {reason}.") from error
@@ -267,12 +284,14 @@ def _rebuilt(
 ) -> BaseAlgorithm:
     """The model from its JSON, its weights and the environment's spaces; nothing is unpickled."""
     kwargs = _policy_kwargs(path, data, weights)
+    name = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
     try:
-        model = adapter.model_class("MlpPolicy", None, policy_kwargs=kwargs, device="cpu", _init_setup_model=False)
+        model = adapter.model_class(name, None, policy_kwargs=kwargs, device="cpu", _init_setup_model=False)
         model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
         # What _setup_model does, without buffers and entropy targets: this model will not learn.
         model._setup_lr_schedule()
-        model.policy = model.policy_class(observation_space, action_space, model.lr_schedule, **model.policy_kwargs)
+        built = model.policy_kwargs | ({"use_sde": True} if data.get("use_sde") else {})
+        model.policy = model.policy_class(observation_space, action_space, model.lr_schedule, **built)
         if hasattr(model, "_create_aliases"):
             model._create_aliases()
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -311,7 +330,7 @@ def _policy_kwargs(path: Path, data: Mapping[str, Any], weights: Mapping[str, to
         elif key == "features_extractor_class":
             extractor = next((kind for kind in EXTRACTORS if str(kind) == value), None)
             if extractor is None:
-                raise _needs_trust(path, f"its features_extractor_class is {value}")
+                raise unsupported_extractor(str(value).rpartition(".")[2].rstrip("'>"))
             kwargs[key] = extractor
         elif isinstance(value, str):  # Stable-Baselines3's words for an object that is not JSON
             raise _needs_trust(path, f"its {key} is an object")
@@ -335,68 +354,65 @@ def _needs_trust(path: Path, reason: str) -> UnsupportedError:
     )
 
 
-def _normalized(observation: ObservationTransform, path: Path) -> ObservationTransform:
-    normalization = read_vecnormalize(path)
-    if normalization is not None and observation.image:
-        raise UnsupportedError("image observations normalized by VecNormalize cannot be pressed: train without it.")
-    if normalization is not None and normalization.mean.shape != observation.shape:
+def _statistics(
+    path: Path, told: Evidence, given: Path | None, space: spaces.Space[Any], env: EnvLike, force: bool
+) -> tuple[Path | None, Normalization | None]:
+    """The file of VecNormalize that belongs to the agent in ``path``, and its statistics for flat observations.
+
+    One that lies beside the agent is taken where the agent is known to need it; otherwise it is only spoken of.
+    """
+    described = description_of(env)
+    frames = described.frame_stack if described is not None else 1
+    if given is not None:
+        statistics = read_vecnormalize(given)
+        if statistics is None:
+            return given, None
+        if told.verdict == "raw" and not force:
+            raise UnsupportedError(
+                f"{path} was not trained with VecNormalize ({told.why}): leave --vecnormalize out, or add --force "
+                "(force=True) if you know better."
+            )
+        return given, _flat(statistics, space, frames)
+    if force or told.verdict == "raw":
+        return None, None
+    found = beside(path, name_of(env))
+    for file in found:
+        if (statistics := read_vecnormalize(file)) is None:
+            continue
+        if told.verdict == "unknown" and not (told.last is not None and statistics.explain(*told.last)):
+            warnings.warn(
+                f"{file} lies beside the agent and is not used: give it with --vecnormalize if the agent was trained "
+                "with it.",
+                stacklevel=3,
+            )
+            return None, None
+        normalization = _flat(statistics, space, frames)
+        warnings.warn(f"the statistics in {file} are used: the agent was trained with VecNormalize.", stacklevel=3)
+        return file, normalization
+    if told.verdict == "normalized":
         raise UnsupportedError(
-            f"the statistics in {path} are of shape {normalization.mean.shape}, but observations of "
-            f"{observation.shape}: give those that were saved with this agent."
+            f"{path} was trained with VecNormalize ({told.why}): give its statistics with --vecnormalize, the file "
+            "that VecNormalize.save wrote; --force (force=True) opens it without."
         )
-    return replace(observation, normalization=normalization)
+    if told.verdict == "wrapped" and not found:
+        warnings.warn(
+            f"{path} was trained within VecNormalize ({told.why}): unless that normalized rewards alone, give its "
+            "statistics with --vecnormalize.",
+            stacklevel=3,
+        )
+    return None, None
+
+
+def _flat(statistics: Statistics, space: spaces.Space[Any], frames: int) -> Normalization:
+    """``statistics`` of single observations or, if they fit as they are, of stacked ones."""
+    if is_image_space(space):
+        raise UnsupportedError("image observations normalized by VecNormalize cannot be pressed: train without it.")
+    return statistics.flat(space, 1 if statistics.fits(space) else frames)
 
 
 def _training_returns(data: Mapping[str, Any]) -> tuple[float, ...]:
     """Returns in the buffer of the last episodes; empty if it cannot be read."""
     try:
-        pickled = base64.b64decode(data["ep_info_buffer"][":serialized:"])
-        return tuple(float(episode["r"]) for episode in _Unpickler(io.BytesIO(pickled)).load())
-    except Exception:  # arbitrary bytes can make the unpickler raise anything, and the returns are only worth a hint
+        return tuple(float(episode["r"]) for episode in saved_data(data.get("ep_info_buffer")) or ())
+    except (AttributeError, KeyError, TypeError, ValueError):  # the returns are only worth a hint
         return ()
-
-
-# Pickles without code
-
-# Functions that NumPy pickles name; asked of NumPy, because their module moves between versions.
-_NUMPY: dict[str, Any] = {
-    "ndarray": np.ndarray,
-    "dtype": np.dtype,
-    "_reconstruct": np.zeros(1).__reduce__()[0],
-    "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-    "scalar": np.float64(0).__reduce__()[0],
-}
-_BUILTINS: dict[str, type] = {
-    kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
-}
-
-
-class _Record:
-    """Stands in for an object of a class that is not imported: it keeps the state and does nothing."""
-
-    state: Any = None
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows NumPy arrays, deques and plain containers; any other class is a _Record if ``records``, else an error."""
-
-    def __init__(self, file: io.BytesIO, records: bool = False) -> None:
-        super().__init__(file)
-        self._records = records
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy" and name in _NUMPY:
-            return _NUMPY[name]
-        if module == "builtins" and name in _BUILTINS:
-            return _BUILTINS[name]
-        if (module, name) == ("collections", "deque"):
-            return deque
-        if self._records:
-            return type(name, (_Record,), {})
-        raise pickle.UnpicklingError(f"{module}.{name} is not data")

@@ -9,10 +9,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from policypress.compression.compressor import Compressor
-from policypress.config import CompressionConfig, to_json
+from policypress.compression.compressor import Compressor, Phase
+from policypress.config import CompressionConfig, from_json, to_json
 from policypress.errors import ConfigError
-from policypress.rl.adapters import adapter_for, observation_transform
+from policypress.rl.adapters import adapter_for, check_graph, observation_transform
 
 STATE_ATTRIBUTE = "policypress_state"
 """Attribute of the model that travels in its zip: config, nominal steps, and where compression stands."""
@@ -22,24 +22,35 @@ class CompressionCallback(BaseCallback):
     """Prunes and quantizes the deployed network of an SB3 agent while it learns.
 
     ``steps``: the nominal steps that the config's fractions refer to; default: the ``total_timesteps`` of ``learn``.
-    Everything counts ``num_timesteps``, so several environments change nothing. Raises ConfigError when a window
-    cannot be reached, UnsupportedError when the agent cannot be pressed.
+    Everything counts ``num_timesteps``, so several environments change nothing. Several calls of ``learn`` go on where
+    the one before has stopped, whether they reset ``num_timesteps`` or not: say in ``steps`` how many there will be in
+    all. Raises ConfigError when a window cannot be reached, UnsupportedError when the agent cannot be pressed or acts
+    otherwise than its layers one after another.
     """
 
     def __init__(self, config: CompressionConfig, steps: int | None = None, log_every: int = 1000) -> None:
         super().__init__()
         self.config, self.steps, self.log_every = config, steps, log_every
         self.compressor: Compressor | None = None
-        self._next_log = 0
+        self._next_log = self._before = 0
 
     def _on_training_start(self) -> None:
         total = self.model._total_timesteps
         steps = self.steps or total
-        self.config.check_reachable(steps, total, adapter_for(self.model).learning_starts(self.model))
+        # Of several calls of learn no single one reaches the end.
+        last = max(steps, total) if self.steps else total
+        self.config.check_reachable(steps, last, adapter_for(self.model).learning_starts(self.model))
         attached = attached_compressor(self.model)
         if attached is not None and attached.config != self.config:
             raise ConfigError("this agent is being pressed with another config: give the same one, or a fresh agent.")
+        if attached is not None and self.steps and attached.steps != self.steps:
+            raise ConfigError(
+                f"this agent is being pressed over {attached.steps} steps, not {self.steps}: give the same, or a fresh "
+                "agent."
+            )
         self.compressor = attached or attach(self.model, self.config, steps)
+        # learn() counts from 0 again unless it is told not to.
+        self._before = max(0, self.compressor.done - self.num_timesteps)
         self._advance()
 
     def _on_step(self) -> bool:
@@ -51,7 +62,8 @@ class CompressionCallback(BaseCallback):
 
     def _advance(self) -> None:
         assert self.compressor is not None
-        self.compressor.step(self.num_timesteps)
+        follow_optimizer(self.model)
+        self.compressor.step(self._before + self.num_timesteps)
         getattr(self.model, STATE_ATTRIBUTE)["compressor"] = self.compressor.state_dict()
         if self.num_timesteps >= self._next_log:
             self._next_log = self.num_timesteps + self.log_every
@@ -71,10 +83,12 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
     adapter = adapter_for(model)
     transform = observation_transform(model)
     optimizer = adapter.optimizer(model)
+    graph = adapter.trained_graph(model)
+    check_graph(model, graph)
     if config.prunes or config.quantizes:
         _fuse(optimizer)
     compressor = Compressor(
-        adapter.trained_graph(model),
+        graph,
         optimizer,
         config,
         steps,
@@ -92,6 +106,38 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
     setattr(model, STATE_ATTRIBUTE, state)
     _COMPRESSORS[model.policy] = compressor
     return compressor
+
+
+def follow_optimizer(model: BaseAlgorithm) -> None:
+    """Masks and quantization go on with the optimizer that ``model`` has now, if somebody has replaced it."""
+    compressor = attached_compressor(model)
+    if compressor is None:
+        return
+    optimizer = adapter_for(model).optimizer(model)
+    if optimizer is not compressor.optimizer:
+        compressor.follow(optimizer)
+        _fuse(optimizer)
+
+
+def missing(model: BaseAlgorithm) -> str:
+    """What the config of a model that is pressed in training asks for and training has not reached, in a sentence; ""
+    if it has, or if nothing was asked for."""
+    state = getattr(model, STATE_ATTRIBUTE, None)
+    if state is None:
+        return ""
+    config, stands = state["config"], state["compressor"]
+    parts = []
+    if float(stands["sparsity"]) < config["sparsity"] - 1e-9:
+        parts.append(f"is {float(stands['sparsity']):.1%} sparse instead of {config['sparsity']:.1%}")
+    if from_json(CompressionConfig, config).quantizes and stands["phase"] != Phase.QUANTIZE.name:
+        bits = f"{config['weight_bits']}-bit weights"
+        parts.append(f"computes in float32 instead of with {bits}")
+    if not parts:
+        return ""
+    return (
+        f"the policy {' and '.join(parts)}: training has ended at step {stands.get('done', model.num_timesteps)} of "
+        f"{state['steps']}, train on to the end."
+    )
 
 
 def _fuse(optimizer: torch.optim.Optimizer) -> None:

@@ -10,7 +10,7 @@ import random
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     if (saved := adapter_that_saved(attributes)) is not None and saved is not adapter:
         raise RunError(no_agent)
     try:
-        model: BaseAlgorithm = model_class.load(buffer, env=env, device=device)
+        found = None if env is None else stand_ins(attributes, env.observation_space, env.action_space)
+        model: BaseAlgorithm = model_class.load(buffer, env=env, device=device, custom_objects=found)
     except (AttributeError, KeyError) as error:
         raise RunError(no_agent) from error
     state = getattr(model, STATE_ATTRIBUTE, None)
@@ -71,6 +72,16 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
         setattr(model, STATE_ATTRIBUTE, state)
         model.policy.load_state_dict({**model.policy.state_dict(), **ranges})
     return model
+
+
+def stand_ins(attributes: Mapping[str, Any], observation_space: Any, action_space: Any) -> dict[str, Any] | None:
+    """What stands for parts of an agent that cannot be unpickled any more, if it was saved with gym before Gymnasium.
+
+    Spaces are those of its environment; the schedule of the learning rate is made anew from that rate.
+    """
+    if "'gym." not in str((attributes.get("observation_space") or {}).get(":type:")):
+        return None
+    return {"observation_space": observation_space, "action_space": action_space, "lr_schedule": None}
 
 
 def map_replay_buffer(model: BaseAlgorithm, folder: Path, resume: bool) -> None:

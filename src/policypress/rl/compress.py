@@ -19,7 +19,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from policypress.compression.compressor import Compressor
 from policypress.compression.graph import LayerNode, ResidualNode
 from policypress.compression.student import hidden_widths, student
-from policypress.config import FLOAT_BITS, CompressConfig, CompressionConfig, DistillConfig, dumps, from_json
+from policypress.config import (
+    FLOAT_BITS,
+    CompressConfig,
+    CompressionConfig,
+    DistillConfig,
+    Environment,
+    dumps,
+    from_json,
+)
 from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.returns import kept
 from policypress.measure.size import sizes
@@ -28,7 +36,7 @@ from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
-from policypress.rl.adapters import adapter_for, observation_transform
+from policypress.rl.adapters import adapter_for, checked_graph, observation_transform
 from policypress.rl.agents import Agent, check_return, load_agent
 from policypress.rl.distill import (
     Distillation,
@@ -39,7 +47,7 @@ from policypress.rl.distill import (
     check_config,
     met_by_teacher,
 )
-from policypress.rl.environments import make_env
+from policypress.rl.environments import EnvLike, description_of, makes_env, name_of, padding_of
 from policypress.rl.evaluate import chance, evaluate
 from policypress.rl.finetune import check_trust, finetune
 from policypress.rl.train import FINAL_SEED
@@ -86,11 +94,17 @@ class Source:
     vecnormalize: Path | None = None
     trust: bool = False
     """Open the agent by unpickling, which can run any code in it."""
+    force: bool = False
+    """Go on where the agent's file or its return say that statistics of VecNormalize are missing or wrong."""
+
+    def open(self, algo: str, env: Environment) -> Agent:
+        """The agent as it acts in ``env``; raises what ``load_agent`` raises."""
+        return load_agent(self.agent, algo, env, vecnormalize=self.vecnormalize, trust=self.trust, force=self.force)
 
 
 def compress(
     model: BaseAlgorithm | Teacher,
-    env: str | States,
+    env: EnvLike | States,
     config: DistillConfig,
     *,
     folder: Path | None = None,
@@ -98,15 +112,16 @@ def compress(
 ) -> Policy:
     """A small policy that acts as ``model`` does, distilled in minutes; rewards are not looked at.
 
-    ``env``: id of the environment that the student acts in, or a function that gives states. ``folder`` keeps a
-    checkpoint, from which the same call goes on. Raises UnsupportedError for agents that cannot be pressed.
+    ``env``: the environment that the student acts in, its id, a class or function that makes it, or an ``Environment``;
+    or a function that gives states. ``folder`` keeps a checkpoint, from which the same call goes on. Raises
+    UnsupportedError for agents that cannot be pressed.
     """
     return _with_states(
         model, env, config, lambda teacher, states: Distillation(teacher, states, config, folder).run(progress)
     )
 
 
-def post_training(model: BaseAlgorithm | Teacher, env: str | States, config: DistillConfig) -> Policy:
+def post_training(model: BaseAlgorithm | Teacher, env: EnvLike | States, config: DistillConfig) -> Policy:
     """What everybody tries first: magnitude pruning in one go and ranges measured on the agent's own states, without
     any training (one-shot pruning, post-training quantization)."""
     return _with_states(model, env, config, lambda teacher, states: _post_training(teacher, states, config))
@@ -120,7 +135,7 @@ def teacher_of(agent: BaseAlgorithm | Agent) -> Teacher:
         model, adapter, observation = agent, adapter_for(agent), observation_transform(agent)
         model.policy.set_training_mode(False)
     return Teacher(
-        adapter.graph(model),
+        checked_graph(adapter, model),
         observation,
         adapter.action_transform(model),
         adapter.imitation(model),
@@ -141,7 +156,7 @@ def scaled_hidden(teacher: Teacher, factor: float) -> tuple[int, ...]:
 def plan(
     source: Source,
     algo: str,
-    env: str,
+    env: EnvLike,
     *,
     method: str = "distill",
     hidden: tuple[int, ...] | Literal["auto"] | None = None,
@@ -156,7 +171,13 @@ def plan(
     sparsity or widths are given; 8 bits everywhere. Raises what ``load_agent`` raises, ConfigError for what does not
     fit together.
     """
-    agent = load_agent(source.agent, algo, env, vecnormalize=source.vecnormalize, trust=source.trust)
+    environment = description_of(env)
+    if environment is None:
+        raise ConfigError(
+            f"a run keeps in its folder how {name_of(env)} is made, for other processes: name a class or function in a "
+            "module, or call policypress.compress."
+        )
+    agent = source.open(algo, environment)
     given = {"weight_bits": 8, **(compression or {})}
     searched = bool((settings or {}).get("keep"))
     if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
@@ -176,9 +197,12 @@ def plan(
     student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
     return CompressConfig(
         algo,
-        env,
+        environment.env,
         digest(source.agent),
-        "" if source.vecnormalize is None else digest(source.vecnormalize),
+        "" if agent.vecnormalize is None else digest(agent.vecnormalize),
+        env_kwargs=environment.env_kwargs,
+        wrappers=environment.wrappers,
+        frame_stack=environment.frame_stack,
         method=method,  # type: ignore[arg-type]
         student=DistillConfig(CompressionConfig(**given), hidden=widths, **student),
         **(settings or {}),
@@ -200,7 +224,7 @@ def press(
     when ``out`` holds something else, UnsupportedError or ConfigError before anything is written.
     """
     files = CompressFiles(Path(out))
-    agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
+    agent = source.open(config.algo, config.environment)
     teacher = teacher_of(agent)
     if config.method == "finetune":
         check_trust(source.trust)
@@ -210,14 +234,14 @@ def press(
     with checkpoint.locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
-        measured = measured_teacher(files, agent, teacher, config)
+        measured = measured_teacher(files, agent, teacher, config, source.force)
         started = time.monotonic()
         if config.method == "ptq":
-            policy = post_training(teacher, config.env, config.student)
+            policy = post_training(teacher, config.environment, config.student)
         elif config.method == "distill":
-            policy = compress(teacher, config.env, config.student, folder=files.checkpoint, progress=progress)
+            policy = compress(teacher, config.environment, config.student, folder=files.checkpoint, progress=progress)
         else:
-            policy = finetune(source.agent, source.vecnormalize, config, files.checkpoint, progress)
+            policy = finetune(source.agent, agent.vecnormalize, config, files.checkpoint, progress)
         policy, result = measure(policy, config, measured, time.monotonic() - started)
         write_result(files, policy, result)
         return result
@@ -244,15 +268,17 @@ def existing(files: CompressFiles, config: CompressConfig, resume: bool) -> dict
     return None
 
 
-def measured_teacher(files: CompressFiles, agent: Agent, teacher: Teacher, config: CompressConfig) -> dict[str, Any]:
+def measured_teacher(
+    files: CompressFiles, agent: Agent, teacher: Teacher, config: CompressConfig, force: bool = False
+) -> dict[str, Any]:
     """The teacher's evaluation in float32, measured once a folder, and in it as "chance" what acting without looking
     returns; warns where the teacher does no better. Raises RunError if it acts far below its training, ConfigError if a
     search needs shares of a return that is next to nothing. What is wrong with the agent leaves no run behind."""
     measured: dict[str, Any] = json.loads(files.teacher.read_text()) if files.teacher.exists() else {}
     if "chance" not in measured:
-        result = evaluate(teacher.policy(), config.env, episodes=config.episodes, seed=FINAL_SEED)
         try:
-            check_return(agent, result.mean)
+            result = evaluate(teacher.policy(), config.environment, episodes=config.episodes, seed=FINAL_SEED)
+            check_return(agent, result.returns, config.env, force=force)
             if config.keep and kept(result.returns, result.returns).share is None:
                 raise ConfigError(
                     f"the agent's return, {_return(result.summary())}, is too near to 0 for a share of it: press it "
@@ -261,7 +287,7 @@ def measured_teacher(files: CompressFiles, agent: Agent, teacher: Teacher, confi
         except PolicypressError:
             files.config.unlink()
             raise
-        actions, blind = chance(config.env, episodes=config.episodes, seed=FINAL_SEED)
+        actions, blind = chance(config.environment, episodes=config.episodes, seed=FINAL_SEED)
         measured = {**result.as_dict(), "chance": {"actions": actions, **blind.summary()}}
         checkpoint.write_whole(files.teacher, json.dumps(measured))
     if (note := _at_chance(measured)) is not None:
@@ -273,7 +299,7 @@ def measure(
     policy: Policy, config: CompressConfig, teacher: dict[str, Any], seconds: float
 ) -> tuple[Policy, dict[str, Any]]:
     """``policy`` with what it returns from the teacher's seeds on its card, and the contents of ``result.json``."""
-    evaluation = evaluate(policy, config.env, episodes=config.episodes, seed=FINAL_SEED).as_dict()
+    evaluation = evaluate(policy, config.environment, episodes=config.episodes, seed=FINAL_SEED).as_dict()
     share = asdict(kept(evaluation["returns"], teacher["returns"], teacher["chance"]["high"]))
     policy = replace(policy, results={"evaluation": evaluation, "teacher": teacher, "kept": share})
     result = {
@@ -332,14 +358,20 @@ def digest(path: Path) -> str:
 
 
 def _with_states(
-    model: BaseAlgorithm | Teacher, env: str | States, config: DistillConfig, work: Callable[[Teacher, States], Policy]
+    model: BaseAlgorithm | Teacher,
+    env: EnvLike | States,
+    config: DistillConfig,
+    work: Callable[[Teacher, States], Policy],
 ) -> Policy:
     teacher = model if isinstance(model, Teacher) else teacher_of(model)
-    if not isinstance(env, str):
-        return work(teacher, env)
-    states = EnvironmentStates(lambda: make_env(env, training=False), seed=config.seed)
+    if not makes_env(env):
+        return work(teacher, env)  # type: ignore[arg-type]
+    described = description_of(env)  # type: ignore[arg-type]
+    padding = padding_of(teacher.observation, described.frame_stack if described else 1)
+    states = EnvironmentStates(env, seed=config.seed, padding=padding)  # type: ignore[arg-type]
     try:
-        return work(replace(teacher, provenance={**teacher.provenance, "env": env}), states)
+        origin = described.as_dict() if described else {}
+        return work(replace(teacher, provenance={**teacher.provenance, **origin}), states)
     finally:
         states.close()
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from policypress.compression.answers import answer, check_layers, compare, probes, tolerance_of
 from policypress.compression.compressor import Compressor
 from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
@@ -31,6 +32,7 @@ from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import ActionTransform, ObservationTransform, Policy
 from policypress.rl.adapters import Critic, Imitation
 from policypress.rl.checkpoint import replace_file
+from policypress.rl.environments import EnvLike, make_envs
 
 Act = Callable[[NDArray[Any]], NDArray[Any]]
 States = Callable[[Act, Act, float, int], NDArray[Any]]
@@ -67,8 +69,19 @@ class Teacher:
 
     @classmethod
     def of(cls, network: nn.Sequential, observation: ObservationTransform, action: ActionTransform) -> Teacher:
-        """A plain PyTorch actor; its outputs are the action of a Box, or the logits of discrete ones."""
-        return cls(trace(network), observation, action, "action" if action.kind == "box" else "logits")
+        """A plain PyTorch actor; its outputs are the action of a Box, or the logits of discrete ones.
+
+        A Tanh at its end is the one of an action with ``squash``, and applied once. Raises UnsupportedError for a
+        network that cannot be pressed, or that answers something else than its layers one after another.
+        """
+        if action.squash and isinstance(network, nn.Sequential) and len(network) and isinstance(network[-1], nn.Tanh):
+            graph = _before_tanh(network, observation)
+        else:
+            graph = trace(network)
+            check_layers(graph, observation.shape, observation.image)
+        if any(node.module.weight.dtype != torch.float32 for node in graph.layers):
+            graph = trace(student(graph, (), torch.zeros(1, *observation.shape)))
+        return cls(graph, observation, action, "action" if action.kind == "box" else "logits")
 
     @property
     def baseline_bytes(self) -> int:
@@ -83,6 +96,22 @@ class Teacher:
     def policy(self) -> Policy:
         """The teacher itself, in float32."""
         return freeze_graph(self.graph, self.observation, self.action, provenance=self.provenance)
+
+
+def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> Graph:
+    """What ``network`` computes before the Tanh at its end, which must be all that follows."""
+    graph = trace(nn.Sequential(OrderedDict(list(network._modules.items())[:-1])))
+    like = graph.layers[0].module.weight.detach()
+    for scale, x in probes(observation.shape, observation.image):
+        ours = forward(graph, torch.as_tensor(x).to(like)).detach().tanh()
+        compare(
+            "the network",
+            answer(network, x, like),
+            ours.double().cpu().numpy(),
+            scale,
+            tolerance=tolerance_of(like.dtype),
+        )
+    return graph
 
 
 class Distillation:
@@ -260,7 +289,8 @@ def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor
     """How far the student's ``outputs`` are from the teacher's, both (n, outputs) before the action transform.
 
     Actions: mean squared error in units of half the Box's range, nothing where both lie beyond the same bound. Logits:
-    Kullback-Leibler divergence. Q values: the same of their softmax, at a temperature relative to their spread.
+    Kullback-Leibler divergence, of Bernoulli distributions where choices are binary. Q values: the same of their
+    softmax, at a temperature relative to their spread.
     """
     action = teacher.action
     if teacher.imitation == "action":
@@ -272,6 +302,10 @@ def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor
         return error.square().mean()
     if teacher.imitation == "values":
         wanted = wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
+    if action.kind == "multi-binary":
+        share = wanted.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
+        return (F.binary_cross_entropy_with_logits(outputs, share, reduction="none") - entropy).sum(1).mean()
     groups = list(action.nvec) or [outputs.shape[1]]
     divergences = [
         F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
@@ -294,13 +328,13 @@ def _decay(progress: float) -> float:
 class EnvironmentStates:
     """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]], count: int = 10, seed: int = 0) -> None:
-        self._envs = [make() for _ in range(count)]
+    def __init__(self, env: EnvLike, count: int = 10, seed: int = 0, padding: NDArray[Any] | float = 0.0) -> None:
+        self._envs = make_envs(env, count, padding=padding)
         self._random = np.random.default_rng(seed)
         # Hashed, so that no student learns from the very episodes that measure it: those count up from a seed.
-        seeds = np.random.SeedSequence(seed).generate_state(count)
+        seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
         self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
-        self._by_student = np.zeros(count, bool)
+        self._by_student = np.zeros(len(self._envs), bool)
 
     def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
         states: list[NDArray[Any]] = []

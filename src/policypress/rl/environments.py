@@ -2,46 +2,411 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
+import math
+import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
 
-from policypress.errors import ConfigError
+from policypress.config import Environment
+from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.policy.policy import ObservationTransform
 
 FRAME_STACK = 4
 _ATARI_FRAMES = 108_000
 _told: dict[str | tuple[str, type[Warning], int], int] = {}  # of MuJoCo's warnings
 
+EnvLike = str | Environment | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
+"""What names an environment: an id, a description, a class or factory, or the environment itself, which is then
+stepped alone and never closed."""
 
-def make_env(env_id: str, *, training: bool) -> gym.Env[Any, Any]:
-    """The environment ``env_id``; ALE games get the standard preprocessing (Mnih et al. 2015).
+UNSUPPORTED_OBSERVATION = (
+    "observations of {} space cannot be pressed: wrap the environment so that it returns one array, as in the agent's "
+    "training (--wrapper gymnasium.wrappers:FlattenObservation)."
+)
 
-    ALE: 84x84 grey, frame skip 4, the last 4 frames as (4, 84, 84) uint8; in ``training`` also an episode for each
-    life and rewards clipped to their sign. Raises ConfigError with the nearest id if there is no such environment.
+
+def make_env(
+    env: EnvLike, *, training: bool, flat: bool = True, padding: NDArray[Any] | float = 0.0
+) -> gym.Env[Any, Any]:
+    """The environment, its observations one array: an image or, ``flat``, a vector (see ``flatten_observation``).
+
+    ALE games get the standard preprocessing (Mnih et al. 2015): 84x84 grey, frame skip 4, the last 4 frames as
+    (4, 84, 84) uint8; in ``training`` also an episode for each life and rewards clipped to their sign. ``padding``
+    stands for the frames before an episode where frames are stacked. Raises ConfigError, with the nearest id, if there
+    is no such environment or it cannot be made; what later goes wrong within it comes as RunError.
     """
-    spec = _spec(env_id)
-    if is_atari(env_id):
-        from gymnasium.wrappers import FrameStackObservation, ReshapeObservation
-        from stable_baselines3.common.atari_wrappers import AtariWrapper
-
-        # The wrapper skips frames itself; ALE/*-v5 would skip a second time.
-        env: gym.Env[Any, Any] = gym.make(spec, frameskip=1, max_episode_steps=_ATARI_FRAMES)
-        env = AtariWrapper(env, terminal_on_life_loss=training, clip_reward=training)
-        env = FrameStackObservation(env, FRAME_STACK, padding_type="zero")
-        return ReshapeObservation(env, (FRAME_STACK, 84, 84))
-    try:
-        with _mujoco_warnings(spec):
-            return gym.make(spec)
-    except gym.error.DependencyNotInstalled as error:
+    described = Environment(env) if isinstance(env, str) else env
+    if isinstance(described, gym.Env):
+        made: gym.Env[Any, Any] = _Borrowed(described)
+    elif isinstance(described, Environment):
+        made = _described(described, training)
+        if described.frame_stack > 1:
+            made = _StackFrames(made, described.frame_stack, padding)
+    elif callable(described):
+        made = _called(described, name_of(described))
+    else:
         raise ConfigError(
-            f"environment {env_id} needs a package that is missing ({error}): pip install 'policypress[train]'."
+            f"{type(env).__name__} is no environment: give an id, a gymnasium.Env, or a class or function that makes "
+            "one."
+        )
+    made = _Guarded(made, name_of(env))
+    return _Flattened(made) if flat and _needs_flattening(made.observation_space) else made
+
+
+def make_envs(env: EnvLike, count: int, *, padding: NDArray[Any] | float = 0.0) -> list[gym.Env[Any, Any]]:
+    """``count`` environments to step together, for evaluation; one if ``env`` is an environment itself."""
+    envs = [make_env(env, training=False, padding=padding) for _ in range(1 if isinstance(env, gym.Env) else count)]
+    if len({id(made.unwrapped) for made in envs}) < len(envs):
+        raise ConfigError(
+            f"{name_of(env)} gives the same environment again and again: let it make a new one, or give the "
+            "environment itself."
+        )
+    return envs
+
+
+def name_of(env: EnvLike) -> str:
+    """What ``env`` is called in messages and results."""
+    if isinstance(env, str):
+        return env
+    if isinstance(env, Environment):
+        return env.env
+    if isinstance(env, gym.Env):
+        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return f"{getattr(env, '__module__', '?')}:{getattr(env, '__qualname__', type(env).__name__)}"
+
+
+def description_of(env: EnvLike) -> Environment | None:
+    """What makes ``env`` again, in this process or another; None for an environment itself or a function without an
+    importable name."""
+    if isinstance(env, str):
+        return Environment(env)
+    if isinstance(env, Environment):
+        return env
+    module, name = getattr(env, "__module__", None), getattr(env, "__qualname__", "")
+    if (
+        isinstance(env, gym.Env)
+        or module in (None, "__main__")
+        or getattr(sys.modules.get(module), name, None) is not env
+    ):
+        return None
+    return Environment(f"{module}:{name}")
+
+
+def makes_env(value: Any) -> bool:
+    """Whether ``value`` names an environment; if not, and it can be called with four things, it gives states."""
+    if not callable(value) or isinstance(value, gym.Env | type):
+        return True
+    try:
+        inspect.signature(value).bind(None, None, None, None)
+    except TypeError:
+        return True
+    return False
+
+
+def is_atari(env: EnvLike) -> bool:
+    """Whether ``env`` is a game of the Arcade Learning Environment."""
+    found = _find(env.env if isinstance(env, Environment) else env) if isinstance(env, str | Environment) else None
+    return isinstance(found, gym.envs.registration.EnvSpec) and "ale_py" in str(found.entry_point)
+
+
+def padding_of(observation: ObservationTransform, frames: int) -> NDArray[Any] | float:
+    """What stands for the frames before an episode: 0 as the network sees it.
+
+    Where VecNormalize normalizes single frames, before they are stacked, that is the mean of its statistics.
+    """
+    normalization = observation.normalization
+    if normalization is None or frames == 1 or normalization.mean.size % frames:
+        return 0.0
+    means = normalization.mean.reshape(frames, -1)
+    return means[0] if bool((means == means[0]).all()) else 0.0
+
+
+# Observations
+
+
+def flat_size(space: spaces.Space[Any]) -> int:
+    """Numbers in the vector that ``flatten_observation`` makes; UnsupportedError for spaces that it does not know."""
+    if isinstance(space, spaces.Dict):
+        images = [name for name, part in space.spaces.items() if _is_image(part)]
+        if images:
+            raise UnsupportedError(
+                f"observations with images beside other things ({', '.join(images)}) cannot be pressed: their network "
+                "is not one chain of layers."
+            )
+        if any(isinstance(part, spaces.Dict | spaces.Tuple) for part in space.spaces.values()):
+            raise UnsupportedError(UNSUPPORTED_OBSERVATION.format("nested Dict"))
+        return sum(flat_size(part) for part in space.spaces.values())
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start != 0):
+        raise UnsupportedError(
+            f"observations that count from {space.start} are not Stable-Baselines3's: wrap the environment so that "
+            "they count from 0."
+        )
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        if len(space.shape) != 1:
+            raise UnsupportedError(f"multi-discrete observations of shape {space.shape} must be flattened first.")
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return math.prod(space.shape)
+    raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(space).__name__))
+
+
+def flatten_observation(space: spaces.Space[Any], observation: Any) -> NDArray[Any]:
+    """``observation`` of ``space`` as the vector that a pressed policy takes, what Stable-Baselines3's network sees.
+
+    Box: its numbers in C order, in their own dtype. All else is float32. Discrete: one-hot. MultiDiscrete: one-hot for
+    each number, joined. MultiBinary: 0 and 1. Dict: its parts in the order of the space, joined. Raises
+    UnsupportedError for Tuple, which Stable-Baselines3 does not take either, and for images in a Dict.
+    """
+    if isinstance(space, spaces.Box):
+        return np.asarray(observation, space.dtype).reshape(-1)
+    vector = np.zeros(flat_size(space), np.float32)
+    if isinstance(space, spaces.Dict):
+        vector[:] = np.concatenate([flatten_observation(part, observation[key]) for key, part in space.spaces.items()])
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        ends = np.cumsum([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
+        vector[np.concatenate([[0], ends[:-1]]) + np.asarray(observation, np.int64).reshape(-1)] = 1.0
+    else:
+        vector[:] = np.asarray(observation).reshape(-1)
+    return vector
+
+
+def flat_space(space: spaces.Space[Any]) -> spaces.Box:
+    """The space of flattened observations."""
+    if isinstance(space, spaces.Box):
+        return spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.dtype)
+    size = flat_size(space)
+    if isinstance(space, spaces.Dict):
+        parts = [flat_space(part) for part in space.spaces.values()]
+        low, high = (np.concatenate([getattr(part, name) for part in parts]) for name in ("low", "high"))
+        return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+    return spaces.Box(0.0, 1.0, (size,), np.float32)
+
+
+def _is_image(space: spaces.Space[Any]) -> bool:
+    """What Stable-Baselines3 takes for an image: three dimensions of bytes from 0 to 255."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and space.dtype == np.uint8
+        and bool(np.all(space.low == 0) and np.all(space.high == 255))
+    )
+
+
+def _needs_flattening(space: spaces.Space[Any]) -> bool:
+    """Whether observations are neither vectors nor images, nor Tuples, which are refused with their name."""
+    if isinstance(space, spaces.Box):
+        return len(space.shape) != 1 and not _is_image(space)
+    return isinstance(space, spaces.Dict | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+
+
+class _Flattened(gym.ObservationWrapper[Any, Any, Any]):
+    """Observations as vectors."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.observation_space = flat_space(env.observation_space)
+
+    def observation(self, observation: Any) -> NDArray[Any]:
+        return flatten_observation(self.env.observation_space, observation)
+
+
+class _StackFrames(gym.Wrapper[Any, Any, Any, Any]):
+    """The last observations joined as VecFrameStack joins them: vectors one behind the other, the newest last."""
+
+    def __init__(self, env: gym.Env[Any, Any], frames: int, padding: NDArray[Any] | float) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box):
+            raise ConfigError(f"frame_stack={frames} needs observations that are one array, not {space}.")
+        self._axis = 0 if _is_image(space) and int(np.argmin(space.shape)) == 0 else -1
+        self.observation_space = spaces.Box(
+            np.repeat(space.low, frames, self._axis),
+            np.repeat(space.high, frames, self._axis),
+            dtype=space.dtype,
+        )
+        self._width = space.shape[self._axis]
+        self._padding = np.concatenate(
+            [np.broadcast_to(np.asarray(padding, space.dtype), space.shape)] * frames, self._axis
+        )
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        self._stack = self._padding
+        return self._added(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(action)
+        return self._added(observation), *rest  # type: ignore[return-value]
+
+    def _added(self, observation: Any) -> NDArray[Any]:
+        older = np.delete(self._stack, slice(0, self._width), self._axis)
+        self._stack = np.concatenate([older, np.asarray(observation, self._stack.dtype)], self._axis)
+        return self._stack
+
+
+class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
+    """Says in one sentence what goes wrong within an environment."""
+
+    def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name = name
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(**kwargs)
+        except Exception as error:  # an environment can raise anything
+            raise self._failed("reset", error) from error
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            found = self.env.step(action)
+            finite = math.isfinite(found[1])
+        except Exception as error:  # as above
+            raise self._failed("step", error) from error
+        if not finite:
+            raise RunError(f"{self._name} gives a reward of {found[1]}: mend the environment, rewards must be finite.")
+        return found
+
+    def _failed(self, method: str, error: Exception) -> PolicypressError:
+        if isinstance(error, PolicypressError):
+            return error
+        return RunError(f"{self._name} fails in {method}() ({_reason(error)}): mend the environment.")
+
+
+class _Borrowed(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that belongs to somebody else."""
+
+    def close(self) -> None:
+        pass
+
+
+# Making
+
+
+def _described(description: Environment, training: bool) -> gym.Env[Any, Any]:
+    found = _find(description.env)
+    if not isinstance(found, gym.envs.registration.EnvSpec):
+        env = _called(partial(found, **description.env_kwargs), description.env)
+    elif is_atari(description):
+        env = _atari(found, description, training)
+    else:
+        try:
+            with _mujoco_warnings(found):
+                env = gym.make(found, **description.env_kwargs)
+        except gym.error.DependencyNotInstalled as error:
+            raise ConfigError(
+                f"environment {description.env} needs a package that is missing ({error}): "
+                "pip install 'policypress[train]'."
+            ) from error
+        except Exception as error:  # an environment can raise anything
+            raise _not_made(description.env, error) from error
+    for wrapper in description.wrappers:
+        target, kwargs = _wrapper(wrapper)
+        env = _called(partial(target, env, **kwargs), wrapper)
+    return env
+
+
+def _atari(spec: gym.envs.registration.EnvSpec, description: Environment, training: bool) -> gym.Env[Any, Any]:
+    from gymnasium.wrappers import FrameStackObservation, ReshapeObservation
+    from stable_baselines3.common.atari_wrappers import AtariWrapper
+
+    if description.frame_stack > 1:
+        raise ConfigError(f"{description.env} stacks {FRAME_STACK} frames already: leave frame_stack out.")
+    # The wrapper skips frames itself; ALE/*-v5 would skip a second time.
+    kwargs = {"frameskip": 1, "max_episode_steps": _ATARI_FRAMES, **description.env_kwargs}
+    env: gym.Env[Any, Any] = gym.make(spec, **kwargs)
+    env = AtariWrapper(env, terminal_on_life_loss=training, clip_reward=training)
+    env = FrameStackObservation(env, FRAME_STACK, padding_type="zero")
+    return ReshapeObservation(env, (FRAME_STACK, 84, 84))
+
+
+def _called(make: Callable[[], Any], name: str) -> gym.Env[Any, Any]:
+    try:
+        env = make()
+    except PolicypressError:
+        raise
+    except Exception as error:  # a factory can raise anything
+        raise _not_made(name, error) from error
+    if not isinstance(env, gym.Env):
+        raise ConfigError(f"{name} gives {type(env).__name__}, not a gymnasium.Env: name what makes an environment.")
+    return env
+
+
+def _not_made(name: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{name} cannot be made ({_reason(error)}): mend it, or what it is given.")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _wrapper(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The class and its keyword arguments in "module:Class" or "module:Class(name=value)"."""
+    target, bracket, arguments = text.strip().partition("(")
+    kwargs: dict[str, Any] = {}
+    if bracket:
+        try:
+            call: Any = ast.parse(f"dict({arguments}", mode="eval").body
+            if not isinstance(call, ast.Call) or call.args:
+                raise ValueError
+            kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        except (ValueError, SyntaxError) as error:
+            raise ConfigError(f"wrapper {text!r} cannot be read: write it as module:Class(name=value).") from error
+    module, colon, name = target.partition(":")
+    if not colon:  # the RL Zoo's way
+        module, _, name = target.rpartition(".")
+    if not module or not name:
+        raise ConfigError(f"wrapper {text!r} names no class: write it as module:Class.")
+    return _attribute(module, name), kwargs
+
+
+def _attribute(module: str, name: str) -> Callable[..., Any]:
+    found: Any = _module(module, name)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ConfigError(f"module {module} ({_file(module)}) has no class or function {name!r}: name one that it has.")
+    return found  # type: ignore[no-any-return]
+
+
+def _file(module: str) -> str:
+    return str(getattr(sys.modules[module], "__file__", None) or "built in")
+
+
+def _module(module: str, wanted: str) -> Any:
+    """The module, also from the current folder; last, so that it hides nothing that is installed."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+            raise ConfigError(f"module {module!r} needs {error.name}, which is not installed: install it.") from error
+        raise ConfigError(
+            f"there is no module {module!r} to find {wanted!r} in: install it, or run from the folder that holds it."
         ) from error
+    except PolicypressError:
+        raise
+    except Exception as error:  # a module can raise anything
+        raise ConfigError(f"module {module!r} cannot be imported ({_reason(error)}).") from error
 
 
 @contextmanager
@@ -67,12 +432,8 @@ def _mujoco_warnings(spec: gym.envs.registration.EnvSpec) -> Iterator[None]:
         warnings.warn_explicit(text, category, f"<{spec.id}>", 0, module="mujoco", registry=_told)
 
 
-def is_atari(env_id: str) -> bool:
-    """Whether ``env_id`` is a game of the Arcade Learning Environment."""
-    return "ale_py" in str(_spec(env_id).entry_point)
-
-
-def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
+def _find(env_id: str) -> gym.envs.registration.EnvSpec | Callable[..., Any]:
+    """What Gymnasium registered as ``env_id``, or else the class or factory of that name."""
     try:
         import ale_py
 
@@ -80,13 +441,13 @@ def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
     except ImportError:
         pass  # without ale-py its ids are simply unknown
     module, _, name = env_id.rpartition(":")
+    if module:  # "package:Env-v0", Gymnasium's way to name an environment that a package registers
+        _module(module, name)
     try:
-        if module:  # "package:Env-v0", Gymnasium's way to name an environment that a package registers
-            importlib.import_module(module)
         return gym.spec(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"there is no module {module!r} to find environment {name!r} in: install it.") from error
     except gym.error.Error as error:
+        if module and name.isidentifier():
+            return _attribute(module, name)
         nearest = difflib.get_close_matches(env_id, list(gym.registry), n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "see gymnasium.pprint_registry()."
         raise ConfigError(f"there is no environment {env_id!r}; {hint}") from error

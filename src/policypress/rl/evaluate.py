@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from policypress.errors import ConfigError
+from policypress.config import Environment
+from policypress.errors import ConfigError, RunError
 from policypress.measure.returns import bootstrap_interval, worst_tenth
 from policypress.policy.policy import Policy
-from policypress.rl.environments import make_env
+from policypress.rl.environments import EnvLike, description_of, make_envs, name_of, padding_of
 
 _PARALLEL = 25
+MAX_STEPS = 100_000
+"""An episode that is longer has no end; those of Atari have 27,000 steps at most."""
 _CHANCE_EPISODES = 20
 Act = Callable[[dict[int, Any], dict[int, Any]], Iterable[Any]]
 """Actions for observations by episode, given the environments by episode."""
@@ -83,35 +87,37 @@ class Evaluation:
 
 def evaluate(
     policy: Policy,
-    env_id: str | None = None,
+    env: EnvLike | None = None,
     *,
     episodes: int = 20,
     seed: int = 1000,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Runs ``episodes`` episodes of ``env_id`` (default: the one the policy was trained in) to their ends.
+    """Runs ``episodes`` episodes of ``env`` (default: the one the policy was trained in, as its card describes it) to
+    their ends.
 
-    ``progress(done, episodes)`` is called as episodes end. Raises ConfigError without an environment, or when its
-    spaces are not those of the policy.
+    An environment given itself is stepped alone, one episode after the other, and left open. ``progress(done,
+    episodes)`` is called as episodes end. Raises ConfigError without an environment, or when its spaces are not those
+    of the policy; RunError for an environment that fails, gives rewards that are not finite, or never ends.
     """
     if episodes < 1:
         raise ConfigError(f"episodes={episodes} must be at least 1.")
     if seed < 0:
         raise ConfigError(f"seed={seed} must not be negative.")
-    env_id = env_id or policy.provenance.get("env")
-    if not env_id:
-        raise ConfigError(
-            "the policy does not say where it was trained: name an environment, for example env='Hopper-v5'."
-        )
+    env = _environment_on_card(policy) if env is None else env
+    described = description_of(env)
+    padding = padding_of(policy.observation, described.frame_stack if described else 1)
 
     def act(observations: dict[int, Any], _: dict[int, Any]) -> Iterable[Any]:
         actions, _state = policy.predict(np.stack(list(observations.values())))
         return actions
 
-    return _episodes(env_id, act, episodes, seed, progress, lambda env: _check_spaces(policy, env, env_id))
+    return _episodes(
+        env, act, episodes, seed, padding, progress, lambda made: _check_spaces(policy, made, name_of(env))
+    )
 
 
-def chance(env_id: str, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000) -> tuple[str, Evaluation]:
+def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000) -> tuple[str, Evaluation]:
     """What acting without looking returns: "random actions" or "one constant action" (zero, or the first choice),
     whichever returns more, over the first ``episodes`` of the seeds of ``evaluate``, at most 20."""
     episodes = min(episodes, _CHANCE_EPISODES)
@@ -119,7 +125,7 @@ def chance(env_id: str, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000) -
         "random actions": lambda _, envs: [env.action_space.sample() for env in envs.values()],
         "one constant action": lambda _, envs: [_constant(env.action_space) for env in envs.values()],
     }
-    found = {name: _episodes(env_id, act, episodes, seed) for name, act in blind.items()}
+    found = {name: _episodes(env, act, episodes, seed) for name, act in blind.items()}
     best = max(found, key=lambda name: found[name].mean)
     return best, found[best]
 
@@ -133,31 +139,38 @@ def _constant(space: spaces.Space[Any]) -> Any:
 
 
 def _episodes(
-    env_id: str,
+    env: EnvLike,
     act: Act,
     episodes: int,
     seed: int,
+    padding: NDArray[Any] | float = 0.0,
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[Any], None] = lambda _: None,
 ) -> Evaluation:
+    env_id = name_of(env)
     returns = np.zeros(episodes)
     lengths = np.zeros(episodes, np.int64)
     early = np.zeros(episodes, np.bool_)
     finished = 0
-    for start in range(0, episodes, _PARALLEL):
-        batch = range(start, min(start + _PARALLEL, episodes))
-        envs = {index: make_env(env_id, training=False) for index in batch}
+    start = 0
+    while start < episodes:
+        envs = dict(enumerate(make_envs(env, min(_PARALLEL, episodes - start), padding=padding), start))
         try:
             check(envs[start])
-            observations = {index: env.reset(seed=seed + index)[0] for index, env in envs.items()}
-            for index, env in envs.items():
-                env.action_space.seed(seed + index)
+            observations = {index: made.reset(seed=seed + index)[0] for index, made in envs.items()}
+            for index, made in envs.items():
+                made.action_space.seed(seed + index)
             while observations:
                 actions = act(observations, {index: envs[index] for index in observations})
                 for index, action in zip(list(observations), actions, strict=True):
                     observation, reward, terminated, truncated, _ = envs[index].step(action)
                     returns[index] += float(reward)
                     lengths[index] += 1
+                    if lengths[index] > MAX_STEPS:
+                        raise RunError(
+                            f"an episode of {env_id} has not ended after {MAX_STEPS:,} steps: limit it, for example "
+                            "by --wrapper 'gymnasium.wrappers:TimeLimit(max_episode_steps=1000)'."
+                        )
                     observations[index] = observation
                     if terminated or truncated:
                         early[index] = terminated and not truncated
@@ -166,9 +179,21 @@ def _episodes(
                         if progress is not None:
                             progress(finished, episodes)
         finally:
-            for env in envs.values():
-                env.close()
+            for made in envs.values():
+                made.close()
+        start += len(envs)
     return Evaluation(env_id, seed, tuple(returns.tolist()), tuple(lengths.tolist()), tuple(early.tolist()))
+
+
+def _environment_on_card(policy: Policy) -> Environment:
+    """What the policy's provenance says of its environment."""
+    told = policy.provenance
+    if not told.get("env"):
+        raise ConfigError(
+            "the policy does not say where it was trained: name an environment, for example env='Hopper-v5'."
+        )
+    names = (field.name for field in fields(Environment))
+    return Environment(**{name: told[name] for name in names if name in told})
 
 
 def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
@@ -185,6 +210,8 @@ def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
         fits = action.kind == "discrete" and (int(space.n), int(space.start)) == (choices, action.start)
     elif isinstance(space, spaces.MultiDiscrete):
         fits = action.nvec == tuple(space.nvec.tolist()) and not space.start.any()
+    elif isinstance(space, spaces.MultiBinary):
+        fits = action.kind == "multi-binary" and space.shape == action.shape
     else:
         fits = isinstance(space, spaces.Box) and action.kind == "box" and space.shape == action.shape
     if not fits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
-from policypress.config import CompressConfig
+from policypress.config import CompressConfig, Environment
 from policypress.errors import UnsupportedError
 from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
@@ -20,6 +21,7 @@ from policypress.rl import checkpoint
 from policypress.rl.callback import CompressionCallback
 from policypress.rl.distill import Progress
 from policypress.rl.environments import make_env
+from policypress.rl.statistics import normalized_env, read_vecnormalize
 
 REBUILT_STEPS = 10_000
 """Environment steps that the agent acts, without learning, to fill a replay buffer that its file does not hold."""
@@ -34,7 +36,7 @@ def finetune(
     Goes on from the checkpoint in ``folder`` if there is one. Unpickles the agent: see ``check_trust``.
     """
     saved = folder / "agent.zip"
-    env = _environment(config.env, vecnormalize, training=True)
+    env = _environment(config.environment, vecnormalize, training=True)
     try:
         resumed = saved.exists()
         model: Any = checkpoint.load(saved if resumed else agent, config.algo, env=env)
@@ -52,7 +54,7 @@ def finetune(
             reset_num_timesteps=False,
             log_interval=None,
         )
-        return freeze(model, provenance={"env": config.env, "finetuned": config.steps})
+        return freeze(model, provenance={**config.environment.as_dict(), "finetuned": config.steps})
     finally:
         env.close()
 
@@ -66,12 +68,17 @@ def check_trust(trust: bool) -> None:
         )
 
 
-def _environment(env_id: str, vecnormalize: Path | None, training: bool) -> VecEnv:
-    env: VecEnv = DummyVecEnv([lambda: Monitor(make_env(env_id, training=training))])
-    if vecnormalize is not None:
-        env = VecNormalize.load(str(vecnormalize), env)
-        env.training = False  # the statistics stay those that the agent learned with
-    return env
+def _environment(environment: Environment, vecnormalize: Path | None, training: bool) -> VecEnv:
+    frames, single = environment.frame_stack, replace(environment, frame_stack=1)
+    env: VecEnv = DummyVecEnv([lambda: Monitor(make_env(single, training=training, flat=False))])
+    if vecnormalize is None:
+        return VecFrameStack(env, frames) if frames > 1 else env
+    if frames == 1:
+        return normalized_env(vecnormalize, env)
+    statistics = read_vecnormalize(vecnormalize)
+    if statistics is not None and statistics.fits(env.observation_space):
+        return VecFrameStack(normalized_env(vecnormalize, env), frames)
+    return normalized_env(vecnormalize, VecFrameStack(env, frames))
 
 
 def _rebuild_buffer(model: OffPolicyAlgorithm) -> None:

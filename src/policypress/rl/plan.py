@@ -10,7 +10,7 @@ from typing import Any
 from gymnasium import spaces
 
 from policypress import presets
-from policypress.config import CompressionConfig, TrainConfig
+from policypress.config import CompressionConfig, Environment, TrainConfig
 from policypress.errors import ConfigError
 from policypress.rl.adapters import adapter_named
 from policypress.rl.environments import is_atari, make_env
@@ -35,11 +35,12 @@ def plan(
     Under the default preset, nothing in ``compression`` means the dense baseline, and a sparsity alone means 8 bits.
     Raises ConfigError for what does not fit together.
     """
-    family, image = _family(env)
+    training = dict(training or {})
+    made_of = {name: training[name] for name in ("env_kwargs", "wrappers", "frame_stack") if name in training}
+    family, image = _family(Environment(env, **made_of))
     steps = steps or presets.default_steps(preset, family)
     if steps is None:
         raise ConfigError("say how long to train, for example steps=150000.")
-    training = dict(training or {})
     network = training.setdefault("network", "nature" if image else "mlp")
     settings = presets.train_settings(preset, family, network, steps)
     taken = inspect.signature(adapter_named(algo).model_class).parameters  # a preset speaks of SAC and DQN
@@ -67,10 +68,10 @@ def _compression(preset: str, given: dict[str, Any]) -> CompressionConfig:
     return CompressionConfig(**given)
 
 
-def _family(env_id: str) -> tuple[presets.Family, bool]:
-    if is_atari(env_id):
+def _family(environment: Environment) -> tuple[presets.Family, bool]:
+    if is_atari(environment):
         return "atari", True
-    env = make_env(env_id, training=False)
+    env = make_env(environment, training=False)
     try:
         image = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 3
         return ("continuous" if isinstance(env.action_space, spaces.Box) else "other"), image

@@ -27,7 +27,6 @@ from policypress.measure.size import size
 from policypress.policy import artifact
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
-from policypress.rl.agents import load_agent
 from policypress.rl.compress import (
     AUTO_SHRINK,
     CompressFiles,
@@ -155,13 +154,13 @@ def search(
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1.")
     files = CompressFiles(Path(out))
-    agent = load_agent(source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust)
+    agent = source.open(config.algo, config.environment)
     teacher = teacher_of(agent)
     check_config(teacher, config.student)
     with checkpoint.locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
-        measured = measured_teacher(files, agent, teacher, config)
+        measured = measured_teacher(files, agent, teacher, config, source.force)
         students = _Students(source, config, files, teacher, report)
         jobs = jobs or os.cpu_count() or 1
         students.train(jobs)
@@ -208,7 +207,7 @@ class _Students:
             self.found[candidate.knobs] = candidate
         if self.found:  # the last ones may have ended when nobody was there to hear of it
             self._write()
-        reference = evaluate(teacher.policy(), config.env, episodes=config.episodes, seed=SEARCH_SEED)
+        reference = evaluate(teacher.policy(), config.environment, episodes=config.episodes, seed=SEARCH_SEED)
         self._returns = reference.returns
 
     def train(self, jobs: int) -> None:
@@ -314,7 +313,7 @@ class _Students:
                 warnings.simplefilter("ignore")  # so few batches may leave a student without a weight
                 compress(
                     self._teacher,
-                    self._config.env,
+                    self._config.environment,
                     replace(probe, compression=compression),
                     progress=lambda *_: marks.append(time.monotonic()),
                 )
@@ -356,12 +355,12 @@ def _train(
     try:
         with checkpoint.locked(folder):  # a student of a killed search lives on until it notices
             checkpoint.write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
-            agent = load_agent(
-                source.agent, config.algo, config.env, vecnormalize=source.vecnormalize, trust=source.trust
-            )
+            agent = source.open(config.algo, config.environment)
             started = time.monotonic()
-            policy = compress(teacher_of(agent), config.env, student, folder=folder / "checkpoint", progress=alive)
-            result = evaluate(policy, config.env, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
+            policy = compress(
+                teacher_of(agent), config.environment, student, folder=folder / "checkpoint", progress=alive
+            )
+            result = evaluate(policy, config.environment, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
             bytes_of, shares = size(policy), share_of(result.returns, teacher_returns)
             candidate = Candidate(
                 knobs, student.hidden, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros,

@@ -171,18 +171,19 @@ def read_evaluations(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(RunFiles(Path(out)).evaluations.read_text())))
 
 
-def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter) -> Policy:
+def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter, unfinished: bool = False) -> Policy:
     baseline = adapter.default_parameters(model) * 4 if config.hidden else None
     compression = json.loads(dumps(config.compression)) if config.compression != type(config.compression)() else None
     return freeze(
         model,
         baseline_bytes=baseline,
-        provenance={"env": config.env, "compression": compression, "train": json.loads(dumps(config))},
+        provenance={**config.environment.as_dict(), "compression": compression, "train": json.loads(dumps(config))},
+        unfinished=unfinished,
     )
 
 
 def _training_env(config: TrainConfig) -> DummyVecEnv:
-    return DummyVecEnv([lambda: Monitor(make_env(config.env, training=True)) for _ in range(config.n_envs)])
+    return DummyVecEnv([lambda: Monitor(make_env(config.environment, training=True)) for _ in range(config.n_envs)])
 
 
 def _model(
@@ -250,7 +251,7 @@ def check(config: TrainConfig) -> Adapter:
     for name, value in config.algo_kwargs.items():
         if isinstance(value, str) and isinstance(known[name].default, int | float):
             raise ConfigError(f"{name}={value!r} is not a number: give one as in {name}={known[name].default}.")
-    env = make_env(config.env, training=False)
+    env = make_env(config.environment, training=False)
     try:
         adapter.check_spaces(env.observation_space, env.action_space)
         image = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 3
@@ -330,7 +331,7 @@ class _RunCallback(BaseCallback):
         if not due or last == self.num_timesteps:
             return
         model: Any = self.model
-        policy = _freeze(self._config, model, self._adapter)
+        policy = _freeze(self._config, model, self._adapter, unfinished=True)
         result = evaluate(policy, episodes=self._config.eval_episodes, seed=_TRAINING_EVALUATION_SEED)
         compressor = attached_compressor(model)
         low, high = result.interval

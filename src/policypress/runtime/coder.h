@@ -5,6 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define CODER_CONTEXTS 19      /* classes of `unsigned` and `signed` integers that adapt apart */
 #define CODER_KINDS 33         /* with those that vectors and matrices keep to themselves */
 #define CODER_MAX_SIDE 65535   /* rows and columns of a matrix */
@@ -85,5 +89,9 @@ uint64_t coder_bits(const coder *c);
 /* The encoder's search for the model that makes a matrix small. */
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
                          unsigned bits, coder_model *best);
+#endif
+
+#ifdef __cplusplus
+}
 #endif
 #endif

@@ -1,13 +1,30 @@
-/* The portable engine: see engine.h. Compile with -ffp-contract=off (GCC and Clang contract by default). */
+/* The portable engine: see engine.h. Compile with -ffp-contract=off, where the compiler can. */
 #include "engine.h"
 
 #include <float.h>
 #include <string.h>
 
+#if ENGINE_USE_ENDS
 /* 16 concerns half precision alone (GCC, for processors that have it). */
-#if defined(__FAST_MATH__) || \
-    (defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 && ENGINE_USE_ENDS)
-#error "float32 must round as IEEE 754 says: no -ffast-math; on 32-bit x86 -mfpmath=sse -msse2"
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "float32 must round as IEEE 754 says: on 32-bit x86 -mfpmath=sse -msse2"
+#endif
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)
+#error "float32 must round as IEEE 754 says: compile this without -ffast-math, -Ofast and what they stand for"
+#endif
+/* No product and sum rounded once, where options say otherwise or nothing, as in Arduino. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#if defined(__FP_FAST_FMA) || defined(__FP_FAST_FMAF) /* GCC ignores the standard's pragma */
+#pragma GCC optimize("fp-contract=off")
+#endif
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#else
+#pragma STDC FP_CONTRACT OFF
+#endif
 #endif
 
 typedef char engine_needs_arithmetic_shifts[(-1 >> 1) == -1 ? 1 : -1];
@@ -67,7 +84,7 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 /* ---- layers ---- */
 
-APART void engine_finish(const engine_step *s, unsigned char *target, size_t i, size_t o, uint32_t sum) {
+APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
@@ -406,7 +423,7 @@ static void add(const engine_step *s, const unsigned char *source, const unsigne
 
 /* ---- network ---- */
 
-void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
+ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
     const size_t source = source_size(s) * (s->source_type == ENGINE_U8 ? 1 : 4);
     const size_t second = source_size(s) * (s->second_type == ENGINE_U8 ? 1 : 4);
     const size_t target = target_size(s) * (s->target_type == ENGINE_U8 ? 1 : 4);
@@ -446,14 +463,14 @@ void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
     }
 }
 
-void engine_run(const engine_network *network, unsigned char *work, size_t rows) {
+#if ENGINE_USE_ENDS
+ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows) {
     for (uint32_t i = 0; i < network->step_count; i++) {
         const engine_step *s = &network->steps[i];
         (s->run ? s->run : engine_step_run)(s, work, rows);
     }
 }
 
-#if ENGINE_USE_ENDS
 /* ---- float at both ends ---- */
 
 static uint32_t bits_of(float x) {
@@ -541,12 +558,14 @@ static void read(const engine_input *in, const void *observation, uint32_t first
 
 /* Codes of `n` values from `first` on. Limits are integers, so clipping may come before rounding halves to even. */
 static void quantize(const engine_input *in, const float *x, uint32_t first, uint32_t n, int32_t *codes) {
-    const float low = (float)in->low, high = (float)in->high, half = 12582912.0f; /* 1.5 * 2^23 */
+    const float half = 12582912.0f; /* 1.5 * 2^23 */
     const float *inverse_scale = in->inverse_scale + (in->per_feature ? first : 0);
     for (uint32_t i = 0; i < n; i++) {
+        const int32_t zero = in->zero_point ? in->zero_point[in->per_feature ? first + i : 0] : 0;
+        const float low = (float)(in->low + zero), high = (float)(in->high + zero);
         float y = x[i] * inverse_scale[in->per_feature ? i : 0];
         y = y < low ? low : y > high ? high : y;
-        codes[i] = (int32_t)((y + half) - half);
+        codes[i] = (int32_t)((y + half) - half) - zero;
     }
 }
 
@@ -599,7 +618,7 @@ static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigne
 }
 
 /* Minimax fits made for this project (policy/reference.py). */
-float engine_tanh(float x) {
+ENGINE_API float engine_tanh(float x) {
     const uint32_t sign = bits_of(x) & 0x80000000u;
     float a = from_bits(bits_of(x) ^ sign), result;
     if (a != a)
@@ -647,6 +666,13 @@ static void act(const engine_output *out, const float *values, unsigned char *ac
         for (uint32_t g = 0; g < out->groups; values += out->nvec[g++]) {
             const int64_t choice = (int64_t)largest(values, out->nvec[g]);
             memcpy(action + 8 * (size_t)g, &choice, 8);
+        }
+        return;
+    }
+    if (out->kind == ENGINE_MULTI_BINARY) {
+        for (uint32_t i = 0; i < out->outputs; i++) {
+            const int64_t choice = values[i] > 0.0f;
+            memcpy(action + 8 * (size_t)i, &choice, 8);
         }
         return;
     }
@@ -698,7 +724,7 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     return finite ? ENGINE_OK : ENGINE_OVERFLOW;
 }
 
-int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *work) {
+ENGINE_API int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *work) {
     const float *values = (const float *)(const void *)((unsigned char *)work + n->output.target * rows);
     const int status = to_outputs(n, observations, rows, work);
     if (status)
@@ -712,7 +738,7 @@ int engine_predict(const engine_network *n, const void *observations, size_t row
     return ENGINE_OK;
 }
 
-int engine_outputs(const engine_network *n, const void *observations, size_t rows, float *outputs, void *work) {
+ENGINE_API int engine_outputs(const engine_network *n, const void *observations, size_t rows, float *outputs, void *work) {
     const int status = to_outputs(n, observations, rows, work);
     if (!status)
         memcpy(outputs, (unsigned char *)work + n->output.target * rows, rows * n->output.outputs * sizeof(float));

@@ -11,9 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine_call.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Linkage: an export holds the engine and the network in one file, so that no other engine can answer for it. */
+#ifndef ENGINE_API
+#define ENGINE_API
+#endif
+
 /*
  * What a build leaves out, to be smaller: padding, pooling and flattening of images, codes wider than 8 bits, each form
- * of integer layers' weights, float.
+ * of integer layers' weights, float. An export defines them on top of its file.
  */
 #ifndef ENGINE_USE_IMAGES
 #define ENGINE_USE_IMAGES 1
@@ -51,13 +62,11 @@ typedef size_t engine_size;
 typedef uint32_t engine_size;
 #endif
 
-/* Where constants of layers lie: without ends on an AVR in flash, which GNU C can read; with -std=c99 in RAM. */
-#ifndef ENGINE_ROM
-#if defined(__FLASH) && !ENGINE_USE_ENDS && !defined(__STRICT_ANSI__) && !defined(__cplusplus)
-#define ENGINE_ROM __flash
-#else
+/* Where constants of layers lie. The ends read theirs from RAM. */
+#if ENGINE_USE_ENDS
 #define ENGINE_ROM
-#endif
+#else
+#define ENGINE_ROM ENGINE_FLASH
 #endif
 
 /*
@@ -135,12 +144,13 @@ struct engine_input {
     double clip;
     const double *mean, *deviation;   /* or NULL */
     const float *inverse_scale;
+    const int32_t *zero_point;        /* like inverse_scale; or NULL */
     const uint8_t *codes;             /* of all 256 pixels */
     int (*run)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
     const void *prepared;             /* `run` is of this machine, or NULL */
 };
 
-enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE };
+enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE, ENGINE_MULTI_BINARY };
 
 /* The last tensor to the action. */
 typedef struct engine_output engine_output;
@@ -167,40 +177,27 @@ typedef struct {
     engine_output output;
 } engine_network;
 
-/* Work memory of n bytes, aligned: `engine_word work[ENGINE_WORDS(n)]`. */
-typedef union {
-    double wide;
-    float real[2];
-    int32_t integer[2];
-    uint8_t byte[8];
-} engine_word;
-#define ENGINE_WORDS(n) (((n) + sizeof(engine_word) - 1) / sizeof(engine_word))
-
-/* What engine_predict returns. */
-enum engine_status {
-    ENGINE_OK,
-    ENGINE_NOT_FINITE, /* an observation is NaN, infinite or too large for float32 */
-    ENGINE_OVERFLOW    /* outputs are: the observation is too large for the network */
-};
-
-/* All steps, from codes (or values) at the first tensor to the last one, for `rows` observations. */
-void engine_run(const engine_network *network, unsigned char *work, size_t rows);
-
 /* One step by the portable kernels. */
-void engine_step_run(const engine_step *step, unsigned char *work, size_t rows);
+ENGINE_API void engine_step_run(const engine_step *step, unsigned char *work, size_t rows);
 
 /* For kernels: the sum of output o becomes element i of the target of an integer layer. */
-void engine_finish(const engine_step *step, unsigned char *target, size_t i, size_t o, uint32_t sum);
+ENGINE_API void engine_finish(const engine_step *step, unsigned char *target, size_t i, size_t o, uint32_t sum);
 
 #if ENGINE_USE_ENDS
+/* All steps, from codes (or values) at the first tensor to the last one, for `rows` observations. */
+ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows);
+
 /* Actions of `rows` observations, one after another; `work` holds rows * work_size bytes. */
-int engine_predict(const engine_network *network, const void *observations, size_t rows, void *actions, void *work);
+ENGINE_API int engine_predict(const engine_network *network, const void *observations, size_t rows, void *actions, void *work);
 
 /* The same up to the float outputs before the action, (rows, outputs). */
-int engine_outputs(const engine_network *network, const void *observations, size_t rows, float *outputs, void *work);
+ENGINE_API int engine_outputs(const engine_network *network, const void *observations, size_t rows, float *outputs, void *work);
 
 /* tanh by float32 +, -, * and / alone. */
-float engine_tanh(float x);
+ENGINE_API float engine_tanh(float x);
 #endif
 
+#ifdef __cplusplus
+}
+#endif
 #endif

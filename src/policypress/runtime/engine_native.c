@@ -307,12 +307,23 @@ static float *repeated(engine_native *native, const float *values, int many, uin
     return at;
 }
 
+/* The inverse scales and, where there are any, the zero points of a vector of observations. */
+static float *repeated_codes(engine_native *native, const engine_input *in, uint32_t lanes) {
+    const size_t period = (size_t)in->size * lanes;
+    float *at = take(native, (in->zero_point ? 2 : 1) * period * sizeof *at);
+    if (at)
+        repeated(native, in->inverse_scale, in->per_feature, in->size, lanes, at);
+    for (size_t i = 0; at && in->zero_point && i < period; i++)
+        at[period + i] = (float)in->zero_point[in->per_feature ? i % in->size : 0];
+    return at;
+}
+
 static void prepare_ends(engine_native *native, const kernels *k, engine_network *network) {
     engine_input *in = &network->input;
     engine_output *out = &network->output;
     if ((in->dtype == ENGINE_FLOAT32 || in->dtype == ENGINE_FLOAT64) && !in->mean && in->channels == 1) {
         if (in->target_type == ENGINE_U8)
-            in->prepared = repeated(native, in->inverse_scale, in->per_feature, in->size, k->lanes, NULL);
+            in->prepared = repeated_codes(native, in, k->lanes);
         in->run = in->prepared || in->target_type == ENGINE_F32 ? k->observe : NULL;
     }
     if (out->source_type == ENGINE_S32 && !out->per_output)

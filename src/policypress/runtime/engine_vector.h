@@ -328,8 +328,10 @@ static TARGET void NAME(add)(const engine_step *s, unsigned char *work, size_t r
 
 /* Float observations to bytes or, if `real`, to floats, without normalization: rows follow one another everywhere. */
 INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *observations, size_t total,
-                                       unsigned char *target, const int wide, const int real) {
-    const float *scale = in->prepared, *const end = real ? NULL : scale + (size_t)in->size * LANES;
+                                       unsigned char *target, const int wide, const int real,
+                                       const int shifted) {
+    const size_t period = (size_t)in->size * LANES; /* zero points, as floats, lie behind the scales */
+    const float *scale = in->prepared, *const end = real ? NULL : scale + period;
     const FLOATS low = SET_REAL((float)in->low), high = SET_REAL((float)in->high), half = SET_REAL(12582912.0f);
     const INTS zero = SET(in->target_zero), magnitude = SET(0x7FFFFFFF);
     INTS most = SET(0);
@@ -351,8 +353,15 @@ INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *obser
                 STORE_REAL((float *)(void *)target + i, x);
             continue;
         }
-        y = MIN_REAL(MAX_REAL(MULTIPLY_REAL(x, LOAD_REAL(scale)), low), high);
-        y = SUB_REAL(ADD_REAL(y, half), half);
+        y = MULTIPLY_REAL(x, LOAD_REAL(scale));
+        if (shifted) {
+            const FLOATS point = LOAD_REAL(scale + period);
+            y = MIN_REAL(MAX_REAL(y, ADD_REAL(low, point)), ADD_REAL(high, point));
+            y = SUB_REAL(SUB_REAL(ADD_REAL(y, half), half), point);
+        } else {
+            y = MIN_REAL(MAX_REAL(y, low), high);
+            y = SUB_REAL(ADD_REAL(y, half), half);
+        }
         NAME(store_bytes)(target + i, ADD(WHOLE(y), zero), left < LANES ? (uint32_t)left : LANES, 1);
         scale += LANES;
         if (scale == end)
@@ -368,10 +377,13 @@ INLINE TARGET int NAME(observe_values)(const engine_input *in, const void *obser
 static TARGET int NAME(observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target) {
     const size_t total = rows * in->size;
     if (in->target_type == ENGINE_F32)
-        return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 1)
-                                           : NAME(observe_values)(in, observations, total, target, 0, 1);
-    return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 0)
-                                       : NAME(observe_values)(in, observations, total, target, 0, 0);
+        return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 1, 0)
+                                           : NAME(observe_values)(in, observations, total, target, 0, 1, 0);
+    if (in->zero_point)
+        return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 0, 1)
+                                           : NAME(observe_values)(in, observations, total, target, 0, 0, 1);
+    return in->dtype == ENGINE_FLOAT64 ? NAME(observe_values)(in, observations, total, target, 1, 0, 0)
+                                       : NAME(observe_values)(in, observations, total, target, 0, 0, 0);
 }
 
 /* Sums of an integer network to outputs, for one scale. */

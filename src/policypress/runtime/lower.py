@@ -42,7 +42,7 @@ LAYER, RELU, TANH, MAX_POOL, PAD, FLATTEN, ADD = range(7)
 DENSE, PACKED, SPARSE, REAL = range(4)
 KEEP, REQUANTIZE, TABLE = range(3)
 DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
-ACTIONS = ("box", "discrete", "multi-discrete")
+ACTIONS = ("box", "discrete", "multi-discrete", "multi-binary")
 
 _ALIGNMENT = 8
 _GAP = 255  # farthest that one pair of a sparse layer goes on
@@ -182,6 +182,8 @@ class _Lowering:
             many = quantization.inverse_scale.size > 1
             fields |= {"low": quantization.low, "high": quantization.high, "per_feature": int(many)}
             fields["inverse_scale"] = quantization.inverse_scale
+            if quantization.zero_point is not None:
+                fields["zero_point"] = quantization.zero_point
             if observation.image and not many and tensor.type == U8:
                 codes = _pixel_codes(quantization, tensor.zero)
                 fields["pixel_codes"] = 1

@@ -42,7 +42,7 @@ class Input(ctypes.Structure):
         ("target size channels pixels", c_uint32),
         ("low high", c_int32),
         ("clip", c_double),
-        ("mean deviation inverse_scale codes run prepared", c_void_p),
+        ("mean deviation inverse_scale zero_point codes run prepared", c_void_p),
     )
 
 

@@ -13,7 +13,7 @@ enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
 /* Kinds of operations. */
 enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH };
 
-enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
+enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
 
 typedef payload_memory reader;
 
@@ -25,7 +25,7 @@ static uint32_t tell(reader *r, unsigned context) {
 }
 
 /* Kernel, stride and padding, vertical first; the area of the kernel. */
-static uint32_t window(reader *r) {
+static uint32_t tell_window(reader *r) {
     uint32_t area = 1;
     for (unsigned i = 0; i < 6; i++) {
         uint32_t value = tell(r, GEOMETRY);
@@ -86,14 +86,14 @@ static void numbers(reader *r, uint32_t outputs, unsigned context) {
         *values = (int32_t)number;
 }
 
-static void layer(reader *r, int conv, uint32_t *width) {
+static void read_layer(reader *r, int conv, uint32_t *width) {
     uint32_t flags = tell(r, FLAGS), bits = tell(r, BITS), outputs = tell(r, SIZE), inputs = tell(r, INPUTS);
     int8_t *weights;
     if (!inputs)
         inputs = *width;
     *width = outputs;
     if (conv)
-        inputs *= window(r);
+        inputs *= tell_window(r);
     if (flags & 4)
         numbers(r, outputs, EXPONENT);
     if (flags & 2) {
@@ -107,29 +107,31 @@ static void layer(reader *r, int conv, uint32_t *width) {
         r->failed = bits < 2 || bits > 8 || coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
 }
 
-int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
-                   payload_memory *r) {
-    uint32_t width, left;
+PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count,
+                               uint32_t structure, payload_memory *r) {
+    uint32_t bits, width, left;
     r->next = arrays;
     r->end = arrays + count;
     r->structure = 0;
     r->failed = 0;
     coder_decode_start(&r->c, data, size);
-    tell(r, INPUT_BITS);
+    bits = tell(r, INPUT_BITS);
     limits(r, INPUT_LIMITS);
     width = tell(r, SIZE);
     integers(r, width, FLOATS);
+    if (bits >= ZERO_POINTS)
+        integers(r, width, INTEGERS);
     left = tell(r, COUNT);
     for (; left && !r->failed; left--) {
         uint32_t kind = tell(r, KIND);
         if (left > MOST_OPERATIONS)
             return 1;
         if (kind <= CONV)
-            layer(r, kind == CONV, &width);
+            read_layer(r, kind == CONV, &width);
         if (kind == TANH)
             tell(r, BITS);
         if (kind == MAX_POOL)
-            window(r);
+            tell_window(r);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
             for (unsigned i = 0; i < 4; i++)

@@ -7,6 +7,15 @@
 
 #include "coder.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Linkage: an export holds the decoder in the file that calls it. */
+#ifndef PAYLOAD_API
+#define PAYLOAD_API
+#endif
+
 /*
  * One array of a payload. Who decodes a payload knows its structure, and lists its arrays in the order of the stream:
  * the inverse scales of the input; of every layer its scale (if stored), multipliers and shifts (if requantized), bias
@@ -35,6 +44,10 @@ typedef struct {
  * bytes are; if the result is not 0, the arrays hold nothing of use. Bytes that were damaged on their way may well be
  * another payload of the same structure: where that can happen, send a checksum.
  */
-int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count, uint32_t structure,
-                   payload_memory *memory);
+PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count,
+                               uint32_t structure, payload_memory *memory);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,0 +1,208 @@
+"""Observations of every space as one vector, and agents that see them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.utils import obs_as_tensor
+
+import policypress as pp
+from policypress.config import Environment
+from policypress.errors import UnsupportedError
+from policypress.policy.freeze import freeze_graph
+from policypress.rl import CompressionCallback, evaluate, flatten_observation
+from policypress.rl.adapters import ADAPTERS
+from policypress.rl.agents import load_agent
+from policypress.rl.compress import Source, plan, press
+from policypress.rl.environments import flat_space
+from rl.toys import PAIRED, PRESSED, SEEN, Follow, Pick
+
+SPACES: dict[str, spaces.Space[Any]] = {
+    "discrete": spaces.Discrete(5),
+    "multi-discrete": spaces.MultiDiscrete([2, 3, 4]),
+    "multi-binary": spaces.MultiBinary(4),
+    "multi-binary-2d": spaces.MultiBinary([2, 3]),
+    "box-2d": spaces.Box(-1, 1, (3, 2), np.float32),
+    "box-3d": spaces.Box(-1, 1, (2, 3, 2), np.float64),
+    "dict": spaces.Dict(
+        {
+            "zeta": spaces.Box(-1, 1, (2, 2), np.float64),
+            "kind": spaces.Discrete(3),
+            "flags": spaces.MultiBinary(2),
+            "alpha": spaces.Box(0, 9, (2,), np.int64),
+            "many": spaces.MultiDiscrete([2, 3]),
+        }
+    ),
+}
+SIZES = {
+    "discrete": 5, "multi-discrete": 9, "multi-binary": 4, "multi-binary-2d": 6, "box-2d": 6, "box-3d": 12, "dict": 16,
+}  # fmt: skip
+
+
+class _Any:
+    """Observations drawn from the space."""
+
+    def _draw(self) -> Any:
+        self.observation_space.seed(int(self.np_random.integers(2**31)))  # type: ignore[attr-defined]
+        return self.observation_space.sample()  # type: ignore[attr-defined]
+
+
+def _toy(space: spaces.Space[Any], box: bool) -> type[gym.Env[Any, Any]]:
+    class Toy(_Any, Follow if box else Pick):  # type: ignore[misc]
+        observation_space = space
+
+        def _reward(self, action: Any) -> float:
+            numbers = np.asarray(flatten_observation(space, self._shown), np.float64)
+            return float(numbers[:3].sum() * np.sum(action))
+
+    return Toy
+
+
+for _name, _space in SPACES.items():
+    for _box in (True, False):
+        gym.register(
+            f"flat/{_name}-{'box' if _box else 'pick'}-v0", entry_point=_toy(_space, _box), disable_env_checker=True
+        )
+
+
+def env_of(name: str, algo: str) -> str:
+    return f"flat/{name}-{'pick' if 'qn' in algo else 'box'}-v0"
+
+
+@cache
+def trained(algo: str, name: str) -> Any:
+    kind = ADAPTERS[algo].model_class
+    settings: dict[str, Any] = {"n_steps": 32} if algo in ("ppo", "a2c") else {"learning_starts": 20, "buffer_size": 99}
+    policy = "MultiInputPolicy" if name == "dict" else "MlpPolicy"
+    network = {"net_arch": [16]}
+    model = kind(policy, env_of(name, algo), policy_kwargs=network, seed=1, device="cpu", **settings)
+    model.learn(64)
+    return model
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_vectors_are_what_the_network_of_stable_baselines_sees(name: str) -> None:
+    space = SPACES[name]
+    space.seed(1)
+    for _ in range(20):
+        observation = space.sample()
+        flat = flatten_observation(space, observation)
+        batch: Any = (
+            {key: np.asarray(part)[None] for key, part in observation.items()}
+            if isinstance(observation, dict)
+            else np.asarray(observation)[None]
+        )
+        seen: Any = preprocess_obs(obs_as_tensor(batch, torch.device("cpu")), space)
+        parts = [seen[key] for key in space] if isinstance(space, spaces.Dict) else [seen]
+        expected = torch.cat([part.flatten(1) for part in parts], 1)[0].numpy()
+        np.testing.assert_array_equal(flat.astype(np.float32), expected)
+        assert flat.shape == (SIZES[name],)
+        assert flat_space(space).contains(flat)
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("algo", ["sac", "ppo", "dqn"])
+def test_agents_of_every_space_answer_the_same_when_opened_and_frozen(algo: str, name: str, tmp_path: Path) -> None:
+    model, env = trained(algo, name), env_of(name, algo)
+    model.save(tmp_path / "agent.zip")
+    found = load_agent(tmp_path / "agent.zip", algo, env)
+    policies = [freeze_graph(found.graph, found.observation, found.action), pp.freeze(model)]
+    space = SPACES[name]
+    space.seed(2)
+    for _ in range(30):
+        observation = space.sample()
+        expected, _ = model.predict(observation, deterministic=True)
+        for policy in policies:
+            np.testing.assert_allclose(policy.predict(flatten_observation(space, observation))[0], expected, atol=1e-5)
+    for critic in found.critics:
+        assert critic(torch.zeros(2, SIZES[name]), torch.zeros(2, 2)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["discrete", "dict", "box-2d"])
+@pytest.mark.parametrize("algo", ["sac", "ppo", "dqn"])
+def test_agents_of_every_space_are_pressed_while_they_learn(algo: str, name: str) -> None:
+    kind = ADAPTERS[algo].model_class
+    settings: dict[str, Any] = {"n_steps": 20} if algo == "ppo" else {"learning_starts": 10, "buffer_size": 99}
+    policy = "MultiInputPolicy" if name == "dict" else "MlpPolicy"
+    model = kind(policy, env_of(name, algo), policy_kwargs={"net_arch": [16]}, seed=1, device="cpu", **settings)
+    model.learn(100, callback=CompressionCallback(PRESSED))
+    frozen = pp.freeze(model)
+    assert frozen.numerics == "integer"
+    model.policy.set_training_mode(False)
+    space = SPACES[name]
+    space.seed(3)
+    for _ in range(20):
+        observation = space.sample()
+        expected, _ = model.predict(observation, deterministic=True)
+        np.testing.assert_allclose(
+            frozen.predict(flatten_observation(space, observation))[0], expected, rtol=1e-5, atol=1e-5
+        )
+    assert len(evaluate(frozen, env_of(name, algo), episodes=2).returns) == 2
+
+
+@pytest.mark.parametrize("method", ["distill", "ptq", "finetune"])
+def test_an_agent_of_dict_observations_is_pressed(method: str, tmp_path: Path) -> None:
+    env = env_of("dict", "ppo")
+    trained("ppo", "dict").save(tmp_path / "agent.zip")
+    source = Source(tmp_path / "agent.zip", trust=True, force=True)
+    settings: dict[str, Any] = {"episodes": 2, **({"steps": 64} if method == "finetune" else {})}
+    config = plan(source, "ppo", env, method=method, student={"batches": 20, "states": 300}, settings=settings)
+    press(source, config, tmp_path / "run")
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert policy.observation.shape == (16,)
+    assert policy.provenance["env"] == env
+    assert evaluate(policy, episodes=2).returns == tuple(policy.results["evaluation"]["returns"])
+
+
+def test_train_takes_every_space(tmp_path: Path) -> None:
+    from policypress.rl.plan import plan as plan_training
+    from policypress.rl.train import train
+
+    small = {"eval_every": 50, "eval_episodes": 1, "final_episodes": 2, "hidden": (8,)}
+    settings = {"n_steps": 20, "batch_size": 10}
+    for name in ("discrete", "dict"):
+        config = plan_training("ppo", env_of(name, "ppo"), 60, training=small, algo_kwargs=settings)
+        assert config.network == "mlp"
+        train(config, tmp_path / name)
+        assert pp.load(tmp_path / name / "policy.policy").observation.shape == (SIZES[name],)
+
+
+def test_spaces_that_stable_baselines_does_not_take_either(tmp_path: Path) -> None:
+    trained("ppo", "dict").save(tmp_path / "agent.zip")
+    for env, sentence in {
+        PAIRED: "observations of Tuple space cannot",
+        SEEN: r"images beside .* \(camera\) cannot",
+    }.items():
+        with pytest.raises(UnsupportedError, match=sentence):
+            load_agent(tmp_path / "agent.zip", "ppo", env)
+    nested = spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})})
+    with pytest.raises(UnsupportedError, match="observations of nested Dict space"):
+        flatten_observation(nested, nested.sample())
+    for counted in (spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 2], start=[0, 1])):
+        with pytest.raises(UnsupportedError, match=r"that count from .* are not Stable-Baselines3's"):
+            flatten_observation(counted, counted.sample())
+
+
+def test_a_tuple_opens_flattened(tmp_path: Path) -> None:
+    from stable_baselines3 import PPO
+
+    made = gym.wrappers.FlattenObservation(gym.make(PAIRED))
+    model = PPO("MlpPolicy", made, n_steps=32, batch_size=32, policy_kwargs={"net_arch": [8]}, seed=1, device="cpu")
+    model.learn(32)
+    model.save(tmp_path / "agent.zip")
+    with pytest.raises(UnsupportedError, match=r"--wrapper gymnasium\.wrappers:Flatten"):
+        load_agent(tmp_path / "agent.zip", "ppo", PAIRED)
+    env = Environment(PAIRED, wrappers=("gymnasium.wrappers:FlattenObservation",))
+    found = load_agent(tmp_path / "agent.zip", "ppo", env)
+    policy = freeze_graph(found.graph, found.observation, found.action)
+    observation, _ = made.reset(seed=1)
+    assert policy.predict(observation)[0] == model.predict(observation, deterministic=True)[0]
+    assert len(evaluate(policy, env, episodes=2).returns) == 2

@@ -1,0 +1,201 @@
+"""Stable-Baselines3 agents that act otherwise than their layers one after another are noticed wherever they come in;
+those that only explore otherwise (gSDE) come in with their own actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.sac.policies import Actor, SACPolicy
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from stable_baselines3.td3.policies import TD3Policy
+
+import policypress as pp
+from policypress.config import CompressionConfig, DistillConfig
+from policypress.errors import UnsupportedError
+from policypress.policy import reference
+from policypress.rl.adapters import ADAPTERS, check_graph
+from policypress.rl.agents import load_agent
+from policypress.rl.callback import CompressionCallback, attached_compressor
+from policypress.rl.compress import compress, teacher_of
+from policypress.rl.distill import acting
+from rl.toys import FOLLOW, LOOK, PICK, PRESSED, agent, draw, random_observations
+
+SMALL = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500, "device": "cpu", "seed": 0}
+NETWORK = {"net_arch": [16, 16]}
+
+
+class ShyActor(Actor):
+    def get_action_dist_params(self, obs: Any) -> Any:
+        mean, log_std, kwargs = super().get_action_dist_params(obs)
+        return mean / 2, log_std, kwargs
+
+
+class ShySAC(SACPolicy):
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        return ShyActor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+
+class TurnedTD3Actor(TD3Actor):
+    def forward(self, obs: Any) -> torch.Tensor:
+        return -super().forward(obs)
+
+
+class TurnedTD3(TD3Policy):
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        return TurnedTD3Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+
+class ScaledQ(QNetwork):
+    def forward(self, obs: Any) -> torch.Tensor:
+        return super().forward(obs * 3)
+
+
+class ScaledDQN(DQNPolicy):
+    def make_q_net(self) -> Any:
+        return ScaledQ(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
+
+
+class WorstDQN(DQNPolicy):
+    def _predict(self, obs: Any, deterministic: bool = True) -> torch.Tensor:
+        return self.q_net(obs).argmin(dim=1)
+
+
+class StandardizedPPO(ActorCriticPolicy):
+    def get_distribution(self, obs: Any) -> Any:
+        return super().get_distribution((obs - 0.3) / 0.7)
+
+
+class DistributionPPO(ActorCriticPolicy):
+    def get_distribution(self, obs: Any) -> Any:
+        features = super().extract_features(obs, self.pi_features_extractor)
+        return self._get_action_dist_from_latent(torch.tanh(self.mlp_extractor.forward_actor(features)))
+
+
+class OtherPredictPPO(ActorCriticPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return super()._predict(observation, deterministic) * 0.5
+
+
+def hooked() -> Any:
+    model = agent("ppo", FOLLOW)
+    model.policy.action_net.register_forward_hook(lambda module, inputs, output: output + 0.1)
+    return model
+
+
+OWN: dict[str, Callable[[], Any]] = {
+    "sac actor": lambda: SAC(ShySAC, FOLLOW, policy_kwargs=dict(NETWORK), **SMALL),
+    "td3 actor": lambda: TD3(TurnedTD3, FOLLOW, policy_kwargs=dict(NETWORK), **SMALL),
+    "dqn forward": lambda: DQN(ScaledDQN, PICK, policy_kwargs=dict(NETWORK), **SMALL),
+    "dqn predict": lambda: DQN(WorstDQN, PICK, policy_kwargs=dict(NETWORK), **SMALL),
+    "ppo features": lambda: PPO(StandardizedPPO, PICK, n_steps=20, batch_size=10, device="cpu"),
+    "a2c distribution": lambda: A2C(DistributionPPO, FOLLOW, n_steps=20, device="cpu"),
+    "ppo predict": lambda: PPO(OtherPredictPPO, FOLLOW, n_steps=20, batch_size=10, device="cpu"),
+    "hook": hooked,
+}
+NUMBERS = r"^this \w+ agent answers .* where the layers one after another give .* of scale"
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_an_agent_with_its_own_way_is_noticed_at_every_door(kind: str, tmp_path: Path) -> None:
+    model = OWN[kind]()
+    with pytest.raises(UnsupportedError, match=NUMBERS):
+        pp.freeze(model)
+    with pytest.raises(UnsupportedError, match=NUMBERS):
+        teacher_of(model)
+    with pytest.raises(UnsupportedError, match=NUMBERS):
+        model.learn(60, callback=CompressionCallback(CompressionConfig(sparsity=0.5)))
+    assert attached_compressor(model) is None
+    if kind == "hook":  # is not saved
+        return
+    model.save(tmp_path / "agent.zip")
+    algo, env = type(model).__name__.lower(), model.get_env().get_attr("spec")[0].id
+    with pytest.raises(UnsupportedError, match=NUMBERS):
+        load_agent(tmp_path / "agent.zip", algo, env, trust=True)
+
+
+def test_a_subclass_that_changes_nothing_is_pressed() -> None:
+    class Logged(ActorCriticPolicy):
+        def get_distribution(self, obs: Any) -> Any:
+            return super().get_distribution(obs)
+
+    model = PPO(Logged, FOLLOW, n_steps=20, batch_size=10, device="cpu")
+    assert pp.freeze(model).numerics == "float"
+
+
+@pytest.mark.parametrize(("algo", "env"), [("sac", FOLLOW), ("dqn", LOOK), ("crossq", FOLLOW), ("ppo", PICK)])
+def test_an_agent_that_is_asked_is_left_as_it_was(algo: str, env: str) -> None:
+    model = agent(algo, env)
+    model.learn(40)
+    model.policy.set_training_mode(True)
+    modes = [module.training for module in model.policy.modules()]
+    state = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    before, numpy_before = torch.get_rng_state(), np.random.get_state(legacy=True)[1].copy()  # noqa: NPY002
+    check_graph(model, ADAPTERS[algo].graph(model))
+    pp.freeze(model)
+    assert [module.training for module in model.policy.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.policy.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state(legacy=True)[1], numpy_before)  # noqa: NPY002
+
+
+# gSDE
+
+
+def gsde(algo: str, **policy_kwargs: Any) -> Any:
+    return agent(algo, FOLLOW, policy_kwargs, use_sde=True, learning_rate=1e-2)
+
+
+@pytest.mark.parametrize("algo", ["sac", "tqc", "ppo", "a2c"])
+@pytest.mark.parametrize("trust", [False, True])
+def test_gsde_agents_open_with_their_own_actions(algo: str, trust: bool, tmp_path: Path) -> None:
+    model = gsde(algo)
+    model.learn(60)
+    model.save(tmp_path / "agent.zip")
+    opened = load_agent(tmp_path / "agent.zip", algo, FOLLOW, trust=trust)
+    observations = 20 * random_observations(model)  # so that means reach the clip
+    teacher = teacher_of(opened)
+    actions = acting(teacher, teacher.outputs)(observations)
+    np.testing.assert_allclose(actions, model.predict(observations, deterministic=True)[0], atol=1e-5)
+    if algo in ("sac", "tqc"):
+        limit = float(np.float32(2.0) * np.tanh(2.0))  # of the first action's bounds, -2 and 2
+        assert np.isclose(np.abs(actions[:, 0]).max(), limit, atol=1e-5)
+        with pytest.raises(UnsupportedError, match="clips its mean to 2"):
+            pp.freeze(model)
+
+
+@pytest.mark.parametrize(("algo", "kwargs"), [("ppo", {}), ("a2c", {}), ("sac", {"clip_mean": 0.0})])
+def test_gsde_agents_are_pressed_while_they_learn(algo: str, kwargs: dict[str, Any]) -> None:
+    model = gsde(algo, **kwargs)
+    model.learn(100, callback=CompressionCallback(PRESSED))
+    policy, observations = pp.freeze(model), random_observations(model)
+    assert policy.numerics == "integer"
+    actions = policy.predict(observations)[0]
+    np.testing.assert_allclose(actions, model.predict(observations, deterministic=True)[0], atol=1e-5)
+    assert len(np.unique(actions, axis=0)) > 3
+
+
+def test_the_student_of_a_gsde_agent_learns_its_clipped_actions() -> None:
+    model = gsde("sac")
+    model.learn(60)
+    config = DistillConfig(CompressionConfig(weight_bits=8), hidden=(12, 12), batches=300, batch_size=32, states=800)
+    policy = compress(model, draw(model.observation_space), config)
+    observations = draw(model.observation_space, seed=1)(None, None, 0.0, 200)
+    error = policy.predict(observations)[0] - model.predict(observations, deterministic=True)[0]
+    assert np.abs(error).mean() < 0.1
+
+
+def test_a_squashed_output_of_ppo_is_squashed() -> None:
+    model = gsde("ppo", squash_output=True)
+    policy, observations = pp.freeze(model), random_observations(model)
+    assert policy.action.squash
+    expected = model.predict(observations, deterministic=True)[0]
+    np.testing.assert_allclose(policy.predict(observations)[0], expected, atol=1e-5)
+    assert reference.act(policy.action, policy.outputs(observations)).shape == expected.shape
