@@ -70,6 +70,7 @@ def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
         ActionTransform("discrete", dtype="int64", start=-7),
         ActionTransform("discrete", dtype="int64", start=2**31 - 1),
         ActionTransform("multi-discrete", (2,), "int64", nvec=(1, 2)),
+        ActionTransform("multi-binary", (3,), "int64"),
         *(
             ActionTransform("box", shape, dtype, squash, *(np.full(shape, bound, np.float32) for bound in (low, high)))
             for shape in ((3,), (3, 1))
