@@ -1,7 +1,7 @@
 """Every way to press one agent, side by side at real bytes: the frontier of return against size, a curve a family.
 
     python benchmarks/compress.py run AGENT.zip --algo sac --env HalfCheetah-v5 --out runs/frontier
-    python benchmarks/compress.py report runs/frontier --picture docs/frontier.png
+    python benchmarks/compress.py report runs/frontier --picture runs/frontier.png
 
 ``run`` takes one core and some minutes a student; it skips those that are finished and goes on with those that are not.
 ``report`` takes any folder of runs of ``policypress compress``, named NAME-SEED:
