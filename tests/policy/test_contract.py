@@ -61,6 +61,9 @@ def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None
 def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
     policy = artifact.load(RESULTS / "keep-cheetah" / "policy.policy")
     assert len(artifact.pack(policy)) == pp.size(policy).payload_bytes + 19
+    packed = pp.size(artifact.decode(artifact.pack(policy)))
+    assert packed.payload_bytes == pp.size(policy).payload_bytes
+    assert [layer.name for layer in packed.layers] == ["layer 0", "layer 1", "layer 2"]
 
 
 @pytest.mark.parametrize(
