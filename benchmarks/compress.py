@@ -1,9 +1,12 @@
 """Every way to press one agent, side by side at real bytes: the frontier of return against size, a curve a family.
 
     python benchmarks/compress.py run AGENT.zip --algo sac --env HalfCheetah-v5 --out runs/frontier
-    python benchmarks/compress.py report runs/frontier --picture docs/frontier.png
+    python benchmarks/compress.py report runs/frontier --picture runs/frontier.png
 
 ``run`` takes one core and some minutes a student; it skips those that are finished and goes on with those that are not.
+``report`` takes any folder of runs of ``policypress compress``, named NAME-SEED:
+
+    python benchmarks/compress.py report results/strong
 """
 
 from __future__ import annotations
@@ -11,15 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import policypress as pp
+import numpy as np
+
 from policypress.rl.compress import Source, plan, press
 from policypress.rl.curves import plot_frontier
 
 Settings = dict[str, Any]
+Result = dict[str, Any]
 FAMILIES: dict[str, dict[str, Settings]] = {
     "priced": {
         f"{width}-{width}, price {rate:g}": {"hidden": (width, width), "compression": {"rate_weight": rate}}
@@ -69,52 +73,76 @@ def run(options: argparse.Namespace) -> None:
             continue
         for name, settings in students.items():
             started = time.monotonic()
-            folder = options.out / slug(f"{family} {name}")
+            folder = options.out / f"{slug(f'{family} {name}')}-{options.seed}"
             student = {"seed": options.seed, "batches": options.batches, **settings.get("student", {})}
             config = plan(source, options.algo, options.env, **{**settings, "student": student})
             result = press(source, config, folder, resume=True)
-            kept, size = result["kept"], result["size"]
-            print(
-                f"{family}: {name}: {size['payload_bytes']:,} B, {size['payload_ratio']:.0f}x, "
-                f"kept {kept['share']:.1%} [{kept['low']:.1%}, {kept['high']:.1%}], {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            print(f"{row(folder.name, [result])} {time.monotonic() - started:.0f} s", flush=True)
 
 
 def report(options: argparse.Namespace) -> None:
-    found = {
-        family: {
-            name: (json.loads((folder / "result.json").read_text()), pp.size(pp.load(folder / "policy.policy")))
-            for name in students
-            if ((folder := options.out / slug(f"{family} {name}")) / "result.json").exists()
-        }
-        for family, students in FAMILIES.items()
-    }
-    found = {family: students for family, students in found.items() if students}
-    teacher = next(result for students in found.values() for result, _ in students.values())["teacher"]
-    print("| student | IQM [95 %] | kept [95 %] | nonzeros | file bytes | ratio | minutes |")
-    print("|---|---|---|---|---|---|---|")
-    number: Callable[[float], str] = "{:,.0f}".format
-    interval = f"{number(teacher['iqm'])} [{number(teacher['iqm_low'])}, {number(teacher['iqm_high'])}]"
-    size = next(size for students in found.values() for _, size in students.values())
-    print(f"| the agent, float32 | {interval} | | {size.baseline_bytes // 4:,} | {size.baseline_bytes:,} | 1× | |")
-    for family, students in found.items():
-        for name, (result, size) in students.items():
-            iqm, kept = result["evaluation"], result["kept"]
-            print(
-                f"| {family}: {name} | {number(iqm['iqm'])} [{number(iqm['iqm_low'])}, {number(iqm['iqm_high'])}] "
-                f"| {kept['share']:.1%} [{kept['low']:.1%}, {kept['high']:.1%}] | {size.nonzeros:,} "
-                f"| {size.payload_bytes:,} | {size.payload_ratio:.0f}× | {result['wall_seconds'] / 60:.1f} |"
-            )
+    """One row an agent and one a student, its seeds together."""
+    agents: dict[str, dict[tuple[str, str], list[tuple[str, Result]]]] = {}
+    for file in sorted(options.out.glob("*/result.json")):
+        result = json.loads(file.read_text())
+        config = {**result["config"], "student": {**result["config"]["student"], "seed": None}}
+        same = (file.parent.name.rpartition("-")[0], json.dumps(config, sort_keys=True))
+        agents.setdefault(config["agent"], {}).setdefault(same, []).append((file.parent.name, result))
+    print(
+        "| student | seeds | return | worst tenth | ends early | kept | nonzeros | payload bytes | ratio | file on disk"
+        " | flash | minutes |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for students in agents.values():
+        first = next(iter(students.values()))[0][1]
+        agent, dense = first["teacher"], first["size"]["baseline_bytes"]
+        print(
+            f"| the agent: {first['config']['algo']}, {agent['env']}, float32 | | {with_limits(agent)} "
+            f"| {agent['worst_tenth']:,.0f} | {agent['ended_early']:.0%} | | {dense // 4:,} | {dense:,} | 1× | | | |"
+        )
+        for (name, _), runs in students.items():
+            print(row(name, [result for _, result in runs]))
     if options.picture:
-        points = {
-            family: [
-                (size.payload_bytes, *(result["kept"][part] for part in ("share", "low", "high")))
-                for result, size in students.values()
-            ]
-            for family, students in found.items()
-        }
+        points: dict[str, list[tuple[int, float, float, float]]] = {}
+        for name, result in (run for students in agents.values() for runs in students.values() for run in runs):
+            family = next((family for family in FAMILIES if name.startswith(slug(family))), options.out.name)
+            share, low, high = (result["kept"][part] for part in ("share", "low", "high"))
+            points.setdefault(family, []).append((result["size"]["payload_bytes"], share, low, high))
         plot_frontier(points, options.picture, keep=0.95)
+
+
+def row(name: str, results: list[Result]) -> str:
+    """Of one seed with the interval over its episodes; of several the mean over seeds with the least and the most."""
+    found = [(result["evaluation"], result["size"], result["kept"]) for result in results]
+    share = "none"  # is told where the agent's return is next to nothing, or no better than chance
+    if all(kept["share"] is not None for _, _, kept in found):
+        low, high = (found[0][2][part] for part in ("low", "high"))
+        if len(found) > 1:
+            low, high = (limit(kept["share"] for _, _, kept in found) for limit in (min, max))
+        share = f"{np.mean([kept['share'] for _, _, kept in found]):.1%} [{low:.1%}, {high:.1%}]"
+    cells = [
+        name,
+        ", ".join(str(result["config"]["student"]["seed"]) for result in results),
+        with_limits(found[0][0]) if len(found) == 1 else spread([e["mean"] for e, _, _ in found]),
+        spread([e["worst_tenth"] for e, _, _ in found]),
+        spread([e["ended_early"] for e, _, _ in found], ".0%"),
+        share,
+        *(spread([size[part] for _, size, _ in found]) for part in ("nonzeros", "payload_bytes")),
+        f"{np.mean([size['payload_ratio'] for _, size, _ in found]):.0f}×",
+        *(spread([size[part] for _, size, _ in found]) for part in ("disk_bytes", "flash_bytes")),
+        spread([result["wall_seconds"] / 60 for result in results]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def with_limits(evaluation: dict[str, Any]) -> str:
+    return f"{evaluation['mean']:,.0f} [{evaluation['low']:,.0f}, {evaluation['high']:,.0f}]"
+
+
+def spread(values: list[float], how: str = ",.0f") -> str:
+    """Mean, and the least and the most of several."""
+    if len(values) == 1:
+        return f"{values[0]:{how}}"
+    return f"{np.mean(values):{how}} [{min(values):{how}}, {max(values):{how}}]"
 
 
 def main() -> None:

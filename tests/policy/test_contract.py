@@ -61,6 +61,9 @@ def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None
 def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
     policy = artifact.load(RESULTS / "keep-cheetah" / "policy.policy")
     assert len(artifact.pack(policy)) == pp.size(policy).payload_bytes + 19
+    packed = pp.size(artifact.decode(artifact.pack(policy)))
+    assert packed.payload_bytes == pp.size(policy).payload_bytes
+    assert [layer.name for layer in packed.layers] == ["layer 0", "layer 1", "layer 2"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,7 @@ def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
         ActionTransform("discrete", dtype="int64", start=-7),
         ActionTransform("discrete", dtype="int64", start=2**31 - 1),
         ActionTransform("multi-discrete", (2,), "int64", nvec=(1, 2)),
+        ActionTransform("multi-binary", (3,), "int64"),
         *(
             ActionTransform("box", shape, dtype, squash, *(np.full(shape, bound, np.float32) for bound in (low, high)))
             for shape in ((3,), (3, 1))

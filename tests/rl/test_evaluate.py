@@ -110,13 +110,32 @@ def test_the_mean_hides_no_fall() -> None:
 
 
 def test_chance_is_the_better_of_random_and_constant_actions() -> None:
-    name, found = chance(PICK, episodes=20, seed=1000)
-    assert found == chance(PICK, episodes=20, seed=1000)[1]
+    name, found = chance(PICK, episodes=20, seed=1000, steps=100)
+    assert found == chance(PICK, episodes=20, seed=1000, steps=100)[1]
     assert 2 < found.mean < 5  # a third of EPISODE
     assert name in ("random actions", "one constant action")
-    assert chance(FOLLOW, episodes=4)[0] == "one constant action"  # the middle is nearer than anywhere
-    assert chance("CartPole-v1", episodes=10)[0] == "random actions"  # always to one side falls sooner
-    assert len(chance(PICK, episodes=500)[1].returns) == 20
+    assert chance(FOLLOW, episodes=4, steps=100)[0] == "one constant action"  # the middle is nearer than anywhere
+    assert chance("CartPole-v1", episodes=10, steps=100)[0] == "random actions"  # always to one side falls sooner
+    assert len(chance(PICK, episodes=500, steps=100)[1].returns) == 20
+
+
+def test_who_does_nothing_need_not_come_to_an_end() -> None:
+    class Still(gym.Env[Any, Any]):
+        """Ends only for those who do something."""
+
+        observation_space, action_space = gym.make(PICK).observation_space, gym.make(PICK).action_space
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            super().reset(seed=seed)
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            return np.zeros(3, np.float32), 1.0, bool(action), False, {}
+
+    gym.register("toys/Still-v0", entry_point=Still, disable_env_checker=True)
+    name, found = chance("toys/Still-v0", episodes=2, steps=30)
+    assert (name, found.returns, found.lengths) == ("one constant action", (30.0, 30.0), (30, 30))
+    assert found.terminated == (False, False)
 
 
 @pytest.mark.parametrize("env", [PICK, FOLLOW, LOOK, CHOOSE])

@@ -8,16 +8,21 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError, PolicypressError
 from policypress.policy.codec import MAX_SIDE, Bytes
-from policypress.policy.policy import OBSERVATION_DTYPES, ActionTransform, Normalization, ObservationTransform
+from policypress.policy.policy import (
+    ACTION_KINDS,
+    OBSERVATION_DTYPES,
+    ActionTransform,
+    Normalization,
+    ObservationTransform,
+)
 
-_KINDS: tuple[Literal["box", "discrete", "multi-discrete"], ...] = ("box", "discrete", "multi-discrete")
 _BOX_DTYPES = ("float32", "float64")
 _UNIT, _EQUAL, _EACH = range(3)  # bounds are -1 and 1; the same for all; one for each
 _EPSILON_CLIP = struct.Struct("<dd")
@@ -35,7 +40,7 @@ def encode_contract(observation: ObservationTransform, action: ActionTransform, 
         for moment in (normalization.mean, normalization.var):
             parts += np.ascontiguousarray(moment, "<f8").tobytes()
         parts += _EPSILON_CLIP.pack(normalization.epsilon, normalization.clip)
-    kind = _KINDS.index(action.kind)
+    kind = ACTION_KINDS.index(action.kind)
     if action.kind == "box":
         bounds = [np.ascontiguousarray(bound, "<f4").ravel() for bound in (action.low, action.high)]
         form = _form(*bounds)
@@ -48,7 +53,7 @@ def encode_contract(observation: ObservationTransform, action: ActionTransform, 
         parts += _number(2 * action.start if action.start >= 0 else -2 * action.start - 1)
     else:
         parts.append(kind)
-        parts += _sizes(action.nvec)
+        parts += _sizes(action.nvec or action.shape)
     return bytes(parts + _number(baseline_bytes))
 
 
@@ -74,9 +79,9 @@ def decode_contract(reader: Bytes) -> tuple[ObservationTransform, ActionTransfor
 def _read_action(reader: Bytes) -> ActionTransform:
     head = reader.take(1)[0]
     form = head >> 4
-    if head & 3 >= len(_KINDS) or form > _EACH:
+    if head & 3 >= len(ACTION_KINDS) or form > _EACH:
         raise _malformed()
-    kind = _KINDS[head & 3]
+    kind = ACTION_KINDS[head & 3]
     if kind == "discrete":
         start = _read_number(reader)
         return ActionTransform("discrete", dtype="int64", start=-(start + 1) // 2 if start % 2 else start // 2)
@@ -84,6 +89,8 @@ def _read_action(reader: Bytes) -> ActionTransform:
         nvec = _read_sizes(reader, MAX_SIDE)
         return ActionTransform("multi-discrete", (len(nvec),), "int64", nvec=nvec)
     shape = _read_sizes(reader)
+    if kind == "multi-binary":
+        return ActionTransform(kind, shape, "int64")
     size = math.prod(shape)
     if size > MAX_SIDE:  # no layer has as many outputs
         raise _malformed()

@@ -54,6 +54,7 @@ from policypress.rl.train import FINAL_SEED
 
 _CALIBRATION_STATES = 20_000
 _CALIBRATION_BATCHES = 800
+_CHANCE_STEPS = 10  # times the agent's longest episode, after which one of who acts without looking is over
 AUTO_SHRINK = 100
 """``hidden="auto"`` divides every width by its root, and so the parameters by about it: 26-26 for 256-256."""
 RATE_WEIGHT = 0.005
@@ -287,7 +288,9 @@ def measured_teacher(
         except PolicypressError:
             files.config.unlink()
             raise
-        actions, blind = chance(config.environment, episodes=config.episodes, seed=FINAL_SEED)
+        actions, blind = chance(
+            config.environment, episodes=config.episodes, seed=FINAL_SEED, steps=_CHANCE_STEPS * max(result.lengths)
+        )
         measured = {**result.as_dict(), "chance": {"actions": actions, **blind.summary()}}
         checkpoint.write_whole(files.teacher, json.dumps(measured))
     if (note := _at_chance(measured)) is not None:

@@ -117,15 +117,18 @@ def evaluate(
     )
 
 
-def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000) -> tuple[str, Evaluation]:
+def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000, steps: int) -> tuple[str, Evaluation]:
     """What acting without looking returns: "random actions" or "one constant action" (zero, or the first choice),
-    whichever returns more, over the first ``episodes`` of the seeds of ``evaluate``, at most 20."""
+    whichever returns more, over the first ``episodes`` of the seeds of ``evaluate``, at most 20.
+
+    Who does nothing may never come to an end: an episode is over after ``steps``.
+    """
     episodes = min(episodes, _CHANCE_EPISODES)
     blind: dict[str, Act] = {
         "random actions": lambda _, envs: [env.action_space.sample() for env in envs.values()],
         "one constant action": lambda _, envs: [_constant(env.action_space) for env in envs.values()],
     }
-    found = {name: _episodes(env, act, episodes, seed) for name, act in blind.items()}
+    found = {name: _episodes(env, act, episodes, seed, steps=steps) for name, act in blind.items()}
     best = max(found, key=lambda name: found[name].mean)
     return best, found[best]
 
@@ -146,6 +149,7 @@ def _episodes(
     padding: NDArray[Any] | float = 0.0,
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[Any], None] = lambda _: None,
+    steps: int | None = None,
 ) -> Evaluation:
     env_id = name_of(env)
     returns = np.zeros(episodes)
@@ -172,6 +176,7 @@ def _episodes(
                             "by --wrapper 'gymnasium.wrappers:TimeLimit(max_episode_steps=1000)'."
                         )
                     observations[index] = observation
+                    truncated = truncated or lengths[index] == steps
                     if terminated or truncated:
                         early[index] = terminated and not truncated
                         del observations[index]
