@@ -21,6 +21,7 @@ from onnx import TensorProto, numpy_helper
 import policypress as pp
 from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
 from policypress import cli
+from policypress.extras import install
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import FORMATS, export, vectors
 from policypress.export import onnx as onnx_export
@@ -617,7 +618,7 @@ def test_missing_packages_are_named(missing: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None\nfrom policypress.cli import main; main()"
     done = python(code, "export", tmp_path / "a.policy", "--to", "onnx", "--out", tmp_path / "a.onnx")
     assert done.returncode == 2
-    sentence = f"Exporting to ONNX needs {missing}, which is not installed: pip install 'policypress[export]'."
+    sentence = f"Exporting to ONNX needs {missing}, which is not installed: {install('export')}."
     assert done.stderr == f"policypress: {sentence}\n"
     assert not (tmp_path / "a.onnx").exists()
 

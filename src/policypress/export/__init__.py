@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from policypress.errors import ConfigError
@@ -77,3 +79,13 @@ def identifier(stem: str) -> str:
     """A C identifier made of a file's name."""
     text = re.sub(r"\W", "_", stem.split(".")[0], flags=re.ASCII).lstrip("_0123456789")[:63]
     return text if text and text.lower() not in RESERVED else f"policy_{text}".rstrip("_")
+
+
+class _Callable(ModuleType):
+    """This package, which is also the function ``policypress.export(policy, path, to)``."""
+
+    def __call__(self, policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
+        return export(policy, path, to, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

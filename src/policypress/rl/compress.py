@@ -272,6 +272,7 @@ def measure(
         "kept": share,
         "size": size(policy).as_dict(),
         "numerics": policy.numerics,
+        "batches": policy.provenance.get("batches"),
         "wall_seconds": round(seconds, 1),
     }
     return policy, json.loads(json.dumps(result))  # as a later call reads it

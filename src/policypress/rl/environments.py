@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from policypress.errors import ConfigError
+from policypress.extras import install
 
 FRAME_STACK = 4
 _ATARI_FRAMES = 108_000
@@ -40,7 +41,7 @@ def make_env(env_id: str, *, training: bool) -> gym.Env[Any, Any]:
             return gym.make(spec)
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError(
-            f"environment {env_id} needs a package that is missing ({error}): pip install 'policypress[train]'."
+            f"environment {env_id} needs a package that is missing ({error}): {install('train')}."
         ) from error
 
 
