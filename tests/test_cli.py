@@ -164,7 +164,7 @@ def assert_one_sentence(answer: Answer, sentence: str) -> None:
 TRAIN_ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "sparsity": (("--sparsity", "1.5"), "sparsity=1.5 must be at least 0 and below 1, for example sparsity=0.95"),
     "negative sparsity": (("--sparsity", "-0.1"), "sparsity=-0.1 must be at least 0 and below 1"),
-    "sparsity in per cent": (("--sparsity", "98"), "sparsity=98.0 must be at least 0 and below 1, for example sparsity=0.98"),
+    "per cent": (("--sparsity", "98"), "sparsity=98.0 must be at least 0 and below 1, for example sparsity=0.98."),
     "not a number": (("--sparsity", "nan"), "sparsity=nan must be at least 0 and below 1"),
     "emptied layer": (("--sparsity", "0.999"), "would leave no weight in layer"),
     "env": (("--env", "Pendulm-v1"), "there is no environment 'Pendulm-v1'; did you mean Pendulum-v1?"),

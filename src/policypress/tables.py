@@ -59,8 +59,8 @@ def compress_table(result: Mapping[str, Any]) -> Table:
         f"{student['episodes']} episodes of {student['env']} from the same seeds; 95 % bootstrap intervals; "
         f"{result['wall_seconds']:,.0f} s"
     )
-    used, most = result.get("batches"), result["config"]["student"]["batches"]
-    if used:
+    if used := result.get("batches"):
+        most = result["config"]["student"]["batches"]
         table.caption += f"; {used:,} batches" + (f" of at most {most:,}: no more to learn" if used < most else "")
     return table
 
@@ -354,6 +354,5 @@ def _folded(network: str) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
-        # A word is never broken: a column is as wide as its longest, and lines break between words.
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table

@@ -21,12 +21,12 @@ from onnx import TensorProto, numpy_helper
 import policypress as pp
 from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
 from policypress import cli
-from policypress.extras import install
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import FORMATS, export, vectors
 from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations
+from policypress.extras import install
 from policypress.policy import reference
 from policypress.policy.policy import (
     FLOAT_BITS,

@@ -382,7 +382,7 @@ def test_a_student_with_more_to_learn_takes_all_its_batches(
 
 def test_where_a_student_falls_back_the_rest_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     easy(monkeypatch)
-    answers = iter([0.995, *[0.98] * 3, *[0.5] * 99])
+    answers = iter([0.995, *[0.985] * 3, *[0.5] * 99])
     monkeypatch.setattr(distill, "agreement", lambda *_: next(answers))
     student = distill.Distillation(picking(), recorded(), LONG)
     planned: list[int] = []

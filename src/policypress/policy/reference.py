@@ -103,7 +103,8 @@ def _converted(transform: ObservationTransform, array: NDArray[Any]) -> NDArray[
     narrow = expected.kind == "f" and found.itemsize >= expected.itemsize  # NumPy would say that int64 fits float64
     if found.kind in "iu" and (narrow or not np.can_cast(found, expected)):
         # Python compares integers with floats exactly, NumPy does not.
-        wrong = [value for value, held in zip(array.ravel().tolist(), converted.ravel().tolist()) if value != held]
+        pairs = zip(array.ravel().tolist(), converted.ravel().tolist(), strict=True)
+        wrong = [value for value, held in pairs if value != held]
         if wrong:
             raise ObservationError(
                 f"The policy expects {transform.dtype} observations, which cannot hold {wrong[0]} of the {found} given."
