@@ -21,7 +21,7 @@ from policypress import cli
 from policypress.config import ALGORITHMS, TRAINED, CompressConfig, CompressionConfig, TrainConfig
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
-from policypress.rl.search import Candidate, Knobs
+from policypress.rl.search import Candidate, Knobs, Standing
 from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
@@ -611,7 +611,10 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
     result = json.loads((tmp_path / "result.json").read_text())
     one = Candidate(Knobs(), (24, 24), 512, 300.0, 999, 0.985, -0.971, 1.013, 60.0)
 
-    def search(*_: Any, report: Any, **__: Any) -> Any:
+    def search(*_: Any, report: Any, watch: Any, **__: Any) -> Any:
+        watch(Standing("measuring the agent", 0.0, 600.0))
+        for seconds in (20.0, 21.0):  # said once where nobody looks at a terminal
+            watch(Standing("training", seconds, 600.0, ((24, 24),)))
         report(one, True)
         return {**result, "reached": False}
 
@@ -621,6 +624,7 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
     assert answer.json["reached"] is False
     assert "no student keeps 95.5 % of the return" in answer.err
     assert "[-97.1%, 101.3%]  best" in answer.err
+    assert answer.err.splitlines()[:2] == ["0:00 of 10:00 · measuring the agent", "0:20 of 10:00 · training 24-24"]
     shown = [line for line in answer.err.splitlines() if "best" in line]
     assert len(shown) == 1
     assert len(shown[0]) <= 80

@@ -119,7 +119,8 @@ def test_every_marker_means_something() -> None:
 
 
 def test_blocks_are_found_with_their_markers() -> None:
-    text = "<!-- test: slow; replace 9 with 1 -->\n```python\nx = 9\n```\n\n    make x\n    make y\n\n    a = b\n\n```\nz\n```\n"
+    text = "<!-- test: slow; replace 9 with 1 -->\n```python\nx = 9\n```\n\n    make x\n    make y\n\n"
+    text += "    a = b\n\n```\nz\n```\n"
     first, second = blocks_of("a.md", text)
     assert (first.language, first.shrunk, first.unknown, first.line) == ("python", "x = 1", [], 2)
     assert (second.language, second.text, second.marker) == ("bash", "make x\nmake y", "")

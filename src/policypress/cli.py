@@ -211,7 +211,7 @@ def compress(
         int | None,
         typer.Option(
             rich_help_panel=_STUDENT,
-            help="Batches that a student learns from, at most: it stops when nothing is left to learn. Default: 100000.",
+            help="Batches that a student learns from, at most: it stops when it has learned all. Default: 100000.",
         ),
     ] = None,
     states: Annotated[
