@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+unset PYTHONPATH # or another policypress would be checked
 PYTHON="${PYTHON:-.venv/bin/python}"
 fail() {
     echo "The package check failed: $1" >&2

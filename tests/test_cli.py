@@ -298,8 +298,8 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
         "integer",
         "float32",
         "(3,)",
-        "latent_pi.0",
-        "mu",
+        "hidden 1 (16)",
+        "output (2)",
         f"{report.nonzeros:,}",
         f"{report.payload_bytes:,}",
     ):
