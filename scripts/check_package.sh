@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+unset PYTHONPATH # or another policypress would be checked
 PYTHON="${PYTHON:-.venv/bin/python}"
 fail() {
     echo "The package check failed: $1" >&2
@@ -49,8 +50,19 @@ assert not heavy, f"running a policy loads {sorted(heavy)}"
 print(f"policypress loads and runs a policy with NumPy alone (version {version('policypress')}).")
 CHECK
 
-echo "Installing the dependencies of the command line."
-"${pip[@]}" "$OLDPWD"/dist/*.whl || fail "the dependencies did not install."
+echo "Installing the dependencies of the command line, where no compiler is on the path."
+PATH="$scratch/venv/bin" "${pip[@]}" "$wheel" || fail "the dependencies did not install."
 "$python" -c 'import torch' 2>/dev/null && fail "torch came along; the core must not depend on it."
 "$scratch/venv/bin/policypress" --help >/dev/null || fail "policypress --help does not run without torch."
+"$scratch/venv/bin/policypress" info "$policy" >/dev/null || fail "policypress info does not run without torch."
+"$scratch/venv/bin/policypress" export "$policy" --to c --out "$scratch/exported" >/dev/null ||
+    fail "policypress export --to c does not run without torch."
+"$scratch/venv/bin/policypress" evaluate "$policy" 2>&1 | grep -qF "pip install '$wheel[gym]'" ||
+    fail "policypress evaluate does not say how to install Gymnasium from this wheel."
+
+echo "Installing the extra gym."
+PATH="$scratch/venv/bin" "${pip[@]}" "$wheel[gym]" || fail "the extra gym did not install."
+"$scratch/venv/bin/policypress" evaluate "$policy" --episodes 2 >/dev/null ||
+    fail "policypress evaluate does not run without torch."
+"$python" -c 'import torch' 2>/dev/null && fail "torch came along with the extra gym."
 echo "The package is good: $(cd "$OLDPWD" && echo dist/*)"

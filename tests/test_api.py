@@ -14,6 +14,8 @@ import pytest
 
 import policypress
 from policy.policies import make_policy
+from policypress.extras import EXTRAS, install
+from policypress.policy.policy import ActionTransform, Layer, ObservationTransform
 
 BLOCKED = ("torch", "stable_baselines3", "gymnasium", "matplotlib", "tensorboard", "ale_py", "mujoco", "cv2")
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
@@ -134,10 +136,99 @@ def test_info_works_where_nothing_is_trained(policy_file: Path) -> None:
     assert json.loads(done.stdout)["numerics"] == "integer"
 
 
+def without(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line where the extras are not installed."""
+    return python(WITHOUT + "from policypress.cli import main; main()", *arguments)
+
+
 @pytest.mark.parametrize("arguments", [("train", "--algo", "sac", "--env", "x", "--out", "y"), ("evaluate", "FILE")])
 def test_training_without_its_libraries_says_what_to_install(arguments: tuple[str, ...], policy_file: Path) -> None:
-    code = WITHOUT + "from policypress.cli import main; main()"
-    done = python(code, *(str(policy_file) if word == "FILE" else word for word in arguments))
+    done = without(*(str(policy_file) if word == "FILE" else word for word in arguments))
     assert done.returncode == 2
-    assert "pip install 'policypress[train]'" in done.stderr
+    assert install("train" if arguments[0] == "train" else "gym") in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_export_to_c_and_bench_work_where_nothing_is_trained(policy_file: Path, tmp_path: Path) -> None:
+    done = without("export", str(policy_file), "--to", "c", "--out", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    done = without("bench", str(policy_file), "--seconds", "0.2", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["policy"]["latency"] > 0
+    assert rows["torch"]["reason"] == "torch is not installed"
+    assert rows["sb3"]["reason"].endswith("is not installed")
+
+
+def test_evaluate_needs_gymnasium_alone(tmp_path: Path) -> None:
+    layer = Layer(np.ones((2, 4), np.float32), np.zeros(2, np.float32), 32, np.ones(1, np.float32), False)
+    transforms = ObservationTransform((4,), "float32"), ActionTransform("discrete", dtype="int64")
+    policypress.Policy((layer,), *transforms, None, 40).save(tmp_path / "a.policy")
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'stable_baselines3', 'sb3_contrib')))\n"
+    code = blocked + "from policypress.cli import main; main()"
+    arguments = ("evaluate", str(tmp_path / "a.policy"), "--env", "CartPole-v1", "--episodes", "3", "--json")
+    done = python(code, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["episodes"] == 3
+    code = (
+        blocked + "import policypress as pp; print(pp.evaluate(pp.load(sys.argv[1]), 'CartPole-v1', episodes=3).mean)"
+    )
+    done = python(code, str(tmp_path / "a.policy"))
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 5
+
+
+def test_dir_shows_every_verb() -> None:
+    assert set(dir(policypress)) >= {"bench", "compress", "evaluate", "export", "freeze", "load", "train", "verify"}
+
+
+def test_export_is_a_function_and_a_package(policy_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, policypress as pp\n"
+        "report = pp.export(pp.load(sys.argv[1]), sys.argv[2], 'c', name='a')\n"
+        "import policypress.export.verify as verify\n"
+        "from policypress.export import FORMATS, export\n"
+        "assert pp.export.export is export and pp.export.verify is verify and callable(verify.verify)\n"
+        "print(sorted(report.as_dict())[0] != '')\n"
+    )
+    done = python(code, str(policy_file), str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a" / "a.c").exists()
+
+
+def test_a_name_whose_library_is_missing_says_what_to_install() -> None:
+    done = python(WITHOUT + "import policypress as pp; pp.freeze")
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: policypress.freeze: this needs torch, which is not installed: " in done.stderr
+    assert install("train") in done.stderr
+
+
+def test_extras_are_those_of_the_package() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    declared = project.partition("[project.optional-dependencies]")[2].partition("[project.scripts]")[0]
+    for extra, modules in EXTRAS.items():
+        listed = declared.partition(f"\n{extra} = [")[2].partition("\n]")[0]
+        for module in modules:
+            name = {"cv2": "opencv-python-headless"}.get(module, module.replace("_", "-"))
+            assert name in listed, (extra, module)
+
+
+def test_extras_come_from_where_the_package_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = Path(policypress.__file__).parents[2]
+    monkeypatch.chdir(tmp_path)
+    assert install("train") == f"pip install '{clone}[train]'"
+    monkeypatch.chdir(clone)
+    assert install("train") == "pip install '.[train]'"
+
+    wheel = tmp_path / "a b.whl"
+    wheel.touch()
+    origin: list[str | None] = [json.dumps({"url": wheel.as_uri()}), json.dumps({"url": "file:///gone.whl"}), None]
+    monkeypatch.setattr("policypress.extras.__file__", str(tmp_path / "site" / "policypress" / "extras.py"))
+
+    class Distribution:
+        def read_text(self, _: str) -> str | None:
+            return origin.pop(0)
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: Distribution())
+    assert install("gym") == f"pip install '{wheel}[gym]'"
+    assert install("gym") == install("gym") == "pip install 'policypress[gym]'"

@@ -18,10 +18,10 @@ import typer
 
 import policypress as pp
 from policypress import cli
-from policypress.config import CompressConfig, CompressionConfig, TrainConfig
+from policypress.config import ALGORITHMS, TRAINED, CompressConfig, CompressionConfig, TrainConfig
 from policypress.policy.payload import encode_payload
-from policypress.rl import checkpoint
-from policypress.rl.search import Candidate, Knobs
+from policypress.rl import adapters, checkpoint
+from policypress.rl.search import Candidate, Knobs, Standing
 from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
@@ -107,6 +107,25 @@ def test_every_option_is_explained() -> None:
             assert getattr(parameter, "help", None) or parameter.param_type_name == "argument", (verb, parameter.name)
 
 
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"policypress {pp.__version__}\n", "")
+
+
+def test_help_needs_no_library_of_training() -> None:
+    code = "import sys; from policypress.cli import main; sys.argv[1:] = ['train', '--help']\ntry: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'gymnasium' not in sys.modules"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ", ".join(TRAINED[:3]) in done.stdout
+
+
+def test_one_list_of_algorithms() -> None:
+    assert ALGORITHMS == adapters.NAMES
+    given = {verb: command.params for verb, command in typer.main.get_command(cli.app).commands.items()}  # type: ignore[attr-defined]
+    for verb, names in (("train", TRAINED), ("compress", ALGORITHMS)):
+        (algo,) = [parameter for parameter in given[verb] if parameter.name == "algo"]
+        assert ", ".join(names) in algo.help
+
+
 def test_as_a_module() -> None:
     module = policypress("--help", env={"COLUMNS": "80", "PATH": ""})
     assert module.returncode == 0, module.stderr
@@ -145,6 +164,7 @@ def assert_one_sentence(answer: Answer, sentence: str) -> None:
 TRAIN_ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "sparsity": (("--sparsity", "1.5"), "sparsity=1.5 must be at least 0 and below 1, for example sparsity=0.95"),
     "negative sparsity": (("--sparsity", "-0.1"), "sparsity=-0.1 must be at least 0 and below 1"),
+    "per cent": (("--sparsity", "98"), "sparsity=98.0 must be at least 0 and below 1, for example sparsity=0.98."),
     "not a number": (("--sparsity", "nan"), "sparsity=nan must be at least 0 and below 1"),
     "emptied layer": (("--sparsity", "0.999"), "would leave no weight in layer"),
     "env": (("--env", "Pendulm-v1"), "there is no environment 'Pendulm-v1'; did you mean Pendulum-v1?"),
@@ -278,8 +298,8 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
         "integer",
         "float32",
         "(3,)",
-        "latent_pi.0",
-        "mu",
+        "hidden 1 (16)",
+        "output (2)",
         f"{report.nonzeros:,}",
         f"{report.payload_bytes:,}",
         f"file on disk {policy_file.stat().st_size:,} B",
@@ -478,7 +498,7 @@ def picker_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pressed(agent: Path, out: Path, *arguments: object) -> tuple[object, ...]:
-    return ("compress", agent, "--algo", "dqn", "--env", PICK, "--out", out, "--episodes", 4, *arguments)
+    return ("compress", agent, "--algo", "DQN", "--env", PICK, "--out", out, "--episodes", 4, *arguments)
 
 
 QUICK = ("--hidden", "12,12", "--batches", 100, "--states", 400, "--rate-weight", 0.001)
@@ -528,7 +548,7 @@ def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
-    "algo": (("--algo", "ppo"), "was trained by dqn, not by ppo: give --algo dqn."),
+    "algo": (("--algo", "PPO"), "was trained by dqn, not by ppo: give --algo dqn."),
     "unknown algo": (("--algo", "her"), "algo='her' is not one of"),
     "env": (("--env", "CartPol-v1"), "did you mean CartPole-v1?"),
     "other env": (("--env", "CartPole-v1"), "name the environment that it was trained in"),
@@ -539,6 +559,7 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "bits": (("--weight-bits", 9), "weight_bits=9 must be 2 to 8"),
     "rate": (("--rate-weight", -1), "rate_weight=-1.0 must be at least 0"),
     "keep": (("--keep", 95), "keep=95.0 must be a share of the agent's return, for example 0.95."),
+    "keep in per cent": (("--keep", 80), "keep=80.0 must be a share of the agent's return, for example 0.8."),
     "keep 0 minutes": (("--keep", 0.9, "--minutes", 0), "give --minutes, and no other --method."),
     "keep nan": (("--keep", "nan"), "keep=nan must be a share"),
     "minutes nan": (("--keep", 0.9, "--minutes", "nan"), "give --minutes"),
@@ -629,7 +650,10 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
     result = json.loads((tmp_path / "result.json").read_text())
     one = Candidate(Knobs(), (24, 24), 512, 300.0, 999, 0.985, -0.971, 1.013, 60.0)
 
-    def search(*_: Any, report: Any, **__: Any) -> Any:
+    def search(*_: Any, report: Any, watch: Any, **__: Any) -> Any:
+        watch(Standing("measuring the agent", 0.0, 600.0))
+        for seconds in (20.0, 21.0):  # said once where nobody looks at a terminal
+            watch(Standing("training", seconds, 600.0, ((24, 24),)))
         report(one, True)
         return {**result, "reached": False}
 
@@ -639,6 +663,7 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
     assert answer.json["reached"] is False
     assert "no student keeps 95.5 % of the return" in answer.err
     assert "[-97.1%, 101.3%]  best" in answer.err
+    assert answer.err.splitlines()[:2] == ["0:00 of 10:00 · measuring the agent", "0:20 of 10:00 · training 24-24"]
     shown = [line for line in answer.err.splitlines() if "best" in line]
     assert len(shown) == 1
     assert len(shown[0]) <= 80

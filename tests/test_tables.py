@@ -10,10 +10,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from policy.policies import make_policy
 from policypress.export.verify import Agreement, Verification
+from policypress.measure.size import size
 from policypress.rl.curves import plot_frontier
-from policypress.rl.search import Candidate, Knobs
-from policypress.tables import _tail, candidate_line, compress_table, result_table, verification_table
+from policypress.rl.search import Candidate, Knobs, Standing
+from policypress.tables import (
+    byte_table,
+    candidate_line,
+    compress_table,
+    layer_names,
+    layer_table,
+    result_table,
+    standing_line,
+    verification_table,
+)
 
 
 def shown(table: Any) -> str:
@@ -130,9 +141,36 @@ def test_runs_stand_side_by_side() -> None:
         assert part in text
 
 
-def test_names_of_layers_stay_in_a_line() -> None:
-    names = ["features_extractor.cnn.0", "features_extractor.linear.0", "q_net.0", "a_name_without_any_dots"]
-    assert [_tail(name) for name in names] == ["…cnn.0", "…linear.0", "q_net.0", "a_name_without_any_dots"]
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("vector", ["hidden 1 (", "output ("]), ("image", ["conv 1 (", "output ("])],
+)
+def test_layers_have_names_that_people_know(kind: Any, names: list[str]) -> None:
+    policy = make_policy("integer", kind)
+    report = size(policy)
+    found = layer_names(report)
+    assert found[0].startswith(names[0])
+    assert found[-1].startswith(names[1])
+    assert len(set(found)) == len(found) == len(policy.layers)
+    for table in (layer_table(report), byte_table(report, 1_000)):
+        text = shown(table)
+        assert all(name in text for name in found)
+        assert not any("." in layer.name and layer.name in text for layer in policy.layers)
+    assert [layer["name"] for layer in report.as_dict()["layers"]] == [layer.name for layer in policy.layers]
+
+
+def test_the_standing_of_a_search_is_one_line() -> None:
+    best = Candidate(Knobs(), (24, 24), 1_512, 300.0, 999, 0.985, 0.971, 1.013, 60.0)
+    assert standing_line(Standing("measuring the agent", 0.0, 600.0)) == "0:00 of 10:00 · measuring the agent"
+    line = standing_line(Standing("training", 83.9, 600.0, ((26, 26), (22, 22)), 3, best))
+    assert line == "1:23 of 10:00 · training 26-26, 22-22 · 3 finished · best 1,512 B, kept 98.5%"
+
+
+def test_a_student_that_stopped_early_is_said_to_have() -> None:
+    one = result(1.0, 1.0) | {"batches": 8_288, "config": {"student": {"batches": 100_000}}}
+    assert "8,288 batches of at most 100,000: no more to learn" in " ".join(shown(compress_table(one)).split())
+    one["batches"] = 100_000
+    assert "no more" not in shown(compress_table(one))
 
 
 def test_notes_keep_their_brackets() -> None:

@@ -1,10 +1,12 @@
 """policypress: reinforcement-learning policies small enough to run on anything.
 
-Importing it needs NumPy only; ``freeze`` and ``compress`` need the extra ``policypress[train]``.
+Importing it needs NumPy only. ``freeze``, ``compress`` and ``train`` need the extra ``train``, ``evaluate`` needs
+``gym``, and ``export`` to ONNX needs ``export``.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from policypress import presets
@@ -18,13 +20,19 @@ from policypress.errors import (
     RunError,
     UnsupportedError,
 )
+from policypress.extras import missing
 from policypress.measure.size import size
 from policypress.policy.artifact import load
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
+    from policypress.export import export
+    from policypress.export.verify import verify
+    from policypress.measure.bench import bench
     from policypress.policy.freeze import freeze
     from policypress.rl.compress import compress
+    from policypress.rl.evaluate import evaluate
+    from policypress.rl.train import train
 
 __version__ = "0.1.0"
 
@@ -42,21 +50,40 @@ __all__ = [
     "RunError",
     "TrainConfig",
     "UnsupportedError",
+    "bench",
     "compress",
+    "evaluate",
+    "export",
     "freeze",
     "load",
     "presets",
     "size",
+    "train",
+    "verify",
 ]
 
 
+_LATER = {
+    "bench": "policypress.measure.bench",
+    "compress": "policypress.rl.compress",
+    "evaluate": "policypress.rl.evaluate",
+    "freeze": "policypress.policy.freeze",
+    "train": "policypress.rl.train",
+    "verify": "policypress.export.verify",
+}
+"""Functions that are imported when they are first asked for, and where from."""
+
+
 def __getattr__(name: str) -> Any:
-    if name == "freeze":
-        from policypress.policy.freeze import freeze
-
-        return freeze
-    if name == "compress":
-        from policypress.rl.compress import compress
-
-        return compress
+    try:
+        if name == "export":  # the subpackage, which can be called: a function here would hide its modules
+            return importlib.import_module("policypress.export")
+        if name in _LATER:
+            return getattr(importlib.import_module(_LATER[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"policypress.{name}: {missing(error.name or '')}", name=error.name) from error
     raise AttributeError(f"module 'policypress' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

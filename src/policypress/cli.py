@@ -9,13 +9,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from policypress import __version__
+from policypress.config import ALGORITHMS, TRAINED
 from policypress.errors import ConfigError, PolicypressError
+from policypress.extras import missing, require
+
+if TYPE_CHECKING:
+    from policypress.rl.search import Standing
 
 app = typer.Typer(
     help="Press a reinforcement-learning policy until it fits.",
@@ -28,7 +34,7 @@ _err = Console(stderr=True, highlight=False)
 
 _SEARCH_MINUTES = 10.0
 _STUDENT, _SEARCH, _METHODS = "The student", "Search for the smallest policy", "Other methods"
-_ALGORITHMS = "Algorithm that trained it: sac, td3, ddpg, tqc, crossq, dqn, qrdqn, ppo, a2c or trpo."
+_ALGORITHMS = f"Algorithm that trained it: {', '.join(ALGORITHMS)}."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 _ENV = "Gymnasium id, for example HalfCheetah-v5 or module:Env-v0; or a class or function that makes one, module:name."
@@ -65,11 +71,7 @@ def main() -> None:
         _err.print(f"policypress: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        _err.print(
-            f"policypress: this needs {error.name}, which is not installed: pip install 'policypress[train]'.",
-            markup=False,
-            soft_wrap=True,
-        )
+        _err.print(f"policypress: {missing(error.name or '')}", markup=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -77,14 +79,24 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     _err.print(f"policypress: warning: {message}", markup=False, soft_wrap=True)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        _out.print(f"policypress {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _verbs() -> None:
+def _verbs(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Press a reinforcement-learning policy until it fits."""
 
 
 @app.command()
 def train(
-    algo: Annotated[str, typer.Option(help="Algorithm: sac, td3, ddpg, tqc, dqn, ppo or a2c.")],
+    algo: Annotated[str, typer.Option(help=f"Algorithm: {', '.join(TRAINED)}.")],
     env: Annotated[str, typer.Option(help=_ENV)],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     steps: Annotated[int | None, typer.Option(help="Nominal environment steps.")] = None,
@@ -125,6 +137,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train an agent whose policy comes out small; without compression options, a dense baseline."""
+    require("train")
     from policypress.rl.compare import train_all
     from policypress.rl.plan import dense_baseline, plan
 
@@ -232,7 +245,11 @@ def compress(
         int | None, typer.Option(rich_help_panel=_METHODS, help="Environment steps of --method finetune.")
     ] = None,
     batches: Annotated[
-        int | None, typer.Option(rich_help_panel=_STUDENT, help="Batches that a student learns from. Default: 100000.")
+        int | None,
+        typer.Option(
+            rich_help_panel=_STUDENT,
+            help="Batches that a student learns from, at most: it stops when it has learned all. Default: 100000.",
+        ),
     ] = None,
     states: Annotated[
         int | None, typer.Option(rich_help_panel=_STUDENT, help="Observations it learns from. Default: 100000.")
@@ -270,6 +287,7 @@ def compress(
     as_json: JsonOption = False,
 ) -> None:
     """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
+    require("train")
     from policypress.config import Environment
     from policypress.rl.compress import Source, plan, press
     from policypress.rl.search import search
@@ -308,16 +326,18 @@ def compress(
                     source, config, out, resume=resume, progress=lambda done, of, loss: advance(method, done, of, loss)
                 )
         else:
-            result = search(
-                source,
-                config,
-                out,
-                resume=resume,
-                jobs=jobs,
-                report=lambda candidate, best: _err.print(
-                    candidate_line(candidate, best), markup=False, soft_wrap=True
-                ),
-            )
+            with _standing() as watch:
+                result = search(
+                    source,
+                    config,
+                    out,
+                    resume=resume,
+                    jobs=jobs,
+                    report=lambda candidate, best: _err.print(
+                        candidate_line(candidate, best), markup=False, soft_wrap=True
+                    ),
+                    watch=watch,
+                )
     except KeyboardInterrupt:
         _err.print("policypress: interrupted; go on with --resume.")
         raise typer.Exit(130) from None
@@ -587,6 +607,27 @@ def _bars(unit: str, digits: str = ".1f") -> Iterator[Callable[[str, int, int, f
             progress.update(tasks[name], completed=done, total=total, latest=shown)
 
         yield advance
+
+
+@contextmanager
+def _standing() -> Iterator[Callable[[Standing], None]]:
+    """A live line on standard error that says where a search stands; where that is no terminal, a line whenever it
+    turns to something else."""
+    from policypress.tables import standing_line
+
+    if _err.is_terminal:
+        with _err.status("opening the agent") as status:
+            yield lambda standing: status.update(standing_line(standing))
+        return
+    said: list[tuple[object, ...]] = [()]
+
+    def say(standing: Standing) -> None:
+        now = (standing.doing, standing.running, standing.finished)
+        if now != said[-1]:
+            said.append(now)
+            _err.print(standing_line(standing), markup=False, soft_wrap=True)
+
+    yield say
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from policypress.errors import ConfigError
 CONFIG_VERSION = 1
 FLOAT_BITS = 32
 
+TRAINED = ("sac", "ddpg", "td3", "tqc", "dqn", "ppo", "a2c")
+"""Algorithms whose agents are pressed while they learn."""
+ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn", "ppo", "trpo", "a2c")
+"""Algorithms whose agents are frozen, and pressed after training; ``rl.adapters`` has one adapter each."""
+
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
@@ -74,7 +79,10 @@ class CompressionConfig:
             if not isinstance(getattr(self, name), int):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number.")
         if not 0.0 <= self.sparsity < 1.0:
-            raise ConfigError(f"sparsity={self.sparsity} must be at least 0 and below 1, for example sparsity=0.95.")
+            raise ConfigError(
+                f"sparsity={self.sparsity} must be at least 0 and below 1, for example "
+                f"sparsity={_share(self.sparsity, 0.95):g}."
+            )
         if self.criterion == "flow" and self.prune_auxiliary:
             raise ConfigError(
                 "criterion=flow ranks the weights of the deployed network alone: leave prune_auxiliary off."
@@ -200,6 +208,7 @@ class TrainConfig:
     frame_stack: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "algo", self.algo.lower())
         # As they come back from JSON, so that a config equals its own copy on disk.
         _settle_environment(self)
         object.__setattr__(self, "algo_kwargs", json.loads(json.dumps(self.algo_kwargs)))
@@ -301,6 +310,7 @@ class CompressConfig:
     frame_stack: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "algo", self.algo.lower())
         _settle_environment(self)
         if self.method not in ("distill", "ptq", "finetune"):
             raise ConfigError(f"method={self.method!r} is not one of distill, ptq, finetune.")
@@ -313,7 +323,9 @@ class CompressConfig:
         elif self.steps:
             raise ConfigError(f"steps={self.steps} are those of --method finetune: leave --steps out, or add it.")
         if self.keep and not 0.0 < self.keep <= 1.5:
-            raise ConfigError(f"keep={self.keep} must be a share of the agent's return, for example 0.95.")
+            raise ConfigError(
+                f"keep={self.keep} must be a share of the agent's return, for example {_share(self.keep, 0.95):g}."
+            )
         if self.keep and not (self.method == "distill" and 0.0 < self.minutes < math.inf):
             raise ConfigError("keep=... searches among distilled students: give --minutes, and no other --method.")
         if self.keep and not self.student.compression.quantizes:
@@ -332,6 +344,11 @@ def _settle_environment(config: TrainConfig | CompressConfig) -> None:
     environment = config.environment
     for name in ("env_kwargs", "wrappers"):
         object.__setattr__(config, name, getattr(environment, name))
+
+
+def _share(value: float, example: float) -> float:
+    """The share that ``value`` means if it is one in per cent, otherwise ``example``."""
+    return value / 100 if 1.0 < value < 100.0 and value == round(value) else example
 
 
 Config = CompressionConfig | TrainConfig | DistillConfig | CompressConfig

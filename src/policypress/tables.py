@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
-    from policypress.rl.search import Candidate
+    from policypress.rl.search import Candidate, Standing
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -62,6 +62,9 @@ def compress_table(result: Mapping[str, Any]) -> Table:
     _byte_rows(table, [{"payload_bytes": size["baseline_bytes"], "payload_ratio": 1.0}, size])
     seconds = f"all from the same seeds; {result['wall_seconds']:,.0f} s"
     lines = [_episodes(student), seconds, *result.get("notes", ())]
+    if used := result.get("batches"):
+        most = result["config"]["student"]["batches"]
+        lines.append(f"{used:,} batches" + (f" of at most {most:,}: no more to learn" if used < most else ""))
     table.caption = escape("\n".join(lines))
     return table
 
@@ -73,6 +76,22 @@ def candidate_line(candidate: Candidate, best: bool) -> str:
         f"{candidate.payload_bytes:>7,} B {candidate.ratio:5.0f}x  "
         f"kept {candidate.share:6.1%} [{candidate.low:.1%}, {candidate.high:.1%}]{'  best' if best else ''}"
     )
+
+
+def standing_line(standing: Standing) -> str:
+    """Where a search stands: time, students, the best so far."""
+    parts = [f"{_clock(standing.seconds)} of {_clock(standing.of)}", standing.doing]
+    if standing.running:
+        parts[-1] += " " + ", ".join("-".join(map(str, hidden)) for hidden in standing.running)
+    if standing.finished:
+        parts.append(f"{standing.finished} finished")
+    if standing.best is not None:
+        parts.append(f"best {standing.best.payload_bytes:,} B, kept {standing.best.share:.1%}")
+    return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def evaluation_table(result: Evaluation) -> Table:
@@ -120,9 +139,9 @@ def _episodes(evaluation: Mapping[str, Any]) -> str:
 def layer_table(report: SizeReport) -> Table:
     """Shape, sparsity and bits of every layer."""
     table = _table("layer", "shape", "sparsity", "nonzeros", "bits")
-    for layer in report.layers:
+    for name, layer in zip(layer_names(report), report.layers, strict=True):
         shape = "x".join(map(str, layer.shape))
-        table.add_row(layer.name, shape, f"{layer.sparsity:.2%}", f"{layer.nonzeros:,}", str(layer.bits))
+        table.add_row(name, shape, f"{layer.sparsity:.2%}", f"{layer.nonzeros:,}", str(layer.bits))
     table.add_section()
     table.add_row("all", "", f"{report.sparsity:.2%}", f"{report.nonzeros:,}", "")
     return table
@@ -131,10 +150,10 @@ def layer_table(report: SizeReport) -> Table:
 def byte_table(report: SizeReport, disk: int, flash: int) -> Table:
     """Where the payload's bytes are and how they compare with the zero-order bound H; bytes on disk and in flash."""
     table = _table("payload of", "positions", "values", "biases", "other", "in all", "H", "of H")
-    for layer in report.layers:
+    for name, layer in zip(layer_names(report), report.layers, strict=True):
         parts = (layer.positions, layer.values, layer.biases, layer.constants, 8 * layer.bytes, layer.bound)
         share = f"{8 * layer.bytes / layer.bound:.3f}" if layer.bound else ""
-        table.add_row(_tail(layer.name), *(f"{bits / 8:,.0f}" for bits in parts), share)
+        table.add_row(name, *(f"{bits / 8:,.0f}" for bits in parts), share)
     header = f"{report.header / 8:,.0f}"
     table.add_row("input", "", "", "", header, header, "", "")
     table.add_section()
@@ -340,16 +359,20 @@ def target_table(reports: Sequence[TargetReport]) -> Table:
     return table
 
 
-_NAME_WIDTH = 15  # of a layer, and of a network, beside seven columns of large numbers
+_NAME_WIDTH = 15  # of a network, beside seven columns of large numbers
 
 
-def _tail(name: str) -> str:
-    """The last parts of a layer's name that fit."""
-    shown, parts = name, name.split(".")
-    while len(shown) > _NAME_WIDTH and len(parts) > 1:
-        parts.pop(0)
-        shown = "…" + ".".join(parts)
-    return shown
+def layer_names(report: SizeReport) -> list[str]:
+    """What people call the layers: "conv 1 (32)", "hidden 2 (256)", numbered by kind, and "output (6)"; what they are
+    called in the framework that trained them stands in the JSON."""
+    counts = {"conv": 0, "linear": 0}
+    names = []
+    for layer in report.layers:
+        counts[layer.kind] += 1
+        kind = {"conv": "conv", "linear": "hidden"}[layer.kind]
+        place = "output" if layer is report.layers[-1] else f"{kind} {counts[layer.kind]}"
+        names.append(f"{place} ({layer.trained_shape[0]})")
+    return names
 
 
 def _folded(network: str) -> str:

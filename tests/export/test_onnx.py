@@ -27,6 +27,7 @@ from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations, compare
 from policypress.export.onnx_graph import code_begins
+from policypress.extras import install
 from policypress.policy import reference
 from policypress.policy.policy import (
     FLOAT_BITS,
@@ -900,7 +901,7 @@ def test_missing_packages_are_named(missing: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None\nfrom policypress.cli import main; main()"
     done = python(code, "export", tmp_path / "a.policy", "--to", "onnx", "--out", tmp_path / "a.onnx")
     assert done.returncode == 2
-    sentence = f"Exporting to ONNX needs {missing}, which is not installed: pip install 'policypress[export]'."
+    sentence = f"Exporting to ONNX needs {missing}, which is not installed: {install('export')}."
     assert done.stderr == f"policypress: {sentence}\n"
     assert not (tmp_path / "a.onnx").exists()
 

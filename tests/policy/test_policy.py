@@ -100,7 +100,7 @@ def test_predict_needs_determinism() -> None:
 
 def test_predict_refuses_what_does_not_fit() -> None:
     policy = make_policy("integer", "vector")
-    for bad in (np.zeros(4), np.zeros((2, 5), int), np.full(5, np.nan)):
+    for bad in (np.zeros(4), np.zeros((2, 5), complex), np.full(5, np.nan)):
         with pytest.raises(ObservationError):
             policy.predict(bad)
 

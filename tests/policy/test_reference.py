@@ -567,7 +567,9 @@ def test_both_float_widths_are_welcome(dtype: str) -> None:
         (np.zeros(3, np.float32), "shape"),
         (np.zeros((2, 2, 2), np.float32), "shape"),
         (np.float32(0), "shape"),
-        (np.zeros(2, np.int64), "float32 observations, but got int64"),
+        (np.zeros(2, np.complex64), "float32 observations, but got complex64"),
+        (np.zeros(2, np.longdouble), "float32 observations, but got float128|float32 observations, but got longdouble"),
+        (np.array([0, 2**24 + 1]), "float32 observations, which cannot hold 16777217 of the int64 given"),
         (np.array(["a", "b"]), "float32 observations"),
         (np.array([0, np.nan], np.float32), "NaN"),
         (np.array([0, np.inf], np.float32), "infinite"),
@@ -587,6 +589,50 @@ def test_bad_observations_are_refused_in_one_sentence(raw: Any, words: str) -> N
 def test_float_images_are_refused() -> None:
     with pytest.raises(ObservationError, match="uint8"):
         reference.observe(ObservationTransform((1, 2, 2), "uint8", image=True), np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize("contract", ["float32", "float64"])
+@pytest.mark.parametrize("given", ["bool", "int8", "uint8", "int32", "int64", "uint64", "float16", ">f8", "float32"])
+def test_numbers_of_any_kind_are_taken_exactly(given: str, contract: str) -> None:
+    raw = np.array([[0, 1], [1, 1]]).astype(given) if given == "bool" else np.array([[0, 1], [100, 3]]).astype(given)
+    found = reference.arrange(ObservationTransform((2,), contract), raw)
+    assert found.dtype == contract
+    assert found.tolist() == raw.tolist()
+
+
+@pytest.mark.parametrize(
+    ("contract", "given", "value"),
+    [("float64", "int64", 2**53 + 1), ("float64", "uint64", 2**64 - 1), ("uint8", "int64", 256), ("uint8", "int8", -1),
+     ("int8", "uint8", 128), ("int64", "uint64", 2**63)],
+)  # fmt: skip
+def test_integers_that_do_not_fit_are_named(contract: str, given: str, value: int) -> None:
+    with pytest.raises(ObservationError, match=f"cannot hold {value} of the {given} given"):
+        reference.arrange(ObservationTransform((2,), contract), np.array([0, value], given))
+
+
+def test_integer_contracts_take_no_floats_and_images_no_bools() -> None:
+    assert reference.arrange(ObservationTransform((2,), "int8"), np.array([True, False])).tolist() == [[1, 0]]
+    assert reference.arrange(ObservationTransform((2,), "uint8"), [7, 255]).tolist() == [[7, 255]]
+    with pytest.raises(ObservationError, match="int8 observations, but got float64"):
+        reference.arrange(ObservationTransform((2,), "int8"), np.ones(2))
+    with pytest.raises(ObservationError, match="uint8 observations, but got bool"):
+        reference.arrange(ObservationTransform((1, 2, 2), "uint8", image=True), np.ones((1, 2, 2), bool))
+
+
+def test_tensors_are_taken() -> None:
+    import torch
+
+    transform, values = ObservationTransform((2,), "float32"), [[0.5, -1.0]]
+    for tensor in (torch.tensor(values, requires_grad=True), torch.tensor(values, dtype=torch.float16)):
+        assert reference.arrange(transform, tensor).tolist() == values  # type: ignore[arg-type]
+    with pytest.raises(ObservationError, match="a Tensor that NumPy cannot read"):
+        reference.arrange(transform, torch.tensor(values, dtype=torch.bfloat16))  # type: ignore[arg-type]
+
+    class Array:  # as of JAX
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.array(values, np.float32)
+
+    assert reference.arrange(transform, Array()).tolist() == values  # type: ignore[arg-type]
 
 
 def test_float_overflow_is_refused() -> None:

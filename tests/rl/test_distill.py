@@ -259,7 +259,7 @@ def test_states_from_a_function() -> None:
     ("found", "kind", "sentence"),
     [
         (np.zeros((100, 4), np.float32), ObservationError, r"expects an observation of shape \(3,\)"),
-        (np.zeros((100, 3), np.int64), ObservationError, "expects float32 observations, but got int64"),
+        (np.zeros((100, 3), complex), ObservationError, "expects float32 observations, but got complex128"),
         (np.full((100, 3), np.nan, np.float32), ObservationError, "NaN"),
         (np.zeros((0, 3), np.float32), ConfigError, "the function of states gave none"),
     ],
@@ -336,6 +336,129 @@ def test_weights_that_are_not_finite() -> None:
             press(Teacher.of(network, VECTOR, DISCRETE), draw(Follow.observation_space), SMALL)
 
 
+# No more batches than it takes
+
+LONG = replace(SMALL, batches=4_000, collections=20)
+
+
+def recorded(seed: int = 0) -> Callable[..., Any]:
+    """States that do not depend on who acts, others every time."""
+    calls: list[int] = []
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> Any:
+        calls.append(count)
+        return np.random.default_rng([seed, len(calls)]).uniform(-1, 1, (count, 3)).astype(np.float32)
+
+    return states
+
+
+def easy(pace: pytest.MonkeyPatch, least: int = 300) -> None:
+    pace.setattr(distill, "_LEAST", least)
+
+
+def test_a_student_that_acts_alike_stops_early_at_the_end_of_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    easy(monkeypatch)
+    rates: list[float] = []
+    student = distill.Distillation(picking(), recorded(), LONG)
+    decay = distill._decay
+    monkeypatch.setattr(distill, "_decay", lambda progress: rates.append(decay(progress)) or rates[-1])
+    seen: list[tuple[int, int]] = []
+    policy = student.run(lambda done, of, _: seen.append((done, of)))
+    used = policy.provenance["batches"]
+    assert 300 < used == len(rates) < LONG.batches / 4
+    assert seen[-1] == (used, used)
+    assert rates[0] == 1.0
+    assert rates[-1] < 0.02  # the learning rate fell to zero
+    assert student._compressor.phase.name == "QUANTIZE"
+    assert policy.numerics == "integer"
+    assert evaluate(policy, PICK, episodes=10).mean > 0.95 * EPISODE
+    again = compress(picking(), recorded(), LONG)
+    assert encode_payload(again) == encode_payload(policy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"compression": replace(BITS8, sparsity=0.5, prune_end=1.0)}, {"learning_rate": 1e-9}],
+    ids=["while it is pruned", "before it has learned"],
+)
+def test_a_student_with_more_to_learn_takes_all_its_batches(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    easy(monkeypatch)
+    config = replace(LONG, batches=800, **changes)
+    assert compress(picking(), recorded(), config).provenance["batches"] == 800
+
+
+def test_where_a_student_falls_back_the_rest_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    easy(monkeypatch)
+    answers = iter([0.995, *[0.985] * 3, *[0.5] * 99])
+    monkeypatch.setattr(distill, "agreement", lambda *_: next(answers))
+    student = distill.Distillation(picking(), recorded(), LONG)
+    planned: list[int] = []
+    from_now = distill._Pace.from_now
+
+    def noted(pace: Any, batch: int, length: int) -> Any:
+        planned.append(length)
+        return from_now(pace, batch, length)
+
+    monkeypatch.setattr(distill._Pace, "from_now", noted)
+    used = student.run().provenance["batches"]
+    assert planned[:6] == [300, 600, 1_200, 2_400, 4_000, 4_000]
+    assert 300 < used <= LONG.batches
+
+
+def test_a_pace_ends_where_the_schedule_ends() -> None:
+    pace = distill._Pace(1_000, 1_000)
+    assert [pace.step(batch) for batch in (0, 7, 999)] == [0, 7, 999]
+    assert pace.batches == 1_000
+    fast = pace.from_now(101, 80)
+    assert [fast.step(batch) for batch in (101, 103, 104, 111, 112, 120)] == [101, 101, 101, 101, 201, 301]
+    assert fast.batches == 176
+    slow = fast.from_now(120, 700)
+    assert slow.step(120) == fast.step(120) == 301
+    assert slow.step(slow.batches - 1) < 1_000 <= slow.step(slow.batches)
+    assert slow.batches == 120 + 8 * 62
+    assert distill._Pace(1_000, 1_000).from_now(1, 999).batches == 1_000  # an upper bound
+
+
+def test_a_hastened_student_ends_in_the_same_bytes_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    easy(monkeypatch)
+    fixed = np.random.default_rng(0).uniform(-1, 1, (1_000, 3)).astype(np.float32)
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> Any:
+        return fixed[:count]
+
+    whole = compress(picking(), states, LONG)
+    assert whole.provenance["batches"] < LONG.batches / 4
+    for batch in (160, 240, 300, 400):
+        with pytest.raises(Stop):
+            compress(picking(), states, LONG, folder=tmp_path / str(batch), progress=stop_at(batch))
+        resumed = compress(picking(), states, LONG, folder=tmp_path / str(batch))
+        assert encode_payload(resumed) == encode_payload(whole), batch
+
+
+def test_agreement_of_choices_weighs_near_ties_little() -> None:
+    asked = teacher(DISCRETE, "logits")
+    same = torch.tensor([[0.0, 1.0, 5.0], [4.0, 0.0, 0.0]])
+    assert distill.agreement(asked, same, same) == 1.0
+    tie, clear = torch.tensor([[0.0, 4.99, 5.0]]), torch.tensor([[0.0, 1.0, 5.0]])
+    student = torch.tensor([[0.0, 2.0, 1.0]])
+    assert distill.agreement(asked, student, tie) == pytest.approx(np.exp(-0.01))
+    assert distill.agreement(asked, student, clear) == pytest.approx(np.exp(-4.0))
+
+
+def test_agreement_of_actions_is_that_of_the_worst() -> None:
+    asked = teacher(box([-1.0, -1.0], [1.0, 1.0]))
+    wanted = torch.tensor([[0.5, 0.2], [-0.5, -0.2], [0.5, 0.2], [-0.5, -0.2]])
+    assert distill.agreement(asked, wanted, wanted) == 1.0
+    off = wanted + torch.tensor([0.0, 0.1])
+    assert distill.agreement(asked, off, wanted) == pytest.approx(0.75)
+    beyond = torch.tensor([[3.0, 2.0], [-3.0, -2.0]])
+    assert distill.agreement(asked, beyond, 2 * beyond) == 1.0  # the environment gets the same
+
+
 # Stopped and resumed
 
 
@@ -358,7 +481,7 @@ def test_a_stopped_student_goes_on(tmp_path: Path) -> None:
     seen: list[int] = []
     policy = compress(picking(), PICK, SMALL, folder=tmp_path, progress=lambda done, *_: seen.append(done))
     assert min(seen) == 208
-    assert max(seen) == SMALL.batches
+    assert seen[-1] == policy.provenance["batches"] == SMALL.batches
     assert evaluate(policy, PICK, episodes=10).mean > 0.93 * EPISODE
 
 

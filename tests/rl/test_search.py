@@ -21,7 +21,7 @@ import policypress as pp
 from policypress.config import CompressConfig
 from policypress.errors import ConfigError, RunError
 from policypress.rl.compress import Source, plan
-from policypress.rl.search import CHANCE, COLUMNS, Candidate, Knobs, propose, search
+from policypress.rl.search import CHANCE, COLUMNS, Candidate, Knobs, Standing, propose, search
 from rl.toys import PICK, in_child, save_picker
 
 SEARCH = sys.modules["policypress.rl.search"]
@@ -153,8 +153,15 @@ def test_a_search_leaves_the_smallest_and_the_frontier(source: Source, tmp_path:
 
     started = time.monotonic()
     config = planned(source)
-    result = search(source, config, tmp_path, jobs=2, report=report)
+    standings: list[Standing] = []
+    result = search(source, config, tmp_path, jobs=2, report=report, watch=standings.append)
     assert time.monotonic() - started < 30
+    assert [one.doing for one in standings[:2]] == ["measuring the agent", "timing a student"]
+    training = [one for one in standings if one.running]
+    assert len(training[0].running) == 2
+    assert training[-1].finished >= 1
+    assert training[-1].best == min(found.values(), key=lambda c: c.payload_bytes if c.low >= 0.5 else 1e9)
+    assert sorted(one.seconds for one in training) == [one.seconds for one in training]
     assert len(found) >= 2
     assert bests[0]
     rows = rows_of(tmp_path)

@@ -279,6 +279,15 @@ def test_predict_takes_what_the_reference_takes() -> None:
     assert np.array_equal(image.predict(frames[1])[0], expected[1])
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float16, ">f8"])
+def test_predict_takes_numbers_of_any_kind(dtype: Any) -> None:
+    policy = make_policy("integer", "vector")
+    observation = np.array([1, 0, 1, 1, 0]).astype(dtype)
+    expected = policy.predict(observation.astype(np.float64), reference=True)[0]
+    for value in (observation, observation.tolist(), observation[None]):
+        assert np.array_equal(np.squeeze(policy.predict(value)[0]), np.squeeze(expected))
+
+
 def test_predict_refuses_what_the_reference_refuses() -> None:
     policy = make_policy("integer", "vector")
     observation = make_observations(policy, 1)[0]
@@ -287,8 +296,8 @@ def test_predict_refuses_what_the_reference_refuses() -> None:
             policy.predict(observation * np.nan, reference=reference)
         with pytest.raises(ObservationError, match="of shape"):
             policy.predict(observation[:2], reference=reference)
-        with pytest.raises(ObservationError, match="float64 observations, but got int64"):
-            policy.predict(observation.astype(np.int64), reference=reference)
+        with pytest.raises(ObservationError, match="float64 observations, but got complex128"):
+            policy.predict(observation.astype(np.complex128), reference=reference)
         with pytest.raises(PolicypressError, match="deterministic=True"):
             policy.predict(observation, deterministic=False, reference=reference)
     with pytest.raises(TypeError, match="unexpected keyword argument 'noise'"):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
 from policypress.export.vectors import accepted
+from policypress.extras import install
 from policypress.policy.artifact import write
 from policypress.policy.policy import Policy, TestVectors
 
@@ -134,5 +135,5 @@ def _require_packages() -> None:
         import onnxruntime  # noqa: F401
     except ModuleNotFoundError as error:
         raise ExportError(
-            f"Exporting to ONNX needs {error.name}, which is not installed: pip install 'policypress[export]'."
+            f"Exporting to ONNX needs {error.name}, which is not installed: {install('export')}."
         ) from error

@@ -53,33 +53,63 @@ def observe(transform: ObservationTransform, observation: NDArray[Any]) -> Float
 def arrange(transform: ObservationTransform, observation: NDArray[Any]) -> NDArray[Any]:
     """Raw observation(s) as an array (batch, *transform.shape) of the contract's dtype, in C order.
 
-    ``observation`` is one observation or a batch of them; images may also come channels last. Float contracts
-    take float32 and float64; integer contracts take their own dtype only.
-    Raises ObservationError for another shape or dtype.
+    ``observation`` is one observation or a batch of them, as an array, nested lists, or a tensor (with a gradient or
+    on another device too); images may also come channels last. Float contracts take numbers of any kind, integer ones
+    integers and bools, and no value changes but that float64 is rounded to float32.
+    Raises ObservationError for another shape, or for values that the contract's dtype cannot hold.
     """
     shape = transform.shape
-    expected = np.dtype(transform.dtype)
-    try:
-        array = np.asarray(observation)
-    except ValueError:  # lists of different lengths
-        array = np.empty((), object)
-    if array.dtype == object and not isinstance(observation, np.ndarray):
-        raise ObservationError(
-            f"The policy expects an array of {transform.dtype} observations, but got a {type(observation).__name__}."
-        )
-    accepted = ("float32", "float64") if expected.kind == "f" else (transform.dtype,)
-    if array.dtype not in accepted:
-        raise ObservationError(
-            f"The policy expects {transform.dtype} observations, but got {array.dtype}: convert them with .astype."
-        )
+    array = _as_array(transform, observation)
     if transform.image and array.shape[-3:] != shape and array.shape[-3:] == (shape[1], shape[2], shape[0]):
         array = np.moveaxis(array, -1, -3)
     if array.shape != shape and array.shape[1:] != shape:
         raise ObservationError(
             f"The policy expects an observation of shape {shape} or a batch of them, but got {array.shape}."
         )
-    with np.errstate(over="ignore"):  # what overflows is refused later
-        return np.ascontiguousarray(array.reshape(-1, *shape), dtype=expected)
+    return np.ascontiguousarray(_converted(transform, array).reshape(-1, *shape))
+
+
+def _as_array(transform: ObservationTransform, observation: Any) -> NDArray[Any]:
+    """What NumPy makes of ``observation``: numbers."""
+    if hasattr(observation, "detach"):  # a tensor of PyTorch
+        observation = observation.detach().cpu()
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # lists of different lengths
+        array = np.empty((), object)
+    except Exception as error:  # an object's own, as of tensors of types that NumPy does not have
+        reason = str(error).partition("\n")[0].rstrip(".")
+        what = f"{type(observation).__name__} that NumPy cannot read ({reason})"
+        raise ObservationError(f"The policy expects {transform.dtype} observations, but got a {what}.") from error
+    if array.dtype == object and not isinstance(observation, np.ndarray):
+        raise ObservationError(
+            f"The policy expects an array of {transform.dtype} observations, but got a {type(observation).__name__}."
+        )
+    return array
+
+
+def _converted(transform: ObservationTransform, array: NDArray[Any]) -> NDArray[Any]:
+    """``array`` in the contract's dtype."""
+    expected, found = np.dtype(transform.dtype), array.dtype
+    takes = (
+        "biuf" if expected.kind == "f" else "iu" if transform.image else "biu"
+    )  # a black and white image is not 0, 1
+    if found.kind not in takes or found.itemsize > 8:
+        raise ObservationError(
+            f"The policy expects {transform.dtype} observations, but got {found}: convert them with .astype."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused later
+        converted = array.astype(expected)
+    narrow = expected.kind == "f" and found.itemsize >= expected.itemsize  # NumPy would say that int64 fits float64
+    if found.kind in "iu" and (narrow or not np.can_cast(found, expected)):
+        # Python compares integers with floats exactly, NumPy does not.
+        pairs = zip(array.ravel().tolist(), converted.ravel().tolist(), strict=True)
+        wrong = [value for value, held in pairs if value != held]
+        if wrong:
+            raise ObservationError(
+                f"The policy expects {transform.dtype} observations, which cannot hold {wrong[0]} of the {found} given."
+            )
+    return converted
 
 
 def to_network(transform: ObservationTransform, batch: NDArray[Any]) -> Float32:

@@ -1,10 +1,15 @@
-"""The only place that knows reinforcement-learning libraries; needs ``policypress[train]``."""
+"""The only place that knows reinforcement-learning libraries; needs ``policypress[train]``, but for ``evaluate``, which
+needs Gymnasium alone."""
 
-from policypress.rl.callback import CompressionCallback
-from policypress.rl.checkpoint import load
+from importlib.util import find_spec
+
 from policypress.rl.environments import flatten_observation
 from policypress.rl.evaluate import Evaluation, evaluate
-from policypress.rl.networks import ResNetExtractor
-from policypress.rl.train import train
+
+if find_spec("torch") and find_spec("stable_baselines3"):
+    from policypress.rl.callback import CompressionCallback
+    from policypress.rl.checkpoint import load
+    from policypress.rl.networks import ResNetExtractor
+    from policypress.rl.train import train
 
 __all__ = ["CompressionCallback", "Evaluation", "ResNetExtractor", "evaluate", "flatten_observation", "load", "train"]

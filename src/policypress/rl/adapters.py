@@ -415,9 +415,9 @@ def adapter_for(model: BaseAlgorithm) -> Adapter:
 def adapter_named(algo: str) -> Adapter:
     """The adapter called ``algo``; ConfigError names the known ones, or the package that is missing."""
     try:
-        return ADAPTERS[algo]
+        return ADAPTERS[algo.lower()]
     except KeyError:
-        if algo in NAMES:
+        if algo.lower() in NAMES:
             raise ConfigError(f"algo={algo!r} needs a package that is missing: pip install sb3-contrib.") from None
         raise ConfigError(f"algo={algo!r} is not one of {', '.join(NAMES)}.") from None
 

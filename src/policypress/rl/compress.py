@@ -313,6 +313,7 @@ def measure(
         "notes": notes(policy, teacher, share),
         "size": sizes(policy),
         "numerics": policy.numerics,
+        "batches": policy.provenance.get("batches"),
         "wall_seconds": round(seconds, 1),
     }
     return policy, json.loads(json.dumps(result))  # as a later call reads it

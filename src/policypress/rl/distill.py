@@ -10,7 +10,7 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from torch import nn
 
 from policypress.compression.answers import answer, check_layers, compare, probes, tolerance_of
 from policypress.compression.compressor import Compressor
+from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
 from policypress.config import DistillConfig, dumps
@@ -46,6 +47,10 @@ _LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
 _ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
 _REDRAW = 0.02  # of the steps: who acts is drawn anew
 _DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
+_AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99}  # ``agreement`` from which nothing is left to learn
+_FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98}  # below which something is again
+_ASKED = 1024  # new states, at most, that it is measured on
+_LEAST = 4_000  # batches of a schedule that is cut short
 _TEMPERATURE = 0.25  # of Q values, in their own standard deviations
 _IMPORTANCE_STATES = 512
 _CHECKPOINTS = 50
@@ -117,6 +122,12 @@ def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> G
 class Distillation:
     """One student on its way: ``run`` trains it to the end and freezes it.
 
+    ``config.batches`` are an upper bound. Whenever states are added, the student is asked about them before it learns
+    from them; if it acts as the teacher does, nothing is left to learn but integers and the price of bits, and the rest
+    of the schedule runs in the batches that the whole of it would have had in a run as long as this one was so far
+    (``_LEAST`` at least). If it then falls back, what is left takes twice as long again. Never while weights are being
+    pruned, and never with critics.
+
     With a ``folder`` it is checkpointed there, and goes on from its checkpoint if there is one. Raises ConfigError for
     a config that does not fit the teacher, RunError for a checkpoint of another config.
     """
@@ -131,6 +142,7 @@ class Distillation:
             if saved.get("config") != dumps(config):
                 raise RunError(f"{folder} holds a student of other settings: choose another folder or remove it.")
         self._done = 0
+        self._pace = _Pace(config.batches, config.batches)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._memory = _Memory(config.states, teacher, folder, kept=0 if saved is None else saved["states"])
         if saved is None:
@@ -146,34 +158,54 @@ class Distillation:
         config = self._config
         collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
-        for batch in range(self._done, config.batches):
-            if batch and batch % collect_every == 0:
+        collected = self._pace.step(self._done - 1) // collect_every if self._done else 0
+        while self._done < self._pace.batches:
+            step = self._pace.step(self._done)
+            if step // collect_every > collected:
+                collected = step // collect_every
                 count = math.ceil((1 - _FIRST_STATES) * config.states / config.collections)
-                self._collect(count, share=min(1.0, batch / (_ALL_STUDENT * config.batches)))
-            loss = self._learn(batch)
-            self._done = batch + 1
-            if self._done % save_every == 0 or self._done == config.batches:
+                self._collect(count, share=min(1.0, step / (_ALL_STUDENT * config.batches)))
+            loss = self._learn(step)
+            self._done += 1
+            every = math.ceil(save_every / self._pace.stride) * self._pace.stride
+            if (self._done - self._pace.since) % every == 0 or self._done == self._pace.batches:
                 self._save()
                 if progress is not None:
-                    progress(self._done, config.batches, float(loss.detach()))
+                    progress(self._done, self._pace.batches, float(loss.detach()))
         self._compressor.step(config.batches)
         self._network.eval()
         return self._freeze()
 
-    def _learn(self, batch: int) -> torch.Tensor:
+    def _learn(self, step: int) -> torch.Tensor:
+        """One batch, at ``step`` of the schedule, which has ``config.batches``."""
         config = self._config
-        self._compressor.step(batch)
-        self._optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(batch / config.batches)
+        self._compressor.step(step)
+        self._optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(step / config.batches)
         picks = torch.randint(self._memory.count, (config.batch_size,), generator=self._generator)
         x, wanted = self._memory.inputs(picks), self._memory.outputs[picks]
         outputs = self._network(x)
         loss = imitation_loss(self._teacher, outputs, wanted)
-        if config.critic_weight and batch >= config.critic_start * config.batches:
+        if config.critic_weight and step >= config.critic_start * config.batches:
             loss = loss + config.critic_weight * self._regret(x, outputs, wanted)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         return loss
+
+    @torch.no_grad()
+    def _adjust_pace(self, new: torch.Tensor) -> None:
+        """Hastens or slows the rest of the schedule by how the student acts on states that it has not learned from."""
+        config = self._config
+        compression, step = config.compression, self._pace.step(self._done)
+        if config.critic_weight or (compression.prunes and step <= compression.prune_end * config.batches):
+            return
+        new = new[:: math.ceil(len(new) / _ASKED)]
+        agrees = agreement(self._teacher, self._network(self._memory.inputs(new)), self._memory.outputs[new])
+        kind = self._teacher.action.kind
+        if agrees >= _AGREES[kind]:
+            self._pace = self._pace.from_now(self._done, min(self._pace.length, max(_LEAST, self._done)))
+        elif agrees < _FALLS_BACK[kind]:
+            self._pace = self._pace.from_now(self._done, min(2 * self._pace.length, config.batches))
 
     def _regret(self, x: torch.Tensor, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """What the student's actions lose by the teacher's critics, in standard deviations of the values."""
@@ -191,7 +223,9 @@ class Distillation:
             self._memory.add(met_by_teacher(teacher, self._states, count))
             return
         self._network.eval()
+        before = self._memory.count
         self._memory.add(self._states(acting(teacher, teacher.outputs), acting(teacher, self._network), share, count))
+        self._adjust_pace(torch.arange(before, self._memory.count))
         self._network.train()
 
     def _freeze(self) -> Policy:
@@ -202,7 +236,11 @@ class Distillation:
                 teacher.observation,
                 teacher.action,
                 baseline_bytes=teacher.baseline_bytes,
-                provenance={**teacher.provenance, "distill": json.loads(dumps(self._config))},
+                provenance={
+                    **teacher.provenance,
+                    "distill": json.loads(dumps(self._config)),
+                    "batches": self._done,
+                },
                 observations=self._memory.some(),
             )
         )
@@ -214,6 +252,7 @@ class Distillation:
         state = {
             "config": dumps(self._config),
             "done": self._done,
+            "pace": asdict(self._pace),
             "states": self._memory.count,
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -224,13 +263,48 @@ class Distillation:
             torch.save(state, partial)
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self._done = saved["done"]
+        self._done, self._pace = saved["done"], _Pace(**saved["pace"])
         plain = {name: saved["network"][name] for name in self._network.state_dict()}
         self._network.load_state_dict(plain)
         self._optimizer.load_state_dict(saved["optimizer"])
         self._compressor.load_state_dict(saved["compressor"])
         self._network.load_state_dict(saved["network"])  # with the ranges, now that there is a place for them
         self._generator.set_state(saved["generator"])
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """Where a run stands in its schedule of ``steps`` steps: at step ``begun`` after ``since`` batches, and at such a
+    pace from there on that the whole schedule would take ``length`` batches.
+
+    Another pace than the first goes by STEP_STRIDE batches: ranges are learned by so many, and a checkpoint between
+    them would not go on in the same bits.
+    """
+
+    steps: int
+    length: int
+    since: int = 0
+    begun: int = 0
+
+    def step(self, batch: int) -> int:
+        """The step of the schedule that the batch of this number takes."""
+        return self.begun + max(0, batch - self.since) // self.stride * self.stride * self.steps // self.length
+
+    @property
+    def stride(self) -> int:
+        return STEP_STRIDE if self.since else 1
+
+    @property
+    def batches(self) -> int:
+        """Of the whole run."""
+        left = math.ceil((self.steps - self.begun) * self.length / (self.steps * self.stride)) * self.stride
+        return min(self.since + left, self.steps)
+
+    def from_now(self, batch: int, length: int) -> _Pace:
+        """``length`` from this batch on."""
+        if length == self.length:
+            return self
+        return _Pace(self.steps, length, math.ceil(batch / STEP_STRIDE) * STEP_STRIDE, self.step(batch))
 
 
 def check_config(teacher: Teacher, config: DistillConfig) -> None:
@@ -300,18 +374,50 @@ def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor
             beyond = ((outputs > high) & (wanted > high)) | ((outputs < low) & (wanted < low))
             error = error.masked_fill(beyond, 0.0)
         return error.square().mean()
-    if teacher.imitation == "values":
-        wanted = wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
     if action.kind == "multi-binary":
         share = wanted.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
         return (F.binary_cross_entropy_with_logits(outputs, share, reduction="none") - entropy).sum(1).mean()
-    groups = list(action.nvec) or [outputs.shape[1]]
     divergences = [
         F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
-        for ours, theirs in zip(outputs.split(groups, dim=1), wanted.split(groups, dim=1), strict=True)
+        for ours, theirs in _by_group(action, outputs, _log_odds(teacher, wanted))
     ]
     return torch.stack(divergences).sum()
+
+
+def agreement(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> float:
+    """How nearly the student's ``outputs`` give the teacher's actions, both (n, outputs); 1 where they are the same.
+
+    A Box: the share of the actions' variance that is explained, of the worst action. Choices: how likely the teacher
+    is to do what the student does over how likely it is to do what it likes best, so that a near tie weighs little.
+    """
+    action = teacher.action
+    if action.kind == "box":
+        if not action.squash:
+            outputs, wanted = (values.clamp(*_bounds(action)) for values in (outputs, wanted))
+        ours, theirs = (squashed(action, values) for values in (outputs, wanted))
+        missed, variance = (ours - theirs).square().mean(0), theirs.var(0, unbiased=False)
+        return float((1.0 - missed / variance.clamp(min=1e-12)).amin())
+    wanted = _log_odds(teacher, wanted)
+    kept = torch.ones(len(wanted))
+    for ours, theirs in _by_group(action, outputs, wanted):
+        likely = theirs.softmax(1)
+        kept = kept * likely.gather(1, ours.argmax(1, keepdim=True))[:, 0] / likely.amax(1)
+    return float(kept.mean())
+
+
+def _log_odds(teacher: Teacher, wanted: torch.Tensor) -> torch.Tensor:
+    """Logits of the teacher's choices."""
+    if teacher.imitation == "values":
+        return wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
+    return wanted
+
+
+def _by_group(
+    action: ActionTransform, outputs: torch.Tensor, wanted: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    groups = list(action.nvec) or [outputs.shape[1]]
+    return list(zip(outputs.split(groups, dim=1), wanted.split(groups, dim=1), strict=True))
 
 
 def _bounds(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from policypress.config import Environment
 from policypress.errors import ConfigError, ObservationError, PolicypressError, RunError, UnsupportedError
+from policypress.extras import install
 from policypress.policy.policy import ObservationTransform
 
 FRAME_STACK = 4
@@ -314,8 +315,7 @@ def _described(description: Environment, training: bool) -> gym.Env[Any, Any]:
                 env = gym.make(found, **description.env_kwargs)
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError(
-                f"environment {description.env} needs a package that is missing ({error}): "
-                "pip install 'policypress[train]'."
+                f"environment {description.env} needs a package that is missing ({error}): {install('train')}."
             ) from error
         except Exception as error:  # an environment can raise anything
             raise _not_made(description.env, error) from error

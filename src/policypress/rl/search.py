@@ -108,6 +108,23 @@ Report = Callable[[Candidate, bool], None]
 """Called with each finished student, and whether it is the best so far."""
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a search stands: what it does (``doing``), ``seconds`` of the ``of`` that it has, hidden widths of the
+    students in training, how many are ``finished``, and the best of them."""
+
+    doing: str
+    seconds: float
+    of: float
+    running: tuple[tuple[int, ...], ...] = ()
+    finished: int = 0
+    best: Candidate | None = None
+
+
+Watch = Callable[[Standing], None]
+"""Called about once a second with where the search stands."""
+
+
 def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) -> Knobs:
     """The next student to try: one step smaller than the best so far, or larger while none keeps enough.
 
@@ -142,6 +159,7 @@ def search(
     resume: bool = False,
     jobs: int | None = None,
     report: Report | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Tries students until ``config.minutes`` are over, ``jobs`` at a time (default: one a core); the smallest that
     keeps ``config.keep`` of the teacher's return by the lower end of its interval goes to ``out``.
@@ -160,10 +178,12 @@ def search(
     with checkpoint.locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
+        watch = watch or (lambda _: None)
+        watch(Standing("measuring the agent", 0.0, 60.0 * config.minutes))
         measured = measured_teacher(files, agent, teacher, config, source.force)
         # What the agent's file tells has been judged: students need not hear of it again.
         judged = replace(source, vecnormalize=agent.vecnormalize, force=True)
-        students = _Students(judged, config, files, teacher, report)
+        students = _Students(judged, config, files, teacher, report, watch)
         jobs = jobs or os.cpu_count() or 1
         students.train(jobs)
         return _finish(students, files, config, measured, jobs)
@@ -199,8 +219,15 @@ class _Students:
     """Students trained side by side, one process each, and what came of them."""
 
     def __init__(
-        self, source: Source, config: CompressConfig, files: CompressFiles, teacher: Teacher, report: Report | None
+        self,
+        source: Source,
+        config: CompressConfig,
+        files: CompressFiles,
+        teacher: Teacher,
+        report: Report | None,
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._source, self._config, self._files, self._teacher, self._report = source, config, files, teacher, report
         self._folder = files.out / "students"
         self.found: dict[Knobs, Candidate] = {}
@@ -215,7 +242,9 @@ class _Students:
     def train(self, jobs: int) -> None:
         """Until the time is over; students that are not finished then stay where they are, for another call."""
         spent = sum(candidate.seconds for candidate in self.found.values()) / jobs
-        deadline = time.monotonic() + 60.0 * self._config.minutes - spent
+        available = 60.0 * self._config.minutes
+        self._watch(Standing("timing a student", spent, available, (), len(self.found), self._best()))
+        deadline = time.monotonic() + available - spent
         share = 60.0 * self._config.minutes / ROUNDS
         batches = self._batches(share)
         context = multiprocessing.get_context("spawn")
@@ -231,6 +260,9 @@ class _Students:
                     running[knobs] = worker
                 if not running or time.monotonic() > deadline:
                     return
+                seconds = available - (deadline - time.monotonic())
+                widths = tuple(self._student(knobs, batches).hidden for knobs in running)
+                self._watch(Standing("training", seconds, available, widths, len(self.found), self._best()))
                 try:
                     knobs, answer = answers.get(timeout=min(1.0, max(0.01, deadline - time.monotonic())))
                 except queue.Empty:
@@ -254,6 +286,9 @@ class _Students:
         """Those that keep enough, the smallest first; all others behind them, the closest first."""
         keep = self._config.keep
         return sorted(self.found.values(), key=lambda c: (0, c.payload_bytes) if c.low >= keep else (1, -c.low))
+
+    def _best(self) -> Candidate | None:
+        return self.by_size()[0] if self.found else None
 
     def policy(self, candidate: Candidate) -> Policy:
         return Policy.load(self._folder / candidate.knobs.name / "policy.policy")
