@@ -160,7 +160,7 @@ def test_layers_have_names_that_people_know(kind: Any, names: list[str]) -> None
 
 
 def test_the_standing_of_a_search_is_one_line() -> None:
-    best = Candidate(Knobs(), (24, 24), 1_512, 300.0, 999, 0.985, 0.971, 1.013, 60.0)
+    best = Candidate(Knobs(), (24, 24), 1_512, 300.0, 999, 0.985, 0.971, 1.013, 5_000.0, 0.0, 60.0)
     assert standing_line(Standing("measuring the agent", 0.0, 600.0)) == "0:00 of 10:00 · measuring the agent"
     line = standing_line(Standing("training", 83.9, 600.0, ((26, 26), (22, 22)), 3, best))
     assert line == "1:23 of 10:00 · training 26-26, 22-22 · 3 finished · best 1,512 B, kept 98.5%"
