@@ -405,6 +405,7 @@ def test_float32_observations_are_answered_as_the_policy_answers_them(
 @pytest.mark.parametrize("numerics", NUMERICS)
 @pytest.mark.parametrize("changes", [
     {"mean": np.full(5, 3e5), "var": np.full(5, 1e-3)}, {"clip": 1e30}, {"var": np.full(5, 1e-90), "epsilon": 0.0},
+    {"var": np.full(5, 1e80)},
 ])  # fmt: skip
 def test_normalization_far_from_zero_or_never_clipped(changes: dict[str, Any], numerics: Numerics) -> None:
     """In float32 as long as that is near; in float64 where it is not."""
@@ -412,6 +413,7 @@ def test_normalization_far_from_zero_or_never_clipped(changes: dict[str, Any], n
     normalization = dataclasses.replace(policy.observation.normalization, **changes)  # type: ignore[type-var]
     policy = with_observations(policy, "float32", normalization=normalization)
     usual = normalization.mean + np.sqrt(normalization.var) * np.random.default_rng(0).normal(size=(500, 5))
+    usual = usual.clip(-1e38, 1e38)
     model = encode_onnx(policy, "qdq")
     assert check_onnx(policy, model, usual.astype(np.float32)).holds
     assert check_onnx(policy, model).holds
@@ -578,6 +580,16 @@ def test_observations_beyond_the_policys_own_do_not_stop_a_batch() -> None:
     got = onnx_outputs(encode_onnx(policy), observations)[1]
     assert np.array_equal(got[[0, 1, 3]], wanted[[0, 1, 3]])
     assert np.isnan(got[2]).all()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_nan_in_a_normalized_observation_does_not_stop_a_batch(style: str) -> None:
+    policy = with_observations(make_policy("integer", "vector"), "float32")
+    observations = make_observations(policy, 4)
+    wanted = onnx_outputs(encode_onnx(policy, style), observations)[1]
+    observations[2] = [np.nan, np.inf, -np.inf, 1, 2]
+    got = onnx_outputs(encode_onnx(policy, style), observations)[1]
+    assert np.array_equal(got[[0, 1, 3]], wanted[[0, 1, 3]])
 
 
 # The file

@@ -240,7 +240,8 @@ def normalization_error(policy: Policy, style: Style) -> NDArray[np.float64] | N
     deviation = _deviation(normalization)
     error = 2.0**-24 * 16 * normalization.clip + 2.0**-48 * np.abs(normalization.mean) / deviation
     code = 1.0 if policy.input is None else _of_features(policy.input.inverse_scale, deviation.shape)
-    near = (deviation > np.finfo(np.float32).tiny) & (error <= _NEAR) & (error * code <= 0.25)
+    held = (deviation > 1e-37) & (np.maximum(deviation, np.abs(normalization.mean)) < 1e38)  # by float32
+    near = held & (error <= _NEAR) & (error * code <= 0.25)
     return error if near.all() else None
 
 
@@ -313,7 +314,8 @@ class _Exact:
         begins = code_begins(policy, quantization)
         places = np.arange(0, begins.size, len(begins)).reshape(policy.observation.shape) - quantization.low
         x = _clip(g, x, np.float32(quantization.low), np.float32(quantization.high))
-        place = g.cast(g.op("Add", x, g.constant(places.astype(np.float32), "places")), np.int32)
+        code = _clip(g, g.cast(x, np.int32), np.int32(quantization.low), np.int32(quantization.high))
+        place = g.op("Add", code, g.constant(places.astype(np.int32), "places"))  # NaN has no place of its own
         table = g.constant(begins.T.ravel(), "begins")
         begin, end = (g.op("Gather", table, at) for at in (place, g.op("Add", place, g.constant(np.int32(1)))))
         x = g.op("Sub", x, g.cast(g.op("Less", "observation", begin), np.float32))
