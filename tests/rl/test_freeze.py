@@ -29,9 +29,9 @@ from rl.toys import (
     AGENTS,
     FOLLOW,
     LOOK_CHANNELS_LAST,
-    NAMED,
     PICK,
     PRESSED,
+    SEEN,
     Follow,
     deployed_outputs,
     dqn,
@@ -416,7 +416,7 @@ def test_a_policy_that_answers_does_not_warn() -> None:
     [
         (lambda: RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu"), "RecurrentPPO agents cannot be pressed"),
         (lambda: sac(use_sde=True), "clips its mean to 2 .*gSDE"),
-        (lambda: sac(NAMED, policy="MultiInputPolicy"), "Dict space|CombinedExtractor"),
+        (lambda: sac(SEEN, policy="MultiInputPolicy"), "images beside other things"),
         (lambda: dqn(policy_kwargs={"activation_fn": torch.nn.ELU}), "ELU at q_net.1"),
     ],
 )
