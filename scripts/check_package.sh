@@ -57,7 +57,7 @@ PATH="$scratch/venv/bin" "${pip[@]}" "$wheel" || fail "the dependencies did not 
 "$scratch/venv/bin/policypress" info "$policy" >/dev/null || fail "policypress info does not run without torch."
 "$scratch/venv/bin/policypress" export "$policy" --to c --out "$scratch/exported" >/dev/null ||
     fail "policypress export --to c does not run without torch."
-"$scratch/venv/bin/policypress" evaluate "$policy" 2>&1 | grep -qF "pip install '$wheel[gym]'" ||
+{ "$scratch/venv/bin/policypress" evaluate "$policy" 2>&1 || true; } | grep -qF "pip install '$wheel[gym]'" ||
     fail "policypress evaluate does not say how to install Gymnasium from this wheel."
 
 echo "Installing the extra gym."
