@@ -997,9 +997,9 @@ def as_seen(space: spaces.Space[Any], batch: Any) -> Any:
 def difference(ours: Any, theirs: Any) -> float:
     """Largest difference of an action, in its magnitude where that is above 1; infinite if one is of another kind."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
-    if ours.shape != theirs.shape or ours.dtype.kind != theirs.dtype.kind:
+    if ours.shape != theirs.shape or (ours.dtype.kind == "f") > (theirs.dtype.kind == "f"):
         return np.inf
-    if ours.dtype.kind != "f":
+    if ours.dtype.kind != "f":  # Stable-Baselines3's MultiBinary actions are 0.0 and 1.0
         return float(np.max(ours != theirs))
     return float(np.max(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)), initial=0.0))
 
