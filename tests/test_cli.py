@@ -648,7 +648,7 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
 ) -> None:
     run(*pressed(picker_file, tmp_path, *QUICK))
     result = json.loads((tmp_path / "result.json").read_text())
-    one = Candidate(Knobs(), (24, 24), 512, 300.0, 999, 0.985, -0.971, 1.013, 60.0)
+    one = Candidate(Knobs(), (24, 24), 512, 300.0, 999, 0.985, -0.971, 1.013, 5.0, 0.0, 60.0)
 
     def search(*_: Any, report: Any, watch: Any, **__: Any) -> Any:
         watch(Standing("measuring the agent", 0.0, 600.0))

@@ -58,8 +58,8 @@ static void integers(reader *r, uint32_t n, unsigned context) {
     uint32_t zeros = coder_unsigned(&r->c, 0, context), order = coder_unsigned(&r->c, 0, context + 1);
     if (!order)
         constant = coder_signed(&r->c, 0, CONSTANT);
-    else if (!r->failed)
-        r->failed = coder_integers(&r->c, &r->w, values, n, order == 2);
+    else
+        r->failed = r->failed || coder_integers(&r->c, &r->w, values, n, order == 2);
     for (uint32_t i = 0; i < n && !r->failed; i++) {
         uint32_t value = (uint32_t)(order ? values[i] : constant) << (zeros & 31);
         values[i] = (int32_t)(context == FLOATS ? value + USUAL_FLOAT : value);
@@ -124,8 +124,7 @@ PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_a
     left = tell(r, COUNT);
     for (; left && !r->failed; left--) {
         uint32_t kind = tell(r, KIND);
-        if (left > MOST_OPERATIONS)
-            return 1;
+        r->failed |= left > MOST_OPERATIONS;
         if (kind <= CONV)
             read_layer(r, kind == CONV, &width);
         if (kind == TANH)
