@@ -661,7 +661,7 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
     answer = run(*pressed(picker_file, tmp_path), "--keep", 0.955, "--json")
     assert answer.code == 1
     assert answer.json["reached"] is False
-    assert "no student keeps 95.5 % of the return" in answer.err
+    assert "no student keeps 95.5 % of the mean return" in answer.err
     assert "[-97.1%, 101.3%]  best" in answer.err
     assert answer.err.splitlines()[:2] == ["0:00 of 10:00 · measuring the agent", "0:20 of 10:00 · training 24-24"]
     shown = [line for line in answer.err.splitlines() if "best" in line]
