@@ -4,6 +4,7 @@ those that only explore otherwise (gSDE) come in with their own actions."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from policypress.policy import reference
 from policypress.rl.adapters import ADAPTERS, check_graph
 from policypress.rl.agents import load_agent
 from policypress.rl.callback import CompressionCallback, attached_compressor
-from policypress.rl.compress import compress, teacher_of
+from policypress.rl.compress import compress, post_training, teacher_of
 from policypress.rl.distill import acting
 from rl.toys import FOLLOW, LOOK, PICK, PRESSED, agent, draw, random_observations
 
@@ -149,6 +150,10 @@ def test_an_agent_that_is_asked_is_left_as_it_was(algo: str, env: str) -> None:
 # gSDE
 
 
+LIMIT = float(np.float32(2.0) * np.tanh(2.0))
+"""Of the first action of FOLLOW, whose bounds are -2 and 2, where the mean is clipped to 2."""
+
+
 def gsde(algo: str, **policy_kwargs: Any) -> Any:
     return agent(algo, FOLLOW, policy_kwargs, use_sde=True, learning_rate=1e-2)
 
@@ -164,11 +169,10 @@ def test_gsde_agents_open_with_their_own_actions(algo: str, trust: bool, tmp_pat
     teacher = teacher_of(opened)
     actions = acting(teacher, teacher.outputs)(observations)
     np.testing.assert_allclose(actions, model.predict(observations, deterministic=True)[0], atol=1e-5)
+    for policy in (teacher.policy(), pp.freeze(model)):
+        np.testing.assert_allclose(policy.predict(observations)[0], actions, atol=1e-5)
     if algo in ("sac", "tqc"):
-        limit = float(np.float32(2.0) * np.tanh(2.0))  # of the first action's bounds, -2 and 2
-        assert np.isclose(np.abs(actions[:, 0]).max(), limit, atol=1e-5)
-        with pytest.raises(UnsupportedError, match="clips its mean to 2"):
-            pp.freeze(model)
+        assert np.isclose(np.abs(actions[:, 0]).max(), LIMIT, atol=1e-5)
 
 
 @pytest.mark.parametrize(("algo", "kwargs"), [("ppo", {}), ("a2c", {}), ("sac", {"clip_mean": 0.0})])
@@ -180,6 +184,69 @@ def test_gsde_agents_are_pressed_while_they_learn(algo: str, kwargs: dict[str, A
     actions = policy.predict(observations)[0]
     np.testing.assert_allclose(actions, model.predict(observations, deterministic=True)[0], atol=1e-5)
     assert len(np.unique(actions, axis=0)) > 3
+
+
+@cache
+def saturated(algo: str) -> Any:
+    """An agent most of whose means lie beyond the clip, some of them far."""
+    model = gsde(algo)
+    with torch.no_grad():
+        model.actor.mu[0].weight.mul_(100.0)
+        model.actor.mu[0].bias.mul_(-100.0)
+    return model
+
+
+def apart(policy: Any, model: Any) -> Any:
+    """How far the policy's actions are from the agent's."""
+    observations = draw(model.observation_space, seed=1)(None, None, 0.0, 300)
+    wanted = model.predict(observations, deterministic=True)[0]
+    assert np.isclose(np.abs(wanted[:, 0]).max(), LIMIT, atol=1e-5)
+    return np.abs(policy.predict(observations)[0] - wanted)
+
+
+@pytest.mark.parametrize("algo", ["sac", "tqc", "crossq"])
+def test_a_clipped_mean_is_frozen_as_layers(algo: str) -> None:
+    model = saturated(algo)
+    policy = pp.freeze(model)
+    assert apart(policy, model).max() <= 1e-5
+    assert [layer.name for layer in policy.layers[-2:]] == ["mu.0.above", "mu.0.below"]
+    assert policy.baseline_bytes == teacher_of(model).baseline_bytes  # the agent's own layers alone
+
+
+@pytest.mark.parametrize(
+    ("compression", "hidden", "bound"),
+    [
+        ({}, (), 1e-5),
+        ({"weight_bits": 8}, (), 0.1),
+        ({"weight_bits": 8, "sparsity": 0.2}, (), 0.6),
+        ({"weight_bits": 8, "sparsity": 0.2, "criterion": "flow", "allocation": "global"}, (), 0.6),
+        ({}, (12, 12), 0.6),
+    ],
+)
+def test_what_is_pressed_without_training_keeps_the_clip(
+    compression: dict[str, Any], hidden: tuple[int, ...], bound: float
+) -> None:
+    model = saturated("sac")
+    config = DistillConfig(CompressionConfig(**compression), hidden=hidden, states=800, batch_size=32)
+    policy = post_training(model, draw(model.observation_space), config)
+    error = apart(policy, model)
+    assert np.quantile(error, 0.9) <= bound
+    assert np.median(error) <= (5e-3 if compression else 1e-5)  # where both are clipped; 0.07 without
+    for layer in policy.layers[-2:]:
+        assert layer.nonzeros == len(layer.weight)  # and none of it is pruned
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [{}, {"weight_bits": 8, "weight_range": "learned", "rate_weight": 0.01}, {"weight_bits": 8, "sparsity": 0.5}],
+)
+def test_a_copy_that_is_trained_keeps_the_clip(compression: dict[str, Any]) -> None:
+    model = saturated("sac")
+    config = DistillConfig(CompressionConfig(**compression), batches=200, batch_size=32, states=800)
+    policy = compress(model, draw(model.observation_space), config)
+    assert np.median(apart(policy, model)) <= (5e-3 if compression else 1e-5)
+    for layer in policy.layers[-2:]:
+        assert layer.nonzeros == len(layer.weight)
 
 
 def test_the_student_of_a_gsde_agent_learns_its_clipped_actions() -> None:

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from policypress.compression.answers import TOLERANCE, compare, differs, probes, undisturbed
-from policypress.compression.graph import UNSUPPORTED_CLIP, Graph, trace
+from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward
 from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
@@ -208,7 +208,11 @@ class SACAdapter(_ContinuousAdapter):
     def trained_graph(self, model: Any) -> Graph:
         graph = super().trained_graph(model)
         if graph.limit < math.inf:
-            raise UnsupportedError(UNSUPPORTED_CLIP.format(graph.limit))
+            raise UnsupportedError(
+                f"the agent clips its mean to {graph.limit:g} (clip_mean of gSDE) and cannot be pressed while it "
+                "learns: press the trained agent with policypress compress, or train with "
+                "policy_kwargs={'clip_mean': 0.0}."
+            )
         return graph
 
     def auxiliary(self, model: Any) -> list[tuple[str, nn.Parameter]]:
