@@ -8,11 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from stable_baselines3.td3.policies import Actor as TD3Actor
@@ -85,6 +87,63 @@ class OtherPredictPPO(ActorCriticPolicy):
         return super()._predict(observation, deterministic) * 0.5
 
 
+class ClampedPPO(ActorCriticPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return super()._predict(observation.clamp(-100.0, 100.0), deterministic)
+
+
+class RulePPO(ActorCriticPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return super()._predict(observation, deterministic) * (observation[:, :1].abs() <= 50.0)
+
+
+class LittleMorePPO(ActorCriticPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return super()._predict(observation, deterministic) * 1.0005
+
+
+class LittleMoreSAC(SACPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        return super()._predict(observation, deterministic) * 1.0005
+
+
+class ClampedPartsPPO(MultiInputActorCriticPolicy):
+    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
+        clamped = {name: part.clamp(-5.0, 5.0) for name, part in observation.items()}
+        return super()._predict(clamped, deterministic)
+
+
+class Unbounded(gym.Env[Any, Any]):
+    """Observations without bounds, in one piece or several."""
+
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, parts: bool = False) -> None:
+        box = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.observation_space = spaces.Dict({"place": box, "room": spaces.Discrete(3)}) if parts else box
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 0.0, False, True, {}
+
+
+def unbounded(policy: Any, parts: bool = False) -> Any:
+    model = PPO(policy, Unbounded(parts), n_steps=20, batch_size=10, device="cpu", seed=0)
+    with torch.no_grad():
+        model.policy.action_net.weight.mul_(10.0)
+    return model
+
+
+def clear_sac() -> Any:
+    model = SAC(LittleMoreSAC, FOLLOW, policy_kwargs=dict(NETWORK), **SMALL)
+    with torch.no_grad():
+        model.actor.mu.weight.mul_(10.0)
+    return model
+
+
 def hooked() -> Any:
     model = agent("ppo", FOLLOW)
     model.policy.action_net.register_forward_hook(lambda module, inputs, output: output + 0.1)
@@ -100,6 +159,11 @@ OWN: dict[str, Callable[[], Any]] = {
     "a2c distribution": lambda: A2C(DistributionPPO, FOLLOW, n_steps=20, device="cpu"),
     "ppo predict": lambda: PPO(OtherPredictPPO, FOLLOW, n_steps=20, batch_size=10, device="cpu"),
     "hook": hooked,
+    "ppo clamps large": lambda: unbounded(ClampedPPO),
+    "ppo rule for large": lambda: unbounded(RulePPO),
+    "ppo clamps a part": lambda: unbounded(ClampedPartsPPO, parts=True),
+    "ppo a little more": lambda: unbounded(LittleMorePPO),
+    "sac a little more": clear_sac,
 }
 NUMBERS = r"^this \w+ agent answers .* where the layers one after another give .* of scale"
 
@@ -114,12 +178,18 @@ def test_an_agent_with_its_own_way_is_noticed_at_every_door(kind: str, tmp_path:
     with pytest.raises(UnsupportedError, match=NUMBERS):
         model.learn(60, callback=CompressionCallback(CompressionConfig(sparsity=0.5)))
     assert attached_compressor(model) is None
-    if kind == "hook":  # is not saved
+    if kind == "hook" or model.get_env().get_attr("spec")[0] is None:  # is not saved; has no id
         return
     model.save(tmp_path / "agent.zip")
     algo, env = type(model).__name__.lower(), model.get_env().get_attr("spec")[0].id
     with pytest.raises(UnsupportedError, match=NUMBERS):
         load_agent(tmp_path / "agent.zip", algo, env, trust=True)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_large_observations_are_no_reason_to_refuse(parts: bool) -> None:
+    model = unbounded("MultiInputPolicy" if parts else "MlpPolicy", parts)
+    assert pp.freeze(model).numerics == "float"
 
 
 def test_a_subclass_that_changes_nothing_is_pressed() -> None:

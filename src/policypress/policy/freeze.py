@@ -151,7 +151,7 @@ def freeze_graph(
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
     if graph.root is not None:
         like, run = first.weight.detach(), _outputs(policy)
-        for scale, x in probes(observation.shape, observation.image):
+        for scale, x in probes(observation.shape, observation.image, like.dtype):
             own = answer(graph.root, x, like)
             compare("the network", own, run(x), scale, tolerance=tolerance_of(like.dtype))
     if inputs is not None and isinstance(quantizer, InputQuantizer):

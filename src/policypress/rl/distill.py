@@ -108,7 +108,7 @@ def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> G
     """What ``network`` computes before the Tanh at its end, which must be all that follows."""
     graph = trace(nn.Sequential(OrderedDict(list(network._modules.items())[:-1])))
     like = graph.layers[0].module.weight.detach()
-    for scale, x in probes(observation.shape, observation.image):
+    for scale, x in probes(observation.shape, observation.image, like.dtype):
         ours = forward(graph, torch.as_tensor(x).to(like)).detach().tanh()
         compare(
             "the network",
