@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 import policypress as pp
-from policypress.config import CompressionConfig, TrainConfig
+from policypress.config import CompressionConfig, DistillConfig, TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
+from policypress.policy.artifact import pack
 from policypress.rl import CompressionCallback, adapters, evaluate
 from policypress.rl.adapters import ADAPTERS, NAMES, Adapter, adapter_named
 from policypress.rl.callback import attach
+from policypress.rl.compress import compress
 from policypress.tables import contract_rows
 from rl.toys import (
     AIM,
@@ -328,6 +330,16 @@ def test_multi_binary_actions_reach_the_environment(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="which this policy does not give"):
         evaluate(policy, CHOOSE, episodes=1)
     np.testing.assert_array_equal(reference.act(policy.action, np.float32([[0.0, -0.0, 1e-30]])), [[0, 0, 1]])
+
+
+def test_agents_of_every_kind_of_action_are_distilled_and_packed(tmp_path: Any) -> None:
+    config = DistillConfig(CompressionConfig(weight_bits=8), hidden=(8, 8), batches=200, batch_size=32, states=800)
+    for env in (FOLLOW, PICK, CHOOSE, SWITCH):
+        policy = compress(agent("ppo", env), env, config)
+        (tmp_path / "packed.bin").write_bytes(pack(policy))
+        observations = random_observations(agent("ppo", env))
+        packed = pp.load(tmp_path / "packed.bin")
+        np.testing.assert_array_equal(packed.predict(observations)[0], policy.predict(observations)[0], strict=True)
 
 
 def test_multi_discrete_actions_reach_the_environment(tmp_path: Any) -> None:

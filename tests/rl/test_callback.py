@@ -234,7 +234,7 @@ def test_unsupported_algorithm() -> None:
 
 def test_a_clipped_mean_is_refused() -> None:
     model = sac(use_sde=True)
-    with pytest.raises(UnsupportedError, match=r"clips its mean to 2 .*policypress compress.*'clip_mean': 0\.0"):
+    with pytest.raises(UnsupportedError, match=r"clips its mean to 2 .*while it learns.*compress.*'clip_mean': 0\.0"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 

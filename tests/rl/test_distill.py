@@ -449,6 +449,16 @@ def test_agreement_of_choices_weighs_near_ties_little() -> None:
     assert distill.agreement(asked, student, clear) == pytest.approx(np.exp(-4.0))
 
 
+def test_agreement_of_binary_choices_is_how_likely_the_teacher_makes_them() -> None:
+    asked = teacher(ActionTransform("multi-binary", (2,), "int64"), "logits")
+    wanted = torch.tensor([[2.0, -0.01], [-3.0, 1.0]])
+    assert distill.agreement(asked, 7 * wanted, wanted) == 1.0
+    assert distill.agreement(asked, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]), wanted) == pytest.approx(
+        (1 + np.exp(-0.01)) / 2
+    )
+    assert distill.agreement(asked, -wanted, wanted) == pytest.approx((np.exp(-2.01) + np.exp(-4.0)) / 2)
+
+
 def test_agreement_of_actions_is_that_of_the_worst() -> None:
     asked = teacher(box([-1.0, -1.0], [1.0, 1.0]))
     wanted = torch.tensor([[0.5, 0.2], [-0.5, -0.2], [0.5, 0.2], [-0.5, -0.2]])

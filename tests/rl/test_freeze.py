@@ -415,7 +415,6 @@ def test_a_policy_that_answers_does_not_warn() -> None:
     ("make", "sentence"),
     [
         (lambda: RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu"), "RecurrentPPO agents cannot be pressed"),
-        (lambda: sac(use_sde=True), "clips its mean to 2 .*gSDE"),
         (lambda: sac(SEEN, policy="MultiInputPolicy"), "images beside other things"),
         (lambda: dqn(policy_kwargs={"activation_fn": torch.nn.ELU}), "ELU at q_net.1"),
     ],

@@ -17,22 +17,28 @@ from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, P
 from policypress.compression.student import forward
 from policypress.errors import UnsupportedError
 
-SCALES = (0.0, 0.1, 1.0, 10.0)
+SCALES = (0.0, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """Of the observations on which answers are compared: what runs around layers may show on large ones alone."""
-TOLERANCE = 1e-3
-"""Of the largest answer. Rounding in another order stays below a hundredth of it."""
+TOLERANCE = 1e-4
+"""Of the largest answer. Rounding in another order stays below a tenth of it."""
 _HALF_TOLERANCE = 16.0  # in units of the last place: layers of half precision round after each of them
 _SMALLEST = 1e-6
+_HALF_SCALE = 10.0  # beyond, float16 overflows
 _VALUES = 4096  # at most, in the observations of one scale
 _COUNT = 16
 _LARGEST_IMAGE = 512
 
 
-def probes(shape: tuple[int, ...], image: bool = False) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Scales, and observations (n, *shape) of each as the network sees them; always the same ones."""
+def probes(
+    shape: tuple[int, ...], image: bool = False, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Scales, and observations (n, *shape) of each as the network sees them, within what weights of ``dtype`` can take;
+    always the same ones."""
     random = np.random.default_rng(0)
     count = max(2, min(_COUNT, _VALUES // math.prod(shape)))
     for scale in SCALES:
+        if scale > _HALF_SCALE and dtype == torch.float16:
+            break
         if not image:
             yield scale, (scale * random.normal(size=(count, *shape))).astype(np.float32)
         elif scale <= 1.0:
@@ -41,11 +47,19 @@ def probes(shape: tuple[int, ...], image: bool = False) -> Iterator[tuple[float,
 
 
 def compare(
-    who: str, own: Any, ours: NDArray[Any], scale: float, *, magnitude: float = 0.0, tolerance: float = TOLERANCE
+    who: str,
+    own: Any,
+    ours: NDArray[Any],
+    scale: float,
+    *,
+    magnitude: float = 0.0,
+    slack: NDArray[Any] | float = 0.0,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Raises UnsupportedError, with the numbers, if ``own`` answers are not ``ours``, both (n, ...).
 
-    They may differ by ``tolerance`` of the largest answer, or of ``magnitude`` if that is more.
+    They may differ by ``tolerance`` of the largest answer, or of ``magnitude`` if that is more, and by ``slack``, of
+    the shape of ``ours``.
     """
     own = np.asarray(own, np.float64).reshape(len(ours), -1)
     ours = np.asarray(ours, np.float64).reshape(len(ours), -1)
@@ -60,6 +74,7 @@ def compare(
         apart = np.abs(own - ours)
     apart[~finite] = 0.0
     apart[np.isfinite(own) != np.isfinite(ours)] = np.inf
+    apart -= np.reshape(slack, (-1, ours.shape[1])) if isinstance(slack, np.ndarray) else slack
     if apart.size and apart.max() > max(_SMALLEST, tolerance * largest):
         place = np.unravel_index(int(apart.argmax()), apart.shape)
         raise differs(who, f"{own[place]:.6g}", f"{ours[place]:.6g}", scale)
@@ -117,7 +132,7 @@ def check_layers(graph: Graph, shape: tuple[int, ...] | None = None, image: bool
     if graph.root is None:
         return
     like = graph.layers[0].module.weight.detach()
-    for scale, x in probes(shape or _input_shape(graph), image):
+    for scale, x in probes(shape or _input_shape(graph), image, like.dtype):
         own = answer(graph.root, x, like)
         with undisturbed(graph.root):
             ours = forward(graph, torch.as_tensor(x).to(like)).double().cpu().numpy()

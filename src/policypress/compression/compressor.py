@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -93,8 +94,9 @@ class Compressor:
         self._generator = torch.Generator().manual_seed(seed)
 
         extra = list(auxiliary) if config.prune_auxiliary else []
-        self._names = [node.name for node in self.graph.layers] + [name for name, _ in extra]
-        weights = [node.module.weight for node in self.graph.layers] + [weight for _, weight in extra]
+        self._layers = [node for node in self.graph.layers if not node.fixed]
+        self._names = [node.name for node in self._layers] + [name for name, _ in extra]
+        weights = [node.module.weight for node in self._layers] + [weight for _, weight in extra]
         self._check_weights(weights)
         self._trained = weights
         self._check_optimizer(optimizer)
@@ -163,7 +165,7 @@ class Compressor:
 
     def layer_status(self) -> list[LayerStatus]:
         """Present and final sparsity of every pruned layer."""
-        weights = self._masks.weights if self._masks is not None else [n.module.weight for n in self.graph.layers]
+        weights = self._masks.weights if self._masks is not None else [n.module.weight for n in self._layers]
         return [
             LayerStatus(name, 1.0 - int(torch.count_nonzero(weight)) / weight.numel(), zeros / weight.numel())
             for name, weight, zeros in zip(self._names, weights, self.target_zeros, strict=False)
@@ -202,8 +204,8 @@ class Compressor:
     def _before_step(self, *_: Any) -> None:
         price = self.config.rate_weight
         if price and self.phase is Phase.QUANTIZE:
-            weights = sum(node.module.weight.numel() for node in self.graph.layers)
-            for node in self.graph.layers:
+            weights = sum(node.module.weight.numel() for node in self._layers)
+            for node in self._layers:
                 node.module.add_rate_gradient(price / weights)  # type: ignore[operator]
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -214,7 +216,7 @@ class Compressor:
         learned = self.config.weight_range == "learned" and self._updates % STEP_STRIDE == 0
         if learned:
             rate = float(optimizer.param_groups[0]["lr"])
-            for node in self.graph.layers:
+            for node in self._layers:
                 node.module.policypress_quantizer.learn_step(_STEP_RATE * STEP_STRIDE * rate)  # type: ignore[union-attr, operator]
 
     def _forget(self) -> None:
@@ -246,7 +248,7 @@ class Compressor:
     def _scores(self, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self.config.criterion == "flow":
             scores = flow(self.graph.nodes)
-            return [scores[node.name] for node in self.graph.layers]
+            return [scores[node.name] for node in self._layers]
         return [score(self.config.criterion, weight, self._generator) for weight in weights]
 
     def _set_phase(self, phase: Phase) -> None:
@@ -310,11 +312,12 @@ class Compressor:
                 if source is not None and isinstance(following, TanhNode):
                     output = tanh_input()
                 elif source is not None and node is not layers[-1]:
-                    output = ActivationQuantizer(config.activation_bits, signed=not node.relu)
+                    reach = node.reach if node.reach < math.inf else None
+                    output = ActivationQuantizer(config.activation_bits, signed=not node.relu, fixed_limit=reach)
                 quantizer = LayerQuantizer(
                     config.weight_bits,
                     weight_channels(node.module, config.granularity),
-                    config.weight_range,
+                    "minmax" if node.fixed else config.weight_range,
                     source,
                     output,
                     owns_source=source is not None and node is layers[0],

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from policypress.errors import UnsupportedError
-
-UNSUPPORTED_CLIP = (
-    "the agent clips its mean to {:g} (clip_mean of gSDE), which a frozen policy cannot: press it with policypress "
-    "compress, whose student learns it, or train with policy_kwargs={{'clip_mean': 0.0}}."
-)
 
 
 class Add(nn.Module):
@@ -36,14 +32,40 @@ class Residual(nn.Module):
         return self.add(x, self.body(x))  # type: ignore[no-any-return]
 
 
+class FixedLinear(nn.Linear):
+    """A layer that spells out a function, here a clip: neither trained nor pruned."""
+
+    @classmethod
+    @torch.no_grad()
+    def minus(cls, values: torch.Tensor, constant: float) -> FixedLinear:
+        """``constant - x`` for as many x as ``values`` has, in its type and on its device."""
+        layer = cls(len(values), len(values), dtype=values.dtype, device=values.device).requires_grad_(False)
+        layer.weight.copy_(-torch.eye(len(values)))
+        layer.bias.fill_(constant)
+        return layer
+
+
+class BoundedReLU(nn.ReLU):
+    """A ReLU whose outputs beyond ``reach`` make no difference to what follows, so that no code is spent on them."""
+
+    def __init__(self, reach: float) -> None:
+        super().__init__()
+        self.reach = reach
+
+
 @dataclass(frozen=True, eq=False)
 class LayerNode:
-    """A Linear or Conv2d: attribute ``attribute`` of ``owner``; ``relu`` if a ReLU follows at once."""
+    """A Linear or Conv2d: attribute ``attribute`` of ``owner``; ``relu`` if a ReLU follows at once.
+
+    ``fixed``: neither trained nor pruned. ``reach``: outputs beyond it make no difference to what follows.
+    """
 
     owner: nn.Module
     attribute: str
     name: str
     relu: bool
+    fixed: bool = False
+    reach: float = math.inf
 
     @property
     def module(self) -> nn.Linear | nn.Conv2d:
@@ -58,6 +80,8 @@ class LayerNode:
 @dataclass(frozen=True)
 class ReluNode:
     """A ReLU that does not follow a layer."""
+
+    reach: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +128,7 @@ class Graph:
     """The deployed path of a network, first to last.
 
     ``root``: the module that answers what the nodes give one after another; None if they are parts of a larger one.
-    ``limit``: outputs beyond it are clipped to it; a teacher may do so, a policy cannot.
+    ``limit``: outputs beyond it are clipped to it; ``clipped`` has layers for that instead.
     """
 
     nodes: tuple[Node, ...]
@@ -147,6 +171,34 @@ def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
     return graph
 
 
+def clip_layers(last: nn.Linear, limit: float) -> list[nn.Module]:
+    """What gives the outputs of ``last`` clipped to ``limit``: c - relu(2 c - relu(y + c)), exact where it clips."""
+    first = copy.deepcopy(last)
+    with torch.no_grad():
+        if first.bias is None:
+            first.bias = nn.Parameter(first.weight.new_zeros(len(first.weight)))
+        first.bias.add_(limit)
+    return [
+        first,
+        BoundedReLU(2 * limit),
+        FixedLinear.minus(first.bias, 2 * limit),
+        BoundedReLU(2 * limit),
+        FixedLinear.minus(first.bias, limit),
+    ]
+
+
+def clipped(graph: Graph) -> Graph:
+    """``graph``, or where its outputs are clipped one that does so by layers; its last layer is then a copy."""
+    if graph.limit == math.inf:
+        return graph
+    *before, last = graph.nodes
+    assert isinstance(last, LayerNode)
+    assert isinstance(last.module, nn.Linear)
+    layers = trace(nn.Sequential(*clip_layers(last.module, graph.limit))).layers
+    names = (last.name, f"{last.name}.above", f"{last.name}.below")
+    return Graph((*before, *(replace(layer, name=name) for layer, name in zip(layers, names, strict=True))))
+
+
 def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, name: str) -> list[Node]:
     if isinstance(module, nn.Linear | nn.Conv2d | nn.Tanh):
         if owner is None:
@@ -155,7 +207,7 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
             return [TanhNode(owner, attribute, name)]
         if isinstance(module, nn.Conv2d):
             check_convolution(module, name)
-        return [LayerNode(owner, attribute, name, relu=False)]
+        return [LayerNode(owner, attribute, name, relu=False, fixed=isinstance(module, FixedLinear))]
     if isinstance(module, nn.Sequential):
         prefix = f"{name}." if name else ""
         children = module._modules.items()  # named_children() leaves out a module's second place, say a shared ReLU's
@@ -168,7 +220,7 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
     if isinstance(module, Residual):
         return [ResidualNode(module, _chain(_trace_module(module, "body", module.body, f"{name}.body")))]
     if isinstance(module, nn.ReLU):
-        return [ReluNode()]
+        return [ReluNode(module.reach if isinstance(module, BoundedReLU) else math.inf)]
     if isinstance(module, nn.Flatten):
         if (module.start_dim, module.end_dim) != (1, -1):
             raise UnsupportedError(
@@ -202,7 +254,7 @@ def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:
     previous: Node | None = None
     for node in nodes:
         if isinstance(node, ReluNode) and isinstance(previous, LayerNode):
-            previous = LayerNode(previous.owner, previous.attribute, previous.name, relu=True)
+            previous = replace(previous, relu=True, reach=node.reach)
             continue
         if previous is not None:
             yield previous

@@ -22,6 +22,7 @@ from policypress.compression.graph import (
     Residual,
     ResidualNode,
     TanhNode,
+    clip_layers,
 )
 from policypress.errors import ConfigError
 
@@ -39,14 +40,22 @@ def hidden_widths(graph: Graph) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> nn.Sequential:
+def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor, *, clips: bool = True) -> nn.Sequential:
     """A network like ``graph``'s, but its last hidden layers are ``hidden`` wide (empty: an exact copy).
 
     Each narrowed layer keeps the units that matter most, with their weights: those whose activation varies most on
     ``observations`` (preprocessed, (n, ...)), times the norm of the weights that read them. A network of Linear layers
-    may also get another number of hidden layers; it then starts from fresh weights. Raises ConfigError if the widths do
-    not fit the network.
+    may also get another number of hidden layers; it then starts from fresh weights. Where ``graph`` clips its outputs
+    the student has two small layers more that do so too, unless ``clips`` is False. Raises ConfigError if the widths
+    do not fit the network.
     """
+    modules = _unclipped(graph, hidden, observations)
+    if clips and graph.limit < math.inf:
+        modules[-1:] = clip_layers(modules[-1], graph.limit)
+    return nn.Sequential(*modules)
+
+
+def _unclipped(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> list[Any]:
     widths = hidden_widths(graph)
     linear = all(isinstance(node, LayerNode | ReluNode | TanhNode | FlattenNode) for node in graph.nodes) and all(
         isinstance(node.module, nn.Linear) for node in graph.layers
@@ -57,7 +66,7 @@ def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> 
         raise ConfigError(f"hidden={_listed(hidden)} names more layers than the network has: {_listed(widths)}.")
     target = (*widths[: len(widths) - len(hidden)], *hidden)
     observations = observations.to(graph.layers[0].module.weight)  # half weights see half numbers
-    return nn.Sequential(*_narrowed(graph, target, observations))
+    return list(_narrowed(graph, target, observations))
 
 
 def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
@@ -156,13 +165,13 @@ def _layer(module: nn.Linear | nn.Conv2d, outputs: torch.Tensor, inputs: torch.T
     return made
 
 
-def _fresh(graph: Graph, hidden: Sequence[int]) -> nn.Sequential:
+def _fresh(graph: Graph, hidden: Sequence[int]) -> list[Any]:
     first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
     widths = [first.shape[1], *hidden, last.shape[0]]
     modules: list[nn.Module] = []
     for before, after in pairwise(widths):
         modules += [nn.Linear(before, after, dtype=torch.float32), nn.ReLU()]
-    return nn.Sequential(nn.Flatten(), *modules[:-1])
+    return [nn.Flatten(), *modules[:-1]]
 
 
 def _listed(widths: Iterable[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from policypress.compression.fake_quant import (
     multiplier_and_shift,
 )
 from policypress.compression.graph import (
-    UNSUPPORTED_CLIP,
     FlattenNode,
     Graph,
     LayerNode,
@@ -30,6 +28,7 @@ from policypress.compression.graph import (
     PoolNode,
     ResidualNode,
     TanhNode,
+    clipped,
 )
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.canonical import canonical
@@ -124,8 +123,10 @@ def freeze_graph(
     """``freeze`` for a network that is not Stable-Baselines3's, unit for unit (``canonical`` makes it smaller);
     ``observations`` (n, *shape) become test vectors. Raises UnsupportedError too if the network that was traced answers
     something else than the frozen policy would."""
-    if graph.limit < math.inf:
-        raise UnsupportedError(UNSUPPORTED_CLIP.format(graph.limit))
+    dense = 4 * sum(
+        values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
+    )
+    graph = clipped(graph)
     first = graph.layers[0].module
     nodes = graph.nodes
     if len(observation.shape) == 1 and isinstance(nodes[0], FlattenNode):
@@ -143,9 +144,6 @@ def freeze_graph(
                 int(quantizer.bits),
                 None if zeros is None or not zeros.any() else _array(zeros).astype(np.int32),
             )
-    dense = 4 * sum(
-        values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
-    )
     if inputs is not None:
         check_accumulators(ops, inputs)
     policy = Policy(ops, observation, action, inputs, baseline_bytes or dense, dict(provenance or {}))
@@ -153,7 +151,7 @@ def freeze_graph(
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
     if graph.root is not None:
         like, run = first.weight.detach(), _outputs(policy)
-        for scale, x in probes(observation.shape, observation.image):
+        for scale, x in probes(observation.shape, observation.image, like.dtype):
             own = answer(graph.root, x, like)
             compare("the network", own, run(x), scale, tolerance=tolerance_of(like.dtype))
     if inputs is not None and isinstance(quantizer, InputQuantizer):

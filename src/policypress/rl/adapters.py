@@ -23,8 +23,8 @@ from stable_baselines3.common.vec_env import unwrap_vec_normalize
 from torch import nn
 from torch.nn.utils import skip_init
 
-from policypress.compression.answers import TOLERANCE, compare, differs, probes, undisturbed
-from policypress.compression.graph import UNSUPPORTED_CLIP, Graph, trace
+from policypress.compression.answers import SCALES, TOLERANCE, compare, differs, probes, undisturbed
+from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward
 from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
@@ -45,8 +45,8 @@ _NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trai
 _IMAGE_FEATURES = 512
 _BOUNDED = 1e6  # a wider range of observations is a way to say that there is none
 _SAMPLES = 64
-_NOISE = 0.05 * TOLERANCE
-"""Of the largest output: what rounding may change, where choices are decided by small differences of large values."""
+_NOISE = 2e-5
+"""Of the largest output: what rounding may change, where small differences of large values decide."""
 
 EXTRACTORS: dict[type[nn.Module], list[str]] = {
     FlattenExtractor: ["flatten"],
@@ -208,7 +208,11 @@ class SACAdapter(_ContinuousAdapter):
     def trained_graph(self, model: Any) -> Graph:
         graph = super().trained_graph(model)
         if graph.limit < math.inf:
-            raise UnsupportedError(UNSUPPORTED_CLIP.format(graph.limit))
+            raise UnsupportedError(
+                f"the agent clips its mean to {graph.limit:g} (clip_mean of gSDE) and cannot be pressed while it "
+                "learns: press the trained agent with policypress compress, or train with "
+                "policy_kwargs={'clip_mean': 0.0}."
+            )
         return graph
 
     def auxiliary(self, model: Any) -> list[tuple[str, nn.Parameter]]:
@@ -471,8 +475,11 @@ def _compare_actions(
     the outputs decide clearly."""
     ours = reference.act(action, outputs)
     if action.kind == "box":
-        span = float(np.max(np.asarray(action.high) - np.asarray(action.low))) if action.squash else 0.0
-        compare(who, own, ours, scale, magnitude=span)
+        span, slope = 0.0, np.ones(outputs.shape)
+        if action.squash:
+            width = np.ravel(np.asarray(action.high, np.float64) - np.asarray(action.low, np.float64))
+            span, slope = float(width.max()), width / 2 / np.cosh(outputs.astype(np.float64).clip(-50.0, 50.0)) ** 2
+        compare(who, own, ours, scale, magnitude=span, slack=_NOISE * np.abs(outputs).max() * slope)
         return
     own, ours = own.reshape(len(outputs), -1), ours.reshape(len(outputs), -1)
     clear = _margins(action, outputs) > _NOISE * np.abs(outputs).max()
@@ -502,22 +509,38 @@ def _centred(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
 
 def _observations(space: Any) -> Iterator[tuple[float, Any]]:
     """Scales, and raw observations (n, *shape) of each, within the bounds of ``space``; always the same ones."""
-    if not isinstance(space, spaces.Box):
-        drawn = copy.deepcopy(space)
-        drawn.seed(0)
-        samples = [drawn.sample() for _ in range(_SAMPLES)]
-        named = isinstance(samples[0], dict)
-        yield 1.0, {k: np.stack([s[k] for s in samples]) for k in samples[0]} if named else np.stack(samples)
+    random = np.random.default_rng(0)
+    if isinstance(space, spaces.Dict):
+        for scale in SCALES:
+            yield (
+                scale,
+                {
+                    name: _within(part, scale * random.normal(size=(_SAMPLES, *(part.shape or ()))), random)
+                    for name, part in space.spaces.items()
+                },
+            )
+    elif not isinstance(space, spaces.Box):
+        yield 1.0, _within(space, np.zeros(_SAMPLES), random)
     elif is_image_space(space):
         for scale, x in probes(space.shape, image=True):
             yield scale, np.rint(255 * x).astype(space.dtype)
     else:
-        random = np.random.default_rng(0)
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        bounded = high - low < _BOUNDED
         for scale, x in probes(space.shape):
-            inside = np.where(bounded, low, 0.0) + np.where(bounded, high - low, 0.0) * random.uniform(size=x.shape)
-            yield scale, np.where(bounded, inside, x.clip(low, high)).astype(space.dtype)
+            yield scale, _within(space, x, random)
+
+
+def _within(space: Any, x: NDArray[Any], random: np.random.Generator) -> NDArray[Any]:
+    """Observations (n, *shape): ``x`` where ``space`` is a Box without bounds, drawn between those it has, else as
+    many as ``x`` drawn by ``space``."""
+    if not isinstance(space, spaces.Box):
+        drawn = copy.deepcopy(space)
+        drawn.seed(0)
+        return np.stack([drawn.sample() for _ in x])
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    bounded = high - low < _BOUNDED
+    inside = np.where(bounded, low, 0.0) + np.where(bounded, high - low, 0.0) * random.uniform(size=x.shape)
+    found: NDArray[Any] = np.where(bounded, inside, x.clip(low, high)).astype(space.dtype)
+    return found
 
 
 def _network_input(tensors: Any, space: Any, normalize_images: bool) -> NDArray[np.float32]:

@@ -47,8 +47,9 @@ _LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
 _ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
 _REDRAW = 0.02  # of the steps: who acts is drawn anew
 _DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
-_AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99}  # ``agreement`` from which nothing is left to learn
-_FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98}  # below which something is again
+# ``agreement`` from which nothing is left to learn, and below which something is again.
+_AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99, "multi-binary": 0.99}
+_FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-binary": 0.98}
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
 _TEMPERATURE = 0.25  # of Q values, in their own standard deviations
@@ -107,7 +108,7 @@ def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> G
     """What ``network`` computes before the Tanh at its end, which must be all that follows."""
     graph = trace(nn.Sequential(OrderedDict(list(network._modules.items())[:-1])))
     like = graph.layers[0].module.weight.detach()
-    for scale, x in probes(observation.shape, observation.image):
+    for scale, x in probes(observation.shape, observation.image, like.dtype):
         ours = forward(graph, torch.as_tensor(x).to(like)).detach().tanh()
         compare(
             "the network",
@@ -322,7 +323,8 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
-    network = student(teacher.graph, config.hidden, observations)
+    # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
+    network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
@@ -400,6 +402,9 @@ def agreement(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> 
         return float((1.0 - missed / variance.clamp(min=1e-12)).amin())
     wanted = _log_odds(teacher, wanted)
     kept = torch.ones(len(wanted))
+    if action.kind == "multi-binary":
+        less = torch.exp(-wanted.abs())  # the odds of what the teacher likes less
+        return float(torch.where((outputs > 0) == (wanted > 0), 1.0, less).prod(1).mean())
     for ours, theirs in _by_group(action, outputs, wanted):
         likely = theirs.softmax(1)
         kept = kept * likely.gather(1, ours.argmax(1, keepdim=True))[:, 0] / likely.amax(1)
