@@ -50,6 +50,7 @@ from rl.toys import (
     PICK_OF_FOUR,
     PRESSED,
     SEEN,
+    Look,
     agent,
     learn,
     random_observations,
@@ -440,6 +441,45 @@ class Reach(gym.Env[Any, Any]):
 
     def compute_reward(self, achieved: Any, desired: Any, _: Any) -> Any:
         return -np.linalg.norm(achieved - desired, axis=-1)
+
+
+class Glow(Look):
+    """``Look`` in numbers from 0 to 1."""
+
+    observation_space: Any = spaces.Box(0, 1, (4, 36, 36), np.float32)
+
+    def _draw(self) -> Any:
+        return super()._draw().astype(np.float32) / 255
+
+
+class GlowInDict(Glow):
+    observation_space = spaces.Dict({"camera": Glow.observation_space})
+
+    def _draw(self) -> Any:
+        return {"camera": super()._draw()}
+
+
+@pytest.mark.parametrize("kind", [Glow, GlowInDict])
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_images_of_floats_are_refused_by_name(algo: str, kind: Any, tmp_path: Path) -> None:
+    policy = "CnnPolicy" if kind is Glow else "MultiInputPolicy"
+    env = DummyVecEnv([lambda: Monitor(kind())])
+    small = {"n_steps": 8, "batch_size": 8} if algo == "ppo" else {"buffer_size": 10}
+    model = ADAPTERS[algo].model_class(policy, env, policy_kwargs={"normalize_images": False}, device="cpu", **small)
+    model.save(tmp_path / "agent.zip")
+    sentence = "^agents that see images as floats .* cannot be pressed: train on images of bytes from 0 to 255, without"
+    with pytest.raises(UnsupportedError, match=sentence):
+        pp.freeze(model)
+    for trust in (False, True):
+        with pytest.raises(UnsupportedError, match=sentence):
+            load_agent(tmp_path / "agent.zip", algo, kind, trust=trust)
+
+
+def test_normalized_images_are_refused_by_name() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make(LOOK))]))
+    settings: dict[str, Any] = {"policy_kwargs": {"normalize_images": False}, "n_steps": 8, "batch_size": 8}
+    with pytest.raises(UnsupportedError, match=r"^agents that see images as floats .*without VecNormalize"):
+        pp.freeze(PPO("CnnPolicy", env, device="cpu", **settings))
 
 
 # What does not fit
