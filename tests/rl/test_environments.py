@@ -439,12 +439,12 @@ def old(method: str) -> type[Pick]:
     return type("Old", (Pick,), {method: {"reset": reset, "step": step}[method]})
 
 
-def shown(observation: list[float]) -> type[Pick]:
+def shown(observation: Any) -> type[Pick]:
     """Shows this in its third step."""
 
     def step(self: Any, action: Any) -> Any:
         found, *rest = Pick.step(self, action)
-        return np.array(observation, np.float32) if self._steps == 3 else found, *rest
+        return observation if self._steps == 3 else found, *rest
 
     return type("Shown", (Pick,), {"step": step})
 
@@ -464,6 +464,15 @@ BROKEN = [
         r"Old does not give an observation and a dict of information from reset\(\), as Gymnasium's.*mend the",
     ),
     (shown([0.5, np.nan, 0.0]), r"Shown gives an observation that is not finite: mend the environment\.$"),
+    (shown("dark"), r"Shown gives an observation of shape \(\), but its observation_space has \(3,\): mend the env"),
+    (
+        shown(["a", "b", "c"]),
+        r"Shown fails in step\(\) \(TypeError: ufunc 'isfinite' not supported.*: mend the environment",
+    ),
+    (
+        shown([1.0, [2.0], 3.0]),
+        r"Shown fails in step\(\) \(ValueError: setting an array element.*: mend the environment",
+    ),
     (shown([0.5, 0.5]), r"of shape \(2,\), but its observation_space has \(3,\): mend the environment\.$"),
     (fragile("much"), r"fails in step\(\) \(TypeError: must be real number, not str\)"),
 ]

@@ -315,9 +315,9 @@ class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         try:
             observation, info = self.env.reset(**kwargs)
+            self._check(observation)
         except Exception as error:  # an environment can raise anything
             raise self._failed("reset", error) from error
-        self._check(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -326,11 +326,11 @@ class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             found = self.env.step(action)
             finite = math.isfinite(found[1])
+            self._check(found[0])
         except Exception as error:  # as above
             raise self._failed("step", error) from error
         if not finite:
             raise RunError(f"{self._name} gives a reward of {found[1]}: mend the environment, rewards must be finite.")
-        self._check(found[0])
         return found
 
     def _check(self, observation: Any) -> None:
