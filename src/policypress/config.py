@@ -72,12 +72,10 @@ class CompressionConfig:
     """How long before ``quantize_start`` ranges are measured; 0 starts cold, as the paper does."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}.")
-        for name in ("prune_iterations", "weight_bits", "activation_bits", "input_bits"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number.")
         if not 0.0 <= self.sparsity < 1.0:
             raise ConfigError(
                 f"sparsity={self.sparsity} must be at least 0 and below 1, for example "
@@ -105,7 +103,7 @@ class CompressionConfig:
                 f"rate_weight={self.rate_weight} must be at least 0, and needs weight_bits of 2 to 8 and "
                 "weight_range=learned."
             )
-        if not (self.quantize_start >= 0.0 and self.observe >= 0.0):
+        if self.quantize_start < 0.0 or self.observe < 0.0:
             raise ConfigError("quantize_start and observe must not be negative, for example 0.85 and 0.05.")
 
     @property
@@ -160,14 +158,10 @@ class Environment:
         if isinstance(self.wrappers, str) or not all(isinstance(wrapper, str) for wrapper in self.wrappers):
             raise ConfigError(f"wrappers={self.wrappers!r} must be names of classes, for example 'module:Class'.")
         object.__setattr__(self, "wrappers", tuple(self.wrappers))
-        try:  # as they come back from JSON, so that a config equals its own copy on disk
-            object.__setattr__(self, "env_kwargs", json.loads(json.dumps(dict(self.env_kwargs), allow_nan=False)))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"env_kwargs={self.env_kwargs!r} must be finite numbers, strings, booleans or lists of them: write a "
-                "factory that makes the environment, and name that."
-            ) from error
-        if not isinstance(self.frame_stack, int) or self.frame_stack < 1:
+        hint = ": write a factory that makes the environment, and name that"
+        object.__setattr__(self, "env_kwargs", _json_values("env_kwargs", self.env_kwargs, hint))
+        _check_numbers(self)
+        if self.frame_stack < 1:
             raise ConfigError(f"frame_stack={self.frame_stack} must be at least 1.")
 
     def as_dict(self) -> dict[str, Any]:
@@ -211,8 +205,9 @@ class TrainConfig:
         object.__setattr__(self, "algo", self.algo.lower())
         # As they come back from JSON, so that a config equals its own copy on disk.
         _settle_environment(self)
-        object.__setattr__(self, "algo_kwargs", json.loads(json.dumps(self.algo_kwargs)))
-        object.__setattr__(self, "optimizer_kwargs", json.loads(json.dumps(self.optimizer_kwargs)))
+        _check_numbers(self)
+        for name in ("algo_kwargs", "optimizer_kwargs"):
+            object.__setattr__(self, name, _json_values(name, getattr(self, name)))
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
         if self.extension < 0.0:
@@ -263,16 +258,15 @@ class DistillConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         for name in ("batches", "batch_size", "collections", "states"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be a whole number.")
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.states < self.batch_size:
             raise ConfigError(f"states={self.states} must be at least batch_size={self.batch_size}.")
-        if not 0.0 < self.learning_rate < math.inf:
+        if self.learning_rate <= 0.0:
             raise ConfigError(f"learning_rate={self.learning_rate} must be positive, for example 3e-3.")
-        if not 0.0 <= self.critic_weight < math.inf:
+        if self.critic_weight < 0.0:
             raise ConfigError(f"critic_weight={self.critic_weight} must not be negative.")
         if not 0.0 <= self.critic_start <= 1.0:
             raise ConfigError(f"critic_start={self.critic_start} must be a fraction of the batches, for example 0.5.")
@@ -312,6 +306,7 @@ class CompressConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "algo", self.algo.lower())
         _settle_environment(self)
+        _check_numbers(self)
         if self.method not in ("distill", "ptq", "finetune"):
             raise ConfigError(f"method={self.method!r} is not one of distill, ptq, finetune.")
         if self.method == "finetune":
@@ -326,7 +321,7 @@ class CompressConfig:
             raise ConfigError(
                 f"keep={self.keep} must be a share of the agent's return, for example {_share(self.keep, 0.95):g}."
             )
-        if self.keep and not (self.method == "distill" and 0.0 < self.minutes < math.inf):
+        if self.keep and not (self.method == "distill" and self.minutes > 0.0):
             raise ConfigError("keep=... searches among distilled students: give --minutes, and no other --method.")
         if self.keep and not self.student.compression.quantizes:
             raise ConfigError("keep=... searches for a precision: give weight_bits of 2 to 8.")
@@ -338,6 +333,27 @@ class CompressConfig:
     @property
     def environment(self) -> Environment:
         return Environment(self.env, self.env_kwargs, self.wrappers, self.frame_stack)
+
+
+def _check_numbers(config: Any) -> None:
+    """Raises ConfigError for a field of ``config`` that is no number, no whole one or not finite, but should be."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if one.type == "int" and not isinstance(value, int):
+            raise ConfigError(f"{one.name}={value!r} must be a whole number.")
+        if one.type == "float" and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ConfigError(f"{one.name}={value!r} must be a finite number.")
+
+
+def _json_values(name: str, values: Mapping[str, Any], hint: str = "") -> dict[str, Any]:
+    """``values`` as they come back from JSON, so that a config equals its own copy on disk."""
+    try:
+        settled: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{name}={values!r} must be finite numbers, strings, booleans or lists of them{hint}."
+        ) from error
+    return settled
 
 
 def _settle_environment(config: TrainConfig | CompressConfig) -> None:

@@ -25,5 +25,13 @@ class RunError(PolicypressError, RuntimeError):
     """A training run cannot start or go on: its folder or checkpoint is in the way or missing."""
 
 
+class DivergedError(RunError):
+    """A training diverged: its losses, weights or actions are not finite."""
+
+
 class ExportError(PolicypressError, RuntimeError):
     """A policy cannot be exported, or what was exported does not answer as the policy does."""
+
+
+DIVERGED = "the training diverged, lower the learning rate (--learning-rate, or --set learning_rate=1e-4 of train)"
+"""How a DivergedError ends."""

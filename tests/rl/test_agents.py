@@ -20,9 +20,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO, RecurrentPPO
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO, SAC, HerReplayBuffer
 from stable_baselines3.common import save_util
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -34,6 +35,7 @@ import policypress as pp
 from policypress.config import CompressionConfig
 from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
 from policypress.rl import CompressionCallback, ResNetExtractor
+from policypress.rl import load as rl_load
 from policypress.rl.adapters import ADAPTERS, NAMES
 from policypress.rl.agents import Agent, check_return, load_agent
 from policypress.rl.statistics import Evidence, read_vecnormalize
@@ -48,6 +50,7 @@ from rl.toys import (
     PICK_OF_FOUR,
     PRESSED,
     SEEN,
+    Look,
     agent,
     learn,
     random_observations,
@@ -360,6 +363,123 @@ def test_a_trusted_file_that_does_not_open(tmp_path: Path) -> None:
     path = write(tmp_path / "agent.zip", "sac", data=json.dumps(data))
     with pytest.raises(RunError, match=r"cannot be opened by SAC\.load: "):
         load_agent(path, "sac", FOLLOW, trust=True)
+
+
+def without(path: Path, case: str, *names: str) -> Path:
+    """The zip of ``case``, its JSON without these."""
+    data = {name: value for name, value in data_of(case).items() if name not in names}
+    return write(path, case, data=json.dumps(data))
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("names", [("n_envs",), ("observation_space", "action_space"), ("lr_schedule", "action_noise")])
+@pytest.mark.parametrize("case", ["sac", "dqn", "ppo"])
+def test_what_a_zip_can_do_without(case: str, names: tuple[str, ...], trust: bool, tmp_path: Path) -> None:
+    algo, env, _ = CASES[case]
+    model, _ = saved(case)
+    loaded = load_agent(without(tmp_path / "agent.zip", case, *names), algo, env, trust=trust)
+    observations = random_observations(model)
+    expected = model.predict(observations, deterministic=True)[0]
+    np.testing.assert_array_equal(loaded.model.predict(observations, deterministic=True)[0], expected)
+    again = rl_load(tmp_path / "agent.zip", algo, env=model.get_env())
+    np.testing.assert_array_equal(again.predict(observations, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("kwargs", [None, {}, {"policy_kwargs": None}, {"policy_kwargs": pickled({})}])
+def test_a_policy_is_not_rebuilt_by_guessing(kwargs: Any, tmp_path: Path) -> None:
+    data = {name: value for name, value in data_of("sac").items() if name != "policy_kwargs"} | (kwargs or {})
+    path = write(tmp_path / "agent.zip", "sac", data=json.dumps(data))
+    sentence = (
+        r"agent\.zip does not tell how its policy is built \(policy_kwargs\): save the agent again with model\.save\.$"
+    )
+    for trust in (False, True):
+        with pytest.raises(RunError, match=sentence):
+            load_agent(path, "sac", FOLLOW, trust=trust)
+    with pytest.raises(RunError, match=sentence):
+        rl_load(path, "sac")
+
+
+def test_a_zip_without_spaces_needs_its_environment(tmp_path: Path) -> None:
+    path = without(tmp_path / "agent.zip", "sac", "action_space")
+    with pytest.raises(
+        RunError, match=r"does not tell its action_space: give the agent's environment \(env=\.\.\.\)\.$"
+    ):
+        rl_load(path, "sac")
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_agent_with_hindsight_opens(trust: bool, tmp_path: Path) -> None:
+    model = SAC(
+        "MultiInputPolicy", DummyVecEnv([lambda: Monitor(Reach())]), replay_buffer_class=HerReplayBuffer,
+        replay_buffer_kwargs={"n_sampled_goal": 2}, policy_kwargs={"net_arch": [8]}, learning_starts=20, device="cpu",
+    )  # fmt: skip
+    model.learn(30)
+    model.save(tmp_path / "agent.zip")
+    loaded = load_agent(tmp_path / "agent.zip", "sac", Reach, trust=trust)
+    space = model.observation_space
+    shown = space.sample()
+    np.testing.assert_array_equal(
+        loaded.model.predict(shown, deterministic=True)[0], model.predict(shown, deterministic=True)[0]
+    )
+
+
+class Reach(gym.Env[Any, Any]):
+    """Go where the goal is."""
+
+    _place = spaces.Box(-1, 1, (2,), np.float32)
+    observation_space = spaces.Dict({"observation": _place, "achieved_goal": _place, "desired_goal": _place})  # type: ignore[assignment]
+    action_space = _place
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        self._steps += 1
+        return self.observation_space.sample(), 0.0, False, self._steps >= 5, {}
+
+    def compute_reward(self, achieved: Any, desired: Any, _: Any) -> Any:
+        return -np.linalg.norm(achieved - desired, axis=-1)
+
+
+class Glow(Look):
+    """``Look`` in numbers from 0 to 1."""
+
+    observation_space: Any = spaces.Box(0, 1, (4, 36, 36), np.float32)
+
+    def _draw(self) -> Any:
+        return super()._draw().astype(np.float32) / 255
+
+
+class GlowInDict(Glow):
+    observation_space = spaces.Dict({"camera": Glow.observation_space})
+
+    def _draw(self) -> Any:
+        return {"camera": super()._draw()}
+
+
+@pytest.mark.parametrize("kind", [Glow, GlowInDict])
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_images_of_floats_are_refused_by_name(algo: str, kind: Any, tmp_path: Path) -> None:
+    policy = "CnnPolicy" if kind is Glow else "MultiInputPolicy"
+    env = DummyVecEnv([lambda: Monitor(kind())])
+    small = {"n_steps": 8, "batch_size": 8} if algo == "ppo" else {"buffer_size": 10}
+    model = ADAPTERS[algo].model_class(policy, env, policy_kwargs={"normalize_images": False}, device="cpu", **small)
+    model.save(tmp_path / "agent.zip")
+    sentence = "^agents that see images as floats .* cannot be pressed: train on images of bytes from 0 to 255, without"
+    with pytest.raises(UnsupportedError, match=sentence):
+        pp.freeze(model)
+    for trust in (False, True):
+        with pytest.raises(UnsupportedError, match=sentence):
+            load_agent(tmp_path / "agent.zip", algo, kind, trust=trust)
+
+
+def test_normalized_images_are_refused_by_name() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make(LOOK))]))
+    settings: dict[str, Any] = {"policy_kwargs": {"normalize_images": False}, "n_steps": 8, "batch_size": 8}
+    with pytest.raises(UnsupportedError, match=r"^agents that see images as floats .*without VecNormalize"):
+        pp.freeze(PPO("CnnPolicy", env, device="cpu", **settings))
 
 
 # What does not fit

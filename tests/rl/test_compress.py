@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import policypress as pp
 from policypress.config import CompressConfig, CompressionConfig, DistillConfig, from_json
-from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
 from policypress.policy.payload import encode_payload
 from policypress.rl import ResNetExtractor, checkpoint, evaluate
 from policypress.rl.compress import Source, compress, plan, post_training, press, scaled_hidden, teacher_of
@@ -356,3 +356,32 @@ def test_a_distilled_student_keeps_more_than_post_training(source: Source, tmp_p
     assert results["ptq"]["numerics"] == "integer"
     assert {path.name for path in (tmp_path / "ptq").iterdir()} == LEFT
     assert results["distill"]["kept"]["share"] > results["ptq"]["kept"]["share"]
+
+
+# Diverging
+
+
+@pytest.mark.parametrize("weight_bits", [8, 32])
+def test_a_student_that_diverges_says_so_and_leaves_nothing(weight_bits: int, tmp_path: Path) -> None:
+    source = Source(tmp_path / "agent.zip")
+    agent("sac", FOLLOW).save(source.agent)
+    compression = {"weight_bits": weight_bits}
+    config = planned(source, "sac", FOLLOW, compression=compression, student={"learning_rate": 1e30})
+    with pytest.raises(
+        DivergedError, match=r"^the student's loss is (nan|inf) in batch \d+: the training diverged, lower"
+    ):
+        press(source, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("algo", ["sac", "ppo", "td3"])
+def test_an_agent_that_diverges_says_so(algo: str, tmp_path: Path) -> None:
+    path = tmp_path / "agent.zip"
+    agent(algo, FOLLOW, learning_rate=1e30).save(path)
+    config = plan(
+        Source(path, trust=True), algo, FOLLOW, method="finetune", settings={"episodes": 8, "steps": 200},
+        compression={"weight_bits": 8},
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match=r" not finite .*: the training diverged, lower the learning rate"):
+        press(Source(path, trust=True), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import policypress as pp
 from policypress import cli
 from policypress.config import CompressConfig, DistillConfig, Environment, TrainConfig, dumps, from_json
-from policypress.errors import ConfigError, RunError, UnsupportedError
+from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.policy.freeze import freeze_graph
 from policypress.rl import environments, evaluate
 from policypress.rl.adapters import ADAPTERS
@@ -426,12 +426,54 @@ def fragile(wrong: Any, start: bool = False) -> type[Fragile]:
     return kind
 
 
+def old(method: str) -> type[Pick]:
+    """Answers in one of its methods as gym's environments did before Gymnasium."""
+
+    def reset(self: Any, **kwargs: Any) -> Any:
+        return Pick.reset(self, **kwargs)[0]
+
+    def step(self: Any, action: Any) -> Any:
+        observation, reward, _, done, info = Pick.step(self, action)
+        return observation, reward, done, info
+
+    return type("Old", (Pick,), {method: {"reset": reset, "step": step}[method]})
+
+
+def shown(observation: Any) -> type[Pick]:
+    """Shows this in its third step."""
+
+    def step(self: Any, action: Any) -> Any:
+        found, *rest = Pick.step(self, action)
+        return observation if self._steps == 3 else found, *rest
+
+    return type("Shown", (Pick,), {"step": step})
+
+
 BROKEN = [
     (fragile(ValueError("no\nrobot")), r"Fragile fails in step\(\) \(ValueError: no\): mend the environment\.$"),
     (fragile(KeyError()), r"Fragile fails in step\(\) \(KeyError\): mend the environment\.$"),
     (fragile(OSError("gone."), start=True), r"Fragile fails in reset\(\) \(OSError: gone\): mend the environment\.$"),
     (fragile(np.nan), r"Fragile gives a reward of nan: mend the environment, rewards must be finite\.$"),
     (fragile(-np.inf), r"gives a reward of -inf: mend the environment"),
+    (
+        old("step"),
+        r"Old does not give observation, reward, terminated, truncated and a dict of information from step\(\), ",
+    ),
+    (
+        old("reset"),
+        r"Old does not give an observation and a dict of information from reset\(\), as Gymnasium's.*mend the",
+    ),
+    (shown([0.5, np.nan, 0.0]), r"Shown gives an observation that is not finite: mend the environment\.$"),
+    (shown("dark"), r"Shown gives an observation of shape \(\), but its observation_space has \(3,\): mend the env"),
+    (
+        shown(["a", "b", "c"]),
+        r"Shown fails in step\(\) \(TypeError: ufunc 'isfinite' not supported.*: mend the environment",
+    ),
+    (
+        shown([1.0, [2.0], 3.0]),
+        r"Shown fails in step\(\) \(ValueError: setting an array element.*: mend the environment",
+    ),
+    (shown([0.5, 0.5]), r"of shape \(2,\), but its observation_space has \(3,\): mend the environment\.$"),
     (fragile("much"), r"fails in step\(\) \(TypeError: must be real number, not str\)"),
 ]
 
@@ -444,6 +486,42 @@ def test_what_goes_wrong_is_told_in_a_sentence(env: Any, sentence: str) -> None:
         pp.compress(agent("dqn", PICK), env, DistillConfig(hidden=(8,), batches=40, states=300))
 
 
+@pytest.mark.parametrize("kind", [old("step"), old("reset")])
+def test_training_says_it_too_and_leaves_nothing(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "Trained", kind, raising=False)
+    kwargs = {"learning_starts": 10, "batch_size": 8, "buffer_size": 100}
+    config = TrainConfig("dqn", f"{__name__}:Trained", 40, algo_kwargs=kwargs)
+    with pytest.raises(RunError, match="mend the environment"):
+        pp.rl.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("space", ["observation_space", "action_space"])
+def test_an_environment_without_a_space(space: str) -> None:
+    with pytest.raises(ConfigError, match=f"Bare has no {space} of gymnasium.spaces: give the environment one"):
+        make_env(type("Bare", (Pick,), {space: None}), training=False)
+
+
+def test_actions_that_are_not_finite_are_not_blamed_on_the_environment() -> None:
+    env = make_env(Follow, training=False)
+    env.reset(seed=0)
+    with pytest.raises(
+        DivergedError, match=r"^the policy gives actions that are not finite in rl\.toys:Follow: the tr"
+    ):
+        env.step(np.array([0.5, np.nan], np.float32))
+
+
+def test_an_environment_that_fails_those_who_act_blindly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RunError("no")
+
+    monkeypatch.setattr(sys.modules["policypress.rl.compress"], "chance", fails)
+    config = plan(Source(save_picker(tmp_path / "agent.zip")), "dqn", PICK, hidden=(8,))
+    with pytest.raises(RunError, match=r"^no$"):
+        press(Source(tmp_path / "agent.zip"), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("wrong", [ValueError("no"), np.nan, "endless"])
 def test_what_goes_wrong_leaves_no_run_behind(wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broken, "wrong", wrong)
@@ -452,7 +530,11 @@ def test_what_goes_wrong_leaves_no_run_behind(wrong: Any, tmp_path: Path, monkey
     config = plan(source, "dqn", Broken, hidden=(8,), student={"batches": 40, "states": 300})
     with pytest.raises(RunError):
         press(source, config, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError):
+        press(source, config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]  # somebody else made this folder
 
 
 class Broken(Fragile):

@@ -20,7 +20,7 @@ from torch import nn
 import policypress as pp
 from policypress.compression.compressor import Phase
 from policypress.config import CompressionConfig
-from policypress.errors import PolicypressError, UnsupportedError
+from policypress.errors import DivergedError, PolicypressError, UnsupportedError
 from policypress.policy.policy import Layer, Policy, Tanh
 from policypress.rl import ResNetExtractor
 from policypress.rl import load as load_agent
@@ -388,6 +388,18 @@ def test_weights_that_are_not_finite_are_refused_while_quantizing() -> None:
     with torch.no_grad():
         model.actor.latent_pi[2].bias[0] = float("nan")
     with pytest.raises(PolicypressError, match=r"layer latent_pi\.2 is not finite"):
+        pp.freeze(model)
+
+
+def test_outputs_that_are_not_finite_where_it_was_trained_are_refused() -> None:
+    model = sac(FOLLOW)
+    model.learn(30)
+    with torch.no_grad():
+        for layer in (model.actor.latent_pi[0], model.actor.latent_pi[2], model.actor.mu):
+            layer.weight.fill_(1e30)
+    with pytest.raises(
+        DivergedError, match=r"^the policy's outputs are not finite where it was trained: the training di"
+    ):
         pp.freeze(model)
 
 

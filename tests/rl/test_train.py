@@ -15,7 +15,7 @@ import pytest
 
 import policypress as pp
 from policypress.config import CompressionConfig, TrainConfig, from_json
-from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
 from policypress.policy.payload import encode_payload
 from policypress.rl import checkpoint, evaluate, train
 from policypress.rl import load as load_agent
@@ -178,7 +178,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         pytest.raises(RunError, match=r"another process is training in .*: wait for it or choose another --out"),
     ):
         train(run_config(), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not (tmp_path / "run").exists()
     with checkpoint.locked(tmp_path / "run"):
         pass
 
@@ -201,6 +201,14 @@ def test_a_start_that_failed_does_not_block_the_folder(
     result = train(run_config(steps=60), tmp_path)
     assert result["steps"] == 60
     assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.parametrize("algo", ["sac", "dqn"])
+def test_a_training_that_diverges_says_so(algo: str, tmp_path: Path, no_checkpoints: None) -> None:
+    config = run_config(algo, algo_kwargs={**run_config(algo).algo_kwargs, "learning_rate": 1e30})
+    with pytest.raises(DivergedError, match=r"not finite.*: the training diverged, lower the learning rate"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # Seeds

@@ -30,7 +30,7 @@ from policypress.compression.graph import (
     TanhNode,
     clipped,
 )
-from policypress.errors import PolicypressError, UnsupportedError
+from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError, UnsupportedError
 from policypress.policy.canonical import canonical
 from policypress.policy.checks import check_accumulators
 from policypress.policy.policy import (
@@ -158,9 +158,11 @@ def freeze_graph(
         _warn_of_drowned_inputs(first, quantizer)
     if observations is None:
         return policy
-    vectors = TestVectors(
-        observations, policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
-    )
+    try:
+        outputs = policy.outputs(observations, reference=True)
+    except ObservationError as error:  # they are what the agent met, and finite
+        raise DivergedError(f"the policy's outputs are not finite where it was trained: {DIVERGED}.") from error
+    vectors = TestVectors(observations, outputs, policy.predict(observations, reference=True)[0])
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
 
 
@@ -228,7 +230,7 @@ def _layer(node: LayerNode) -> Layer:
     bias = torch.zeros(module.weight.shape[0]) if module.bias is None else module.bias
     for name, values in (("weight", module.weight), ("bias", bias)):
         if not torch.isfinite(values).all():
-            raise PolicypressError(f"{name} of layer {node.name} is not finite: the training diverged.")
+            raise DivergedError(f"{name} of layer {node.name} is not finite: {DIVERGED}.")
     quantizer = getattr(module, "policypress_quantizer", None)
     if quantizer is None or not module.active:
         weight, bias = module.weight.float(), bias.float()

@@ -564,6 +564,11 @@ def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
                 "normalize_images=True, Stable-Baselines3's default."
             )
         return ObservationTransform(space.shape, space.dtype.name, image=True, frame_stack=space.shape[0])
+    if any(isinstance(module, nn.Conv2d) for module in model.policy.modules()):
+        raise UnsupportedError(
+            "agents that see images as floats (normalize_images=False, or VecNormalize over images) cannot be pressed: "
+            "train on images of bytes from 0 to 255, without VecNormalize."
+        )
     shape = (flat_size(space),)
     dtype = space.dtype.name if isinstance(space, spaces.Box) else "float32"
     env = model.get_env()

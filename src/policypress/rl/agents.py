@@ -43,7 +43,7 @@ from policypress.rl.adapters import (
     unsupported_extractor,
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
-from policypress.rl.checkpoint import QUANTIZER_KEY, stand_ins
+from policypress.rl.checkpoint import QUANTIZER_KEY, check_settings, unpickled
 from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
 from policypress.rl.pickles import saved_data
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
@@ -209,6 +209,7 @@ def _check_saved(
     saved = adapter_that_saved(data)
     if saved is not None and saved is not adapter:
         raise UnsupportedError(f"{path} was trained by {saved.name}, not by {adapter.name}: give --algo {saved.name}.")
+    check_settings(path, data)
     if saved is None and not trust:
         raise _needs_trust(path, "its policy class is not one of Stable-Baselines3's")
 
@@ -263,14 +264,12 @@ def _unpickled(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> BaseAlgorithm:
-    smaller = {"buffer_size": 1} if "buffer_size" in data else {}
-    objects = stand_ins(data, observation_space, action_space)
-    try:
-        model: BaseAlgorithm = adapter.model_class.load(path, device="cpu", custom_objects=objects, **smaller)
-    except Exception as error:  # a foreign class can raise anything
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise RunError(f"{path} cannot be opened by {adapter.model_class.__name__}.load: {reason}.") from error
-    return model
+    found: dict[str, Any] = {"observation_space": observation_space, "action_space": action_space}
+    if "replay_buffer_class" in data:  # it will not learn, and some want the environment
+        found |= {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    return unpickled(path, adapter, contents, data, found, device="cpu")
 
 
 def _rebuilt(
@@ -318,7 +317,7 @@ def _rebuilt(
 def _policy_kwargs(path: Path, data: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """``policy_kwargs`` of the agent as its JSON shows them; classes are known by their names."""
     kwargs: dict[str, Any] = {}
-    for key, value in (data.get("policy_kwargs") or {}).items():
+    for key, value in data["policy_kwargs"].items():
         if key.startswith(":") or key in _OPTIMIZER_KWARGS:
             continue
         if key == "activation_fn":

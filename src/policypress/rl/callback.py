@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from policypress.compression.compressor import Compressor, Phase
 from policypress.config import CompressionConfig, from_json, to_json
-from policypress.errors import ConfigError
+from policypress.errors import DIVERGED, ConfigError, DivergedError, PolicypressError
 from policypress.rl.adapters import adapter_for, check_graph, observation_transform
 
 STATE_ATTRIBUTE = "policypress_state"
@@ -147,6 +149,17 @@ def _fuse(optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             if all(group.get(key) in (None, False) for key in ("fused", "foreach", "capturable", "differentiable")):
                 group["fused"] = True
+
+
+@contextmanager
+def divergence(model: BaseAlgorithm) -> Iterator[None]:
+    """Tells in a sentence that ``model`` has diverged, which torch's distributions are the first to notice."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, PolicypressError) or "to satisfy the constraint" not in str(error):
+            raise
+        raise DivergedError(f"the agent's actions are not finite at step {model.num_timesteps}: {DIVERGED}.") from error
 
 
 def attached_compressor(model: BaseAlgorithm) -> Compressor | None:

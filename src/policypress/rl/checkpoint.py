@@ -22,7 +22,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from policypress.config import CompressionConfig, from_json
 from policypress.errors import RunError
-from policypress.rl.adapters import adapter_named, adapter_that_saved
+from policypress.rl.adapters import Adapter, adapter_named, adapter_that_saved
 from policypress.rl.callback import STATE_ATTRIBUTE, attach
 
 QUANTIZER_KEY = ".policypress_quantizer."
@@ -48,23 +48,17 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
             f"{path} is not an agent saved by Stable-Baselines3: give the zip that model.save wrote."
         ) from error
     ranges = {key: value for key, value in weights.items() if QUANTIZER_KEY in key or ADD_KEY in key}
-    plain = {key: value for key, value in weights.items() if key not in ranges}
-    contents["policy.pth"] = _torch_bytes(plain)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
-    buffer.seek(0)
+    contents["policy.pth"] = _torch_bytes({key: value for key, value in weights.items() if key not in ranges})
     adapter = adapter_named(algo)
-    model_class = adapter.model_class
-    no_agent = f"{path} holds no {model_class.__name__} agent: name the algorithm that trained it."
-    if (saved := adapter_that_saved(attributes)) is not None and saved is not adapter:
-        raise RunError(no_agent)
-    try:
-        found = None if env is None else stand_ins(attributes, env.observation_space, env.action_space)
-        model: BaseAlgorithm = model_class.load(buffer, env=env, device=device, custom_objects=found)
-    except (AttributeError, KeyError) as error:
-        raise RunError(no_agent) from error
+    saved = adapter_that_saved(attributes)
+    if saved is not adapter and (saved is not None or "policy_class" not in attributes):
+        raise RunError(f"{path} holds no {adapter.model_class.__name__} agent: name the algorithm that trained it.")
+    check_settings(path, attributes)
+    missing = _unreadable_spaces(attributes)
+    if missing and env is None:
+        raise RunError(f"{path} does not tell its {missing[0]}: give the agent's environment (env=...).")
+    found = {name: getattr(env, name) for name in missing}
+    model = unpickled(path, adapter, contents, attributes, found, env=env, device=device)
     state = getattr(model, STATE_ATTRIBUTE, None)
     if state is not None:
         compressor = attach(model, from_json(CompressionConfig, state["config"]), state["steps"])
@@ -74,14 +68,60 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     return model
 
 
-def stand_ins(attributes: Mapping[str, Any], observation_space: Any, action_space: Any) -> dict[str, Any] | None:
-    """What stands for parts of an agent that cannot be unpickled any more, if it was saved with gym before Gymnasium.
+def unpickled(
+    path: Path,
+    adapter: Adapter,
+    contents: Mapping[str, bytes],
+    attributes: Mapping[str, Any],
+    found: Mapping[str, Any],
+    **kwargs: Any,
+) -> BaseAlgorithm:
+    """The agent in the zip with these ``contents``, ``found`` in place of its own ``attributes`` (its JSON).
 
-    Spaces are those of its environment; the schedule of the learning rate is made anew from that rate.
+    What gym before Gymnasium wrote cannot be unpickled any more: the schedule of the learning rate is then made anew
+    from that rate. ``kwargs`` go to Stable-Baselines3's ``load``. Raises RunError if that fails.
     """
-    if "'gym." not in str((attributes.get("observation_space") or {}).get(":type:")):
-        return None
-    return {"observation_space": observation_space, "action_space": action_space, "lr_schedule": None}
+    if _by_gym(attributes, "observation_space"):
+        found = {**found, "lr_schedule": None}
+    # What Stable-Baselines3 asks for, and a zip may lack.
+    data = {"n_envs": 1, **dict.fromkeys(found), **attributes}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in {**contents, "data": json.dumps(data).encode()}.items():
+            archive.writestr(name, content)
+    buffer.seek(0)
+    try:
+        model: BaseAlgorithm = adapter.model_class.load(buffer, custom_objects=dict(found), **kwargs)
+    except Exception as error:  # a foreign class can raise anything
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(" .:")
+        raise RunError(
+            f"{path} cannot be opened by {adapter.model_class.__name__}.load: {reason}; open it where it was trained, "
+            "and save it again with model.save."
+        ) from error
+    return model
+
+
+def check_settings(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Raises RunError if an agent's JSON does not say how its policy is built: defaults would be another policy."""
+    kwargs = attributes.get("policy_kwargs")
+    if not isinstance(kwargs, dict) or (":serialized:" in kwargs and all(key.startswith(":") for key in kwargs)):
+        raise RunError(
+            f"{path} does not tell how its policy is built (policy_kwargs): save the agent again with model.save."
+        )
+
+
+def _by_gym(attributes: Mapping[str, Any], space: str) -> bool:
+    """Whether a space was saved with gym, before Gymnasium."""
+    return "'gym." in str((attributes.get(space) or {}).get(":type:"))
+
+
+def _unreadable_spaces(attributes: Mapping[str, Any]) -> list[str]:
+    """Spaces that are missing or cannot be unpickled any more."""
+    return [
+        name
+        for name in ("observation_space", "action_space")
+        if ":serialized:" not in (attributes.get(name) or {}) or _by_gym(attributes, name)
+    ]
 
 
 def map_replay_buffer(model: BaseAlgorithm, folder: Path, resume: bool) -> None:
@@ -165,7 +205,9 @@ def restore_checkpoint(model: BaseAlgorithm, checkpoint: Path) -> dict[str, Any]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` for this process; RunError if another one trains there or nothing can be written."""
+    """Holds ``folder`` for this process; RunError if another one trains there or nothing can be written. A folder that
+    it made is gone again if nothing is in it at the end."""
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / ".lock").open("w")
@@ -176,7 +218,11 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunError(f"another process is training in {folder}: wait for it or choose another --out.") from error
-        yield
+        try:
+            yield
+        finally:
+            if new and folder.is_dir() and [path.name for path in folder.iterdir()] == [".lock"]:
+                shutil.rmtree(folder)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from policypress.config import (
     dumps,
     from_json,
 )
-from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError
 from policypress.measure.returns import kept
 from policypress.measure.size import sizes
 from policypress.policy import reference
@@ -85,6 +85,12 @@ class CompressFiles:
     @property
     def checkpoint(self) -> Path:
         return self.out / "checkpoint"
+
+    def remove(self) -> None:
+        """Leaves nothing of a run that nobody can go on with."""
+        for file in (self.config, self.teacher):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -237,12 +243,18 @@ def press(
             return finished
         measured = measured_teacher(files, agent, teacher, config, source.force)
         started = time.monotonic()
-        if config.method == "ptq":
-            policy = post_training(teacher, config.environment, config.student)
-        elif config.method == "distill":
-            policy = compress(teacher, config.environment, config.student, folder=files.checkpoint, progress=progress)
-        else:
-            policy = finetune(source.agent, agent.vecnormalize, config, files.checkpoint, progress)
+        try:
+            if config.method == "ptq":
+                policy = post_training(teacher, config.environment, config.student)
+            elif config.method == "distill":
+                policy = compress(
+                    teacher, config.environment, config.student, folder=files.checkpoint, progress=progress
+                )
+            else:
+                policy = finetune(source.agent, agent.vecnormalize, config, files.checkpoint, progress)
+        except DivergedError:  # it would again
+            files.remove()
+            raise
         policy, result = measure(policy, config, measured, time.monotonic() - started)
         write_result(files, policy, result)
         return result
@@ -285,12 +297,12 @@ def measured_teacher(
                     f"the agent's return, {_return(result.summary())}, is too near to 0 for a share of it: press it "
                     "without --keep."
                 )
+            actions, blind = chance(
+                config.environment, episodes=config.episodes, seed=FINAL_SEED, steps=_CHANCE_STEPS * max(result.lengths)
+            )
         except PolicypressError:
-            files.config.unlink()
+            files.remove()
             raise
-        actions, blind = chance(
-            config.environment, episodes=config.episodes, seed=FINAL_SEED, steps=_CHANCE_STEPS * max(result.lengths)
-        )
         measured = {**result.as_dict(), "chance": {"actions": actions, **blind.summary()}}
         checkpoint.write_whole(files.teacher, json.dumps(measured))
     if (note := _at_chance(measured)) is not None:

@@ -26,7 +26,7 @@ from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
 from policypress.config import DistillConfig, dumps
-from policypress.errors import ConfigError, RunError
+from policypress.errors import DIVERGED, ConfigError, DivergedError, RunError
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph, spread
@@ -172,13 +172,16 @@ class Distillation:
             if (self._done - self._pace.since) % every == 0 or self._done == self._pace.batches:
                 self._save()
                 if progress is not None:
-                    progress(self._done, self._pace.batches, float(loss.detach()))
+                    progress(self._done, self._pace.batches, loss)
         self._compressor.step(config.batches)
         self._network.eval()
         return self._freeze()
 
-    def _learn(self, step: int) -> torch.Tensor:
-        """One batch, at ``step`` of the schedule, which has ``config.batches``."""
+    def _learn(self, step: int) -> float:
+        """One batch, at ``step`` of the schedule, which has ``config.batches``; returns the loss.
+
+        Raises DivergedError if that is not finite.
+        """
         config = self._config
         self._compressor.step(step)
         self._optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(step / config.batches)
@@ -191,7 +194,10 @@ class Distillation:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        return loss
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"the student's loss is {value} in batch {self._done}: {DIVERGED}.")
+        return value
 
     @torch.no_grad()
     def _adjust_pace(self, new: torch.Tensor) -> None:

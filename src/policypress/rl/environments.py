@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,7 +22,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from policypress.config import Environment
-from policypress.errors import ConfigError, ObservationError, PolicypressError, RunError, UnsupportedError
+from policypress.errors import (
+    DIVERGED,
+    ConfigError,
+    DivergedError,
+    ObservationError,
+    PolicypressError,
+    RunError,
+    UnsupportedError,
+)
 from policypress.extras import install
 from policypress.policy.policy import ObservationTransform
 
@@ -55,8 +63,6 @@ def make_env(
         made: gym.Env[Any, Any] = _Borrowed(described)
     elif isinstance(described, Environment):
         made = _described(described, training)
-        if described.frame_stack > 1:
-            made = _StackFrames(made, described.frame_stack, padding)
     elif callable(described):
         made = _called(described, name_of(described))
     else:
@@ -64,6 +70,9 @@ def make_env(
             f"{type(env).__name__} is no environment: give an id, a gymnasium.Env, or a class or function that makes "
             "one."
         )
+    made = _Modern(made, name_of(env))
+    if isinstance(described, Environment) and described.frame_stack > 1:
+        made = _StackFrames(made, described.frame_stack, padding)
     return _Guarded(_Flattened(made) if flat and _needs_flattening(made.observation_space) else made, name_of(env))
 
 
@@ -264,28 +273,74 @@ class _StackFrames(gym.Wrapper[Any, Any, Any, Any]):
         return self._stack
 
 
-class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
-    """Says in one sentence what goes wrong within an environment."""
+class _Modern(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuses environments of gym before 0.26: their reset gives an observation alone, their step no truncation."""
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
         super().__init__(env)
         self._name = name
+        for space in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, space, None), spaces.Space):
+                raise ConfigError(f"{name} has no {space} of gymnasium.spaces: give the environment one.")
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        found: Any = self.env.reset(**kwargs)
+        if not (isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], Mapping | None)):
+            raise self._refused("reset", "an observation and a dict of information")
+        return found[0], dict(found[1] or {})
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        found: Any = self.env.step(action)
+        if not (isinstance(found, tuple | list) and len(found) == 5):
+            raise self._refused("step", "observation, reward, terminated, truncated and a dict of information")
+        observation, reward, terminated, truncated, info = found
+        return observation, reward, bool(terminated), bool(truncated), info
+
+    def _refused(self, method: str, wanted: str) -> RunError:
+        return RunError(
+            f"{self._name} does not give {wanted} from {method}(), as Gymnasium's environments do: mend the "
+            "environment."
+        )
+
+
+class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
+    """Says in one sentence what goes wrong within an environment, and what is no fault of it."""
+
+    def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name = name
+        self._numeric = isinstance(env.action_space, spaces.Box)
+        self._shape = env.observation_space.shape if isinstance(env.observation_space, spaces.Box) else None
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         try:
-            return self.env.reset(**kwargs)
+            observation, info = self.env.reset(**kwargs)
+            self._check(observation)
         except Exception as error:  # an environment can raise anything
             raise self._failed("reset", error) from error
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self._numeric and not np.isfinite(action).all():
+            raise DivergedError(f"the policy gives actions that are not finite in {self._name}: {DIVERGED}.")
         try:
             found = self.env.step(action)
             finite = math.isfinite(found[1])
+            self._check(found[0])
         except Exception as error:  # as above
             raise self._failed("step", error) from error
         if not finite:
             raise RunError(f"{self._name} gives a reward of {found[1]}: mend the environment, rewards must be finite.")
         return found
+
+    def _check(self, observation: Any) -> None:
+        if self._shape is not None and np.shape(observation) != self._shape:
+            raise RunError(
+                f"{self._name} gives an observation of shape {np.shape(observation)}, but its observation_space has "
+                f"{self._shape}: mend the environment."
+            )
+        if self._shape is not None and not np.isfinite(observation).all():
+            raise RunError(f"{self._name} gives an observation that is not finite: mend the environment.")
 
     def _failed(self, method: str, error: Exception) -> PolicypressError:
         if isinstance(error, PolicypressError):

@@ -18,7 +18,7 @@ from policypress.errors import UnsupportedError
 from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
-from policypress.rl.callback import CompressionCallback
+from policypress.rl.callback import CompressionCallback, divergence
 from policypress.rl.distill import Progress
 from policypress.rl.environments import make_env
 from policypress.rl.statistics import normalized_env, read_vecnormalize
@@ -45,15 +45,16 @@ def finetune(
         if isinstance(model, OffPolicyAlgorithm):
             _rebuild_buffer(model)
         folder.mkdir(parents=True, exist_ok=True)
-        model.learn(
-            config.steps - model.num_timesteps,
-            callback=[
-                CompressionCallback(config.student.compression, config.steps),
-                _Checkpoints(saved, config.steps, progress),
-            ],
-            reset_num_timesteps=False,
-            log_interval=None,
-        )
+        with divergence(model):
+            model.learn(
+                config.steps - model.num_timesteps,
+                callback=[
+                    CompressionCallback(config.student.compression, config.steps),
+                    _Checkpoints(saved, config.steps, progress),
+                ],
+                reset_num_timesteps=False,
+                log_interval=None,
+            )
         return freeze(model, provenance={**config.environment.as_dict(), "finetuned": config.steps})
     finally:
         env.close()

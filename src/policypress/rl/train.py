@@ -23,13 +23,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.config import TrainConfig, dumps, from_json
-from policypress.errors import ConfigError, RunError
+from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.size import sizes
 from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import Adapter, adapter_named
-from policypress.rl.callback import CompressionCallback, attach, attached_compressor
+from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
 from policypress.rl.environments import make_env
 from policypress.rl.evaluate import evaluate
 
@@ -80,6 +80,13 @@ class RunFiles:
     def tensorboard(self) -> Path:
         return self.out / "tensorboard"
 
+    def remove(self) -> None:
+        """Leaves nothing of a run in which nothing was learned."""
+        for file in (self.config, self.evaluations):
+            file.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Trains, freezes, evaluates and writes everything under ``out``; returns the contents of ``result.json``.
@@ -95,7 +102,12 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Pro
             return finished
         checkpoint.remove_partial(files.config, files.evaluations, files.policy, files.agent, files.result)
         checkpoint.write_whole(files.config, dumps(config))
-        return _run(config, files, adapter, progress)
+        try:
+            return _run(config, files, adapter, progress)
+        except PolicypressError:
+            if checkpoint.newest_checkpoint(files.checkpoints) is None:
+                files.remove()
+            raise
 
 
 def _existing(files: RunFiles, config: TrainConfig, resume: bool) -> dict[str, Any] | None:
@@ -128,12 +140,13 @@ def _run(config: TrainConfig, files: RunFiles, adapter: Adapter, progress: Progr
         compression = CompressionCallback(config.compression, config.steps)
         run = _RunCallback(config, files, adapter, state, progress)
         model.set_logger(configure(str(files.tensorboard), ["tensorboard"]))
-        model.learn(
-            config.total_steps - model.num_timesteps,
-            callback=[compression, run],
-            reset_num_timesteps=found is None,
-            log_interval=None,
-        )
+        with divergence(model):
+            model.learn(
+                config.total_steps - model.num_timesteps,
+                callback=[compression, run],
+                reset_num_timesteps=found is None,
+                log_interval=None,
+            )
         run.evaluate_if_due(final=True)
         run.save()
         return _finish(config, files, model, adapter, run)
