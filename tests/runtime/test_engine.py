@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import itertools
 import pickle
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -131,6 +132,17 @@ def image_policy(numerics: Numerics, seed: int, density: float) -> Policy:
 def test_structures_are_those_of_the_header() -> None:
     mirrored = (native.Step, native.Input, native.Output, native.Network)
     assert tuple(map(ctypes.sizeof, mirrored)) == engine.SIZES
+
+
+@pytest.mark.parametrize("compiled", ["0" * 64, None])
+def test_an_engine_of_other_sources_is_refused(compiled: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if compiled is None:  # from before there was a version
+        monkeypatch.delattr(engine, "INTERFACE")
+    else:
+        monkeypatch.setattr(engine, "INTERFACE", compiled)
+    monkeypatch.delitem(sys.modules, "policypress.runtime.native")
+    with pytest.raises(PolicypressError, match=r"compiled engine is of another version .*make venv or pip install"):
+        make_policy("integer", "vector").predict(np.zeros(5, np.float32))
 
 
 @pytest.mark.parametrize("kind", ["vector", "image", "tanh"])

@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 SIZES: tuple[int, int, int, int]
 """Bytes of engine_step, engine_input, engine_output and engine_network."""
+INTERFACE: str
+"""SHA-256 of the engine.h that it was compiled with."""
 KERNELS: str
 """The set of kernels that is used here: "avx512vbmi", "avx512", "avxvnni", "avx2" or "portable"."""
 

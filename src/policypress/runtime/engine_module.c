@@ -377,7 +377,8 @@ static int execute(PyObject *module) {
                                     (Py_ssize_t)sizeof(engine_output), (Py_ssize_t)sizeof(engine_network));
     int failed = !type || !sizes || PyModule_AddObjectRef(module, "Engine", type) ||
                  PyModule_AddObjectRef(module, "SIZES", sizes) ||
-                 PyModule_AddStringConstant(module, "KERNELS", engine_machine());
+                 PyModule_AddStringConstant(module, "KERNELS", engine_machine()) ||
+                 PyModule_AddStringConstant(module, "INTERFACE", ENGINE_INTERFACE);
     Py_XDECREF(type);
     Py_XDECREF(sizes);
     return failed ? -1 : 0;

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 from ctypes import c_double, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_void_p
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policypress.errors import PolicypressError
 from policypress.policy.policy import Policy
 from policypress.runtime import engine
 from policypress.runtime.lower import Fields, Program, lower
@@ -97,6 +100,19 @@ class _Structures:
             return 0
         self.arrays.append(np.ascontiguousarray(array))
         return self.arrays[-1].ctypes.data
+
+
+def check_interface() -> None:
+    """Raises PolicypressError if the engine was compiled with another ``engine.h`` than the package has now."""
+    header = Path(__file__).with_name("engine.h").read_bytes()
+    if getattr(engine, "INTERFACE", None) != hashlib.sha256(header).hexdigest():
+        raise PolicypressError(
+            "the compiled engine is of another version than the package: run make venv or pip install -e . in a "
+            "clone, else install policypress again."
+        )
+
+
+check_interface()
 
 
 def make_engine(policy: Policy, *, portable: bool = False) -> engine.Engine:
