@@ -331,9 +331,7 @@ def test_weights_that_are_not_finite() -> None:
     network = picker()
     with torch.no_grad():
         next(iter(network.parameters()))[0, 0] = torch.nan
-    with pytest.raises(
-        DivergedError, match=r"^the weights of layer 0 are not finite, .*: press an earlier copy"
-    ):
+    with pytest.raises(DivergedError, match=r"^the weights of layer 0 are not finite, .*: press an earlier copy"):
         Teacher.of(network, VECTOR, DISCRETE)
 
 
