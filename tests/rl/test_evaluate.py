@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 
 import policypress as pp
-from policypress.errors import ConfigError, ObservationError
+from policypress.errors import ConfigError, RunError
 from policypress.policy.policy import Policy
 from policypress.rl import Evaluation, evaluate
 from policypress.rl.environments import is_atari, make_env
@@ -228,7 +228,7 @@ def test_observations_that_are_not_finite_are_refused() -> None:
             return np.full(3, np.nan, np.float32), {}
 
     gym.register("toys/Broken-v0", entry_point=Broken, disable_env_checker=True)
-    with pytest.raises(ObservationError, match="NaN"):
+    with pytest.raises(RunError, match="gives an observation that is not finite: mend the environment"):
         evaluate(policy("sac"), "toys/Broken-v0", episodes=2)
 
 

@@ -26,7 +26,7 @@ from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
 from policypress.config import DistillConfig, dumps
-from policypress.errors import DIVERGED, ConfigError, DivergedError, RunError
+from policypress.errors import ConfigError, DivergedError, RunError
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.freeze import freeze_graph, spread
@@ -63,7 +63,8 @@ class Teacher:
     """A trained network: its deployed path and what happens before and after it.
 
     ``imitation`` says what its outputs are: "action" (of a Box), "logits" of a categorical policy or Q "values".
-    ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1).
+    ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1). Raises DivergedError for weights
+    that are not finite.
     """
 
     graph: Graph
@@ -72,6 +73,14 @@ class Teacher:
     imitation: Imitation = "action"
     critics: Sequence[Critic] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.graph.layers:
+            if not all(bool(torch.isfinite(values).all()) for values in node.module.parameters()):
+                raise DivergedError(
+                    f"the weights of layer {node.name} are not finite, the network's training diverged: press an "
+                    "earlier copy of it."
+                )
 
     @classmethod
     def of(cls, network: nn.Sequential, observation: ObservationTransform, action: ActionTransform) -> Teacher:
@@ -196,7 +205,10 @@ class Distillation:
         self._optimizer.step()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise DivergedError(f"the student's loss is {value} in batch {self._done}: {DIVERGED}.")
+            raise DivergedError(
+                f"the student's loss is {value} in batch {self._done}: the training diverged, lower --learning-rate "
+                "(or --rate-weight, --critic-weight)."
+            )
         return value
 
     @torch.no_grad()
