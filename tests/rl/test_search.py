@@ -295,7 +295,7 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
 
     teacher = teacher_of(load_agent(source.agent, "dqn", PICK))
     students._config, students._files, students._teacher = planned(source), CompressFiles(tmp_path), teacher
-    batches = students._batches(20.0)
-    assert 1_000 < batches < 200_000
+    batches = students._batches(200.0)  # however busy the machine is
+    assert 1_000 < batches < 2_000_000
     assert batches % 1_000 == 0
     assert students._batches(2_000.0) == batches, "the same in every call of one run"

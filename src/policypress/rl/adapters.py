@@ -564,12 +564,12 @@ def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
                 "normalize_images=True, Stable-Baselines3's default."
             )
         return ObservationTransform(space.shape, space.dtype.name, image=True, frame_stack=space.shape[0])
+    shape = (flat_size(space),)  # refuses a Dict with an image in it
     if any(isinstance(module, nn.Conv2d) for module in model.policy.modules()):
         raise UnsupportedError(
             "agents that see images as floats (normalize_images=False, or VecNormalize over images) cannot be pressed: "
             "train on images of bytes from 0 to 255, without VecNormalize."
         )
-    shape = (flat_size(space),)
     dtype = space.dtype.name if isinstance(space, spaces.Box) else "float32"
     env = model.get_env()
     normalize = unwrap_vec_normalize(env) if env is not None else None
