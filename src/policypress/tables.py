@@ -169,7 +169,7 @@ def byte_table(report: SizeReport, disk: int, flash: int) -> Table:
     table.caption = (
         f"dense float32 {report.baseline_bytes:,} B; nominal {report.nominal_bytes:,.0f} B "
         f"({report.nominal_ratio:.1f}x)\npayload {report.payload_bytes:,} B ({report.payload_ratio:.1f}x); "
-        f"file on disk {disk:,} B; constants in flash {flash:,} B ({report.baseline_bytes / flash:.1f}x)"
+        f"file on disk {disk:,} B\nconstants in flash {flash:,} B ({report.baseline_bytes / flash:.1f}x)"
     )
     return table
 
