@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
 import importlib.util
 import os
 import platform
@@ -56,7 +57,8 @@ def build_sanitized(folder: str, compiler: str) -> str:
     sources = sorted(map(str, RUNTIME.glob("engine*.c")))
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}", f"-I{RUNTIME}"]
     target = f"{folder}/engine.so"
-    exact = ("-ffp-contract=off", "-fno-trapping-math")
+    interface = hashlib.sha256((RUNTIME / "engine.h").read_bytes()).hexdigest()  # as setup.py defines it
+    exact = ("-ffp-contract=off", "-fno-trapping-math", f'-DENGINE_INTERFACE="{interface}"')
     subprocess.run([compiler, *SANITIZE, *exact, "-fPIC", "-shared", *includes, *sources, "-o", target], check=True)
     return target
 
