@@ -31,23 +31,22 @@ import numpy as np
 import policypress as pp
 from policypress.measure.size import zero_order_bound
 from policypress.policy.canonical import canonical
-from policypress.policy.payload import decode_payload, encode_payload
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import (
     INT32_MAX,
     INT32_MIN,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.payload import decode_payload, encode_payload
+from policypress.policy.policy import Policy
 
 BITS = (2, 3, 4, 6, 8)
 MLPS = {

@@ -22,9 +22,10 @@ from torch import nn
 
 from policypress.compression import Compressor, compressor
 from policypress.compression.fake_quant import InputQuantizer
+from policypress.compression.freeze import freeze_graph
 from policypress.config import CompressionConfig
-from policypress.policy.freeze import freeze_graph
-from policypress.policy.policy import ActionTransform, ObservationTransform, Policy
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.policy import Policy
 
 Inputs = tuple[torch.Tensor, torch.Tensor]  # (n, features), and whether none of them is rare, (n,)
 

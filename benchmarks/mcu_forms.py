@@ -17,14 +17,9 @@ import numpy as np
 
 from policypress.export.c import Weights
 from policypress.measure.microcontroller import TARGETS, measure_on_target
-from policypress.policy.policy import (
-    ActionTransform,
-    InputQuantization,
-    Layer,
-    ObservationTransform,
-    Policy,
-    Requantization,
-)
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import InputQuantization, Layer, Requantization
+from policypress.policy.policy import Policy
 
 DENSITIES = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 70, 80, 100)  # percent
 PACKED_BITS = (2, 3, 4, 6)

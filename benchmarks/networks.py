@@ -9,16 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from policypress.policy.policy import (
-    ActionTransform,
-    Flatten,
-    InputQuantization,
-    Layer,
-    ObservationTransform,
-    Op,
-    Policy,
-    Requantization,
-)
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Flatten, InputQuantization, Layer, Op, Requantization
+from policypress.policy.policy import Policy
 
 Numerics = Literal["integer", "weight-only"]
 LIMIT = 127  # of weights of 8 bits

@@ -30,7 +30,9 @@ import policypress as pp
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx
 from policypress.export.onnx_check import Runner, check_observations, compare
 from policypress.policy import reference
-from policypress.policy.policy import FLOAT_BITS, ActionTransform, Layer, ObservationTransform, Policy
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import FLOAT_BITS, Layer
+from policypress.policy.policy import Policy
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import policypress as pp
-from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl import evaluate
 from policypress.rl.distill import Act, Teacher
 

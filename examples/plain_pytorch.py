@@ -14,9 +14,9 @@ from torch.distributions import Categorical
 
 import policypress as pp
 from policypress.compression import Compressor
+from policypress.compression.freeze import freeze_graph
 from policypress.policy.canonical import canonical
-from policypress.policy.freeze import freeze_graph
-from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl import evaluate
 
 ENVS, HORIZON, ITERATIONS, EPOCHS, BATCH = 8, 128, 80, 4, 256

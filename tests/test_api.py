@@ -15,7 +15,8 @@ import pytest
 import policypress
 from policy.policies import make_policy
 from policypress.extras import EXTRAS, install
-from policypress.policy.policy import ActionTransform, Layer, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Layer
 
 BLOCKED = ("torch", "stable_baselines3", "gymnasium", "matplotlib", "tensorboard", "ale_py", "mujoco", "cv2")
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
@@ -53,7 +54,7 @@ def test_every_public_name_of_the_parts_exists(module: str) -> None:
 
 
 def test_freeze_is_there_when_it_is_needed() -> None:
-    from policypress.policy.freeze import freeze
+    from policypress.rl.freeze import freeze
 
     assert policypress.freeze is freeze
     done = python(
@@ -66,7 +67,7 @@ def test_compress_is_there_when_it_is_needed() -> None:
     from policypress.rl.compress import compress
 
     assert policypress.compress is compress
-    code = "import sys, policypress; policypress.DistillConfig(); policypress.CompressConfig('sac', 'x', 'y'); "
+    code = "import sys, policypress; policypress.DistillConfig(); policypress.PressConfig('sac', 'x', 'y'); "
     done = python(code + "print('torch' in sys.modules); policypress.compress; print('torch' in sys.modules)")
     assert done.stdout == "False\nTrue\n", done.stderr
 

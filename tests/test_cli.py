@@ -18,7 +18,7 @@ import typer
 
 import policypress as pp
 from policypress import cli
-from policypress.config import ALGORITHMS, TRAINED, CompressConfig, CompressionConfig, TrainConfig
+from policypress.config import ALGORITHMS, TRAINED, CompressionConfig, PressConfig, TrainConfig
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.search import Candidate, Knobs, Standing
@@ -603,7 +603,7 @@ def test_every_option_of_compress_reaches_the_settings(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def capture(source: Any, config: CompressConfig, out: Path, **options: Any) -> None:
+    def capture(source: Any, config: PressConfig, out: Path, **options: Any) -> None:
         seen.update(source=source, config=config, out=out, **options)
         raise pp.RunError("enough.")
 

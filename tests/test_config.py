@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import policypress as pp
 from policypress.config import (
     CONFIG_VERSION,
-    CompressConfig,
     CompressionConfig,
     DistillConfig,
+    PressConfig,
     TrainConfig,
     dumps,
     from_json,
@@ -197,7 +197,7 @@ CONFIGS: dict[type[Any], dict[str, Any]] = {
     CompressionConfig: {},
     TrainConfig: {"algo": "sac", "env": "x", "steps": 10},
     DistillConfig: {},
-    CompressConfig: {"algo": "sac", "env": "x", "agent": "0" * 64},
+    PressConfig: {"algo": "sac", "env": "x", "agent": "0" * 64},
 }
 NUMBERS = [(kind, field.name, field.type) for kind in CONFIGS for field in dataclasses.fields(kind)]
 
@@ -374,13 +374,13 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
 )
 def test_each_setting_of_a_pressing_is_checked(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        CompressConfig("sac", "x", "0" * 64, **settings)
+        PressConfig("sac", "x", "0" * 64, **settings)
 
 
 def test_a_pressing_survives_json() -> None:
     student = DistillConfig(CompressionConfig(weight_bits=4, sparsity=0.5), hidden=(8, 9), critic_weight=0.5, seed=3)
-    config = CompressConfig("sac", "x", "ab", "cd", student=student, keep=0.95, minutes=2.5, episodes=7)
-    assert from_json(CompressConfig, json.loads(dumps(config))) == config
+    config = PressConfig("sac", "x", "ab", "cd", student=student, keep=0.95, minutes=2.5, episodes=7)
+    assert from_json(PressConfig, json.loads(dumps(config))) == config
     assert from_json(DistillConfig, json.loads(dumps(student))) == student
 
 
@@ -389,4 +389,4 @@ def test_a_pressing_survives_json() -> None:
 )
 def test_json_that_is_no_pressing(broken: Any) -> None:
     with pytest.raises(ConfigError):
-        from_json(CompressConfig, broken)
+        from_json(PressConfig, broken)

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from policypress import presets
-from policypress.config import CompressConfig, CompressionConfig, DistillConfig, Environment, TrainConfig
+from policypress.config import CompressionConfig, DistillConfig, Environment, PressConfig, TrainConfig
 from policypress.errors import (
     ArtifactError,
     ConfigError,
@@ -29,16 +29,15 @@ if TYPE_CHECKING:
     from policypress.export import export
     from policypress.export.verify import verify
     from policypress.measure.bench import bench
-    from policypress.policy.freeze import freeze
     from policypress.rl.compress import compress
     from policypress.rl.evaluate import evaluate
+    from policypress.rl.freeze import freeze
     from policypress.rl.train import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
-    "CompressConfig",
     "CompressionConfig",
     "ConfigError",
     "DistillConfig",
@@ -47,6 +46,7 @@ __all__ = [
     "ObservationError",
     "Policy",
     "PolicypressError",
+    "PressConfig",
     "RunError",
     "TrainConfig",
     "UnsupportedError",
@@ -67,7 +67,7 @@ _LATER = {
     "bench": "policypress.measure.bench",
     "compress": "policypress.rl.compress",
     "evaluate": "policypress.rl.evaluate",
-    "freeze": "policypress.policy.freeze",
+    "freeze": "policypress.rl.freeze",
     "train": "policypress.rl.train",
     "verify": "policypress.export.verify",
 }

@@ -278,7 +278,7 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
-class CompressConfig:
+class PressConfig:
     """One run of ``policypress compress``; everything that decides the resulting policy.
 
     ``agent`` and ``vecnormalize`` are the SHA-256 of the files that were pressed ("" for none).
@@ -356,7 +356,7 @@ def _json_values(name: str, values: Mapping[str, Any], hint: str = "") -> dict[s
     return settled
 
 
-def _settle_environment(config: TrainConfig | CompressConfig) -> None:
+def _settle_environment(config: TrainConfig | PressConfig) -> None:
     environment = config.environment
     for name in ("env_kwargs", "wrappers"):
         object.__setattr__(config, name, getattr(environment, name))
@@ -367,7 +367,7 @@ def _share(value: float, example: float) -> float:
     return value / 100 if 1.0 < value < 100.0 and value == round(value) else example
 
 
-Config = CompressionConfig | TrainConfig | DistillConfig | CompressConfig
+Config = CompressionConfig | TrainConfig | DistillConfig | PressConfig
 _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
 _TUPLES = ("hidden", "wrappers")
 

@@ -35,3 +35,9 @@ class ExportError(PolicypressError, RuntimeError):
 
 DIVERGED = "the training diverged, lower the learning rate (--learning-rate, or --set learning_rate=1e-4 of train)"
 """How a DivergedError ends."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raises UnsupportedError with ``sentence``, which has no full stop, unless ``condition`` holds."""
+    if not condition:
+        raise UnsupportedError(sentence + ".")

@@ -13,10 +13,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from policypress.compression import Compressor, Residual, trace
 from policypress.compression.answers import SCALES, check_layers, compare, probes, undisturbed
+from policypress.compression.freeze import freeze_graph
 from policypress.config import CompressionConfig
 from policypress.errors import UnsupportedError
-from policypress.policy.freeze import freeze_graph
-from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl.distill import Teacher
 
 DISCRETE = ActionTransform("discrete", dtype="int64")

@@ -38,13 +38,15 @@ from policypress.compression.fake_quant import (
     quantized_layer,
     weight_channels,
 )
+from policypress.compression.freeze import freeze_graph
 from policypress.compression.graph import LayerNode, Node, ResidualNode, TanhNode
 from policypress.config import CompressionConfig, Granularity, WeightRange
 from policypress.measure.size import size
 from policypress.policy import reference
-from policypress.policy.freeze import freeze_graph
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import ZERO_POINT_LIMIT, Requantization
 from policypress.policy.payload import decode_payload, encode_payload
-from policypress.policy.policy import ZERO_POINT_LIMIT, ActionTransform, ObservationTransform, Policy, Requantization
+from policypress.policy.policy import Policy
 
 pytestmark = [  # some of these are dead, or have huge weights, on purpose
     pytest.mark.filterwarnings("ignore:a layer has no weight left"),

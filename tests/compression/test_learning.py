@@ -11,9 +11,9 @@ from torch import nn
 
 import policypress as pp
 from policypress.compression import Compressor, Phase
+from policypress.compression.freeze import freeze_graph
 from policypress.config import CompressionConfig
-from policypress.policy.freeze import freeze_graph
-from policypress.policy.policy import ActionTransform, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
 
 STEPS = 1200
 

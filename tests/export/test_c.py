@@ -26,7 +26,9 @@ from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import reference
 from policypress.policy.artifact import load
-from policypress.policy.policy import ActionTransform, InputQuantization, ObservationTransform, Policy
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import InputQuantization
+from policypress.policy.policy import Policy
 
 KINDS = ("vector", "image", "tanh")
 RESULTS = sorted(Path(__file__).parents[2].glob("results/*/policy.policy"))

@@ -29,21 +29,9 @@ from policypress.export.onnx_check import check_observations, compare
 from policypress.export.onnx_graph import code_begins
 from policypress.extras import install
 from policypress.policy import reference
-from policypress.policy.policy import (
-    FLOAT_BITS,
-    ActionTransform,
-    Flatten,
-    InputQuantization,
-    Layer,
-    Normalization,
-    Numerics,
-    ObservationTransform,
-    Op,
-    Policy,
-    Relu,
-    Requantization,
-    Tanh,
-)
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.ops import FLOAT_BITS, Flatten, InputQuantization, Layer, Op, Relu, Requantization, Tanh
+from policypress.policy.policy import Numerics, Policy
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 RESULTS = sorted((Path(__file__).parents[2] / "results").glob("*/policy.policy"))

@@ -23,7 +23,8 @@ from policypress.export import verify as module
 from policypress.export.onnx import encode_onnx, onnx_outputs
 from policypress.export.vectors import Answers, answers, observations
 from policypress.export.verify import verify
-from policypress.policy.policy import FLOAT_BITS, Flatten, InputQuantization, Layer, ObservationTransform, Tanh
+from policypress.policy.contract import ObservationTransform
+from policypress.policy.ops import FLOAT_BITS, Flatten, InputQuantization, Layer, Tanh
 from policypress.runtime.native import make_engine
 from policypress.tables import verification_table
 

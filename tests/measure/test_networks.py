@@ -14,18 +14,9 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import vectors
 from policypress.measure.networks import as_float, describe, parameters, random_observations, stands_for, widened
 from policypress.policy.canonical import canonical
-from policypress.policy.policy import (
-    ActionTransform,
-    Flatten,
-    Layer,
-    Normalization,
-    ObservationTransform,
-    Op,
-    Policy,
-    Relu,
-    Requantization,
-    Residual,
-)
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.ops import Flatten, Layer, Op, Relu, Requantization, Residual
+from policypress.policy.policy import Policy
 
 FINER = 16
 WIDE = 60_000

@@ -23,7 +23,8 @@ from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
 from policypress.measure.networks import as_float, random_observations
 from policypress.measure.peers import PEERS, TITLES, Peer, Task, named
-from policypress.policy.policy import ActionTransform, Policy
+from policypress.policy.contract import ActionTransform
+from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
 
 INSTALLED = [name for name in PEERS if name not in ("litert", "torch-compile")]

@@ -13,7 +13,8 @@ from policy.policies import NUMERICS, make_policy
 from policypress.measure.size import size, zero_order_bound
 from policypress.policy.artifact import encode_payload
 from policypress.policy.canonical import canonical
-from policypress.policy.policy import Layer, Numerics, Policy
+from policypress.policy.ops import Layer
+from policypress.policy.policy import Numerics, Policy
 
 
 def mixed() -> Policy:

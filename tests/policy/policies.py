@@ -10,28 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy.checks import output_shape
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
     TANH_INPUT_LIMIT,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    Normalization,
-    Numerics,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
-    TestVectors,
     weight_limit,
 )
+from policypress.policy.policy import Numerics, Policy, TestVectors
 
 NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")
 Kind = Literal["vector", "image", "tanh"]

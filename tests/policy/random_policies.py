@@ -10,28 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy.checks import output_shape
-from policypress.policy.policy import (
+from policypress.policy.contract import OBSERVATION_DTYPES, ActionTransform, Normalization, ObservationTransform
+from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
-    OBSERVATION_DTYPES,
     TANH_INPUT_LIMIT,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    Normalization,
-    Numerics,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
     weight_limit,
 )
+from policypress.policy.policy import Numerics, Policy
 
 _LIMITS = (
     *((0, 255), (0, 255), (-127, 127), (-127, 127), (-128, 127), (0, 15), (-7, 7), (-1, 1), (-255, 0), (-90, -5)),

@@ -39,17 +39,10 @@ from policypress.policy.codec import (
     SIZE,
     Writer,
 )
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Flatten, InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload
-from policypress.policy.policy import (
-    ActionTransform,
-    Flatten,
-    InputQuantization,
-    Layer,
-    Numerics,
-    ObservationTransform,
-    Policy,
-    Residual,
-)
+from policypress.policy.policy import Numerics, Policy
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 HEADER = struct.Struct("<8sHIII")

@@ -12,20 +12,19 @@ from hypothesis import strategies as st
 
 from policy.policies import assert_same, make_observations, make_policy
 from policypress.policy.canonical import canonical
-from policypress.policy.policy import (
-    ActionTransform,
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import (
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 
 
 def layer(rng: np.random.Generator, *shape: int, last: bool = False, relu: bool = True, **geometry: tuple[int, int]):  # type: ignore[no-untyped-def]

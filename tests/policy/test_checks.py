@@ -12,22 +12,21 @@ from policy.policies import Builder, make_policy, with_zero_points
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy import checks
 from policypress.policy.checks import check_accumulators, output_shape
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform
+from policypress.policy.ops import (
     INT32_MAX,
     INT32_MIN,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
-    TestVectors,
 )
+from policypress.policy.policy import Policy, TestVectors
 
 ONE = np.ones(1, np.float32)
 CODES = InputQuantization(ONE, -127, 127, 8)

@@ -27,7 +27,7 @@ from policypress.policy.codec import (
     Reader,
     Writer,
 )
-from policypress.policy.policy import INT32_MAX, INT32_MIN
+from policypress.policy.ops import INT32_MAX, INT32_MIN
 
 int32 = st.integers(INT32_MIN, INT32_MAX)
 

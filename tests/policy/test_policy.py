@@ -13,20 +13,9 @@ import pytest
 
 from policy.policies import NUMERICS, assert_same, make_observations, make_policy
 from policypress.errors import ObservationError, PolicypressError, UnsupportedError
-from policypress.policy.policy import (
-    INT32_MAX,
-    INT32_MIN,
-    ActionTransform,
-    InputQuantization,
-    Layer,
-    MaxPool2d,
-    Normalization,
-    Numerics,
-    ObservationTransform,
-    Policy,
-    Requantization,
-    Residual,
-)
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.ops import INT32_MAX, INT32_MIN, InputQuantization, Layer, MaxPool2d, Requantization, Residual
+from policypress.policy.policy import Numerics, Policy
 
 ONE = np.ones(1, np.float32)
 HALF = {"multiplier": np.array([2**7], np.int32), "shift": np.array([8], np.int32), "low": 0, "high": 255}

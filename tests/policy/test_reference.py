@@ -16,26 +16,23 @@ from numpy.typing import NDArray
 from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
 from policypress.errors import ObservationError
 from policypress.policy import reference
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.ops import (
     INT32_MAX,
     INT32_MIN,
     TANH_INPUT_LIMIT,
     TANH_INPUT_SCALE,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    Normalization,
-    Numerics,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Numerics, Policy
 
 torch = pytest.importorskip("torch", reason="convolutions and pooling are compared with torch's")
 

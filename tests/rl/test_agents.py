@@ -228,7 +228,7 @@ def test_statistics_of_vecnormalize_are_folded_in(normalized: tuple[Any, VecNorm
     np.testing.assert_array_equal(loaded.observation.normalization.var, statistics.var)
     assert (loaded.observation.normalization.epsilon, loaded.observation.normalization.clip) == (env.epsilon, 1.5)
     observations = random_observations(model)
-    policy = pp.policy.freeze.freeze_graph(loaded.graph, loaded.observation, loaded.action)
+    policy = pp.compression.freeze.freeze_graph(loaded.graph, loaded.observation, loaded.action)
     seen: Any = env.normalize_obs(observations)
     expected, _ = model.predict(seen, deterministic=True)
     np.testing.assert_allclose(policy.predict(observations)[0], expected, rtol=1e-4, atol=1e-6)

@@ -21,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import policypress as pp
-from policypress.config import CompressConfig, CompressionConfig, DistillConfig, from_json
+from policypress.config import CompressionConfig, DistillConfig, PressConfig, from_json
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
 from policypress.policy.payload import encode_payload
 from policypress.rl import ResNetExtractor, checkpoint, evaluate
@@ -39,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(save_picker(tmp_path_factory.mktemp("agents") / "agent.zip"))
 
 
-def planned(source: Source, algo: str = "dqn", env: str = PICK, **changes: Any) -> CompressConfig:
+def planned(source: Source, algo: str = "dqn", env: str = PICK, **changes: Any) -> PressConfig:
     changes = {"hidden": (12, 12), **changes}
     student = STUDENT | changes.pop("student", {})
     return plan(source, algo, env, student=student, settings={"episodes": 8} | changes.pop("settings", {}), **changes)
@@ -60,7 +60,7 @@ def test_a_run_leaves_the_student_and_what_it_keeps(source: Source, tmp_path: Pa
     assert {path.name for path in source.agent.parent.iterdir()} == {"agent.zip"}
     assert {path.name for path in out.iterdir()} == LEFT
     assert json.loads((out / "result.json").read_text()) == result
-    assert from_json(CompressConfig, result["config"]) == config
+    assert from_json(PressConfig, result["config"]) == config
     assert result["config"]["agent"] == before
     assert result["teacher"]["mean"] == EPISODE
     assert result["teacher"]["ended_early"] == result["evaluation"]["ended_early"] == 0.0

@@ -18,8 +18,8 @@ import policypress as pp
 from policypress.compression.graph import trace
 from policypress.config import CompressionConfig, DistillConfig
 from policypress.errors import ConfigError, DivergedError, ObservationError, PolicypressError, RunError
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.payload import encode_payload
-from policypress.policy.policy import ActionTransform, ObservationTransform
 from policypress.rl import distill, evaluate
 from policypress.rl.compress import compress, post_training, teacher_of
 from policypress.rl.distill import EnvironmentStates, Teacher, imitation_loss, squashed

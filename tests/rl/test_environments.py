@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import policypress as pp
 from policypress import cli
-from policypress.config import CompressConfig, DistillConfig, Environment, TrainConfig, dumps, from_json
+from policypress.compression.freeze import freeze_graph
+from policypress.config import DistillConfig, Environment, PressConfig, TrainConfig, dumps, from_json
 from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
-from policypress.policy.freeze import freeze_graph
 from policypress.rl import environments, evaluate
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
@@ -170,7 +170,7 @@ def test_keyword_arguments_that_no_file_can_hold(kwargs: dict[str, Any]) -> None
 
 def test_descriptions_travel_as_json() -> None:
     made_of: dict[str, Any] = {"env_kwargs": {"range": (1, 2)}, "wrappers": ["a:B"], "frame_stack": 2}
-    configs: list[Any] = [TrainConfig("sac", "E-v0", 10, **made_of), CompressConfig("sac", "E-v0", "", **made_of)]
+    configs: list[Any] = [TrainConfig("sac", "E-v0", 10, **made_of), PressConfig("sac", "E-v0", "", **made_of)]
     for config in configs:
         assert from_json(type(config), json.loads(dumps(config))) == config
         assert config.environment == Environment("E-v0", {"range": [1, 2]}, ("a:B",), 2)
@@ -178,7 +178,7 @@ def test_descriptions_travel_as_json() -> None:
         assert from_json(type(config), old).environment == Environment("E-v0")  # written before there were any
     for wrong in ({"wrappers": "a:B"}, {"wrappers": [1]}, {"frame_stack": 0}, {"frame_stack": 1.5}):
         with pytest.raises(ConfigError, match="must be"):
-            CompressConfig("sac", "E-v0", "", **wrong)  # type: ignore[arg-type]
+            PressConfig("sac", "E-v0", "", **wrong)  # type: ignore[arg-type]
 
 
 def test_atari_is_stacked_already() -> None:

@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import policypress as pp
-from policypress.config import CompressConfig
+from policypress.config import PressConfig
 from policypress.errors import RunError, UnsupportedError
 from policypress.rl import checkpoint
 from policypress.rl.agents import load_agent
@@ -44,7 +44,7 @@ def saved(algo: str, folder: Path) -> Source:
     return Source(folder / "agent.zip", trust=True)
 
 
-def planned(source: Source, algo: str, steps: int = 200) -> CompressConfig:
+def planned(source: Source, algo: str, steps: int = 200) -> PressConfig:
     return plan(
         source, algo, ENVS[algo], method="finetune", compression={"sparsity": 0.6, "quantize_start": 0.8},
         settings={"steps": steps, "episodes": 4},

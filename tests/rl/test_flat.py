@@ -15,9 +15,9 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.utils import obs_as_tensor
 
 import policypress as pp
+from policypress.compression.freeze import freeze_graph
 from policypress.config import Environment
 from policypress.errors import ObservationError, UnsupportedError
-from policypress.policy.freeze import freeze_graph
 from policypress.rl import CompressionCallback, evaluate, flatten_observation
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent

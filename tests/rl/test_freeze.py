@@ -21,7 +21,8 @@ import policypress as pp
 from policypress.compression.compressor import Phase
 from policypress.config import CompressionConfig
 from policypress.errors import DivergedError, PolicypressError, UnsupportedError
-from policypress.policy.policy import Layer, Policy, Tanh
+from policypress.policy.ops import Layer, Tanh
+from policypress.policy.policy import Policy
 from policypress.rl import ResNetExtractor
 from policypress.rl import load as load_agent
 from policypress.rl.callback import attached_compressor

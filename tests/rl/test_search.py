@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import policypress as pp
-from policypress.config import CompressConfig
+from policypress.config import PressConfig
 from policypress.errors import ConfigError, RunError
 from policypress.rl.compress import Source, plan
 from policypress.rl.search import CHANCE, COLUMNS, Candidate, Knobs, Standing, propose, search
@@ -123,7 +123,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SEARCH, "plot_frontier", lambda *_, **__: None)
 
 
-def planned(source: Source, keep: float = 0.5, minutes: float = 0.1, **student: Any) -> CompressConfig:
+def planned(source: Source, keep: float = 0.5, minutes: float = 0.1, **student: Any) -> PressConfig:
     small = {"batch_size": 32, "states": 400, "learning_rate": 1e-2, "collections": 4, **student}
     return plan(source, "dqn", PICK, student=small, settings={"keep": keep, "minutes": minutes, "episodes": 8})
 

@@ -23,9 +23,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 import policypress as pp
+from policypress.compression.freeze import freeze_graph
 from policypress.config import Environment
 from policypress.errors import RunError, UnsupportedError
-from policypress.policy.freeze import freeze_graph
 from policypress.rl import evaluate
 from policypress.rl.agents import load_agent
 from policypress.rl.compress import Source, plan, press

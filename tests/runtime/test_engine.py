@@ -23,20 +23,9 @@ import policypress as pp
 from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
 from policypress.errors import ObservationError, PolicypressError
 from policypress.policy.checks import output_shape
-from policypress.policy.policy import (
-    ActionTransform,
-    Flatten,
-    InputQuantization,
-    Layer,
-    MaxPool2d,
-    Numerics,
-    ObservationTransform,
-    Op,
-    Policy,
-    Relu,
-    Requantization,
-    Residual,
-)
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Requantization, Residual
+from policypress.policy.policy import Numerics, Policy
 from policypress.runtime import engine, native
 from policypress.runtime.lower import lower, packed, sparse_pairs
 

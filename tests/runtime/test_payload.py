@@ -11,15 +11,10 @@ import pytest
 
 from policy.policies import Builder, make_policy, with_zero_points
 from policypress.policy.artifact import load
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
-from policypress.policy.policy import (
-    ActionTransform,
-    InputQuantization,
-    Layer,
-    ObservationTransform,
-    Policy,
-    Residual,
-)
+from policypress.policy.policy import Policy
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "src/policypress/runtime"

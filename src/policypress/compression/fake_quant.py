@@ -17,7 +17,7 @@ from torch import nn
 
 from policypress.compression import kernels
 from policypress.config import Granularity, WeightRange
-from policypress.policy.policy import TANH_INPUT_LIMIT, TANH_INPUT_SCALE, ZERO_POINT_LIMIT
+from policypress.policy.ops import TANH_INPUT_LIMIT, TANH_INPUT_SCALE, ZERO_POINT_LIMIT
 from policypress.policy.reference import tanh_table
 
 MULTIPLIER_BITS = 8

@@ -26,7 +26,8 @@ from policypress.export import RESERVED, c_payload, c_source, name_of
 from policypress.export.compile import FORMAT, CompiledPolicy, check_folder, compiler
 from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
-from policypress.policy.policy import Layer, Policy
+from policypress.policy.ops import Layer
+from policypress.policy.policy import Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from policypress.export.c_source import definition
 from policypress.policy.canonical import canonical
+from policypress.policy.ops import Layer, Op, Requantization, Residual
 from policypress.policy.payload import payload_costs, payload_structure
-from policypress.policy.policy import Layer, Op, Policy, Requantization, Residual
+from policypress.policy.policy import Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Fields, Program
 

@@ -16,18 +16,9 @@ from numpy.typing import NDArray
 from policypress.errors import ExportError, ObservationError
 from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style, normalization_error
 from policypress.policy import reference
-from policypress.policy.policy import (
-    FLOAT_BITS,
-    ActionTransform,
-    Flatten,
-    Layer,
-    MaxPool2d,
-    Op,
-    Policy,
-    Relu,
-    Residual,
-    Tanh,
-)
+from policypress.policy.contract import ActionTransform
+from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy.policy import Policy
 
 _ROUNDING = 2.0**-24  # of one float32 operation
 _TINIEST = 2.0**-149

@@ -23,23 +23,22 @@ from policypress.errors import UnsupportedError
 from policypress.policy import reference
 from policypress.policy.card import encode_card
 from policypress.policy.checks import Shape, output_shape
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform, Normalization
+from policypress.policy.ops import (
     FLOAT_BITS,
     TANH_INPUT_LIMIT,
     TANH_INPUT_SCALE,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    Normalization,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 
 Style = Literal["exact", "qdq"]
 

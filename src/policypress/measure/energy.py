@@ -38,7 +38,8 @@ from typing import Any
 
 from policypress.errors import UnsupportedError
 from policypress.policy.checks import Shape, output_shape
-from policypress.policy.policy import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Policy, Relu, Residual, Tanh
+from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy.policy import Policy
 
 PICOJOULES: Mapping[str, float] = MappingProxyType(
     {"int8_mul": 0.2, "int32_mul": 3.1, "int32_add": 0.1, "float_mul": 3.7, "float_add": 0.9}

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy.checks import Shape, output_shape
-from policypress.policy.policy import (
+from policypress.policy.ops import (
     FLOAT_BITS,
     TANH_INPUT_SCALE,
     Flatten,
     Layer,
     MaxPool2d,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 
 Unit = NDArray[np.float64]
 """What one code is worth in real units, of shape (1,) or (channels,)."""

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.networks import parameters, random_observations
 from policypress.policy import reference
+from policypress.policy.ops import Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
 from policypress.policy.payload import payload_size
-from policypress.policy.policy import Flatten, Layer, MaxPool2d, Op, Policy, Relu, Residual, Tanh
+from policypress.policy.policy import Policy
 
 Call = Callable[[NDArray[Any]], NDArray[Any]]
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policypress.policy.ops import FLOAT_BITS, Layer
 from policypress.policy.payload import payload_costs
-from policypress.policy.policy import FLOAT_BITS, Layer, Policy
+from policypress.policy.policy import Policy
 
 
 @dataclass(frozen=True)

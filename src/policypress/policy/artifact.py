@@ -21,9 +21,11 @@ from policypress.errors import ArtifactError, PolicypressError
 from policypress.policy.canonical import canonical
 from policypress.policy.card import Card, decode_card, encode_card
 from policypress.policy.codec import Bytes
-from policypress.policy.contract import decode_contract, encode_contract
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import layers_of
+from policypress.policy.packing import decode_contract, encode_contract
 from policypress.policy.payload import decode_payload, encode_payload, payload_size
-from policypress.policy.policy import ActionTransform, ObservationTransform, Policy, TestVectors, layers_of
+from policypress.policy.policy import Policy, TestVectors
 
 __all__ = [
     "decode",

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy import reference
-from policypress.policy.policy import InputQuantization, Layer, Op, Policy, Relu, Residual, Tanh, TestVectors
+from policypress.policy.ops import InputQuantization, Layer, Op, Relu, Residual, Tanh
+from policypress.policy.policy import Policy, TestVectors
 
 _MANY = 256  # weights of a unit
 

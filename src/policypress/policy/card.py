@@ -14,15 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError, PolicypressError
+from policypress.policy.contract import ACTION_KINDS, ActionKind, ActionTransform, Normalization, ObservationTransform
 from policypress.policy.payload import Annotation, layer_annotations
-from policypress.policy.policy import (
-    ACTION_KINDS,
-    ActionKind,
-    ActionTransform,
-    Normalization,
-    ObservationTransform,
-    Policy,
-)
+from policypress.policy.policy import Policy
 
 T = TypeVar("T")
 _ACTION_KINDS: dict[str, ActionKind] = {kind: kind for kind in ACTION_KINDS}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from policypress.errors import PolicypressError, UnsupportedError
-from policypress.policy.policy import (
+from policypress.policy.ops import (
     FLOAT_BITS,
     TANH_INPUT_LIMIT,
     Flatten,
@@ -16,11 +16,11 @@ from policypress.policy.policy import (
     Layer,
     MaxPool2d,
     Op,
-    Policy,
     Relu,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 
 MAX_VALUES = 2**23  # weights in a policy, and values in any activation
 MAX_DEPTH = 8  # residual blocks inside one another

@@ -1,157 +1,141 @@
-"""The contract of a packed policy: what stands between the environment and the payload, in as few bytes as it takes.
-
-What ``card.py`` writes as JSON, without names, provenance and results. ``docs/file-format.md`` lists the bytes.
-"""
+"""The contract of a policy: what it takes from an environment and what it gives back."""
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ArtifactError, PolicypressError
-from policypress.policy.codec import MAX_SIDE, Bytes
-from policypress.policy.policy import (
-    ACTION_KINDS,
-    OBSERVATION_DTYPES,
-    ActionTransform,
-    Normalization,
-    ObservationTransform,
-)
+from policypress.errors import require
 
-_BOX_DTYPES = ("float32", "float64")
-_UNIT, _EQUAL, _EACH = range(3)  # bounds are -1 and 1; the same for all; one for each
-_EPSILON_CLIP = struct.Struct("<dd")
-_NUMBER_BYTES = 8
-_MAX_DIMENSIONS = 8
+OBSERVATION_DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
+ActionKind = Literal["box", "discrete", "multi-discrete", "multi-binary"]
+ACTION_KINDS: tuple[ActionKind, ...] = get_args(ActionKind)
 
 
-def encode_contract(observation: ObservationTransform, action: ActionTransform, baseline_bytes: int) -> bytes:
-    """Bytes of a contract; equal ones give equal bytes. Raises PolicypressError for a number of 2**56 or more."""
-    parts, normalization = bytearray(), observation.normalization
-    dtype = OBSERVATION_DTYPES.index(observation.dtype)
-    parts.append(dtype | bool(observation.image) << 3 | (normalization is not None) << 4)
-    parts += _sizes(observation.shape) + _number(observation.frame_stack)
-    if normalization is not None:
-        for moment in (normalization.mean, normalization.var):
-            parts += np.ascontiguousarray(moment, "<f8").tobytes()
-        parts += _EPSILON_CLIP.pack(normalization.epsilon, normalization.clip)
-    kind = ACTION_KINDS.index(action.kind)
-    if action.kind == "box":
-        bounds = [np.ascontiguousarray(bound, "<f4").ravel() for bound in (action.low, action.high)]
-        form = _form(*bounds)
-        parts.append(kind | bool(action.squash) << 2 | _BOX_DTYPES.index(action.dtype) << 3 | form << 4)
-        parts += _sizes(action.shape)
-        for bound in bounds:
-            parts += bound[: {_UNIT: 0, _EQUAL: 1, _EACH: bound.size}[form]].tobytes()
-    elif action.kind == "discrete":
-        parts.append(kind)
-        parts += _number(2 * action.start if action.start >= 0 else -2 * action.start - 1)
-    else:
-        parts.append(kind)
-        parts += _sizes(action.nvec or action.shape)
-    return bytes(parts + _number(baseline_bytes))
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """VecNormalize's ``clip((x - mean) / sqrt(var + epsilon), -clip, clip)``; mean and var are float64."""
+
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
+    epsilon: float
+    clip: float
+
+    def __post_init__(self) -> None:
+        for label, moment in (("mean", self.mean), ("variance", self.var)):
+            require(
+                moment.dtype == np.float64 and bool(np.all(np.isfinite(moment))),
+                f"The {label} of the normalization must be finite float64 values",
+            )
+        require(self.mean.shape == self.var.shape, "The normalization's mean and variance differ in shape")
+        require(
+            bool(np.isfinite(self.epsilon) and np.all(self.var + self.epsilon > 0)),
+            "The normalization's variance plus epsilon must be positive",
+        )
+        require(self.clip > 0, f"The normalization's clip must be positive, not {self.clip}")
 
 
-def decode_contract(reader: Bytes) -> tuple[ObservationTransform, ActionTransform, int]:
-    """What ``encode_contract`` wrote at the front of ``reader``.
+@dataclass(frozen=True, eq=False)
+class ObservationTransform:
+    """What ``predict`` accepts and what happens before the first layer.
 
-    Raises ArtifactError for what it cannot have written, UnsupportedError for a contract that cannot be. Bytes that
-    another encoder could have chosen for the same contract come back: who is strict encodes it again.
+    ``shape`` and ``dtype`` are those of one observation, channels first for images; ``frame_stack`` is how
+    many frames ``shape`` holds; ``image`` divides by 255; ``normalization`` is applied to vectors.
     """
-    head = reader.take(1)[0]
-    if head >> 5 or head & 7 >= len(OBSERVATION_DTYPES):
-        raise _malformed()
-    shape, frame_stack = _read_sizes(reader), _read_number(reader)
-    normalization = None
-    if head & 16:
-        mean, var = (_read_floats(reader, "<f8", math.prod(shape)).reshape(shape) for _ in range(2))
-        normalization = Normalization(mean, var, *_EPSILON_CLIP.unpack(reader.take(_EPSILON_CLIP.size)))
-    dtype, image = OBSERVATION_DTYPES[head & 7], bool(head & 8)
-    observation = ObservationTransform(shape, dtype, image, frame_stack, normalization)
-    return observation, _read_action(reader), _read_number(reader)
+
+    shape: tuple[int, ...]
+    dtype: str
+    image: bool = False
+    frame_stack: int = 1
+    normalization: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.dtype in OBSERVATION_DTYPES,
+            f"Observations must be of one of the dtypes {', '.join(OBSERVATION_DTYPES)}, not {self.dtype}",
+        )
+        require(
+            len(self.shape) in (1, 2, 3) and min(self.shape) >= 1,
+            f"Observations must have one to three dimensions, none of them empty, not the shape {self.shape}",
+        )
+        require(self.frame_stack >= 1, f"frame_stack must be at least 1, not {self.frame_stack}")
+        require(
+            not self.image or (self.dtype == "uint8" and len(self.shape) == 3 and self.normalization is None),
+            "An image observation must be uint8 of shape (channels, height, width), without normalization",
+        )
+        require(
+            self.normalization is None or self.normalization.mean.shape == self.shape,
+            f"The normalization's mean and variance must have the observation's shape {self.shape}",
+        )
 
 
-def _read_action(reader: Bytes) -> ActionTransform:
-    head = reader.take(1)[0]
-    form = head >> 4
-    if head & 3 >= len(ACTION_KINDS) or form > _EACH:
-        raise _malformed()
-    kind = ACTION_KINDS[head & 3]
-    if kind == "discrete":
-        start = _read_number(reader)
-        return ActionTransform("discrete", dtype="int64", start=-(start + 1) // 2 if start % 2 else start // 2)
-    if kind == "multi-discrete":
-        nvec = _read_sizes(reader, MAX_SIDE)
-        return ActionTransform("multi-discrete", (len(nvec),), "int64", nvec=nvec)
-    shape = _read_sizes(reader)
-    if kind == "multi-binary":
-        return ActionTransform(kind, shape, "int64")
-    size = math.prod(shape)
-    if size > MAX_SIDE:  # no layer has as many outputs
-        raise _malformed()
-    bounds = []
-    for unit in (-1.0, 1.0):
-        count = {_UNIT: 0, _EQUAL: 1, _EACH: size}[form]
-        values = _read_floats(reader, "<f4", count) if count else np.array([unit], np.float32)
-        bounds.append(np.resize(values, shape))
-    low, high = bounds
-    return ActionTransform(kind, shape, _BOX_DTYPES[head >> 3 & 1], bool(head & 4), low, high)
+@dataclass(frozen=True, eq=False)
+class ActionTransform:
+    """Network output to environment action.
 
+    ``kind`` "box": tanh if ``squash``, then from [-1, 1] to [``low``, ``high``] if ``squash``, else clip to
+    them; returns ``dtype`` of ``shape``. ``kind`` "discrete": the index of the largest output (the first of
+    equals), plus ``start``. ``kind`` "multi-discrete": the outputs are groups of ``nvec`` each, one after another,
+    and every group gives the index of its largest output; returns int64 of shape (groups,). ``kind`` "multi-binary":
+    1 for every output above 0, else 0; returns int64 of shape (outputs,).
+    """
 
-def _form(low: NDArray[Any], high: NDArray[Any]) -> int:
-    """Compared bit by bit: zeros have a sign."""
-    words = [bound.view("<u4") for bound in (low, high)]
-    if not all((word == word[0]).all() for word in words):
-        return _EACH
-    return _UNIT if (float(low[0]), float(high[0])) == (-1.0, 1.0) else _EQUAL
+    kind: ActionKind
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    squash: bool = False
+    low: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
+    start: int = 0
+    nvec: tuple[int, ...] = ()
 
-
-def _number(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; every byte but the last has its highest bit set."""
-    if not 0 <= value < 2 ** (7 * _NUMBER_BYTES):
-        raise PolicypressError(f"A packed policy has no place for the number {value:,}: save it as it is.")
-    parts = bytearray()
-    while value >= 128:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
-
-def _sizes(sizes: Iterable[int]) -> bytes:
-    listed = [int(size) for size in sizes]
-    return b"".join(map(_number, [len(listed), *listed]))
-
-
-def _read_number(reader: Bytes) -> int:
-    value = 0
-    for place in range(_NUMBER_BYTES):
-        byte = reader.take(1)[0]
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            return value
-    raise _malformed()
-
-
-def _read_sizes(reader: Bytes, limit: int = _MAX_DIMENSIONS) -> tuple[int, ...]:
-    count = _read_number(reader)
-    if count > limit:
-        raise _malformed()
-    sizes = tuple(_read_number(reader) for _ in range(count))
-    if any(not 1 <= size < 2**31 for size in sizes):
-        raise _malformed()
-    return sizes
-
-
-def _read_floats(reader: Bytes, dtype: str, count: int) -> NDArray[Any]:
-    stored = np.dtype(dtype)
-    return np.frombuffer(reader.take(count * stored.itemsize), stored).astype(stored.newbyteorder("="))
-
-
-def _malformed() -> ArtifactError:
-    return ArtifactError("its contract is malformed.")
+    def __post_init__(self) -> None:
+        require(self.kind == "multi-discrete" or not self.nvec, "Only multi-discrete actions have an nvec")
+        if self.kind == "multi-discrete":
+            require(
+                bool(self.nvec) and min(self.nvec) >= 1 and self.shape == (len(self.nvec),),
+                f"A multi-discrete action has the shape of its nvec, not {self.shape}, and an nvec of at least 1 each,"
+                f" not {self.nvec}",
+            )
+            require(
+                self.dtype == "int64" and self.low is None and self.high is None
+                and not self.squash and self.start == 0,
+                "A multi-discrete action has the dtype int64, no bounds, no squashing and no start",
+            )  # fmt: skip
+            return
+        if self.kind == "multi-binary":
+            require(
+                len(self.shape) == 1 and self.dtype == "int64" and self.low is None and self.high is None
+                and not self.squash and self.start == 0,
+                f"A multi-binary action has one dimension, not the shape {self.shape}, the dtype int64, no bounds, no "
+                "squashing and no start",
+            )  # fmt: skip
+            return
+        if self.kind == "discrete":
+            require(abs(self.start) < 2**31, f"A discrete action's start must fit 32 bits, not {self.start}")
+            require(
+                self.shape == () and self.dtype == "int64" and self.low is None and self.high is None
+                and not self.squash,
+                "A discrete action has the shape (), the dtype int64, no bounds and no squashing",
+            )  # fmt: skip
+            return
+        require(self.kind == "box", f"An action is of one of the kinds {', '.join(ACTION_KINDS)}, not {self.kind!r}")
+        require(self.dtype in ("float32", "float64"), f"Box actions are float32 or float64, not {self.dtype}")
+        require(self.start == 0, "Only discrete actions have a start")
+        for bound in (self.low, self.high):
+            require(
+                bound is not None and bound.dtype == np.float32 and bound.shape == self.shape
+                and not bool(np.any(np.isnan(bound)))
+                and not (self.squash and not bool(np.all(np.isfinite(bound)))),
+                f"Box actions need float32 bounds of shape {self.shape}, finite ones if they are squashed",
+            )  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):
+            span = np.asarray(self.high) - np.asarray(self.low)
+        require(
+            bool(np.all(np.asarray(self.low) <= np.asarray(self.high))),
+            "The lower bound of an action exceeds the upper one",
+        )
+        require(bool(np.all(np.isfinite(span))) or not self.squash, "A squashed action's bounds lie too far apart")

@@ -34,7 +34,7 @@ from policypress.policy.codec import (
     Reader,
     Writer,
 )
-from policypress.policy.policy import (
+from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
@@ -43,12 +43,12 @@ from policypress.policy.policy import (
     Layer,
     MaxPool2d,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 
 _LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH = range(7)
 _USUAL_BITS = 8

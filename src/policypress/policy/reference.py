@@ -15,22 +15,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from policypress.errors import ObservationError
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import (
     TANH_INPUT_LIMIT,
     TANH_INPUT_SCALE,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]

@@ -28,7 +28,7 @@ from torch import nn
 
 from policypress.compression.graph import Graph
 from policypress.errors import PolicypressError, RunError, UnsupportedError
-from policypress.policy.policy import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.rl.adapters import (
     EXTRACTORS,
     UNSUPPORTED_RECURRENT,

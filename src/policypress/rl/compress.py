@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policypress.compression.compressor import Compressor
+from policypress.compression.freeze import freeze_graph, spread
 from policypress.compression.graph import LayerNode, ResidualNode
 from policypress.compression.student import hidden_widths, student
 from policypress.config import (
     FLOAT_BITS,
-    CompressConfig,
     CompressionConfig,
     DistillConfig,
     Environment,
+    PressConfig,
     dumps,
     from_json,
 )
@@ -33,7 +34,6 @@ from policypress.measure.returns import kept
 from policypress.measure.size import sizes
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
-from policypress.policy.freeze import freeze_graph, spread
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import adapter_for, checked_graph, observation_transform
@@ -170,9 +170,9 @@ def plan(
     compression: Mapping[str, Any] | None = None,
     student: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> CompressConfig:
-    """The CompressConfig for an agent, with fields of CompressionConfig (``compression``), DistillConfig (``student``)
-    and CompressConfig (``settings``) replaced by those given.
+) -> PressConfig:
+    """The PressConfig for an agent, with fields of CompressionConfig (``compression``), DistillConfig (``student``)
+    and PressConfig (``settings``) replaced by those given.
 
     A distilled student is narrow ("auto": about a hundredth of the parameters) at a learned precision, unless a
     sparsity or widths are given; 8 bits everywhere. Raises what ``load_agent`` raises, ConfigError for what does not
@@ -202,7 +202,7 @@ def plan(
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
     gentle = not widths or agent.observation.image
     student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
-    return CompressConfig(
+    return PressConfig(
         algo,
         environment.env,
         digest(source.agent),
@@ -218,7 +218,7 @@ def plan(
 
 def press(
     source: Source,
-    config: CompressConfig,
+    config: PressConfig,
     out: Path,
     *,
     resume: bool = False,
@@ -260,12 +260,12 @@ def press(
         return result
 
 
-def existing(files: CompressFiles, config: CompressConfig, resume: bool) -> dict[str, Any] | None:
+def existing(files: CompressFiles, config: PressConfig, resume: bool) -> dict[str, Any] | None:
     """The result of a finished run, or None if one may start or go on here, whose config is then written; RunError
     otherwise. A search also goes on in more or less time than it was given first."""
     if files.config.exists():
         try:
-            found = from_json(CompressConfig, json.loads(files.config.read_text()))
+            found = from_json(PressConfig, json.loads(files.config.read_text()))
         except (json.JSONDecodeError, ConfigError) as error:
             raise RunError(f"{files.config} cannot be read: choose another --out, or remove the folder.") from error
         if replace(found, minutes=config.minutes) != config:
@@ -282,7 +282,7 @@ def existing(files: CompressFiles, config: CompressConfig, resume: bool) -> dict
 
 
 def measured_teacher(
-    files: CompressFiles, agent: Agent, teacher: Teacher, config: CompressConfig, force: bool = False
+    files: CompressFiles, agent: Agent, teacher: Teacher, config: PressConfig, force: bool = False
 ) -> dict[str, Any]:
     """The teacher's evaluation in float32, measured once a folder, and in it as "chance" what acting without looking
     returns; warns where the teacher does no better. Raises RunError if it acts far below its training, ConfigError if a
@@ -311,7 +311,7 @@ def measured_teacher(
 
 
 def measure(
-    policy: Policy, config: CompressConfig, teacher: dict[str, Any], seconds: float
+    policy: Policy, config: PressConfig, teacher: dict[str, Any], seconds: float
 ) -> tuple[Policy, dict[str, Any]]:
     """``policy`` with what it returns from the teacher's seeds on its card, and the contents of ``result.json``."""
     evaluation = evaluate(policy, config.environment, episodes=config.episodes, seed=FINAL_SEED).as_dict()

@@ -23,14 +23,15 @@ from torch import nn
 from policypress.compression.answers import answer, check_layers, compare, probes, tolerance_of
 from policypress.compression.compressor import Compressor
 from policypress.compression.fake_quant import STEP_STRIDE
+from policypress.compression.freeze import freeze_graph, spread
 from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
 from policypress.config import DistillConfig, dumps
 from policypress.errors import ConfigError, DivergedError, RunError
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
-from policypress.policy.freeze import freeze_graph, spread
-from policypress.policy.policy import ActionTransform, ObservationTransform, Policy
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.policy import Policy
 from policypress.rl.adapters import Critic, Imitation
 from policypress.rl.checkpoint import replace_file
 from policypress.rl.environments import EnvLike, make_envs

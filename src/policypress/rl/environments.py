@@ -32,7 +32,7 @@ from policypress.errors import (
     UnsupportedError,
 )
 from policypress.extras import install
-from policypress.policy.policy import ObservationTransform
+from policypress.policy.contract import ObservationTransform
 
 FRAME_STACK = 4
 _ATARI_FRAMES = 108_000

@@ -13,14 +13,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
-from policypress.config import CompressConfig, Environment
+from policypress.config import Environment, PressConfig
 from policypress.errors import UnsupportedError
-from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.callback import CompressionCallback, divergence
 from policypress.rl.distill import Progress
 from policypress.rl.environments import make_env
+from policypress.rl.freeze import freeze
 from policypress.rl.statistics import normalized_env, read_vecnormalize
 
 REBUILT_STEPS = 10_000
@@ -29,7 +29,7 @@ _CHECKPOINTS = 50
 
 
 def finetune(
-    agent: Path, vecnormalize: Path | None, config: CompressConfig, folder: Path, progress: Progress | None = None
+    agent: Path, vecnormalize: Path | None, config: PressConfig, folder: Path, progress: Progress | None = None
 ) -> Policy:
     """Trains the agent on for ``config.steps`` steps while it is pruned and quantized; returns the frozen policy.
 

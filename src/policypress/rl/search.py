@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from policypress.config import CompressConfig, DistillConfig
+from policypress.config import DistillConfig, PressConfig
 from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.returns import share_of
 from policypress.measure.size import size
@@ -153,7 +153,7 @@ def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) 
 
 def search(
     source: Source,
-    config: CompressConfig,
+    config: PressConfig,
     out: Path,
     *,
     resume: bool = False,
@@ -190,7 +190,7 @@ def search(
 
 
 def _finish(
-    students: _Students, files: CompressFiles, config: CompressConfig, teacher: dict[str, Any], jobs: int
+    students: _Students, files: CompressFiles, config: PressConfig, teacher: dict[str, Any], jobs: int
 ) -> dict[str, Any]:
     """The smallest student that also keeps enough from the seeds of the final measurement, or else the closest."""
     if not students.found:
@@ -221,7 +221,7 @@ class _Students:
     def __init__(
         self,
         source: Source,
-        config: CompressConfig,
+        config: PressConfig,
         files: CompressFiles,
         teacher: Teacher,
         report: Report | None,
@@ -372,7 +372,7 @@ def _start(worker: Any) -> None:
 
 def _train(
     source: Source,
-    config: CompressConfig,
+    config: PressConfig,
     student: DistillConfig,
     knobs: Knobs,
     teacher_returns: tuple[float, ...],

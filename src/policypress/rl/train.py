@@ -25,13 +25,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from policypress.config import TrainConfig, dumps, from_json
 from policypress.errors import ConfigError, PolicypressError, RunError
 from policypress.measure.size import sizes
-from policypress.policy.freeze import freeze
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import Adapter, adapter_named
 from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
 from policypress.rl.environments import make_env
 from policypress.rl.evaluate import evaluate
+from policypress.rl.freeze import freeze
 
 Progress = Callable[[int, int, float | None], None]
 """Called with (steps done, total steps, latest evaluation's mean return)."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from policypress.errors import UnsupportedError
 from policypress.policy.canonical import canonical
-from policypress.policy.policy import (
+from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MIN,
     Flatten,
@@ -25,12 +25,12 @@ from policypress.policy.policy import (
     Layer,
     MaxPool2d,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
 )
+from policypress.policy.policy import Policy
 from policypress.policy.reference import quantize_input, tanh_table
 
 Fields = dict[str, Any]

@@ -1,12 +1,11 @@
-"""Trained network to ``Policy``: the last place that knows torch."""
+"""Trained network to ``Policy``."""
 
 from __future__ import annotations
 
-import platform
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,85 +29,25 @@ from policypress.compression.graph import (
     TanhNode,
     clipped,
 )
-from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError, UnsupportedError
-from policypress.policy.canonical import canonical
+from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError
 from policypress.policy.checks import check_accumulators
-from policypress.policy.policy import (
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import (
     FLOAT_BITS,
-    ActionTransform,
     Flatten,
     InputQuantization,
     Layer,
     MaxPool2d,
-    ObservationTransform,
     Op,
-    Policy,
     Relu,
     Requantization,
     Residual,
     Tanh,
-    TestVectors,
 )
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
+from policypress.policy.policy import Policy, TestVectors
 
 _TEST_VECTOR_BYTES = 65_536
 _DROWNS = 64  # an input whose weights, in units of its range, are so many times as large as another's
-
-
-def freeze(
-    model: BaseAlgorithm,
-    *,
-    baseline_bytes: int | None = None,
-    provenance: dict[str, Any] | None = None,
-    unfinished: bool = False,
-) -> Policy:
-    """The policy that ``model`` would be deployed as: integer once quantization has started, float32 before.
-
-    ``baseline_bytes``: size of the dense float32 network that this one stands in for, if not its own architecture.
-    ``provenance`` is added to what the model itself tells. Warns if pruning or quantization has not come to the end
-    that was asked for, unless ``unfinished`` says that this is meant. Raises UnsupportedError for agents that cannot be
-    pressed or that act otherwise than the frozen policy would, PolicypressError for weights that are not finite or
-    could overflow an int32 accumulator.
-    """
-    from policypress.rl.adapters import adapter_for, check_agent, observation_transform
-    from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing
-
-    adapter = adapter_for(model)
-    observation = observation_transform(model)
-    state = getattr(model, STATE_ATTRIBUTE, None)
-    if state is not None and state["normalized"] and observation.normalization is None:
-        raise UnsupportedError(
-            "the agent was trained with VecNormalize and its statistics are missing: load the agent with "
-            "env=VecNormalize.load(FILE, venv)."
-        )
-    follow_optimizer(model)
-    if not unfinished and (sentence := missing(model)):
-        warnings.warn(sentence, stacklevel=2)
-    origin = {
-        "algo": adapter.name,
-        "env": _environment_id(model),
-        "steps": int(model.num_timesteps),
-        "seed": model.seed,
-        "compression": state,
-        "versions": _versions(),
-        **(provenance or {}),
-    }
-    recorded = _recorded_observations(model, observation)
-    policy = canonical(
-        freeze_graph(
-            adapter.graph(model),
-            observation,
-            adapter.action_transform(model),
-            baseline_bytes=baseline_bytes,
-            provenance=origin,
-            observations=recorded,
-        )
-    )
-    check_agent(model, _outputs(policy))
-    return policy
 
 
 def freeze_graph(
@@ -150,7 +89,7 @@ def freeze_graph(
     if any(layer.nonzeros == 0 for layer in policy.layers):
         warnings.warn("a layer has no weight left: the policy's action is constant.", stacklevel=2)
     if graph.root is not None:
-        like, run = first.weight.detach(), _outputs(policy)
+        like, run = first.weight.detach(), outputs_of(policy)
         for scale, x in probes(observation.shape, observation.image, like.dtype):
             own = answer(graph.root, x, like)
             compare("the network", own, run(x), scale, tolerance=tolerance_of(like.dtype))
@@ -166,7 +105,7 @@ def freeze_graph(
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
 
 
-def _outputs(policy: Policy) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def outputs_of(policy: Policy) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """The policy's outputs for observations as its first layer sees them, by the engine: the reference takes seconds
     for an image."""
     seen = ObservationTransform(policy.observation.shape, "float32")
@@ -268,46 +207,6 @@ def _array(tensor: torch.Tensor) -> NDArray[Any]:
     return values
 
 
-def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArray[Any] | None:
-    """Up to 32 observations that the agent met, evenly spread over its replay buffer or last rollout."""
-    from gymnasium import spaces
-
-    if not isinstance(model.observation_space, spaces.Box):  # recorded as they came, not flat
-        return None
-    shape, dtype = transform.shape, np.dtype(transform.dtype)
-    replay, rollout = getattr(model, "replay_buffer", None), getattr(model, "rollout_buffer", None)
-    if replay is not None and replay.size() > 0:
-        met = replay.observations[: replay.size(), 0]
-    elif rollout is not None and rollout.full and transform.normalization is None:  # a rollout holds normalized ones
-        met = rollout.observations.reshape(-1, *shape)
-    else:
-        return None
-    picks = spread(len(met), int(np.prod(shape)) * dtype.itemsize)
-    return np.asarray(met[picks]).reshape(len(picks), *shape).astype(dtype)
-
-
 def spread(count: int, observation_bytes: int) -> NDArray[np.int64]:
     """Indices of up to 32 of ``count`` observations, evenly spread, for test vectors that take little of a file."""
     return np.linspace(0, count - 1, max(1, min(32, count, _TEST_VECTOR_BYTES // observation_bytes))).astype(np.int64)
-
-
-def _environment_id(model: BaseAlgorithm) -> str | None:
-    env = model.get_env()
-    spec = env.get_attr("spec")[0] if env is not None else None
-    return None if spec is None else str(spec.id)
-
-
-def _versions() -> dict[str, str]:
-    import gymnasium
-    import stable_baselines3
-
-    import policypress
-
-    return {
-        "policypress": policypress.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "stable-baselines3": stable_baselines3.__version__,
-        "gymnasium": gymnasium.__version__,
-    }

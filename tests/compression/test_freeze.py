@@ -11,27 +11,18 @@ from numpy.typing import NDArray
 
 import policypress as pp
 from policypress.errors import PolicypressError, UnsupportedError
-from policypress.policy.policy import (
-    INT32_MAX,
-    INT32_MIN,
-    ActionTransform,
-    Flatten,
-    Layer,
-    MaxPool2d,
-    ObservationTransform,
-    Policy,
-    Relu,
-    Tanh,
-)
-from policypress.policy.policy import Residual as FrozenResidual
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import INT32_MAX, INT32_MIN, Flatten, Layer, MaxPool2d, Relu, Tanh
+from policypress.policy.ops import Residual as FrozenResidual
+from policypress.policy.policy import Policy
 
 torch = pytest.importorskip("torch", reason="freezing starts from a torch network")
 from torch import nn  # noqa: E402
 
 from policypress.compression import Compressor, Residual, trace  # noqa: E402
 from policypress.compression.fake_quant import multiplier_and_shift  # noqa: E402
+from policypress.compression.freeze import freeze_graph  # noqa: E402
 from policypress.config import CompressionConfig  # noqa: E402
-from policypress.policy.freeze import freeze_graph  # noqa: E402
 
 DISCRETE = ActionTransform("discrete", dtype="int64")
 

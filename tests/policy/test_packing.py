@@ -15,8 +15,9 @@ from policy.policies import NUMERICS, Kind, make_observations, make_policy
 from policypress.errors import ArtifactError, PolicypressError, UnsupportedError
 from policypress.policy import artifact
 from policypress.policy.canonical import canonical
-from policypress.policy.contract import encode_contract
-from policypress.policy.policy import ActionTransform, Numerics, ObservationTransform, Policy
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.packing import encode_contract
+from policypress.policy.policy import Numerics, Policy
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 RESULTS = Path(__file__).parents[2] / "results"
