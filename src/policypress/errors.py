@@ -1,5 +1,7 @@
 """Every error a user can meet; each message is one plain sentence that says what to do."""
 
+from typing import NoReturn
+
 
 class PolicypressError(Exception):
     """Base class: catch this to catch everything policypress raises on purpose."""
@@ -41,3 +43,11 @@ def require(condition: bool, sentence: str) -> None:
     """Raises UnsupportedError with ``sentence``, which has no full stop, unless ``condition`` holds."""
     if not condition:
         raise UnsupportedError(sentence + ".")
+
+
+def unknown(value: NoReturn) -> NoReturn:
+    """Ends a ``match`` over all kinds of a thing: mypy finds a kind that is missing, and a run names it.
+
+    Raises UnsupportedError.
+    """
+    raise UnsupportedError(f"{value!r:.80} is not known here: add it to what tells these kinds apart.")

@@ -13,8 +13,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from policypress.errors import ExportError, ObservationError
-from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style, normalization_error
+from policypress.errors import ExportError, ObservationError, unknown
+from policypress.export.onnx_ends import normalization_error
+from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform
 from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
@@ -298,6 +299,8 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
                     inside = _rounding(op.body, x, apart)
                     size = np.abs(x) + np.abs(reference.run_float((op,), x, []))
                     apart = (apart + inside) * np.float32(1.01) + np.float32(4 * _ROUNDING) * size
+                case _:
+                    unknown(op)
             x = reference.run_float((op,), x, [])
     return apart
 

@@ -2,8 +2,8 @@
 
 Every peer takes what ``Policy.predict`` takes and gives actions. Wherever a peer has a graph of its own, the
 observation's scaling, normalization and the action's squashing are in it, so that one call does everything; weights
-do not change the time, so Stable-Baselines3's are random. A peer is a function in ``PEERS`` from a ``Task``; it
-imports what it needs itself, and raises UnsupportedError with the reason if it cannot run.
+do not change the time, so Stable-Baselines3's are random. A peer is a row of ``PEERS`` with a function from a ``Task``;
+that imports what it needs itself, and raises UnsupportedError with the reason if it cannot run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.measure.networks import parameters, random_observations
+from policypress.measure.baselines import parameters, random_observations
 from policypress.policy import reference
 from policypress.policy.ops import Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
 from policypress.policy.payload import payload_size
@@ -131,7 +130,7 @@ def torch_compiled(task: Task) -> Peer:
 
 def ort_float32(task: Task) -> Peer:
     """ONNX Runtime on one thread, float32."""
-    return _ort_peer(onnx_model(task.dense))
+    return _ort_peer(float_graph(task.dense))
 
 
 def ort_int8_dynamic(task: Task) -> Peer:
@@ -177,7 +176,7 @@ def _quantized(task: Task, quantize: Callable[[Path, Path], None]) -> Peer:
 
     with tempfile.TemporaryDirectory() as folder:
         plain, source, target = (Path(folder) / name for name in ("plain.onnx", "source.onnx", "target.onnx"))
-        plain.write_bytes(onnx_model(task.dense))
+        plain.write_bytes(float_graph(task.dense))
         quant_pre_process(plain, source)
         with _silent():
             quantize(source, target)
@@ -244,37 +243,30 @@ def ort_exported(task: Task) -> Peer:
     return _ort_peer(encode_onnx(task.pressed))
 
 
-PEERS: Mapping[str, Callable[[Task], Peer]] = MappingProxyType(
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A row of ``PEERS``: what tables call the peer, the function that makes it, and whether it runs the pressed policy
+    (all others run a dense network)."""
+
+    title: str
+    make: Callable[[Task], Peer]
+    of_the_pressed: bool = False
+
+
+PEERS: Mapping[str, Contender] = MappingProxyType(
     {
-        "sb3": stable_baselines3,
-        "torch": torch_eager,
-        "torch-compile": torch_compiled,
-        "ort": ort_float32,
-        "ort-int8-dynamic": ort_int8_dynamic,
-        "ort-int8-qdq": ort_int8_qdq,
-        "litert": litert,
-        "ort-exported": ort_exported,
-        "numpy": numpy_reference,
+        "sb3": Contender("SB3 predict", stable_baselines3),
+        "torch": Contender("torch eager", torch_eager),
+        "torch-compile": Contender("torch.compile", torch_compiled),
+        "ort": Contender("ORT float32", ort_float32),
+        "ort-int8-dynamic": Contender("ORT int8 dynamic", ort_int8_dynamic),
+        "ort-int8-qdq": Contender("ORT int8 QDQ", ort_int8_qdq),
+        "litert": Contender("LiteRT float32", litert),
+        "ort-exported": Contender("ORT, exported", ort_exported, of_the_pressed=True),
+        "numpy": Contender("NumPy reference", numpy_reference, of_the_pressed=True),
     }
 )
 """Every peer, by the name that ``--peers`` takes."""
-
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "sb3": "SB3 predict",
-        "torch": "torch eager",
-        "torch-compile": "torch.compile",
-        "ort": "ORT float32",
-        "ort-int8-dynamic": "ORT int8 dynamic",
-        "ort-int8-qdq": "ORT int8 QDQ",
-        "litert": "LiteRT float32",
-        "ort-exported": "ORT, exported",
-        "numpy": "NumPy reference",
-    }
-)
-
-OF_THE_PRESSED = frozenset({"ort-exported", "numpy"})
-"""Peers that run the pressed policy; all others run a dense network."""
 
 
 def named(text: str) -> tuple[str, ...]:
@@ -383,100 +375,11 @@ def _torch_peer(policy: Policy, module: Any) -> Peer:
     return Peer(4 * parameters(policy), lambda observation: many(observation[None])[0], many)
 
 
-def onnx_model(policy: Policy) -> bytes:
+def float_graph(policy: Policy) -> bytes:
     """A float policy as ONNX: raw ``observation`` (batch, *shape) to ``action`` (batch, *action shape)."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from policypress.export.onnx_build import build_network
 
-    nodes: list[Any] = []
-    constants: list[Any] = []
-    observation, action = policy.observation, policy.action
-
-    def constant(values: Any) -> str:
-        name = f"c{len(constants)}"
-        constants.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{kind}{len(nodes)}"
-        nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def run(ops: tuple[Op, ...], x: str) -> str:
-        for op in ops:
-            match op:
-                case Layer():
-                    weight, bias = constant(op.weight), constant(op.bias)
-                    if op.is_conv:
-                        pads = [*op.padding, *op.padding]
-                        x = node("Conv", x, weight, bias, strides=list(op.stride), pads=pads)
-                    else:
-                        x = node("Gemm", x, weight, bias, transB=1)
-                    x = node("Relu", x) if op.relu else x
-                case Relu():
-                    x = node("Relu", x)
-                case Tanh():
-                    x = node("Tanh", x)
-                case Flatten():
-                    x = node("Flatten", x)
-                case MaxPool2d():
-                    pads = [*op.padding, *op.padding]
-                    x = node("MaxPool", x, kernel_shape=list(op.kernel), strides=list(op.stride), pads=pads)
-                case Residual():
-                    x = node("Add", x, run(op.body, x))
-        return x
-
-    x = "observation"
-    if observation.normalization is not None:
-        n = observation.normalization
-        x = node("Cast", x, to=TensorProto.DOUBLE)
-        x = node("Div", node("Sub", x, constant(n.mean)), constant(np.sqrt(n.var + n.epsilon)))
-        x = node("Clip", x, constant(np.float64(-n.clip)), constant(np.float64(n.clip)))
-    if observation.normalization is not None or observation.dtype != "float32":
-        x = node("Cast", x, to=TensorProto.FLOAT)
-    if observation.image:
-        x = node("Div", x, constant(np.float32(255)))
-    y = run(policy.ops, x)
-    if action.kind == "discrete":
-        y = node("ArgMax", y, axis=1, keepdims=0)
-        y = node("Add", y, constant(np.int64(action.start))) if action.start else y
-    elif action.kind == "multi-discrete":
-        edges = np.cumsum((0, *action.nvec))
-        groups = [
-            node(
-                "ArgMax",
-                node("Slice", y, constant([int(a)]), constant([int(b)]), constant([1])),
-                axis=1,
-                keepdims=1,
-            )
-            for a, b in pairwise(edges)
-        ]
-        y = node("Concat", *groups, axis=1)
-    elif action.kind == "multi-binary":
-        y = node("Cast", node("Greater", y, constant(np.float32(0))), to=TensorProto.INT64)
-    else:
-        low, high = np.asarray(action.low), np.asarray(action.high)
-        if len(action.shape) != 1:
-            y = node("Reshape", y, constant(np.array([-1, *action.shape], np.int64)))
-        if action.squash:
-            half = node("Mul", node("Add", node("Tanh", y), constant(np.float32(1))), constant(np.float32(0.5)))
-            y = node("Add", node("Mul", half, constant(high - low)), constant(low))
-        else:
-            y = node("Min", node("Max", y, constant(low)), constant(high))
-        y = node("Cast", y, to=TensorProto.DOUBLE) if action.dtype == "float64" else y
-    y = node("Identity", y)
-    nodes[-1].output[0] = "action"
-    kinds = [helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for dtype in (observation.dtype, action.dtype)]
-    graph = helper.make_graph(
-        nodes,
-        "policy",
-        [helper.make_tensor_value_info("observation", kinds[0], ["batch", *observation.shape])],
-        [helper.make_tensor_value_info("action", kinds[1], ["batch", *action.shape])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()  # type: ignore[no-any-return]
+    return bytes(build_network(policy).SerializeToString(deterministic=True))
 
 
 def _ort_peer(model: bytes) -> Peer:
