@@ -36,7 +36,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policypress.errors import UnsupportedError
+from policypress.errors import UnsupportedError, unknown
 from policypress.policy.checks import Shape, output_shape
 from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
 from policypress.policy.policy import Policy
@@ -167,12 +167,15 @@ class _Counter:
         action = self._policy.action
         if self._integer:
             self._add(float_mul=outputs, constant_bytes=4 * self._policy.layers[-1].scale.size)
-        if action.kind != "box":
-            self._add(float_add=outputs)
-        elif action.squash:
-            self._add(float_mul=(_TANH + 2) * outputs, float_add=(_TANH + 2) * outputs, constant_bytes=8 * outputs)
-        else:
-            self._add(float_add=2 * outputs, constant_bytes=8 * outputs)
+        match action.kind:
+            case "discrete" | "multi-discrete" | "multi-binary":
+                self._add(float_add=outputs)
+            case "box" if action.squash:
+                self._add(float_mul=(_TANH + 2) * outputs, float_add=(_TANH + 2) * outputs, constant_bytes=8 * outputs)
+            case "box":
+                self._add(float_add=2 * outputs, constant_bytes=8 * outputs)
+            case _:
+                unknown(action.kind)
 
     def ops(self, ops: Iterable[Op], shape: Shape) -> Shape:
         for op in ops:
@@ -204,6 +207,8 @@ class _Counter:
                 case Flatten():
                     shape = after
                     continue
+                case _:
+                    unknown(op)
             pair = math.prod(shape) * before_bytes + values * self._value_bytes
             self.found["activation_bytes"] = max(self.found["activation_bytes"], pair)
             self._add(activation_traffic=values * self._value_bytes)

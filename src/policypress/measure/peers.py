@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ConfigError, UnsupportedError
+from policypress.errors import ConfigError, UnsupportedError, unknown
 from policypress.measure.baselines import parameters, random_observations
 from policypress.policy import reference
 from policypress.policy.ops import Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
@@ -214,11 +214,15 @@ def litert(task: Task) -> Peer:
         interpreter.set_tensor(0, observations.astype(np.float32))
         interpreter.invoke()
         outputs = interpreter.get_tensor(1)
-        if action.kind == "discrete":
-            return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
-        if action.kind in ("multi-discrete", "multi-binary"):
-            return reference.act(action, outputs)
-        return outputs.reshape(-1, *action.shape).astype(dtype, copy=False)  # type: ignore[no-any-return]
+        match action.kind:
+            case "discrete":
+                return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
+            case "multi-discrete" | "multi-binary":
+                return reference.act(action, outputs)
+            case "box":
+                return outputs.reshape(-1, *action.shape).astype(dtype, copy=False)  # type: ignore[no-any-return]
+            case _:
+                unknown(action.kind)
 
     return Peer(len(data), lambda observation: many(observation[None])[0], many)
 
@@ -272,8 +276,7 @@ PEERS: Mapping[str, Contender] = MappingProxyType(
 def named(text: str) -> tuple[str, ...]:
     """Peers in ``text``, names with commas between, or "all"; ConfigError names the known ones."""
     names = tuple(PEERS) if text == "all" else tuple(dict.fromkeys(name for name in text.split(",") if name))
-    unknown = [name for name in names if name not in PEERS]
-    if unknown or not names:
+    if not names or any(name not in PEERS for name in names):
         raise ConfigError(f"peers={text!r} is not known: use all, or some of {','.join(PEERS)}.")
     return names
 
@@ -311,13 +314,19 @@ def torch_module(policy: Policy) -> Any:
                 x = torch.clip((x - self.mean) / self.std, -normalization.clip, normalization.clip)
             x = x.float()
             y: torch.Tensor = self.network(x / 255 if observation.image else x)
-            if action.kind == "discrete":
-                return y.argmax(1) + action.start
-            if action.kind == "multi-discrete":
-                return torch.stack([group.argmax(1) for group in y.split(action.nvec, 1)], 1)
-            if action.kind == "multi-binary":
-                return (y > 0).long()
-            y = y.reshape(-1, *action.shape)
+            match action.kind:
+                case "discrete":
+                    return y.argmax(1) + action.start
+                case "multi-discrete":
+                    return torch.stack([group.argmax(1) for group in y.split(action.nvec, 1)], 1)
+                case "multi-binary":
+                    return (y > 0).long()
+                case "box":
+                    return self.box(y.reshape(-1, *action.shape))
+                case _:
+                    unknown(action.kind)
+
+        def box(self, y: torch.Tensor) -> torch.Tensor:
             if action.squash:
                 y = self.low + 0.5 * (torch.tanh(y) + 1) * self.span
             else:
@@ -363,6 +372,8 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                 yield torch.nn.MaxPool2d(op.kernel, op.stride, op.padding)
             case Residual():
                 yield Sum(torch.nn.Sequential(*_modules(op.body)))
+            case _:
+                unknown(op)
 
 
 def _torch_peer(policy: Policy, module: Any) -> Peer:
@@ -408,8 +419,7 @@ def _litert_model(policy: Policy) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     observation, action = policy.observation, policy.action
-    plain = all(isinstance(op, Layer | Relu | Tanh) for op in policy.ops)
-    if not plain or len(observation.shape) != 1 or observation.normalization is not None:
+    if len(observation.shape) != 1 or observation.normalization is not None:
         raise UnsupportedError("the LiteRT row is for plain networks of vectors without normalization.")
     outputs = len(policy.layers[-1].weight)
     buffers, codes = [schema.BufferT()], list[str]()
@@ -438,15 +448,22 @@ def _litert_model(policy: Policy) -> bytes:
     x, width = tensor((1, *observation.shape)), observation.shape[0]
     last = tensor((1, outputs))
     for op in policy.ops:
-        if isinstance(op, Layer):
-            width = len(op.weight)
-            weight, bias = tensor(op.weight.shape, op.weight), tensor(op.bias.shape, op.bias)
-            x = operate("FULLY_CONNECTED", width, x, weight, bias)
-            operators[-1].builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-            operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
-            operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
-        else:
-            x = operate("TANH" if isinstance(op, Tanh) else "RELU", width, x)
+        match op:
+            case Layer() if not op.is_conv:
+                width = len(op.weight)
+                weight, bias = tensor(op.weight.shape, op.weight), tensor(op.bias.shape, op.bias)
+                x = operate("FULLY_CONNECTED", width, x, weight, bias)
+                operators[-1].builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+                operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
+                operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
+            case Relu():
+                x = operate("RELU", width, x)
+            case Tanh():
+                x = operate("TANH", width, x)
+            case Layer() | Flatten() | MaxPool2d() | Residual():
+                raise UnsupportedError(f"the LiteRT row is for plain networks of vectors, not for {type(op).__name__}.")
+            case _:
+                unknown(op)
     if action.kind == "box":
         low, high = np.ravel(np.asarray(action.low)), np.ravel(np.asarray(action.high))
         steps = (("MAXIMUM", low), ("MINIMUM", high))
@@ -485,11 +502,15 @@ def _action_space(policy: Policy) -> Any:
     from gymnasium import spaces
 
     action = policy.action
-    if action.kind == "discrete":
-        return spaces.Discrete(len(policy.layers[-1].weight))
-    if action.kind == "multi-discrete":
-        return spaces.MultiDiscrete(list(action.nvec))
-    if action.kind == "multi-binary":
-        return spaces.MultiBinary(action.shape[0])
-    low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
-    return spaces.Box(low, high, dtype=low.dtype.type)
+    match action.kind:
+        case "discrete":
+            return spaces.Discrete(len(policy.layers[-1].weight))
+        case "multi-discrete":
+            return spaces.MultiDiscrete(list(action.nvec))
+        case "multi-binary":
+            return spaces.MultiBinary(action.shape[0])
+        case "box":
+            low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
+            return spaces.Box(low, high, dtype=low.dtype.type)
+        case _:
+            unknown(action.kind)
