@@ -12,9 +12,8 @@ from policypress.errors import unknown
 from policypress.export.onnx_ends import normalization_error, scaled_input, shifted_input
 from policypress.export.onnx_graph import Graph, clip, max_pool, per_channel, ratio, window
 from policypress.policy import reference
-from policypress.policy.checks import Shape, output_shape
 from policypress.policy.ops import (
-    TANH_INPUT_LIMIT,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -23,7 +22,7 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
+    Shape,
 )
 from policypress.policy.policy import Policy
 
@@ -91,7 +90,7 @@ class ExactIntegers:
             assert isinstance(value, _Codes)
             with self.graph.layer(op):
                 value = self._op(op, value, shape)
-            shape = output_shape(op, shape)
+            shape = op.output_shape(shape)
         return value
 
     def _op(self, op: Op, codes: _Codes, shape: Shape) -> _Codes | str:
@@ -106,18 +105,17 @@ class ExactIntegers:
                     return accumulators
                 low, high = op.requantize.low, op.requantize.high
                 dtype = _wide_enough(op.requantize, max(-low, high))
-                ndim = len(output_shape(op, shape))
+                ndim = len(op.output_shape(shape))
                 return self._store(
                     self._scale(g.cast(accumulators, dtype), op.requantize, dtype, ndim), dtype, low, high
                 )
             case Residual():
                 return self._residual(op, codes, shape)
-            case Tanh():
-                inputs = np.arange(-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT + 1)
-                table = (reference.tanh_codes(op, inputs) + op.high).astype(np.uint8)
-                # The layer in front has the limits of ``inputs``: its codes plus their zero are places in the table.
+            case Activation():
+                first = op.limit - codes.zero  # of the table's places, so that codes plus their zero are places
+                table = (op.lookup.table[first : first + codes.peak + 1] - op.low).astype(np.uint8)
                 tensor = g.op("Gather", g.constant(table, "table"), g.cast(codes.tensor, np.int32))
-                codes = _Codes(tensor, op.high, 2 * op.high)
+                codes = _Codes(tensor, -op.low, op.high - op.low)
             case Relu():
                 codes = replace(codes, tensor=g.op("Clip", codes.tensor, g.constant(codes.dtype(codes.zero))))
             case MaxPool2d():

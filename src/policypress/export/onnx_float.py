@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from policypress.errors import unknown
-from policypress.export.onnx_functions import tanh
+from policypress.export.onnx_functions import activate
 from policypress.export.onnx_graph import Graph, Style, dequantized, layer_node, max_pool, per_channel
-from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 
 
 class Floats:
@@ -27,8 +27,8 @@ class Floats:
                         x = g.op("Relu", x) if op.relu else x
                     case Relu():
                         x = g.op("Relu", x)
-                    case Tanh():
-                        x = tanh(g, x, self.style)
+                    case Activation():
+                        x = activate(g, op, x, self.style)
                     case MaxPool2d():
                         x = max_pool(g, op, x)
                     case Flatten():

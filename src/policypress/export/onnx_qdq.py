@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from policypress.errors import UnsupportedError, unknown
 from policypress.export.onnx_ends import scaled_input, shifted_input
+from policypress.export.onnx_functions import activate
 from policypress.export.onnx_graph import Graph, clip, dequantized, layer_node, max_pool, per_channel, ratio
-from policypress.policy.checks import Shape, output_shape
+from policypress.policy import activations
 from policypress.policy.ops import (
-    TANH_INPUT_SCALE,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -21,7 +22,7 @@ from policypress.policy.ops import (
     Op,
     Relu,
     Residual,
-    Tanh,
+    Shape,
 )
 from policypress.policy.policy import Policy
 
@@ -76,7 +77,7 @@ class QdqIntegers:
                     self.graph.step("")
                 else:
                     result = self._op(op, result, shape)
-            shape = output_shape(op, shape)
+            shape = op.output_shape(shape)
         return result
 
     def _op(self, op: Op, value: _Quantized, shape: Shape) -> _Quantized:
@@ -84,9 +85,8 @@ class QdqIntegers:
         match op:
             case Residual():
                 return self._residual(op, value, shape)
-            case Tanh():
-                x = g.op("Mul", value.tensor, g.constant(np.float32(TANH_INPUT_SCALE)))
-                return self._codes(g.op("Tanh", x), -op.high, op.high, 1 / op.high)
+            case Activation():
+                return self._activation(op, value)
             case Relu():
                 limits = max(value.low, 0), max(value.high, 1)
                 return self._codes(g.op("Relu", value.tensor), *limits, value.scale)
@@ -98,6 +98,15 @@ class QdqIntegers:
                 return self._requantized(op, value)
             case _:
                 unknown(op)
+
+    def _activation(self, op: Activation, value: _Quantized) -> _Quantized:
+        g = self.graph
+        found, scale = op.lookup, float(op.lookup.scale)
+        x = g.op("Mul", value.tensor, g.constant(np.float32(op.unit / value.scale)))
+        y = activate(g, op.as_float, x, "qdq")
+        if found.high - found.low < 255 and not activations.FUNCTIONS[op.function].odd:
+            y = clip(g, y, np.float32(found.low * scale), np.float32(found.high * scale))
+        return self._codes(y, found.low, found.high, scale)
 
     def _requantized(self, layer: Layer, value: _Quantized) -> _Quantized:
         requantization = layer.requantize
@@ -156,14 +165,19 @@ class QdqIntegers:
         if info is None:
             g.step(tensor)
             return _Quantized(tensor, low, high, scale)
-        parameters = g.constant(np.float32(scale)), g.constant(np.zeros((), info.dtype))
+        zero = -low if low < info.min else 0
+        parameters = g.constant(np.float32(scale)), g.constant(np.array(zero, info.dtype))
         codes = g.op("QuantizeLinear", tensor, *parameters)
-        g.step(codes)
+        g.step(codes, zero)
         return _Quantized(g.op("DequantizeLinear", codes, *parameters), low, high, scale)
 
 
 def _type(low: int, high: int) -> np.iinfo[Any] | None:
-    """The 8-bit type that holds [low, high]; None if there is none. Raises UnsupportedError above 16 bits."""
+    """The 8-bit type that holds [low, high], uint8 with a zero point where neither does as it is; None for wider ones.
+
+    Raises UnsupportedError above 16 bits.
+    """
     if not -(2**15) <= low <= high < 2**16 or (low < 0 and high >= 2**15):
         raise UnsupportedError(f'Codes in [{low}, {high}] do not fit 16 bits: export with style="exact".')
-    return next((info for info in map(np.iinfo, (np.int8, np.uint8)) if info.min <= low and high <= info.max), None)
+    plain = (info for info in map(np.iinfo, (np.int8, np.uint8)) if info.min <= low and high <= info.max)
+    return next(plain, np.iinfo(np.uint8) if high - low <= 255 and -255 <= low < 0 else None)

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError, unknown
 from policypress.measure.baselines import parameters, random_observations
-from policypress.policy import reference
-from policypress.policy.ops import Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy import activations, reference
+from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
 
@@ -85,7 +86,7 @@ def stable_baselines3(task: Task) -> Peer:
         def forward(self, observations: torch.Tensor) -> torch.Tensor:
             return self.body(observations)  # type: ignore[no-any-return]
 
-    plain = not transform.image and all(isinstance(op, Layer | Tanh | Relu | Flatten) for op in policy.ops)
+    plain = not transform.image and all(isinstance(op, Layer | Flatten) or op.elementwise for op in policy.ops)
     hidden = [len(layer.weight) for layer in policy.layers[:-1]] if plain else []
     usual = {"discrete": "dqn", "box": "sac" if action.squash else "ppo"}.get(action.kind, "ppo")
     fitting = {"dqn": ("dqn",), "sac": ("sac", "td3", "ddpg"), "ppo": ("ppo", "a2c")}[usual]
@@ -93,7 +94,8 @@ def stable_baselines3(task: Task) -> Peer:
         fitting += ("ppo", "a2c")
     trained = str(policy.provenance.get("algo"))
     adapter = adapter_named(trained if trained in fitting else usual)
-    activation = torch.nn.Tanh if any(isinstance(op, Tanh) for op in policy.ops) else torch.nn.ReLU
+    found = next((op for op in policy.ops if isinstance(op, Activation)), None)
+    activation = torch.nn.ReLU if found is None else partial(_activation, found)
     kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": adapter.net_arch(hidden)}
     if not plain:
         kwargs["features_extractor_class"] = Body
@@ -362,8 +364,8 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                     yield torch.nn.ReLU()
             case Relu():
                 yield torch.nn.ReLU()
-            case Tanh():
-                yield torch.nn.Tanh()
+            case Activation():
+                yield _activation(op)
             case Flatten():
                 yield torch.nn.Flatten()
             case MaxPool2d():
@@ -374,6 +376,15 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                 yield Sum(torch.nn.Sequential(*_modules(op.body)))
             case _:
                 unknown(op)
+
+
+def _activation(op: Activation) -> Any:
+    """The module of torch that computes ``op``."""
+    import torch
+
+    row = activations.FUNCTIONS[op.function]
+    settings = dict(zip(row.parameters, op.parameters, strict=True))
+    return getattr(torch.nn, row.torch[0])(**settings, **row.fixed)
 
 
 def _torch_peer(policy: Policy, module: Any) -> Peer:
@@ -458,8 +469,10 @@ def _litert_model(policy: Policy) -> bytes:
                 operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
             case Relu():
                 x = operate("RELU", width, x)
-            case Tanh():
+            case Activation(function="tanh"):
                 x = operate("TANH", width, x)
+            case Activation():
+                raise UnsupportedError(f"the LiteRT row has ReLU and tanh alone, not {op.function}.")
             case Layer() | Flatten() | MaxPool2d() | Residual():
                 raise UnsupportedError(f"the LiteRT row is for plain networks of vectors, not for {type(op).__name__}.")
             case _:
