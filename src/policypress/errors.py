@@ -46,8 +46,5 @@ def require(condition: bool, sentence: str) -> None:
 
 
 def unknown(value: NoReturn) -> NoReturn:
-    """Ends a ``match`` over all kinds of a thing: mypy finds a kind that is missing, and a run names it.
-
-    Raises UnsupportedError.
-    """
-    raise UnsupportedError(f"{value!r:.80} is not known here: add it to what tells these kinds apart.")
+    """The last case of a match on kinds, which a type checker proves to be never met; UnsupportedError if it is."""
+    raise UnsupportedError(f"{value!r} is of a kind that is not known here.")

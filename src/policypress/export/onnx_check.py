@@ -327,7 +327,8 @@ def _formula_error(op: Activation, x: Float32) -> Float32:
     if not saturates.all():
         inside = np.maximum(inside, np.abs(x))
     share = np.abs(_slopes(op, x) * x) + np.abs(op.values(x))
-    return np.float32(_FUNCTION) * share + np.float32(4 * _ROUNDING) * inside
+    error: Float32 = np.float32(_FUNCTION) * share + np.float32(4 * _ROUNDING) * inside
+    return error
 
 
 def _slopes(op: Activation, x: Float32) -> Float32:
