@@ -71,9 +71,11 @@ static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift,
     return sum < low ? low : sum > high ? high : sum;
 }
 
+#if ENGINE_USE_ADD || ENGINE_USE_WINDOWS
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
     return type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i] : (int32_t)tensor[i] - (int32_t)zero;
 }
+#endif
 
 static void put(const engine_step *s, unsigned char *target, size_t i, int32_t code) {
     if (s->target_type == ENGINE_S32)
@@ -92,8 +94,10 @@ APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target,
         const size_t at = s->per_output ? o : 0;
         code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
                        : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
+#if ENGINE_USE_TABLES
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
+#endif
     }
     put(s, target, i, code);
 }
@@ -128,6 +132,12 @@ typedef struct {
     size_t planes, plane, lines, line, run;
 } window;
 
+#if ENGINE_USE_COUNTS
+#define COUNTS(s) ((s)->counts)
+#else
+#define COUNTS(s) ((const ENGINE_ROM uint16_t *)0) /* in code for sparse layers, which never runs then */
+#endif
+
 /* Weight k of those packed from `byte` on. With constants for k and bits this is a load or two and a shift or two. */
 static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
     const unsigned first = k * bits / 8, at = k * bits % 8;
@@ -159,7 +169,7 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         const ENGINE_ROM uint8_t *pair = s->weight;                                                                \
         for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             const SOURCE *from = x;                                                                                \
-            uint32_t sum = bias[o], n = s->counts[o];                                                              \
+            uint32_t sum = bias[o], n = COUNTS(s)[o];                                                              \
             for (; n >= 2; n -= 2, pair += 4) {                                                                    \
                 from += pair[0];                                                                                   \
                 sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
@@ -246,7 +256,7 @@ static void position_f32(const engine_step *s, const window *v, const float *x, 
         const float *from = x;
         float sum = 0.0f;
         if (s->form == ENGINE_SPARSE) {
-            for (uint32_t n = s->counts[o]; n; n--, pair += 2) {
+            for (uint32_t n = COUNTS(s)[o]; n; n--, pair += 2) {
                 from += pair[0];
                 if (pair[1])
                     sum += (float)(int8_t)pair[1] * *from;
@@ -270,9 +280,30 @@ static void position_f32(const engine_step *s, const window *v, const float *x, 
 }
 #endif
 
+/* Position i of `positions`, whose window begins with element `at` of the source. */
+static inline void position(const engine_step *s, const window *v, const unsigned char *source, size_t at,
+                            unsigned char *target, size_t i, size_t positions) {
+#if ENGINE_USE_FLOAT
+    if (s->source_type == ENGINE_F32) {
+        position_f32(s, v, (const float *)(const void *)source + at, (float *)(void *)target + i, positions);
+        return;
+    }
+#endif
+#if ENGINE_USE_WIDE
+    if (s->source_type == ENGINE_S32) {
+        position_s32(s, v, (const int32_t *)(const void *)source + at, target, i * s->out_channels);
+        return;
+    }
+#endif
+    (void)positions;
+    position_u8(s, v, source + at, target, i * s->out_channels);
+}
+
+#if ENGINE_USE_IMAGES
 static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const int real = s->source_type == ENGINE_F32;
     const size_t pixel = real ? 1 : s->channels, line = s->width * pixel;
+    const size_t positions = (size_t)s->out_height * s->out_width;
     const window v = {
         real ? s->channels : 1,
         (size_t)s->height * s->width,
@@ -282,33 +313,33 @@ static void layer(const engine_step *s, const unsigned char *source, unsigned ch
     };
     size_t i = 0;
     for (uint32_t y = 0; y < s->out_height; y++)
-        for (uint32_t x = 0; x < s->out_width; x++, i++) {
-            const size_t at = (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel;
-#if ENGINE_USE_FLOAT
-            if (real) {
-                position_f32(s, &v, (const float *)(const void *)source + at, (float *)(void *)target + i,
-                             (size_t)s->out_height * s->out_width);
-                continue;
-            }
-#endif
-#if ENGINE_USE_WIDE
-            if (s->source_type == ENGINE_S32) {
-                position_s32(s, &v, (const int32_t *)(const void *)source + at, target, i * s->out_channels);
-                continue;
-            }
-#endif
-            position_u8(s, &v, source + at, target, i * s->out_channels);
-        }
+        for (uint32_t x = 0; x < s->out_width; x++, i++)
+            position(s, &v, source, (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel, target,
+                     i, positions);
 }
+#else
+static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const window v = {1, s->channels, 1, s->channels, s->channels};
+    position(s, &v, source, 0, target, 0, 1);
+}
+#endif
 
 /* ---- other steps ---- */
 
 static size_t source_size(const engine_step *s) {
+#if ENGINE_USE_IMAGES
     return (size_t)s->height * s->width * s->channels;
+#else
+    return s->channels;
+#endif
 }
 
 static size_t target_size(const engine_step *s) {
+#if ENGINE_USE_IMAGES
     return (size_t)s->out_height * s->out_width * s->out_channels;
+#else
+    return s->out_channels;
+#endif
 }
 
 static void relu(const engine_step *s, const unsigned char *source, unsigned char *target) {
@@ -328,7 +359,7 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
             target[i] = source[i] > s->source_zero ? source[i] : s->source_zero;
 }
 
-#if ENGINE_USE_IMAGES
+#if ENGINE_USE_WINDOWS
 /* Whether b takes the place of a as the largest so far; NaN does, and stays. */
 #define LARGER(a, b) ((b) > (a) || (b) != (b))
 
@@ -401,6 +432,7 @@ static void flatten(const engine_step *s, const unsigned char *source, unsigned 
 }
 #endif
 
+#if ENGINE_USE_ADD
 static void add(const engine_step *s, const unsigned char *source, const unsigned char *second,
                 unsigned char *target) {
     const size_t n = source_size(s);
@@ -420,12 +452,15 @@ static void add(const engine_step *s, const unsigned char *source, const unsigne
             clip((int64_t)clip(a, INT32_MIN, INT32_MAX) + clip(b, INT32_MIN, INT32_MAX), s->low, s->high));
     }
 }
+#endif
 
 /* ---- network ---- */
 
 ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
     const size_t source = source_size(s) * (s->source_type == ENGINE_U8 ? 1 : 4);
+#if ENGINE_USE_ADD
     const size_t second = source_size(s) * (s->second_type == ENGINE_U8 ? 1 : 4);
+#endif
     const size_t target = target_size(s) * (s->target_type == ENGINE_U8 ? 1 : 4);
     for (size_t r = 0; r < rows; r++) {
         const unsigned char *from = work + s->source * rows + r * source;
@@ -437,10 +472,12 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
         case ENGINE_RELU:
             relu(s, from, to);
             break;
+#if ENGINE_USE_ADD
         case ENGINE_ADD:
             add(s, from, work + s->second * rows + r * second, to);
             break;
-#if ENGINE_USE_IMAGES
+#endif
+#if ENGINE_USE_WINDOWS
         case ENGINE_MAX_POOL:
             max_pool(s, from, to);
             break;
@@ -467,7 +504,11 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
 ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows) {
     for (uint32_t i = 0; i < network->step_count; i++) {
         const engine_step *s = &network->steps[i];
+#if ENGINE_USE_KERNELS
         (s->run ? s->run : engine_step_run)(s, work, rows);
+#else
+        engine_step_run(s, work, rows);
+#endif
     }
 }
 
@@ -591,14 +632,19 @@ static int observe(const engine_input *in, const void *observation, unsigned cha
                 ((int32_t *)(void *)target)[at] = codes[i];
             else
                 target[at] = (unsigned char)(codes[i] + in->target_zero);
+#if ENGINE_USE_IMAGES
             at += in->channels; /* to the same channel of the next pixel, or the next channel of the first one */
             if (at >= in->size)
                 at -= in->size - 1;
+#else
+            at++;
+#endif
         }
     }
     return ENGINE_OK;
 }
 
+#if ENGINE_USE_IMAGES
 /* Pixels whose codes are known: by `codes`, or themselves. */
 static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigned char *target) {
     const uint32_t channels = in->channels, pixels = in->pixels;
@@ -616,6 +662,7 @@ static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigne
                 *target++ = in->codes ? in->codes[value] : value;
             }
 }
+#endif
 
 /* Minimax fits made for this project (policy/reference.py). */
 ENGINE_API float engine_tanh(float x) {
@@ -700,24 +747,35 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
     float *values = (float *)(void *)(work + out->target * rows);
     int finite = 1;
-    if (in->run && in->run(in, observations, rows, work + in->target * rows))
-        return ENGINE_NOT_FINITE;
-    for (size_t r = 0; !in->run && r < rows; r++) {
-        const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
-        unsigned char *to = work + in->target * rows + r * size;
-        if (in->pixel_codes)
-            observe_pixels(in, from, to);
-        else if (observe(in, from, to))
+#if ENGINE_USE_KERNELS
+    if (in->run) {
+        if (in->run(in, observations, rows, work + in->target * rows))
             return ENGINE_NOT_FINITE;
-    }
+    } else
+#endif
+        for (size_t r = 0; r < rows; r++) {
+            const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
+            unsigned char *to = work + in->target * rows + r * size;
+#if ENGINE_USE_IMAGES
+            if (in->pixel_codes) {
+                observe_pixels(in, from, to);
+                continue;
+            }
+#endif
+            if (observe(in, from, to))
+                return ENGINE_NOT_FINITE;
+        }
     engine_run(n, work, rows);
-    if (out->to_values) {
-        out->to_values(out, (const int32_t *)(const void *)(work + out->source * rows), total, values);
-    } else if (out->source_type == ENGINE_S32) {
+    if (out->source_type == ENGINE_S32) {
         const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
-        for (size_t r = 0; r < total; r += out->outputs)
-            for (size_t i = 0; i < out->outputs; i++)
-                values[r + i] = (float)sums[r + i] * out->scale[out->per_output ? i : 0];
+#if ENGINE_USE_KERNELS
+        if (out->to_values)
+            out->to_values(out, sums, total, values);
+        else
+#endif
+            for (size_t r = 0; r < total; r += out->outputs)
+                for (size_t i = 0; i < out->outputs; i++)
+                    values[r + i] = (float)sums[r + i] * out->scale[out->per_output ? i : 0];
     }
     for (size_t i = 0; i < total; i++)
         finite &= finite32(values[i]);
@@ -729,10 +787,12 @@ ENGINE_API int engine_predict(const engine_network *n, const void *observations,
     const int status = to_outputs(n, observations, rows, work);
     if (status)
         return status;
+#if ENGINE_USE_KERNELS
     if (n->output.to_actions) {
         n->output.to_actions(&n->output, values, rows, actions);
         return ENGINE_OK;
     }
+#endif
     for (size_t r = 0; r < rows; r++)
         act(&n->output, values + r * n->output.outputs, (unsigned char *)actions + r * n->action_size);
     return ENGINE_OK;
