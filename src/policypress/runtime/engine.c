@@ -71,7 +71,7 @@ static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift,
     return sum < low ? low : sum > high ? high : sum;
 }
 
-#if ENGINE_USE_ADD || ENGINE_USE_WINDOWS
+#if ENGINE_USE_ADD || ENGINE_USE_WINDOWS || ENGINE_USE_TABLES
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
     return type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i] : (int32_t)tensor[i] - (int32_t)zero;
 }
@@ -97,6 +97,10 @@ APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target,
 #if ENGINE_USE_TABLES
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
+        else if (s->finish == ENGINE_BYTES) {
+            target[i] = (unsigned char)s->table[code - s->low];
+            return;
+        }
 #endif
     }
     put(s, target, i, code);
@@ -324,6 +328,148 @@ static void layer(const engine_step *s, const unsigned char *source, unsigned ch
 }
 #endif
 
+#if ENGINE_USE_ENDS
+/* ---- functions of floats ---- */
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* Minimax fits made for this project (policy/activations.py). */
+ENGINE_API float engine_tanh(float x) {
+    const uint32_t sign = bits_of(x) & 0x80000000u;
+    float a = from_bits(bits_of(x) ^ sign), result;
+    if (a != a)
+        return x; /* NaN must reach the outputs, which are refused then */
+    if (a > 10.0f)
+        a = 10.0f;
+    if (a < 0.625f) {
+        const float z = a * a;
+        float p = -0x1.76abf6p-8f;
+        p = p * z + 0x1.5256cep-6f;
+        p = p * z + -0x1.b84448p-5f;
+        p = p * z + 0x1.110768p-3f;
+        p = p * z + -0x1.555534p-2f;
+        result = a + a * (z * p);
+    } else {
+        const float y = a + a;
+        const uint32_t whole = (uint32_t)(y * 0x1.715476p+0f + 0.5f); /* floor: it is positive */
+        const float n = (float)whole, s = (n * 0x1.62ep-1f - y) + n * 0x1.0bfbe8p-15f;
+        float q = 0x1.6db4e4p-10f, e;
+        q = q * s + 0x1.123be0p-7f;
+        q = q * s + 0x1.55545ep-5f;
+        q = q * s + 0x1.55548ep-3f;
+        q = q * s + 0x1p-1f;
+        e = ((s + (s * s) * q) + 1.0f) * from_bits((127 - whole) << 23);
+        result = 1.0f - (e + e) / (1.0f + e);
+    }
+    return from_bits(bits_of(result) | sign);
+}
+
+#if ENGINE_USE_FLOAT
+/*
+ * What stands in policy/activations.py, in the same order: float32 +, -, * and / give the same bits everywhere. NaN
+ * fails every comparison, and comes out.
+ */
+static float absolute(float x) {
+    return from_bits(bits_of(x) & 0x7FFFFFFFu);
+}
+
+static float sigmoid(float x) {
+    return (engine_tanh(x * 0.5f) + 1.0f) * 0.5f;
+}
+
+/* exp(-a) of a >= 0. */
+static float exp_of_minus(float a) {
+    const float t = engine_tanh(a * 0.5f);
+    return (1.0f - t) / (1.0f + t);
+}
+
+/* x above 0, else alpha (exp(x) - 1); with x / wide in the place of x below. */
+static float elu(float x, float wide, float alpha) {
+    const float t = engine_tanh((x > 0.0f ? 0.0f : x / wide) * 0.5f);
+    return x > 0.0f ? x : (t + t) / (1.0f - t) * alpha;
+}
+
+static float softplus(float x, float beta) {
+    const float y = x * beta, e = exp_of_minus(absolute(y)), z = e / (e + 2.0f), w = z * z;
+    float p = w * 0x1.231d7cp-2f + 0x1.1dc352p-2f, log;
+    p = p * w + 0x1.99e3c6p-2f;
+    p = p * w + 0x1.5554d0p-1f;
+    log = (z + z) + (z * w) * p;
+    return (y > 0.0f ? y + log : log) / beta;
+}
+
+static float mish(float x) {
+    const float e = exp_of_minus(absolute(x)), twice = e + e, square = e * e;
+    const float above = (twice + 1.0f) / ((twice + 1.0f) + (square + square));
+    const float below = (square + twice) / ((square + twice) + 2.0f);
+    return x * (x > 0.0f ? above : below);
+}
+
+/* The normal distribution's cumulative function. */
+static float normal(float x) {
+    const float u = absolute(x) * 0.70710678f, t = 1.0f / (u * 0.39f + 1.0f);
+    float p = t * -0x1.cedceap-3f + 0x1.c2d436p-1f, half;
+    p = p * t + -0x1.405094p-1f;
+    p = p * t + 0x1.489c36p-1f;
+    p = p * t + 0x1.82c7b2p-4f;
+    p = p * t + 0x1.e0f9bap-3f;
+    half = ((t * p) * exp_of_minus(u * u)) * 0.5f;
+    return x > 0.0f ? 1.0f - half : half;
+}
+
+static float gelu_tanh(float x) {
+    return (x * 0.5f) * (engine_tanh((x + ((x * x) * x) * 0.044715f) * 0.79788456f) + 1.0f);
+}
+
+static float clip32(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+static float hardsigmoid(float x) {
+    return clip32(x + 3.0f, 0.0f, 6.0f) / 6.0f;
+}
+
+/* A row a function, by the number that it has there. Of one that is not here NaN comes out, which is refused. */
+#define FUNCTION(number, value)                  \
+    case number:                                 \
+        if (ENGINE_USE_FUNCTIONS >> number & 1)  \
+            return value;                        \
+        break
+static float function_of(unsigned number, const ENGINE_ROM float *parameter, float x) {
+    switch (number) {
+        FUNCTION(0, engine_tanh(x));
+        FUNCTION(1, x > 0.0f ? x : x * parameter[0]);        /* leaky ReLU */
+        FUNCTION(2, elu(x, 1.0f, parameter[0]));             /* ELU */
+        FUNCTION(3, elu(x, 1.0f, 1.6732632f) * 1.0507010f);  /* SELU */
+        FUNCTION(4, elu(x, parameter[0], parameter[0]));     /* CELU */
+        FUNCTION(5, x * sigmoid(x));                         /* SiLU */
+        FUNCTION(6, x * normal(x));                          /* GELU */
+        FUNCTION(7, gelu_tanh(x));                           /* GELU by tanh */
+        FUNCTION(8, mish(x));
+        FUNCTION(9, softplus(x, parameter[0]));
+        FUNCTION(10, sigmoid(x));
+        FUNCTION(11, x / (absolute(x) + 1.0f));              /* softsign */
+        FUNCTION(12, clip32(x, parameter[0], parameter[1])); /* hardtanh */
+        FUNCTION(13, hardsigmoid(x));
+        FUNCTION(14, x * hardsigmoid(x));                    /* hardswish */
+    default:
+        break;
+    }
+    return from_bits(0x7FC00000u);
+}
+#endif
+#endif
+
 /* ---- other steps ---- */
 
 static size_t source_size(const engine_step *s) {
@@ -358,6 +504,24 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
         for (size_t i = 0; i < n; i++)
             target[i] = source[i] > s->source_zero ? source[i] : s->source_zero;
 }
+
+#if ENGINE_USE_TABLES
+static void look_up(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t n = source_size(s);
+    for (size_t i = 0; i < n; i++)
+        target[i] = (unsigned char)s->table[get(source, s->source_type, s->source_zero, i) - s->low];
+}
+#endif
+
+#if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+static void activate(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t n = source_size(s);
+    const float *from = (const void *)source;
+    float *to = (void *)target;
+    for (size_t i = 0; i < n; i++)
+        to[i] = function_of(s->function, s->parameters, from[i]);
+}
+#endif
 
 #if ENGINE_USE_WINDOWS
 /* Whether b takes the place of a as the largest so far; NaN does, and stays. */
@@ -477,6 +641,11 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
             add(s, from, work + s->second * rows + r * second, to);
             break;
 #endif
+#if ENGINE_USE_TABLES
+        case ENGINE_LOOK_UP:
+            look_up(s, from, to);
+            break;
+#endif
 #if ENGINE_USE_WINDOWS
         case ENGINE_MAX_POOL:
             max_pool(s, from, to);
@@ -489,9 +658,8 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
             break;
 #endif
 #if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
-        case ENGINE_TANH:
-            for (size_t i = 0; i < source_size(s); i++)
-                ((float *)(void *)to)[i] = engine_tanh(((const float *)(const void *)from)[i]);
+        case ENGINE_ACTIVATE:
+            activate(s, from, to);
             break;
 #endif
         default:
@@ -513,18 +681,6 @@ ENGINE_API void engine_run(const engine_network *network, unsigned char *work, s
 }
 
 /* ---- float at both ends ---- */
-
-static uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-static float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
 
 static int finite32(float x) {
     return (bits_of(x) & 0x7F800000u) != 0x7F800000u;
@@ -663,37 +819,6 @@ static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigne
             }
 }
 #endif
-
-/* Minimax fits made for this project (policy/reference.py). */
-ENGINE_API float engine_tanh(float x) {
-    const uint32_t sign = bits_of(x) & 0x80000000u;
-    float a = from_bits(bits_of(x) ^ sign), result;
-    if (a != a)
-        return x; /* NaN must reach the outputs, which are refused then */
-    if (a > 10.0f)
-        a = 10.0f;
-    if (a < 0.625f) {
-        const float z = a * a;
-        float p = -0x1.76abf6p-8f;
-        p = p * z + 0x1.5256cep-6f;
-        p = p * z + -0x1.b84448p-5f;
-        p = p * z + 0x1.110768p-3f;
-        p = p * z + -0x1.555534p-2f;
-        result = a + a * (z * p);
-    } else {
-        const float y = a + a;
-        const uint32_t whole = (uint32_t)(y * 0x1.715476p+0f + 0.5f); /* floor: it is positive */
-        const float n = (float)whole, s = (n * 0x1.62ep-1f - y) + n * 0x1.0bfbe8p-15f;
-        float q = 0x1.6db4e4p-10f, e;
-        q = q * s + 0x1.123be0p-7f;
-        q = q * s + 0x1.55545ep-5f;
-        q = q * s + 0x1.55548ep-3f;
-        q = q * s + 0x1p-1f;
-        e = ((s + (s * s) * q) + 1.0f) * from_bits((127 - whole) << 23);
-        result = 1.0f - (e + e) / (1.0f + e);
-    }
-    return from_bits(bits_of(result) | sign);
-}
 
 static uint32_t largest(const float *values, uint32_t n) {
     uint32_t best = 0;

@@ -54,11 +54,14 @@ extern "C" {
 #ifndef ENGINE_USE_PACKED /* bit b is set where weights of b bits are to be fast, 2 to 7; others are read bit by bit */
 #define ENGINE_USE_PACKED 0xFC
 #endif
-#ifndef ENGINE_USE_TABLES /* activations of codes */
+#ifndef ENGINE_USE_TABLES /* functions of codes */
 #define ENGINE_USE_TABLES 1
 #endif
 #ifndef ENGINE_USE_FLOAT /* layers of float activations; 0 keeps float at both ends of the network */
 #define ENGINE_USE_FLOAT 1
+#endif
+#ifndef ENGINE_USE_FUNCTIONS /* bit n is set where function n of floats is needed */
+#define ENGINE_USE_FUNCTIONS 0xFFFFFFFF
 #endif
 #ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
 #define ENGINE_USE_DOUBLE 1
@@ -107,7 +110,8 @@ enum engine_type { ENGINE_TYPES(ENGINE_NAME) };
 #define ENGINE_KINDS(NAME)                                                                                             \
     NAME(ENGINE_LAYER)    /* convolution without padding; a linear layer is one of 1 x 1 on a vector */                \
     NAME(ENGINE_RELU)     /* elementwise */                                                                            \
-    NAME(ENGINE_TANH)     /* elementwise, F32 only: integer layers have tables */                                      \
+    NAME(ENGINE_LOOK_UP)  /* elementwise: a byte of the table for each code, from `low` on */                          \
+    NAME(ENGINE_ACTIVATE) /* elementwise: a function of floats */                                                      \
     NAME(ENGINE_MAX_POOL) /* without padding */                                                                        \
     NAME(ENGINE_PAD)      /* `fill` around an image */                                                                 \
     NAME(ENGINE_FLATTEN)  /* (height, width, channels) to (channels, height, width) */                                 \
@@ -122,8 +126,11 @@ enum engine_kind { ENGINE_KINDS(ENGINE_NAME) };
 #define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL)
 enum engine_form { ENGINE_FORMS(ENGINE_NAME) };
 
-/* What becomes of the sum of an integer layer: itself; a code; a code that a table of tanh turns into another. */
-#define ENGINE_FINISHES(NAME) NAME(ENGINE_KEEP) NAME(ENGINE_REQUANTIZE) NAME(ENGINE_TABLE)
+/*
+ * What becomes of the sum of an integer layer: itself; a code; a code that a table turns into another one. That of TABLE
+ * is an odd function's: int8 codes of 0 and of what is above. BYTES has a byte of the target for each code from `low` on.
+ */
+#define ENGINE_FINISHES(NAME) NAME(ENGINE_KEEP) NAME(ENGINE_REQUANTIZE) NAME(ENGINE_TABLE) NAME(ENGINE_BYTES)
 enum engine_finish { ENGINE_FINISHES(ENGINE_NAME) };
 
 typedef struct engine_step engine_step;
@@ -136,6 +143,7 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(ALWAYS, uint8_t, relu)        /* of a layer that is not requantized */                                       \
     FIELD(ALWAYS, uint8_t, wide)        /* requantized in 64 bits: limits do not decide beyond +-2^23 */               \
     FIELD(ALWAYS, uint8_t, bits)        /* of PACKED weights */                                                        \
+    FIELD(FLOAT, uint8_t, function)     /* of ACTIVATE: its number in policy/activations.py */                         \
     FIELD(ALWAYS, uint8_t, source_type) /* `second` has its own */                                                     \
     FIELD(ALWAYS, uint8_t, target_type)                                                                                \
     FIELD(ADD, uint8_t, second_type)                                                                                   \
@@ -159,7 +167,7 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(IMAGES, uint16_t, stride_width)                                                                              \
     FIELD(WINDOWS, uint16_t, padding_height) /* of PAD, before the first line and column */                            \
     FIELD(WINDOWS, uint16_t, padding_width)                                                                            \
-    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out */                                               \
+    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out, or that a table is for */                       \
     FIELD(ALWAYS, int32_t, high)                                                                                       \
     FIELD(WINDOWS, int32_t, fill)       /* of PAD: a byte, an S32; INT32_MIN is minus infinity in F32 */               \
     FIELD(ALWAYS, const ENGINE_ROM void *, weight)                                                                     \
@@ -170,7 +178,8 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(ADD, const ENGINE_ROM uint8_t *, second_multiplier)                                                          \
     FIELD(ADD, const ENGINE_ROM uint8_t *, second_shift)                                                               \
     FIELD(FLOAT, const ENGINE_ROM float *, scale)                                                                      \
-    FIELD(TABLES, const ENGINE_ROM int8_t *, table) /* 256 codes of tanh */                                            \
+    FIELD(FLOAT, const ENGINE_ROM float *, parameters) /* of the function */                                           \
+    FIELD(TABLES, const ENGINE_ROM int8_t *, table)                                                                    \
     FIELD(KERNELS, engine_kernel *, run) /* of this machine, or NULL */                                                \
     FIELD(KERNELS, const void *, prepared) /* what `run` wants */
 struct engine_step {
@@ -197,7 +206,7 @@ typedef int engine_observe(const engine_input *in, const void *observations, siz
     FIELD(ALWAYS, uint32_t, size)         /* values of an observation */                                               \
     FIELD(IMAGES, uint32_t, channels)     /* both above 1 where (channels, pixels) are to be (pixels, channels) */     \
     FIELD(IMAGES, uint32_t, pixels)                                                                                    \
-    FIELD(ALWAYS, int32_t, low)                                                                                        \
+    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out, or that a table is for */                       \
     FIELD(ALWAYS, int32_t, high)                                                                                       \
     FIELD(DOUBLE, double, clip)                                                                                        \
     FIELD(DOUBLE, const double *, mean)   /* or NULL */                                                                \

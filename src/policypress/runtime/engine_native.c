@@ -85,8 +85,10 @@ static int prepare_finish(engine_native *native, const engine_step *s, prepared 
         vectors[3 * outputs + o] = s->shift[i];
     }
     p->table = table = vectors + 4 * outputs;
-    for (int i = -255; s->finish == ENGINE_TABLE && i <= 255; i++)
+    for (int i = s->low; s->finish == ENGINE_TABLE && i <= s->high; i++)
         table[255 + i] = i < 0 ? -s->table[-i] : s->table[i];
+    for (int i = s->low; s->finish == ENGINE_BYTES && i <= s->high; i++)
+        table[255 + i] = (uint8_t)s->table[i - s->low] - s->target_zero;
     return 1;
 }
 

@@ -10,16 +10,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import UnsupportedError
+from policypress.errors import UnsupportedError, unknown
+from policypress.policy.activations import FUNCTIONS
 from policypress.policy.canonical import canonical
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MIN,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -28,10 +30,9 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Policy
-from policypress.policy.reference import quantize_input, tanh_table
+from policypress.policy.reference import quantize_input
 from policypress.runtime.structures import Action, Dtype, Finish, Form, Kind, Type
 
 Choice = Callable[[Layer, int], Form]
@@ -48,6 +49,8 @@ class Tensor:
     type: Type
     shape: tuple[int, int, int]
     zero: int = 0
+    low: int = 0  # of codes that it may hold
+    high: int = 0
     first: int = 0  # steps between which its memory is taken
     last: int = 0
     offset: int = 0
@@ -84,6 +87,7 @@ class Step(Fields):
     relu: int = 0
     wide: int = 0
     bits: int = 0
+    function: int = 0
     source_type: Type | None = None
     target_type: Type | None = None
     second_type: Type | None = None
@@ -118,6 +122,7 @@ class Step(Fields):
     second_multiplier: NDArray[np.uint8] | None = None
     second_shift: NDArray[np.uint8] | None = None
     scale: NDArray[np.float32] | None = None
+    parameters: NDArray[np.float32] | None = None
     table: NDArray[np.int8] | None = None
     layer: str | None = field(default=None, metadata=_BESIDE)
     dense: NDArray[Any] | None = field(default=None, metadata=_BESIDE)
@@ -291,26 +296,38 @@ class _Lowering:
             op = remaining.pop(0)
             match op:
                 case Layer():
-                    after = remaining[0] if remaining else None
-                    table = after if isinstance(after, Tanh) and self._integer else None
-                    fold = isinstance(after, Relu) and op.requantize is not None and op.requantize.high > 0
-                    if table is not None or fold:
-                        remaining.pop(0)
-                    x = self._layer(op, x, table, fold)
+                    fold = op.requantize is not None and op.requantize.high > 0 and _next(remaining, Relu) is not None
+                    function = None if op.requantize is None else _next(remaining, Activation)
+                    x = self._layer(op, x, fold, function)
                 case Relu():
-                    x = self._step(Step(Kind.RELU), x, Tensor(x.type, x.shape, x.zero))
-                case Tanh():
-                    x = self._step(Step(Kind.TANH), x, Tensor(Type.F32, x.shape))
+                    x = self._step(Step(Kind.RELU), x, self._like(x, op))
+                case Activation():
+                    x = self._activation(op, x)
                 case Flatten():
                     x = self._flatten(x)
                 case MaxPool2d():
                     x = self._pad(x, op.padding, lowest=True)
-                    x = self._window(Step(Kind.MAX_POOL), x, Tensor(x.type, x.shape, x.zero), op.kernel, op.stride)
+                    x = self._window(Step(Kind.MAX_POOL), x, self._like(x, op), op.kernel, op.stride)
                 case Residual():
                     x = self._residual(op, self._ordered(x))
+                case _:
+                    unknown(op)
         return x
 
-    def _layer(self, layer: Layer, x: Tensor, tanh: Tanh | None, fold: bool) -> Tensor:
+    def _like(self, x: Tensor, op: Relu | Flatten | MaxPool2d) -> Tensor:
+        """A tensor for what ``op`` makes of ``x``, whose codes have the same zero."""
+        low, high = op.codes(x.low, x.high)
+        return Tensor(x.type, x.shape, x.zero, low, high)
+
+    def _activation(self, op: Activation, x: Tensor) -> Tensor:
+        if not self._integer:
+            parameters = np.array(op.parameters, np.float32)
+            step = Step(Kind.ACTIVATE, function=FUNCTIONS[op.function].number, parameters=parameters)
+            return self._step(step, x, Tensor(Type.F32, x.shape))
+        step = Step(Kind.LOOK_UP, low=x.low, high=x.high, table=_table(op, x.low, x.high))
+        return self._step(step, x, _codes(op.low, op.high, x.shape))
+
+    def _layer(self, layer: Layer, x: Tensor, fold: bool, function: Activation | None) -> Tensor:
         weight, turn = layer.weight, (1, 1)
         if layer.is_conv:
             x = self._pad(x, layer.padding, lowest=False)
@@ -329,7 +346,7 @@ class _Lowering:
         if self._integer:
             shares = x.zero * weight.astype(np.int64).sum(axis=1)
             step.bias = ((layer.bias - shares) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
-            target = self._finish(layer, step, tanh, fold)
+            target = self._finish(layer, step, fold, function)
         else:
             step.scale, step.per_output = layer.scale, int(layer.scale.size > 1)
             target = Tensor(Type.F32, (1, 1, 1))
@@ -359,7 +376,7 @@ class _Lowering:
             step.bits = packed_bits(weight)
             step.weight = packed(weight, step.bits)
 
-    def _finish(self, layer: Layer, step: Step, tanh: Tanh | None, fold: bool) -> Tensor:
+    def _finish(self, layer: Layer, step: Step, fold: bool, function: Activation | None) -> Tensor:
         requantize = layer.requantize
         if requantize is None:
             step.finish = Finish.KEEP
@@ -368,13 +385,17 @@ class _Lowering:
         step.wide = int(_is_wide(requantize))
         step.multiplier, step.shift = _ratio(requantize, len(layer.weight))
         step.per_output = int(step.multiplier.size > 1)
-        if tanh is not None:
-            step.finish, step.table = Finish.TABLE, tanh_table(tanh.bits).astype(np.int8)
-            return _codes(-tanh.high, tanh.high, (1, 1, 1))
         if fold:
             step.low = max(step.low, 0)
-        step.finish = Finish.REQUANTIZE
-        return _codes(step.low, step.high, (1, 1, 1))
+        if function is None:
+            step.finish = Finish.REQUANTIZE
+            return _codes(step.low, step.high, (1, 1, 1))
+        if FUNCTIONS[function.function].odd:
+            reach = max(-step.low, step.high)
+            step.finish, step.table = Finish.TABLE, function.lookup.table[function.limit :][: reach + 1].astype(np.int8)
+        else:
+            step.finish, step.table = Finish.BYTES, _table(function, step.low, step.high)
+        return _codes(function.low, function.high, (1, 1, 1))
 
     def _residual(self, op: Residual, x: Tensor) -> Tensor:
         body = self._ordered(self._ops(op.body, x))
@@ -395,7 +416,7 @@ class _Lowering:
         if padding == (0, 0):
             return x
         height, width, channels = x.shape
-        target = Tensor(x.type, (height + 2 * padding[0], width + 2 * padding[1], channels), x.zero)
+        target = Tensor(x.type, (height + 2 * padding[0], width + 2 * padding[1], channels), x.zero, x.low, x.high)
         fill = (0 if x.type == Type.U8 else INT32_MIN) if lowest else x.zero
         return self._step(Step(Kind.PAD, padding_height=padding[0], padding_width=padding[1], fill=fill), x, target)
 
@@ -411,7 +432,7 @@ class _Lowering:
         """``x``, in the order of a Flatten if that was put off."""
         if self._unordered is not None:
             self._unordered = None
-            x = self._step(Step(Kind.FLATTEN), x, Tensor(x.type, x.shape, x.zero))
+            x = self._step(Step(Kind.FLATTEN), x, self._like(x, Flatten()))
             x.shape = (1, 1, math.prod(x.shape))
         return x
 
@@ -483,8 +504,22 @@ def packed(weight: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
 def _codes(low: int, high: int, shape: tuple[int, int, int]) -> Tensor:
     """A tensor for codes from ``low`` to ``high``: bytes, if they fit."""
     if low <= 0 <= high and high - low <= 255:
-        return Tensor(Type.U8, shape, -low)
-    return Tensor(Type.S32, shape)
+        return Tensor(Type.U8, shape, -low, low, high)
+    return Tensor(Type.S32, shape, 0, low, high)
+
+
+_Kind = TypeVar("_Kind", bound=Op)
+
+
+def _next(ops: list[Op], kind: type[_Kind]) -> _Kind | None:
+    """The first of ``ops``, taken off, if it is of this kind."""
+    return cast(_Kind, ops.pop(0)) if ops and isinstance(ops[0], kind) else None
+
+
+def _table(op: Activation, low: int, high: int) -> NDArray[np.int8]:
+    """The byte that stands for each code that comes out for the codes from ``low`` to ``high``, as int8."""
+    codes = op.lookup.table[low + op.limit : high + op.limit + 1]
+    return (codes - op.low).astype(np.uint8).view(np.int8)
 
 
 def _places(x: Tensor, kernel: tuple[int, ...]) -> NDArray[np.int64]:

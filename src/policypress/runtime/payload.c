@@ -11,9 +11,9 @@ enum { COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS,
 enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
 
 /* Kinds of operations. */
-enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH };
+enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH, ACTIVATION };
 
-enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
+enum { MOST_OPERATIONS = 1024, MOST_PARAMETERS = 8, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
 
 typedef payload_memory reader;
 
@@ -33,6 +33,19 @@ static uint32_t tell_window(reader *r) {
             area *= value;
     }
     return area;
+}
+
+/* A function by its number, its parameters if they are not the usual ones, and what its table takes and gives. */
+static void tell_activation(reader *r) {
+    uint32_t parameters;
+    tell(r, GEOMETRY);
+    parameters = tell(r, FORM);
+    r->failed |= parameters > MOST_PARAMETERS;
+    for (uint32_t i = 0; i < 2 * parameters && !r->failed; i++)
+        tell(r, GEOMETRY);
+    tell(r, BITS);
+    for (unsigned i = 0; i < 3; i++)
+        tell(r, GEOMETRY);
 }
 
 static void limits(reader *r, unsigned context) {
@@ -129,6 +142,8 @@ PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_a
             read_layer(r, kind == CONV, &width);
         if (kind == TANH)
             tell(r, BITS);
+        if (kind == ACTIVATION)
+            tell_activation(r);
         if (kind == MAX_POOL)
             tell_window(r);
         if (kind == RESIDUAL) {

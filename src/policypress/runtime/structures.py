@@ -51,7 +51,8 @@ class Kind(Name):
 
     LAYER = engine.NAMES["ENGINE_LAYER"]
     RELU = engine.NAMES["ENGINE_RELU"]
-    TANH = engine.NAMES["ENGINE_TANH"]
+    LOOK_UP = engine.NAMES["ENGINE_LOOK_UP"]
+    ACTIVATE = engine.NAMES["ENGINE_ACTIVATE"]
     MAX_POOL = engine.NAMES["ENGINE_MAX_POOL"]
     PAD = engine.NAMES["ENGINE_PAD"]
     FLATTEN = engine.NAMES["ENGINE_FLATTEN"]
@@ -73,6 +74,7 @@ class Finish(Name):
     KEEP = engine.NAMES["ENGINE_KEEP"]
     REQUANTIZE = engine.NAMES["ENGINE_REQUANTIZE"]
     TABLE = engine.NAMES["ENGINE_TABLE"]
+    BYTES = engine.NAMES["ENGINE_BYTES"]
 
 
 class Dtype(Name):
