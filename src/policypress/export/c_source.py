@@ -11,7 +11,7 @@ import numpy as np
 from policypress.export.c_text import WIDTH, Constants, comment, file, folded, runtime
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Output, Program
-from policypress.runtime.structures import Dtype, Form, Kind, Type, size32
+from policypress.runtime.structures import Dtype, Form, Kind, Type, size_of
 
 if TYPE_CHECKING:
     from policypress.export.c_payload import Unpacked
@@ -87,7 +87,7 @@ int {name}_predict(const {name}_observation *observation, {name}_action *action)
 }}
 """
     text = _source(name, used, unpacked, constants.text, body)
-    return text, constants, len(program.steps) * size32("engine_step", used) + size32("engine_network", used)
+    return text, constants, len(program.steps) * size_of("engine_step", used) + size_of("engine_network", used)
 
 
 def integer_network(
@@ -135,7 +135,7 @@ void {name}_run(const int32_t codes[], int32_t sums[]) {{
     if policy.action.kind != "box":
         body += "\n" + _choose(policy, leave, name, constants)
     text = _source(name, used, unpacked, constants.text, body)
-    return text, constants, len(program.steps) * size32("engine_step", used)
+    return text, constants, len(program.steps) * size_of("engine_step", used)
 
 
 def _choose(policy: Policy, leave: Output, name: str, constants: Constants) -> str:

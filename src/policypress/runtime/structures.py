@@ -135,20 +135,19 @@ def is_used(structure: str, name: str, used: Mapping[str, int]) -> bool:
     return use == "ALWAYS" or bool(used[f"ENGINE_USE_{use}"])
 
 
-def size32(structure: str, used: Mapping[str, int]) -> int:
-    """Bytes of a structure in a build with ``used``, where pointers have 4 bytes and the rest lies as here."""
-    return _size32(structure, used)[0]
+def size_of(structure: str, used: Mapping[str, int], pointer: int = 4) -> int:
+    """Bytes of a structure in a build with ``used``, where pointers have ``pointer`` bytes and the rest lies as here."""
+    return _layout(structure, used, pointer)[0]
 
 
-def _size32(structure: str, used: Mapping[str, int]) -> tuple[int, int]:
+def _layout(structure: str, used: Mapping[str, int], pointer: int) -> tuple[int, int]:
     """Bytes, and the number of bytes that its address must be a multiple of."""
     at, alignment = 0, 1
     for name, kind, _, _, size in engine.STRUCTURES[structure][1]:
         if not is_used(structure, name, used):
             continue
-        size, step = (4, 4) if kind.endswith("*") else (size, size)
-        if kind in engine.STRUCTURES:
-            size, step = _size32(kind, used)
+        size = pointer if kind.endswith("*") else size
+        size, step = _layout(kind, used, pointer) if kind in engine.STRUCTURES else (size, size)
         at = -(-at // step) * step + size
         alignment = max(alignment, step)
     return -(-at // alignment) * alignment, alignment
