@@ -136,7 +136,7 @@ def is_used(structure: str, name: str, used: Mapping[str, int]) -> bool:
 
 
 def size_of(structure: str, used: Mapping[str, int], pointer: int = 4) -> int:
-    """Bytes of a structure in a build with ``used``, where pointers have ``pointer`` bytes and the rest lies as here."""
+    """Bytes of a structure in a build with ``used``, where pointers have ``pointer`` bytes; the rest is as here."""
     return _layout(structure, used, pointer)[0]
 
 
