@@ -19,6 +19,7 @@ import typer
 import policypress as pp
 from policypress import cli
 from policypress.config import ALGORITHMS, TRAINED, CompressionConfig, PressConfig, TrainConfig
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.search import Candidate, Knobs, Standing
@@ -224,7 +225,7 @@ def test_train_where_a_file_is(run: Run, tmp_path: Path) -> None:
 
 
 def test_train_in_a_folder_in_use(run: Run, tmp_path: Path) -> None:
-    with checkpoint.locked(tmp_path):
+    with locked(tmp_path):
         assert_one_sentence(run("train", *SMALL, "--out", tmp_path), "another process is training in")
 
 

@@ -23,8 +23,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import policypress as pp
 from policypress.config import CompressionConfig, DistillConfig, PressConfig, from_json
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
-from policypress.rl import ResNetExtractor, checkpoint, evaluate
+from policypress.rl import ResNetExtractor, evaluate
 from policypress.rl.compress import Source, compress, plan, post_training, press, scaled_hidden, teacher_of
 from policypress.rl.search import search
 from rl.toys import EPISODE, FOLLOW, LOOK, PICK, PICK_OF_FOUR, agent, in_child, save_picker
@@ -111,7 +112,7 @@ def test_a_finished_run_is_shown_and_others_are_refused(
 
 
 def test_a_folder_in_use(source: Source, tmp_path: Path) -> None:
-    with checkpoint.locked(tmp_path), pytest.raises(RunError, match="another process is training in"):
+    with locked(tmp_path), pytest.raises(RunError, match="another process is training in"):
         press(source, planned(source), tmp_path)
 
 

@@ -16,6 +16,7 @@ import pytest
 import policypress as pp
 from policypress.config import CompressionConfig, TrainConfig, from_json
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import checkpoint, evaluate, train
 from policypress.rl import load as load_agent
@@ -174,12 +175,12 @@ def test_other_settings_do_not_touch_a_run(run: Run, change: dict[str, Any], res
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with (
-        checkpoint.locked(tmp_path / "run"),
+        locked(tmp_path / "run"),
         pytest.raises(RunError, match=r"another process is training in .*: wait for it or choose another --out"),
     ):
         train(run_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with checkpoint.locked(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         pass
 
 

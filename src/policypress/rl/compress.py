@@ -30,12 +30,12 @@ from policypress.config import (
     from_json,
 )
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError
+from policypress.files import locked, remove_partial, write_whole
 from policypress.measure.returns import kept
 from policypress.measure.size import sizes
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.policy import Policy
-from policypress.rl import checkpoint
 from policypress.rl.adapters import adapter_for, checked_graph, observation_transform
 from policypress.rl.agents import Agent, check_return, load_agent
 from policypress.rl.distill import (
@@ -238,7 +238,7 @@ def press(
         agent.adapter.trained_graph(agent.model)
     else:
         check_config(teacher, config.student)
-    with checkpoint.locked(files.out):
+    with locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
         measured = measured_teacher(files, agent, teacher, config, source.force)
@@ -275,9 +275,9 @@ def existing(files: CompressFiles, config: PressConfig, resume: bool) -> dict[st
             return result
         if not resume:
             raise RunError(f"{files.out} holds an unfinished run: add --resume to go on, or choose another --out.")
-    checkpoint.remove_partial(files.config, files.teacher, files.policy, files.result)
+    remove_partial(files.config, files.teacher, files.policy, files.result)
     files.result.unlink(missing_ok=True)
-    checkpoint.write_whole(files.config, dumps(config))
+    write_whole(files.config, dumps(config))
     return None
 
 
@@ -304,7 +304,7 @@ def measured_teacher(
             files.remove()
             raise
         measured = {**result.as_dict(), "chance": {"actions": actions, **blind.summary()}}
-        checkpoint.write_whole(files.teacher, json.dumps(measured))
+        write_whole(files.teacher, json.dumps(measured))
     if (note := _at_chance(measured)) is not None:
         warnings.warn(note, stacklevel=2)
     return measured
@@ -361,7 +361,7 @@ def _return(measured: Mapping[str, Any]) -> str:
 def write_result(files: CompressFiles, policy: Policy, result: dict[str, Any]) -> None:
     """The policy and its result, and no checkpoint any more."""
     policy.save(files.policy)
-    checkpoint.write_whole(files.result, json.dumps(result, indent=2))
+    write_whole(files.result, json.dumps(result, indent=2))
     shutil.rmtree(files.checkpoint, ignore_errors=True)
 
 

@@ -28,12 +28,12 @@ from policypress.compression.graph import Graph, trace
 from policypress.compression.student import forward, student
 from policypress.config import DistillConfig, dumps
 from policypress.errors import ConfigError, DivergedError, RunError
+from policypress.files import replace_file
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.adapters import Critic, Imitation
-from policypress.rl.checkpoint import replace_file
 from policypress.rl.environments import EnvLike, make_envs
 
 Act = Callable[[NDArray[Any]], NDArray[Any]]

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
 from policypress.config import Environment, PressConfig
 from policypress.errors import UnsupportedError
+from policypress.files import replace_file
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.callback import CompressionCallback, divergence
@@ -121,7 +122,7 @@ class _Checkpoints(BaseCallback):
         if self.num_timesteps < self._next:
             return
         self._next = self.num_timesteps + self._every
-        with checkpoint.replace_file(self._path) as partial, partial.open("wb") as file:
+        with replace_file(self._path) as partial, partial.open("wb") as file:
             self.model.save(file)
         if self._progress is not None:
             self._progress(min(self.num_timesteps, self._steps), self._steps, None)

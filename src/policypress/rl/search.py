@@ -22,11 +22,10 @@ import torch
 
 from policypress.config import DistillConfig, PressConfig
 from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of
 from policypress.measure.size import size
-from policypress.policy import artifact
 from policypress.policy.policy import Policy
-from policypress.rl import checkpoint
 from policypress.rl.compress import (
     AUTO_SHRINK,
     CompressFiles,
@@ -175,7 +174,7 @@ def search(
     agent = source.open(config.algo, config.environment)
     teacher = teacher_of(agent)
     check_config(teacher, config.student)
-    with checkpoint.locked(files.out):
+    with locked(files.out):
         if (finished := existing(files, config, resume)) is not None:
             return finished
         watch = watch or (lambda _: None)
@@ -302,7 +301,7 @@ class _Students:
     def _write(self) -> None:
         """The best student so far and the frontier."""
         best = self._folder / self.by_size()[0].knobs.name / "policy.policy"
-        artifact.write(best.read_bytes(), self._files.policy)
+        write_whole(self._files.policy, best.read_bytes())
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -313,7 +312,7 @@ class _Students:
                 | {"name": one.knobs.name, "rate_weight": one.knobs.rate_weight, "seed": one.knobs.seed}
                 | {"hidden": "-".join(map(str, one.hidden))}
             )
-        checkpoint.write_whole(self._files.out / "frontier.csv", text.getvalue())
+        write_whole(self._files.out / "frontier.csv", text.getvalue())
         plot_frontier(
             {"students": [(one.payload_bytes, one.share, one.low, one.high) for one in self.found.values()]},
             self._files.out / "frontier.png",
@@ -357,7 +356,7 @@ class _Students:
             timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
             pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
             batches = max(1_000, round(seconds / pace, -3))
-            checkpoint.write_whole(file, json.dumps(int(batches)))
+            write_whole(file, json.dumps(int(batches)))
         return int(json.loads(file.read_text()))
 
 
@@ -390,8 +389,8 @@ def _train(
             raise RunError("the process that started this search is gone: go on with --resume.")
 
     try:
-        with checkpoint.locked(folder):  # a student of a killed search lives on until it notices
-            checkpoint.write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
+        with locked(folder):  # a student of a killed search lives on until it notices
+            write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
             agent = source.open(config.algo, config.environment)
             started = time.monotonic()
             policy = compress(
@@ -405,7 +404,7 @@ def _train(
             )  # fmt: skip
             search = {**result.as_dict(), "kept": dict(zip(("share", "low", "high"), shares, strict=True))}
             replace(policy, results={"search": search}).save(folder / "policy.policy")
-            checkpoint.write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
+            write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         answers.put((knobs, candidate))
     except PolicypressError as error:

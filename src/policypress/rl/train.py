@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.config import TrainConfig, dumps, from_json
 from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.files import locked, remove_partial, replace_file, write_whole
 from policypress.measure.size import sizes
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
@@ -97,11 +98,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Pro
     """
     files = RunFiles(Path(out))
     adapter = check(config)
-    with checkpoint.locked(files.out):
+    with locked(files.out):
         if (finished := _existing(files, config, resume)) is not None:
             return finished
-        checkpoint.remove_partial(files.config, files.evaluations, files.policy, files.agent, files.result)
-        checkpoint.write_whole(files.config, dumps(config))
+        remove_partial(files.config, files.evaluations, files.policy, files.agent, files.result)
+        write_whole(files.config, dumps(config))
         try:
             return _run(config, files, adapter, progress)
         except PolicypressError:
@@ -161,7 +162,7 @@ def _finish(
     evaluation = evaluate(policy, episodes=config.final_episodes, seed=FINAL_SEED).as_dict()
     policy = replace(policy, results={"evaluation": evaluation})
     policy.save(files.policy)
-    with checkpoint.replace_file(files.agent) as partial:
+    with replace_file(files.agent) as partial:
         model.save(partial)
     result = {
         "config": json.loads(dumps(config)),
@@ -173,7 +174,7 @@ def _finish(
         "versions": policy.provenance["versions"],
     }
     text = json.dumps(result, indent=2)
-    checkpoint.write_whole(files.result, text)
+    write_whole(files.result, text)
     shutil.rmtree(files.checkpoints, ignore_errors=True)
     written: dict[str, Any] = json.loads(text)
     return written
@@ -367,7 +368,7 @@ class _RunCallback(BaseCallback):
         writer = csv.DictWriter(text, EVALUATION_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        checkpoint.write_whole(self._files.evaluations, text.getvalue())
+        write_whole(self._files.evaluations, text.getvalue())
         self._report()
 
     def save(self) -> None:
