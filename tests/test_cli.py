@@ -420,7 +420,7 @@ def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch
         seen.update({**runs, "resume": resume})
         raise pp.RunError("enough.")
 
-    monkeypatch.setattr("policypress.rl.compare.train_all", capture)
+    monkeypatch.setattr("policypress.rl.side_by_side.train_all", capture)
     answer = run(
         "train", "--algo", "dqn", "--env", LOOK, "--out", tmp_path, "--steps", 500, "--sparsity", 0.7,
         "--weight-bits", 5, "--activation-bits", 0, "--input-bits", 9, "--hidden", 33, "--network", "resnet",
@@ -449,7 +449,7 @@ def test_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pyte
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("policypress.rl.compare.train_all", interrupted)
+    monkeypatch.setattr("policypress.rl.side_by_side.train_all", interrupted)
     answer = run("train", *SMALL, "--out", tmp_path / "run")
     assert answer.code == 130
     assert "go on with --resume" in answer.err
@@ -522,7 +522,9 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
         assert shown in answer.out
     assert str(tmp_path / "policy.policy") in answer.out
     assert run(*pressed(picker_file, tmp_path, *QUICK, "--json")).json == result
-    assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
+    assert_one_sentence(
+        run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds a run with other settings or files"
+    )
 
 
 def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
@@ -608,7 +610,7 @@ def test_every_option_of_compress_reaches_the_settings(
         seen.update(source=source, config=config, out=out, **options)
         raise pp.RunError("enough.")
 
-    monkeypatch.setattr("policypress.rl.compress.press", capture)
+    monkeypatch.setattr("policypress.rl.press.press", capture)
     monkeypatch.setattr("policypress.rl.search.search", capture)
     answer = run(
         *pressed(picker_file, tmp_path), "--hidden", "5,4", "--rate-weight", 0.1, "--sparsity", 0.2, "--weight-bits", 5,
@@ -639,7 +641,7 @@ def test_interrupted_compress_says_how_to_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("policypress.rl.compress.press", interrupted)
+    monkeypatch.setattr("policypress.rl.press.press", interrupted)
     answer = run(*pressed(picker_file, tmp_path))
     assert answer.code == 130
     assert "go on with --resume" in answer.err

@@ -138,12 +138,12 @@ def train(
 ) -> None:
     """Train an agent whose policy comes out small; without compression options, a dense baseline."""
     require("train")
-    from policypress.rl.compare import train_all
-    from policypress.rl.plan import dense_baseline, plan
+    from policypress.rl.plan import dense_baseline, plan_training
+    from policypress.rl.side_by_side import train_all
 
     if compare not in (None, "dense"):
         raise ConfigError(f"compare={compare!r} is not known: use --compare dense.")
-    config = plan(
+    config = plan_training(
         algo,
         env,
         steps,
@@ -289,15 +289,17 @@ def compress(
     """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
     require("train")
     from policypress.config import Environment
-    from policypress.rl.compress import Source, plan, press
+    from policypress.rl.formats import open_agent
+    from policypress.rl.plan import plan_pressing
+    from policypress.rl.press import press
     from policypress.rl.search import search
+    from policypress.rl.sources import Source
     from policypress.tables import candidate_line, compress_table
 
     source = Source(agent, vecnormalize, trust, force)
-    config = plan(
-        source,
-        algo,
-        Environment(env, **_environment(env_kwargs, wrapper, frame_stack)),
+    opened = open_agent(source, algo, Environment(env, **_environment(env_kwargs, wrapper, frame_stack)))
+    config = plan_pressing(
+        opened,
         method=method,
         hidden="auto" if hidden == "auto" else None if hidden is None else _widths(hidden),
         compression=_given(
@@ -323,12 +325,12 @@ def compress(
         if not config.keep:
             with _bars("loss", "#.3g") as advance:
                 result = press(
-                    source, config, out, resume=resume, progress=lambda done, of, loss: advance(method, done, of, loss)
+                    opened, config, out, resume=resume, progress=lambda done, of, loss: advance(method, done, of, loss)
                 )
         else:
             with _standing() as watch:
                 result = search(
-                    source,
+                    opened,
                     config,
                     out,
                     resume=resume,
