@@ -165,6 +165,7 @@ def search(
     method = method_named(config.method)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     method.check(agent, config)
+    agent.teacher.network("narrowed")
     folder = PressFolder(out)
     with folder.opened(config, resume) as finished:
         if finished is not None:
