@@ -360,7 +360,8 @@ def info(policy: Annotated[Path, typer.Argument(help="A .policy file.")], as_jso
     """Show what a policy takes and gives, and where its bytes are."""
     import policypress
     from policypress.export.c import flash_bytes
-    from policypress.tables import byte_table, contract_rows, contract_table, layer_table
+    from policypress.policy.description import contract_rows
+    from policypress.tables import byte_table, contract_table, layer_table
 
     loaded = policypress.load(policy)
     report, flash, disk = policypress.size(loaded), flash_bytes(loaded), policy.stat().st_size
