@@ -52,12 +52,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field's option says: ``text`` without a full stop, the ``span`` of its numbers, the ``part`` of the help
-    that it stands in ("": the first), and ``shown``, the default in words if its value says little."""
+    """What a field's option says: ``text`` without a full stop, the ``part`` of the help that it stands in ("": the
+    first), the ``span`` of its numbers, and ``shown``, the default in words if its value says little."""
 
     text: str
-    span: Span | None = None
     part: str = ""
+    span: Span | None = None
     shown: str = ""
 
 
@@ -91,7 +91,8 @@ def fields_of(cls: Any) -> tuple[ConfigField, ...]:
 
 
 PRUNING, QUANTIZATION, EVALUATION = "Pruning", "Quantization", "Evaluation"
-ENVIRONMENT, SEARCH = "The environment", "Search for the smallest policy"
+ENVIRONMENT, STUDENT, SEARCH = "The environment", "The student", "Search for the smallest policy"
+METHODS = "Other methods"
 """Parts of the help."""
 
 
@@ -104,40 +105,43 @@ class CompressionConfig:
 
     sparsity: Annotated[
         float,
-        Setting("Fraction of the deployed network's weights that end as zero; biases are never pruned", part=PRUNING),
+        Setting("Fraction of the deployed network's weights that end as zero; biases are never pruned", PRUNING),
     ] = 0.0
-    allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", part=PRUNING)] = "erk"
-    schedule: Annotated[Schedule, Setting("How the sparsity grows", part=PRUNING)] = "cubic"
-    criterion: Annotated[Criterion, Setting("What a weight is kept for", part=PRUNING)] = "magnitude"
+    allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", PRUNING)] = "erk"
+    schedule: Annotated[Schedule, Setting("How the sparsity grows", PRUNING)] = "cubic"
+    criterion: Annotated[
+        Criterion,
+        Setting(
+            "What a weight is kept for: its own magnitude, the flow of all paths through it, or at random", PRUNING
+        ),
+    ] = "magnitude"
     """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units."""
-    prune_start: Annotated[float, Setting("Fraction of the steps at which pruning starts", part=PRUNING)] = 0.2
-    prune_end: Annotated[float, Setting("Fraction of the steps at which pruning ends", part=PRUNING)] = 0.8
+    prune_start: Annotated[float, Setting("Fraction of the steps at which pruning starts", PRUNING)] = 0.2
+    prune_end: Annotated[float, Setting("Fraction of the steps at which pruning ends", PRUNING)] = 0.8
     prune_iterations: int = 600
     prune_auxiliary: bool = False
     """Also prune heads that training needs and nobody deploys (SAC's ``log_std``), as the paper does."""
     weight_bits: Annotated[
-        int, Setting("Bits of a weight", span=Span(2, 8, FLOAT_BITS, "no quantization"), part=QUANTIZATION)
+        int, Setting("Bits of a weight", QUANTIZATION, Span(2, 8, FLOAT_BITS, "no quantization"))
     ] = FLOAT_BITS
     activation_bits: Annotated[
-        int, Setting("Bits of an activation", span=Span(2, 8, 0, "float activations"), part=QUANTIZATION)
+        int, Setting("Bits of an activation", QUANTIZATION, Span(2, 8, 0, "float activations"))
     ] = 8
     """0 is weight-only numerics."""
-    input_bits: Annotated[
-        int, Setting("Bits of an input; one scale a feature", span=Span(2, 16), part=QUANTIZATION)
-    ] = 8
-    granularity: Annotated[Granularity, Setting("What shares a scale of weights", part=QUANTIZATION)] = "auto"
+    input_bits: Annotated[int, Setting("Bits of an input; one scale a feature", QUANTIZATION, Span(2, 16))] = 8
+    granularity: Annotated[Granularity, Setting("What shares a scale of weights", QUANTIZATION)] = "auto"
     """"auto": per channel for convolutions, per tensor for Linear."""
     weight_range: WeightRange = "mse"
     """"mse" tracks the scale of least squared error (Lloyd-Max), "minmax" the largest magnitude; "learned" follows the
     gradient of the loss (Esser et al. 2020)."""
     rate_weight: Annotated[
-        float, Setting("Price of a weight's bits beside the loss; more gives a smaller payload", part=QUANTIZATION)
+        float, Setting("Price of a weight's bits beside the loss; more gives a smaller payload", QUANTIZATION)
     ] = 0.0
     """Weight of the bits that a weight takes in the payload, a part of the loss while quantizing: more of it gives
     coarser weights and more zeros. Needs weight_range="learned"; in units of the loss."""
-    quantize_start: Annotated[
-        float, Setting("Fraction of the steps from which integers are trained", part=QUANTIZATION)
-    ] = 0.85
+    quantize_start: Annotated[float, Setting("Fraction of the steps from which integers are trained", QUANTIZATION)] = (
+        0.85
+    )
     observe: float = 0.05
     """How long before ``quantize_start`` ranges are measured; 0 starts cold, as the paper does."""
 
@@ -212,15 +216,13 @@ class Environment:
     env: str
     env_kwargs: Annotated[
         dict[str, Any],
-        Setting("What the environment is made with, for example use_contact_forces:True", part=ENVIRONMENT),
+        Setting("What the environment is made with, for example use_contact_forces:True", ENVIRONMENT),
     ] = field(default_factory=dict)
     wrappers: Annotated[
         tuple[str, ...],
-        Setting("Wrapper around it, module:Class or 'module:Class(name=value)'; the innermost first", part=ENVIRONMENT),
+        Setting("Wrapper around it, module:Class or 'module:Class(name=value)'; the innermost first", ENVIRONMENT),
     ] = ()
-    frame_stack: Annotated[
-        int, Setting("Observations joined as VecFrameStack joins them", span=Span(1), part=ENVIRONMENT)
-    ] = 1
+    frame_stack: Annotated[int, Setting("Observations joined as VecFrameStack joins them", ENVIRONMENT, Span(1))] = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", str(self.env))
@@ -250,7 +252,7 @@ class TrainConfig:
     """Training goes on for this fraction of ``steps`` beyond them (0.3 in the paper)."""
     seed: Annotated[int, Setting("Random seed")] = 1
     compression: CompressionConfig = field(default_factory=CompressionConfig)
-    network: Annotated[Literal["mlp", "nature", "resnet"], Setting("Network, of images nature or resnet")] = "mlp"
+    network: Annotated[Literal["mlp", "nature", "resnet"], Setting("mlp; for images nature or resnet")] = "mlp"
     hidden: Annotated[
         tuple[int, ...],
         Setting("Widths of the deployed network's hidden layers, for example 24,24", shown="the algorithm's own"),
@@ -260,9 +262,9 @@ class TrainConfig:
     """Keyword arguments of the Stable-Baselines3 algorithm."""
     optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of Adam, for example weight_decay."""
-    eval_every: Annotated[int, Setting("Steps between evaluations", part=EVALUATION, shown="20 evaluations in all")] = 0
-    eval_episodes: Annotated[int, Setting("Episodes an evaluation", part=EVALUATION)] = 10
-    final_episodes: Annotated[int, Setting("Episodes of the last evaluation", part=EVALUATION)] = 50
+    eval_every: Annotated[int, Setting("Steps between evaluations", EVALUATION, shown="20 evaluations in all")] = 0
+    eval_episodes: Annotated[int, Setting("Episodes an evaluation", EVALUATION)] = 10
+    final_episodes: Annotated[int, Setting("Episodes of the last evaluation", EVALUATION)] = 50
     device: Annotated[str, Setting("cpu or cuda")] = "cpu"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """This and the next two: see ``Environment``."""
@@ -308,19 +310,23 @@ class DistillConfig:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     hidden: Annotated[
         tuple[int, ...],
-        Setting("Widths of the student's last hidden layers, for example 24,24", shown="the agent's own network"),
+        Setting(
+            "Widths of the student's last hidden layers, for example 24,24", STUDENT, shown="the agent's own network"
+        ),
     ] = ()
     batches: Annotated[
-        int, Setting("Batches that it learns from, at most: it stops when it has learned all", span=Span(1))
+        int, Setting("Batches that it learns from, at most: it stops when it has learned all", STUDENT, Span(1))
     ] = 100_000
-    batch_size: Annotated[int, Setting("Observations a batch", span=Span(1))] = 256
-    learning_rate: Annotated[float, Setting("Of Adam, at first")] = 1e-3
-    states: Annotated[int, Setting("Observations that it learns from, the most that are kept", span=Span(1))] = 100_000
-    collections: Annotated[int, Setting("How often states are added while it learns", span=Span(1))] = 20
+    batch_size: Annotated[int, Setting("Observations a batch", STUDENT, Span(1))] = 256
+    learning_rate: Annotated[float, Setting("Of Adam, at first", STUDENT)] = 1e-3
+    states: Annotated[int, Setting("Observations that it learns from, the most that are kept", STUDENT, Span(1))] = (
+        100_000
+    )
+    collections: Annotated[int, Setting("How often states are added while it learns", STUDENT, Span(1))] = 20
     critic_weight: Annotated[
-        float, Setting("Weight of what its actions lose by the agent's critics, beside the imitation")
+        float, Setting("Weight of what its actions lose by the agent's critics, beside the imitation", STUDENT)
     ] = 0.0
-    critic_start: Annotated[float, Setting("Fraction of the batches from which the critics count")] = 0.5
+    critic_start: Annotated[float, Setting("Fraction of the batches from which the critics count", STUDENT)] = 0.5
     seed: Annotated[int, Setting("Random seed")] = 1
 
     def __post_init__(self) -> None:
@@ -351,18 +357,18 @@ class PressConfig:
     env: str
     agent: str
     vecnormalize: str = ""
-    method: Annotated[Method, Setting("How it is pressed")] = "distill"
+    method: Annotated[
+        Method, Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", METHODS)
+    ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
-    steps: Annotated[int, Setting("Environment steps of the method finetune")] = 0
+    steps: Annotated[int, Setting("Environment steps of --method finetune", METHODS)] = 0
     keep: Annotated[
         float,
-        Setting(
-            "Search for the smallest payload that keeps this share of the mean return, for example 0.95", part=SEARCH
-        ),
+        Setting("Search for the smallest payload that keeps this share of the mean return, for example 0.95", SEARCH),
     ] = 0.0
     """0: one student, no search."""
-    minutes: Annotated[float, Setting("Time for the search", part=SEARCH)] = 0.0
+    minutes: Annotated[float, Setting("Time for the search", SEARCH)] = 0.0
     episodes: Annotated[int, Setting("Episodes of a measurement", span=Span(2))] = 50
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """This and the next two: see ``Environment``."""
@@ -397,9 +403,9 @@ class PressConfig:
         return Environment(self.env, self.env_kwargs, self.wrappers, self.frame_stack)
 
 
-def _check_fields(config: object) -> None:
-    """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although it
-    should be, or outside its span."""
+def _check_fields(config: Any) -> None:
+    """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although
+    it should be, or outside its span."""
     for one in fields_of(type(config)):
         value = getattr(config, one.name)
         if one.choices and value not in one.choices:
