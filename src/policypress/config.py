@@ -246,8 +246,8 @@ class TrainConfig:
 
     algo: str
     env: str
-    steps: int
-    """Nominal environment steps; the schedule's fractions refer to them."""
+    steps: Annotated[int, Setting("Nominal environment steps")]
+    """The schedule's fractions refer to them."""
     extension: float = 0.0
     """Training goes on for this fraction of ``steps`` beyond them (0.3 in the paper)."""
     seed: Annotated[int, Setting("Random seed")] = 1
@@ -406,7 +406,7 @@ class PressConfig:
 def _check_fields(config: Any) -> None:
     """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although
     it should be, or outside its span."""
-    for one in fields_of(type(config)):
+    for one in fields_of(config.__class__):
         value = getattr(config, one.name)
         if one.choices and value not in one.choices:
             raise ConfigError(f"{one.name}={value!r} is not one of {', '.join(one.choices)}.")
