@@ -18,6 +18,7 @@ import typer
 
 import policypress as pp
 from policypress import cli
+from policypress.cli import live
 from policypress.config import ALGORITHMS, TRAINED, CompressionConfig, PressConfig, TrainConfig
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
@@ -541,8 +542,8 @@ def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) ->
 
 def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(cli.Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
-    with cli._bars("loss", "#.3g") as advance:
+    monkeypatch.setattr(live.Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
+    with live.bars("loss", "#.3g") as advance:
         for value in (0.00123456, 2.0, None):
             advance("distill", 1, 2, value)
     assert shown == ["loss 0.00123", "loss 2.00", ""]

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from policypress.errors import ConfigError
@@ -53,12 +52,14 @@ class Span:
 @dataclass(frozen=True)
 class Setting:
     """What a field's option says: ``text`` without a full stop, the ``part`` of the help that it stands in ("": the
-    first), the ``span`` of its numbers, and ``shown``, the default in words if its value says little."""
+    first), the ``span`` of its numbers, ``shown``, the default in words if its value says little (None: the default
+    is not told), and the name of the ``option`` if it is not the field's."""
 
     text: str
     part: str = ""
     span: Span | None = None
-    shown: str = ""
+    shown: str | None = ""
+    option: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class ConfigField:
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
 
-@cache
-def fields_of(cls: Any) -> tuple[ConfigField, ...]:
+def fields_of(cls: type[Any]) -> tuple[ConfigField, ...]:
     """The fields of ``cls``, a config's class, in order."""
     kinds = get_type_hints(cls, include_extras=True)
     found = []
@@ -216,11 +216,15 @@ class Environment:
     env: str
     env_kwargs: Annotated[
         dict[str, Any],
-        Setting("What the environment is made with, for example use_contact_forces:True", ENVIRONMENT),
+        Setting("What the environment is made with, NAME:VALUE, for example use_contact_forces:True", ENVIRONMENT),
     ] = field(default_factory=dict)
     wrappers: Annotated[
         tuple[str, ...],
-        Setting("Wrapper around it, module:Class or 'module:Class(name=value)'; the innermost first", ENVIRONMENT),
+        Setting(
+            "Wrapper around it, module:Class or 'module:Class(name=value)'; the innermost first",
+            ENVIRONMENT,
+            option="wrapper",
+        ),
     ] = ()
     frame_stack: Annotated[int, Setting("Observations joined as VecFrameStack joins them", ENVIRONMENT, Span(1))] = 1
 
@@ -362,10 +366,14 @@ class PressConfig:
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
-    steps: Annotated[int, Setting("Environment steps of --method finetune", METHODS)] = 0
+    steps: Annotated[int, Setting("Environment steps of --method finetune", METHODS, shown=None)] = 0
     keep: Annotated[
         float,
-        Setting("Search for the smallest payload that keeps this share of the mean return, for example 0.95", SEARCH),
+        Setting(
+            "Search for the smallest payload that keeps this share of the mean return, for example 0.95",
+            SEARCH,
+            shown=None,
+        ),
     ] = 0.0
     """0: one student, no search."""
     minutes: Annotated[float, Setting("Time for the search", SEARCH)] = 0.0
@@ -406,7 +414,7 @@ class PressConfig:
 def _check_fields(config: Any) -> None:
     """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although
     it should be, or outside its span."""
-    for one in fields_of(config.__class__):
+    for one in fields_of(type(config)):
         value = getattr(config, one.name)
         if one.choices and value not in one.choices:
             raise ConfigError(f"{one.name}={value!r} is not one of {', '.join(one.choices)}.")
