@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import typer
+from rich.progress import Progress
 
 import policypress as pp
 from policypress import cli
@@ -542,7 +543,7 @@ def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) ->
 
 def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(live.Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
+    monkeypatch.setattr(Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
     with live.bars("loss", "#.3g") as advance:
         for value in (0.00123456, 2.0, None):
             advance("distill", 1, 2, value)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from policypress.errors import ConfigError
@@ -77,7 +78,8 @@ class ConfigField:
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
 
-def fields_of(cls: type[Any]) -> tuple[ConfigField, ...]:
+@cache
+def fields_of(cls: Any) -> tuple[ConfigField, ...]:
     """The fields of ``cls``, a config's class, in order."""
     kinds = get_type_hints(cls, include_extras=True)
     found = []
@@ -414,7 +416,7 @@ class PressConfig:
 def _check_fields(config: Any) -> None:
     """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although
     it should be, or outside its span."""
-    for one in fields_of(type(config)):
+    for one in fields_of(config.__class__):
         value = getattr(config, one.name)
         if one.choices and value not in one.choices:
             raise ConfigError(f"{one.name}={value!r} is not one of {', '.join(one.choices)}.")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from policypress.cli.terminal import say, stderr
 
@@ -28,6 +27,8 @@ def resumable() -> Iterator[None]:
 @contextmanager
 def bars(unit: str, digits: str = ".1f") -> Iterator[Callable[[str, int, int, float | None], None]]:
     """Progress bars, one for each name, with time left and the latest value in ``unit``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

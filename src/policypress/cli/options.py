@@ -21,12 +21,12 @@ Parser = Callable[[Any, str], Any]
 
 @dataclass(frozen=True)
 class Fields:
-    """The settings of ``config`` as options, but for those ``without``.
+    """The settings of ``config``, a config's class, as options, but for those ``without``.
 
     ``defaults``: in words, what a verb takes instead of a field's own default. ``parsers``: instead of a type's own.
     """
 
-    config: type[Any]
+    config: Any
     without: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
     parsers: Mapping[str, Parser] = field(default_factory=dict)
