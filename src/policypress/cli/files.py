@@ -13,6 +13,7 @@ from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
 from policypress.config import Environment
 from policypress.errors import ConfigError, PolicypressError
+from policypress.export import FORMATS
 
 PolicyArgument = Annotated[Path, typer.Argument(help="A .policy file.")]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
@@ -162,7 +163,7 @@ def pack(
 @app.command()
 def export(
     policy: PolicyArgument,
-    to: Annotated[str, typer.Option(help="Format: c or onnx.")],
+    to: Annotated[str, typer.Option(help=f"Format: {' or '.join(FORMATS)}.")],
     out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
     style: Annotated[
         str | None,

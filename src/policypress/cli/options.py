@@ -96,7 +96,10 @@ _KINDS: dict[Any, _Kind] = {
 
 
 def _kind(one: ConfigField) -> _Kind:
-    return _KINDS[str if one.choices else one.kind]
+    kind = str if one.choices else one.kind
+    if kind not in _KINDS:
+        raise TypeError(f"{one.name}: no option holds a {kind}; say in policypress.cli.options how one does.")
+    return _KINDS[kind]
 
 
 def _help(one: ConfigField, setting: Setting, default: str | None) -> str:
