@@ -426,7 +426,8 @@ def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch
         "train", "--algo", "dqn", "--env", LOOK, "--out", tmp_path, "--steps", 500, "--sparsity", 0.7,
         "--weight-bits", 5, "--activation-bits", 0, "--input-bits", 9, "--hidden", 33, "--network", "resnet",
         "--allocation", "uniform", "--schedule", "linear", "--granularity", "channel", "--prune-start", 0,
-        "--criterion", "random", "--prune-end", 0.7, "--quantize-start", 0.75, "--n-envs", 2, "--eval-every", 50, "--eval-episodes", 3,
+        "--criterion", "random", "--prune-end", 0.7,
+        "--quantize-start", 0.75, "--n-envs", 2, "--eval-every", 50, "--eval-episodes", 3,
         "--final-episodes", 4, "--set", "learning_rate=1e-3", "--set", "tau=1", "--device", "cuda", "--seed", 0,
         "--resume", "--compare", "dense",
     )  # fmt: skip
