@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -302,7 +302,7 @@ class Lookup(NamedTuple):
     scale: np.float32
 
 
-@cache
+@lru_cache(maxsize=1024)
 def lookup(function: str, parameters: tuple[float, ...], unit: float, bits: int, limit: int) -> Lookup:
     """Codes of ``bits`` bits for codes from -``limit`` to ``limit`` worth ``unit`` each:
     ``clip(rint(f(code * unit) / scale), low, high)`` in float32.
