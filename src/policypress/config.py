@@ -133,11 +133,14 @@ class CompressionConfig:
     input_bits: Annotated[int, Setting("Bits of an input; one scale a feature", QUANTIZATION, Span(2, 16))] = 8
     granularity: Annotated[Granularity, Setting("What shares a scale of weights", QUANTIZATION)] = "auto"
     """"auto": per channel for convolutions, per tensor for Linear."""
-    weight_range: WeightRange = "mse"
+    weight_range: Annotated[WeightRange, Setting("How the steps of the weights are found", QUANTIZATION)] = "mse"
     """"mse" tracks the scale of least squared error (Lloyd-Max), "minmax" the largest magnitude; "learned" follows the
     gradient of the loss (Esser et al. 2020)."""
     rate_weight: Annotated[
-        float, Setting("Price of a weight's bits beside the loss; more gives a smaller payload", QUANTIZATION)
+        float,
+        Setting(
+            "Price of a weight's bits beside the loss, with learned steps; more gives a smaller payload", QUANTIZATION
+        ),
     ] = 0.0
     """Weight of the bits that a weight takes in the payload, a part of the loss while quantizing: more of it gives
     coarser weights and more zeros. Needs weight_range="learned"; in units of the loss."""

@@ -17,11 +17,15 @@ from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
 _WHILE_TRAINED = ("schedule", "prune_start", "prune_end", "quantize_start")
-_OTHERS = "with --sparsity or another --method, the agent's own"
-_SIZES = {"hidden": f"auto, a tenth of the agent's; {_OTHERS}"}
-_RATES = {"learning_rate": "0.003; 0.001 for the agent's own network, images"}
-# What `plan` takes for a student; the other methods take the fields' own.
-_SCHEDULE = {
+# What `plan` takes instead of the fields' own defaults.
+_STUDENT = {
+    "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
+    "learning_rate": "0.003; 0.001 for the agent's own network, images",
+}
+_COMPRESSION = {
+    "weight_bits": "8",
+    "weight_range": "learned of a narrow student, else mse",
+    "rate_weight": "0.005 of a narrow student",
     "criterion": "flow of a student, else magnitude",
     "prune_start": "0 of a student, else 0.2",
     "prune_end": "0.5 of a student, else 0.8",
@@ -35,10 +39,8 @@ def _widths_or_auto(text: str, name: str) -> tuple[int, ...] | Literal["auto"]:
 
 @app.command()
 @options(
-    student=Fields(DistillConfig, defaults=_SIZES | _RATES, parsers={"hidden": _widths_or_auto}),
-    compression=Fields(
-        CompressionConfig, defaults={"weight_bits": "8", "rate_weight": "0.005 of a narrow student"} | _SCHEDULE
-    ),
+    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _widths_or_auto}),
+    compression=Fields(CompressionConfig, defaults=_COMPRESSION),
     pressing=Fields(PressConfig, defaults={"minutes": f"{_SEARCH_MINUTES:g} with --keep"}),
     environment=Fields(Environment),
 )

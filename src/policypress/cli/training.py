@@ -20,8 +20,7 @@ from policypress.presets import NAMES
 @app.command()
 @options(
     training=Fields(TrainConfig, defaults={"network": "nature for images, else mlp"}),
-    # Nothing adds the price of bits to the loss of an algorithm.
-    compression=Fields(CompressionConfig, ("rate_weight",), {"weight_bits": "8 if --sparsity is given, else 32"}),
+    compression=Fields(CompressionConfig, defaults={"weight_bits": "8 if --sparsity is given, else 32"}),
     environment=Fields(Environment),
 )
 def train(
