@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from policypress.export.compile import STRICT
 from policypress.export.vectors import Answers
+from policypress.policy.description import contract_rows
 from policypress.policy.policy import Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Fields, Program
 from policypress.runtime.native import Network, Step
-from policypress.tables import contract_rows
 
 if TYPE_CHECKING:
     from policypress.export.c import CExport

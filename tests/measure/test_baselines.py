@@ -12,7 +12,7 @@ import pytest
 from policy.policies import Builder, make_observations, make_policy, with_zero_points
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import vectors
-from policypress.measure.networks import as_float, describe, parameters, random_observations, stands_for, widened
+from policypress.measure.baselines import as_float, describe, parameters, random_observations, stands_for, widened
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import Flatten, Layer, Op, Relu, Requantization, Residual
