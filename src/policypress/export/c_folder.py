@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from policypress.errors import ExportError
 from policypress.export.compile import FORMAT, STRICT
+from policypress.policy.description import contract_rows
 from policypress.policy.policy import Policy
-from policypress.tables import contract_rows
 
 if TYPE_CHECKING:
     from policypress.export.c import CExport
