@@ -21,6 +21,7 @@ import policypress as pp
 from policypress import cli
 from policypress.cli import live
 from policypress.config import ALGORITHMS, TRAINED, CompressionConfig, PressConfig, TrainConfig
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.search import Candidate, Knobs, Standing
@@ -226,7 +227,7 @@ def test_train_where_a_file_is(run: Run, tmp_path: Path) -> None:
 
 
 def test_train_in_a_folder_in_use(run: Run, tmp_path: Path) -> None:
-    with checkpoint.locked(tmp_path):
+    with locked(tmp_path):
         assert_one_sentence(run("train", *SMALL, "--out", tmp_path), "another process is training in")
 
 
@@ -421,7 +422,7 @@ def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch
         seen.update({**runs, "resume": resume})
         raise pp.RunError("enough.")
 
-    monkeypatch.setattr("policypress.rl.compare.train_all", capture)
+    monkeypatch.setattr("policypress.rl.side_by_side.train_all", capture)
     answer = run(
         "train", "--algo", "dqn", "--env", LOOK, "--out", tmp_path, "--steps", 500, "--sparsity", 0.7,
         "--weight-bits", 5, "--activation-bits", 0, "--input-bits", 9, "--hidden", 33, "--network", "resnet",
@@ -451,7 +452,7 @@ def test_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pyte
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("policypress.rl.compare.train_all", interrupted)
+    monkeypatch.setattr("policypress.rl.side_by_side.train_all", interrupted)
     answer = run("train", *SMALL, "--out", tmp_path / "run")
     assert answer.code == 130
     assert "go on with --resume" in answer.err
@@ -524,7 +525,9 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
         assert shown in answer.out
     assert str(tmp_path / "policy.policy") in answer.out
     assert run(*pressed(picker_file, tmp_path, *QUICK, "--json")).json == result
-    assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
+    assert_one_sentence(
+        run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds a run with other settings or files"
+    )
 
 
 def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
@@ -611,11 +614,11 @@ def test_every_option_of_compress_reaches_the_settings(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def capture(source: Any, config: PressConfig, out: Path, **options: Any) -> None:
-        seen.update(source=source, config=config, out=out, **options)
+    def capture(agent: Any, config: PressConfig, out: Path, **options: Any) -> None:
+        seen.update(source=agent.source, config=config, out=out, **options)
         raise pp.RunError("enough.")
 
-    monkeypatch.setattr("policypress.rl.compress.press", capture)
+    monkeypatch.setattr("policypress.rl.press.press", capture)
     monkeypatch.setattr("policypress.rl.search.search", capture)
     answer = run(
         *pressed(picker_file, tmp_path), "--hidden", "5,4", "--rate-weight", 0.1, "--sparsity", 0.2, "--weight-bits", 5,
@@ -652,7 +655,7 @@ def test_interrupted_compress_says_how_to_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("policypress.rl.compress.press", interrupted)
+    monkeypatch.setattr("policypress.rl.press.press", interrupted)
     answer = run(*pressed(picker_file, tmp_path))
     assert answer.code == 130
     assert "go on with --resume" in answer.err

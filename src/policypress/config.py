@@ -28,7 +28,7 @@ Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
-Method = Literal["distill", "ptq", "finetune"]
+PressMethod = Literal["distill", "ptq", "finetune"]
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def fields_of(cls: Any) -> tuple[ConfigField, ...]:
 
 PRUNING, QUANTIZATION, EVALUATION = "Pruning", "Quantization", "Evaluation"
 ENVIRONMENT, STUDENT, SEARCH = "The environment", "The student", "Search for the smallest policy"
-METHODS = "Other methods"
+OTHER_METHODS = "Other methods"
 """Parts of the help."""
 
 
@@ -367,11 +367,12 @@ class PressConfig:
     agent: str
     vecnormalize: str = ""
     method: Annotated[
-        Method, Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", METHODS)
+        PressMethod,
+        Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", OTHER_METHODS),
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
-    steps: Annotated[int, Setting("Environment steps of --method finetune", METHODS, shown=None)] = 0
+    steps: Annotated[int, Setting("Environment steps of --method finetune", OTHER_METHODS, shown=None)] = 0
     keep: Annotated[
         float,
         Setting(

@@ -21,8 +21,11 @@ from policypress.errors import ConfigError, DivergedError, ObservationError, Pol
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.payload import encode_payload
 from policypress.rl import distill, evaluate
-from policypress.rl.compress import compress, post_training, teacher_of
-from policypress.rl.distill import EnvironmentStates, Teacher, imitation_loss, squashed
+from policypress.rl.agents import teacher_of
+from policypress.rl.compress import compress, post_training
+from policypress.rl.distill import imitation_loss, squashed
+from policypress.rl.sources import EnvironmentStates
+from policypress.rl.teacher import Teacher
 from rl.toys import (
     CHOOSE,
     EPISODE,

@@ -17,7 +17,7 @@ from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
 _WHILE_TRAINED = ("schedule", "prune_start", "prune_end", "quantize_start")
-# What `plan` takes instead of the fields' own defaults.
+# What `plan_pressing` takes instead of the fields' own defaults.
 _STUDENT = {
     "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
     "learning_rate": "0.003; 0.001 for the agent's own network, images",
@@ -72,8 +72,11 @@ def compress(
 ) -> None:
     """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
     require("train")
-    from policypress.rl.compress import Source, plan, press
+    from policypress.rl.formats import open_agent
+    from policypress.rl.plan import plan_pressing
+    from policypress.rl.press import press
     from policypress.rl.search import search
+    from policypress.rl.sources import Source
     from policypress.tables import candidate_line, compress_table
 
     method = pressing.pop("method", "distill")
@@ -81,11 +84,9 @@ def compress(
         raise ConfigError(f"{useless[0]} is of training, and --method ptq does without: leave it out.")
     if pressing.get("keep"):
         pressing.setdefault("minutes", _SEARCH_MINUTES)
-    source = Source(agent, vecnormalize, trust, force)
-    config = plan(
-        source,
-        algo,
-        Environment(env, **environment),
+    opened = open_agent(Source(agent, vecnormalize, trust, force), algo, Environment(env, **environment))
+    config = plan_pressing(
+        opened,
         method=method,
         hidden=student.pop("hidden", None),
         compression=compression,
@@ -96,7 +97,7 @@ def compress(
         if not config.keep:
             with bars("loss", "#.3g") as advance:
                 result = press(
-                    source,
+                    opened,
                     config,
                     out,
                     resume=resume,
@@ -105,7 +106,7 @@ def compress(
         else:
             with standing() as watch:
                 result = search(
-                    source,
+                    opened,
                     config,
                     out,
                     resume=resume,

@@ -41,13 +41,13 @@ def train(
 ) -> None:
     """Train an agent whose policy comes out small; without compression options, a dense baseline."""
     require("train")
-    from policypress.rl.compare import train_all
-    from policypress.rl.plan import dense_baseline, plan
+    from policypress.rl.plan import dense_baseline, plan_training
+    from policypress.rl.side_by_side import train_all
     from policypress.tables import result_table
 
     if compare not in (None, "dense"):
         raise ConfigError(f"compare={compare!r} is not known: use --compare dense.")
-    config = plan(
+    config = plan_training(
         algo,
         env,
         training.pop("steps", None),

@@ -31,7 +31,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl.environments import flat_size
-from policypress.rl.networks import EXTRACTOR_KWARGS, ResNetExtractor
+from policypress.rl.resnet import EXTRACTOR_KWARGS, ResNetExtractor
 from policypress.rl.statistics import frames_over, statistics_of
 
 try:
