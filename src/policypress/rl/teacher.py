@@ -48,11 +48,13 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.graph is None and self.answers is None:
             raise ConfigError("a teacher without a network needs answers, a function from observations to outputs.")
-        for node in self.graph.layers if self.graph is not None else ():
+        if self.graph is None:
+            return
+        for node in self.graph.layers:
             if not all(bool(torch.isfinite(values).all()) for values in node.module.parameters()):
                 raise DivergedError(
-                    f"the weights of layer {node.name} are not finite, the network's training diverged: press an "
-                    "earlier copy of it."
+                    f"the weights of {self.graph.label(node)} are not finite, the network's training diverged: press "
+                    "an earlier copy of it."
                 )
 
     @classmethod
