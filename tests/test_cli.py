@@ -19,8 +19,9 @@ from rich.progress import Progress
 
 import policypress as pp
 from policypress import cli
+from policypress.algorithms import ALGORITHMS, TRAINED
 from policypress.cli import live
-from policypress.config import ALGORITHMS, TRAINED, CompressionConfig, PressConfig, TrainConfig
+from policypress.config import CompressionConfig, PressConfig, TrainConfig
 from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
@@ -122,7 +123,8 @@ def test_help_needs_no_library_of_training() -> None:
 
 
 def test_one_list_of_algorithms() -> None:
-    assert ALGORITHMS == adapters.NAMES
+    assert sorted(ALGORITHMS) == sorted(adapters.NAMES)
+    assert set(TRAINED) == {name for name, adapter in adapters.ADAPTERS.items() if adapter.while_learning}
     given = {verb: command.params for verb, command in typer.main.get_command(cli.app).commands.items()}  # type: ignore[attr-defined]
     for verb, names in (("train", TRAINED), ("compress", ALGORITHMS)):
         (algo,) = [parameter for parameter in given[verb] if parameter.name == "algo"]

@@ -18,11 +18,6 @@ from policypress.errors import ConfigError
 CONFIG_VERSION = 1
 FLOAT_BITS = 32
 
-TRAINED = ("sac", "ddpg", "td3", "tqc", "dqn", "ppo", "a2c")
-"""Algorithms whose agents are pressed while they learn."""
-ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn", "ppo", "trpo", "a2c")
-"""Algorithms whose agents are frozen, and pressed after training; ``rl.adapters`` has one adapter each."""
-
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]

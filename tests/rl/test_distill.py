@@ -23,7 +23,7 @@ from policypress.policy.payload import encode_payload
 from policypress.rl import distill, evaluate
 from policypress.rl.agents import teacher_of
 from policypress.rl.compress import compress, post_training
-from policypress.rl.distill import imitation_loss, squashed
+from policypress.rl.imitation import imitation_loss, squashed
 from policypress.rl.sources import EnvironmentStates
 from policypress.rl.teacher import Teacher
 from rl.toys import (

@@ -24,7 +24,7 @@ from policypress.errors import ConfigError, RunError
 from policypress.rl.distill import Distill
 from policypress.rl.formats import open_agent
 from policypress.rl.measured import PressFolder
-from policypress.rl.methods import method_named
+from policypress.rl.methods import METHODS
 from policypress.rl.search import CHANCE, COLUMNS, Candidate, Knobs, Standing, propose, search
 from policypress.rl.sources import Source
 from rl.toys import PICK, in_child, plan, save_picker
@@ -299,7 +299,7 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
     monkeypatch.undo()
     monkeypatch.setattr(SEARCH, "_TIMED_BATCHES", 20)
     students = object.__new__(SEARCH._Students)
-    students._agent, students._method = open_agent(source, "dqn", PICK), method_named("distill")
+    students._agent, students._method = open_agent(source, "dqn", PICK), METHODS["distill"]
     students._config, students._run = planned(source), PressFolder(tmp_path)
     batches = students._batches(200.0)  # however busy the machine is
     assert 1_000 < batches < 2_000_000

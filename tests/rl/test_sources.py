@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,10 @@ def test_what_needs_the_network_refuses_a_black_box() -> None:
         black_box().policy()
     with pytest.raises(ConfigError, match="a teacher without a network needs answers"):
         Teacher(None, VECTOR, DISCRETE)
+    with pytest.raises(ConfigError, match="imitation='style' is not one of action, logits, values"):
+        black_box(imitation="style")
+    with pytest.raises(ConfigError, match="actions of a Box have no logits and no values"):
+        compress(Teacher(None, VECTOR, BOX, "logits", answers=follows), FOLLOW, replace(config, hidden=(8,)))
 
 
 @pytest.mark.parametrize(

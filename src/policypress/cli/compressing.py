@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from policypress.algorithms import ALGORITHMS
 from policypress.cli import texts
 from policypress.cli.live import bars, resumable, standing
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
-from policypress.config import ALGORITHMS, SEARCH, CompressionConfig, DistillConfig, Environment, PressConfig
+from policypress.config import SEARCH, CompressionConfig, DistillConfig, Environment, PressConfig
 from policypress.errors import ConfigError
 from policypress.extras import require
 

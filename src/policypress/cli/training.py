@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from policypress.algorithms import TRAINED
 from policypress.cli import texts
 from policypress.cli.live import bars, resumable
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, print_files, print_json, stdout
-from policypress.config import TRAINED, CompressionConfig, Environment, TrainConfig
+from policypress.config import CompressionConfig, Environment, TrainConfig
 from policypress.errors import ConfigError
 from policypress.extras import require
 from policypress.presets import NAMES

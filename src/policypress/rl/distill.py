@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -28,9 +27,9 @@ from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError, DivergedError, RunError
 from policypress.files import replace_file
 from policypress.policy import reference
-from policypress.policy.contract import ActionTransform
 from policypress.policy.policy import Policy
 from policypress.rl.freeze import freeze_student
+from policypress.rl.imitation import agreement, imitation_loss, squashed
 from policypress.rl.method import Method
 from policypress.rl.runs import Progress
 from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_for
@@ -45,7 +44,6 @@ _AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99, "multi-binary
 _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-binary": 0.98}
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
-_TEMPERATURE = 0.25  # of Q values, in their own standard deviations
 _IMPORTANCE_STATES = 512
 _CHECKPOINTS = 50
 _CHUNK = 1024
@@ -276,86 +274,6 @@ def _student(
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
     return network, optimizer, compressor
-
-
-def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
-    """Outputs for a Box as actions in units of half its range, [-1, 1]; where it has no bounds, as they are."""
-    if action.squash:
-        return torch.tanh(outputs)
-    low, high = _bounds(action)
-    bounded = torch.isfinite(high - low)
-    centre, half = torch.where(bounded, (high + low) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
-    return (outputs - centre) / half
-
-
-def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How far the student's ``outputs`` are from the teacher's, both (n, outputs) before the action transform.
-
-    Actions: mean squared error in units of half the Box's range, nothing where both lie beyond the same bound. Logits:
-    Kullback-Leibler divergence, of Bernoulli distributions where choices are binary. Q values: the same of their
-    softmax, at a temperature relative to their spread.
-    """
-    action = teacher.action
-    if teacher.imitation == "action":
-        error = squashed(action, outputs) - squashed(action, wanted)
-        if not action.squash:
-            low, high = _bounds(action)
-            beyond = ((outputs > high) & (wanted > high)) | ((outputs < low) & (wanted < low))
-            error = error.masked_fill(beyond, 0.0)
-        return error.square().mean()
-    if action.kind == "multi-binary":
-        share = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
-        return (F.binary_cross_entropy_with_logits(outputs, share, reduction="none") - entropy).sum(1).mean()
-    divergences = [
-        F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
-        for ours, theirs in _by_group(action, outputs, _log_odds(teacher, wanted))
-    ]
-    return torch.stack(divergences).sum()
-
-
-def agreement(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> float:
-    """How nearly the student's ``outputs`` give the teacher's actions, both (n, outputs); 1 where they are the same.
-
-    A Box: the share of the actions' variance that is explained, of the worst action. Choices: how likely the teacher
-    is to do what the student does over how likely it is to do what it likes best, so that a near tie weighs little.
-    """
-    action = teacher.action
-    if action.kind == "box":
-        if not action.squash:
-            outputs, wanted = (values.clamp(*_bounds(action)) for values in (outputs, wanted))
-        ours, theirs = (squashed(action, values) for values in (outputs, wanted))
-        missed, variance = (ours - theirs).square().mean(0), theirs.var(0, unbiased=False)
-        return float((1.0 - missed / variance.clamp(min=1e-12)).amin())
-    wanted = _log_odds(teacher, wanted)
-    kept = torch.ones(len(wanted))
-    if action.kind == "multi-binary":
-        less = torch.exp(-wanted.abs())  # the odds of what the teacher likes less
-        return float(torch.where((outputs > 0) == (wanted > 0), 1.0, less).prod(1).mean())
-    for ours, theirs in _by_group(action, outputs, wanted):
-        likely = theirs.softmax(1)
-        kept = kept * likely.gather(1, ours.argmax(1, keepdim=True))[:, 0] / likely.amax(1)
-    return float(kept.mean())
-
-
-def _log_odds(teacher: Teacher, wanted: torch.Tensor) -> torch.Tensor:
-    """Logits of the teacher's choices."""
-    if teacher.imitation == "values":
-        return wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
-    return wanted
-
-
-def _by_group(
-    action: ActionTransform, outputs: torch.Tensor, wanted: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    groups = list(action.nvec) or [outputs.shape[1]]
-    return list(zip(outputs.split(groups, dim=1), wanted.split(groups, dim=1), strict=True))
-
-
-def _bounds(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:
-    assert action.low is not None
-    assert action.high is not None
-    return torch.from_numpy(action.low.ravel()), torch.from_numpy(action.high.ravel())
 
 
 def _decay(progress: float) -> float:

@@ -10,7 +10,7 @@ from policypress.config import PressConfig
 from policypress.errors import DivergedError
 from policypress.rl.formats import open_agent
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher
-from policypress.rl.methods import method_named
+from policypress.rl.methods import METHODS
 from policypress.rl.runs import Progress
 from policypress.rl.sources import OpenedAgent, Source
 
@@ -29,7 +29,7 @@ def press(
     A finished run with the same config is returned as it is; an unfinished one goes on if ``resume``. Raises RunError
     when ``out`` holds something else, UnsupportedError or ConfigError before anything is written.
     """
-    method = method_named(config.method)
+    method = METHODS[config.method]
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     method.check(agent, config)
     folder = PressFolder(out)

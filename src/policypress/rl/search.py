@@ -28,7 +28,7 @@ from policypress.rl.evaluate import evaluate
 from policypress.rl.formats import open_agent
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, returns_of
 from policypress.rl.method import Method
-from policypress.rl.methods import method_named
+from policypress.rl.methods import METHODS
 from policypress.rl.plan import AUTO_SHRINK
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.teacher import scaled_hidden
@@ -162,7 +162,7 @@ def search(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1.")
-    method = method_named(config.method)
+    method = METHODS[config.method]
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     method.check(agent, config)
     agent.teacher.network("narrowed")
@@ -347,7 +347,7 @@ def _train(
         write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
         agent = open_agent(source, config.algo, config.environment)
         started = time.monotonic()
-        policy = method_named(config.method).press(agent, config, folder / "checkpoint", alive)
+        policy = METHODS[config.method].press(agent, config, folder / "checkpoint", alive)
         result = evaluate(policy, config.environment, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
         bytes_of, shares = size(policy), share_of(result.returns, teacher_returns)
         candidate = Candidate(

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from numpy.typing import NDArray
@@ -34,7 +34,8 @@ class Teacher:
     ``graph``: its network, which a student may start from; None for a black box, of which only ``answers`` is known.
     ``imitation`` says what its outputs are: "action" (of a Box), "logits" of a categorical policy or Q "values".
     ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1). ``answers``: by default what the
-    graph gives. Raises DivergedError for weights that are not finite, ConfigError with neither a graph nor answers.
+    graph gives. Raises DivergedError for weights that are not finite, ConfigError with neither a graph nor answers or
+    for an unknown imitation.
     """
 
     graph: Graph | None
@@ -48,6 +49,8 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.graph is None and self.answers is None:
             raise ConfigError("a teacher without a network needs answers, a function from observations to outputs.")
+        if self.imitation not in get_args(Imitation):
+            raise ConfigError(f"imitation={self.imitation!r} is not one of {', '.join(get_args(Imitation))}.")
         if self.graph is None:
             return
         for node in self.graph.layers:
