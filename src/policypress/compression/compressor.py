@@ -11,19 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from policypress.compression.activations import FakeQuantTanh, tanh_input
 from policypress.compression.allocation import allocate
 from policypress.compression.answers import check_layers
 from policypress.compression.criterion import flow, score
 from policypress.compression.fake_quant import (
     STEP_STRIDE,
-    ActivationQuantizer,
     FakeQuantAdd,
-    FakeQuantTanh,
-    InputQuantizer,
-    LayerQuantizer,
     plain_layer,
     quantized_layer,
-    tanh_input,
     weight_channels,
 )
 from policypress.compression.graph import (
@@ -37,7 +33,9 @@ from policypress.compression.graph import (
     trace,
 )
 from policypress.compression.masks import Masks, top_k_mask
+from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
 from policypress.compression.schedule import PruningSchedule
+from policypress.compression.weight_steps import LayerQuantizer
 from policypress.config import CompressionConfig
 from policypress.errors import UnsupportedError
 
