@@ -21,6 +21,7 @@ ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn", "ppo", "trp
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
+PruningMethod = Literal["gradual"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 
@@ -28,6 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "allocation": ("erk", "uniform", "ivanov2025", "global"),
     "schedule": ("cubic", "linear", "one-shot", "constant"),
     "criterion": ("magnitude", "flow", "random"),
+    "pruning": ("gradual",),
     "granularity": ("auto", "tensor", "channel"),
     "weight_range": ("mse", "minmax", "learned"),
 }
@@ -44,6 +46,8 @@ class CompressionConfig:
 
     sparsity: float = 0.0
     """Fraction of the deployed network's weights that end as zero; biases are never pruned."""
+    pruning: PruningMethod = "gradual"
+    """"gradual": more and more weights go, by ``schedule``."""
     allocation: Allocation = "erk"
     schedule: Schedule = "cubic"
     criterion: Criterion = "magnitude"
@@ -372,9 +376,17 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _TUPLES = ("hidden", "wrappers")
 
 
+_LATER = (("pruning", "gradual"),)
+"""Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
+
+
 def to_json(config: Config) -> dict[str, Any]:
     """The config as JSON values, with its version."""
-    return {"version": CONFIG_VERSION, **asdict(config)}
+    return {"version": CONFIG_VERSION, **asdict(config, dict_factory=_written)}
+
+
+def _written(values: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in values if (name, value) not in _LATER}
 
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from typing_extensions import assert_never
+
 from policypress.config import Allocation
 from policypress.errors import ConfigError
 
@@ -19,12 +21,15 @@ def allocate(method: Allocation, shapes: Sequence[Shape], sparsity: float, names
     """
     sizes = [math.prod(shape) for shape in shapes]
     total = round(sparsity * sum(sizes))
-    if method == "erk":
-        ideal = _erk(shapes, sizes, total)
-    elif method == "ivanov2025":
-        ideal = _ivanov2025(shapes, sizes, total)
-    else:
-        ideal = [sparsity * size for size in sizes]
+    match method:
+        case "erk":
+            ideal = _erk(shapes, sizes, total)
+        case "ivanov2025":
+            ideal = _ivanov2025(shapes, sizes, total)
+        case "uniform" | "global":
+            ideal = [sparsity * size for size in sizes]
+        case _:
+            assert_never(method)
     if method == "global" and total <= sum(sizes) - len(sizes):
         return _round_to_total(ideal, [size - 1 for size in sizes], total)
     zeros = _round_to_total(ideal, sizes, total)

@@ -11,7 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from policypress.compression.compressor import Compressor, Phase
+from policypress.compression.compressor import Compressor
+from policypress.compression.quantization import Phase
 from policypress.config import CompressionConfig, from_json, to_json
 from policypress.errors import DIVERGED, ConfigError, DivergedError, PolicypressError
 from policypress.rl.adapters import adapter_for, check_graph, observation_transform
