@@ -138,8 +138,8 @@ class NoPruning(Pruning):
     def enforce(self) -> Enforcement:
         return Enforcement((), self.look)
 
-    def update(self, iteration: int, due: float) -> None:
-        return None
+    def step(self, step: int) -> None:
+        """Nothing changes."""
 
 
 class Gradual(Pruning):
