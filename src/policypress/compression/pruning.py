@@ -101,22 +101,23 @@ class Pruning:
         return [top_k_mask(values, count) for values, count in zip(worth, zeros, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values; masks are packed bits in base64. Cheap: they are packed when they change."""
-        return {"iteration": self.iteration, "sparsity": self.sparsity, **self._saved}
+        """JSON values; under "pruning", what only going on needs: masks as packed bits in base64, packed when they
+        change, so that asking is cheap."""
+        return {"iteration": self.iteration, "sparsity": self.sparsity, "pruning": self._saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to ``state``; the weights must be loaded already. Raises UnsupportedError for masks of another
         network."""
         self.iteration, self.sparsity = int(state["iteration"]), float(state["sparsity"])
-        if "masks" in state:
-            self.generator.set_state(torch.tensor(list(base64.b64decode(state["generator"])), dtype=torch.uint8))
-            masks = _unpacked(state["masks"], self.weights)
+        if saved := state.get("pruning"):
+            self.generator.set_state(torch.tensor(list(base64.b64decode(saved["generator"])), dtype=torch.uint8))
+            masks = _unpacked(saved["masks"], self.weights)
             for one, mask in zip(self.weights, masks, strict=True):
                 one.mask = mask  # no weight comes back: those of ``state`` are live already
             self._set(masks)
             if self.config.allocation == "global":
                 self.target_zeros = [int((~one.mask).sum()) for one in self.weights]
-        elif self.sparsity > 0.0:  # of a version that took what is zero for pruned
+        elif self.sparsity > 0.0:  # saved before masks were: what is zero was pruned
             for one in self.weights:
                 one.mask = one.weight.detach() != 0  # so that these go first
             self._set(self.drop(self.schedule.fraction(self.iteration)))
