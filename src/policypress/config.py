@@ -21,7 +21,7 @@ ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn", "ppo", "trp
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
-PruningMethod = Literal["gradual"]
+PruningMethod = Literal["gradual", "set"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 
@@ -29,7 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "allocation": ("erk", "uniform", "ivanov2025", "global"),
     "schedule": ("cubic", "linear", "one-shot", "constant"),
     "criterion": ("magnitude", "flow", "random"),
-    "pruning": ("gradual",),
+    "pruning": ("gradual", "set"),
     "granularity": ("auto", "tensor", "channel"),
     "weight_range": ("mse", "minmax", "learned"),
 }
@@ -47,7 +47,8 @@ class CompressionConfig:
     sparsity: float = 0.0
     """Fraction of the deployed network's weights that end as zero; biases are never pruned."""
     pruning: PruningMethod = "gradual"
-    """"gradual": more and more weights go, by ``schedule``."""
+    """"gradual": more and more weights go, by ``schedule``; "set": sparse from ``prune_start`` on, and in every
+    iteration some live weights go and as many come back elsewhere."""
     allocation: Allocation = "erk"
     schedule: Schedule = "cubic"
     criterion: Criterion = "magnitude"

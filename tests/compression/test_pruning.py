@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
@@ -251,3 +252,67 @@ def test_functions_that_are_asked_for_something_unknown_name_it() -> None:
         allocate(unknown, [(3, 3)], 0.5)
     with pytest.raises(AssertionError, match="guess"):
         PruningSchedule(unknown, 0, 10, 10).fraction(5)
+
+
+# Sparse evolution
+
+
+def live_masks(seed: int, **settings: Any) -> list[list[torch.Tensor]]:
+    """The masks behind each of the 20 steps of a training."""
+    module = network()
+    config = {"sparsity": 0.7, "prune_start": 0.1, "prune_end": 0.9, "prune_iterations": 8, "pruning": "set"}
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    compressor = Compressor(module, optimizer, CompressionConfig(**{**config, **settings}), 20, seed=seed)
+    found = []
+    for step in range(21):
+        compressor.step(step)
+        masks = [one.mask.clone() for one in compressor.pruning.weights]
+        for place, one in enumerate(compressor.pruning.weights):
+            back = one.mask & ~found[-1][place] if found else ~one.mask
+            moments = [values[back] for values in optimizer.state.get(one.weight, {}).values() if values.dim()]
+            assert all(bool((values == 0).all()) for values in (one.weight[back], *moments))
+        found.append(masks)
+        learn(module, optimizer, step)
+        for one in compressor.pruning.weights:
+            assert bool((one.weight[~one.mask] == 0).all())
+            for values in optimizer.state[one.weight].values():
+                if isinstance(values, torch.Tensor) and values.shape == one.weight.shape:
+                    assert bool((values[~one.mask] == 0).all())
+    return found
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "flow", "random"])
+@pytest.mark.parametrize("allocation", ["erk", "uniform", "global"])
+def test_sparse_evolution_keeps_its_counts_while_weights_move(allocation: Any, criterion: Any) -> None:
+    found = live_masks(1, allocation=allocation, criterion=criterion)
+    total = sum(mask.numel() for mask in found[0])
+    counts = [[int((~mask).sum()) for mask in masks] for masks in found]
+    assert [sum(zeros) for zeros in counts] == [0] * 4 + [round(0.7 * total)] * 17
+    assert all(zeros == counts[-1] for zeros in counts[4:])
+    moves = 0
+    for before, after in pairwise(found[4:]):
+        for was, mask in zip(before, after, strict=True):
+            gone, grown = int((was & ~mask).sum()), int((mask & ~was).sum())
+            assert gone == grown
+            assert grown in (0, min(int(0.3 * int(was.sum())), int((~was).sum())))
+            moves += grown > 0
+    assert moves >= 7  # the first of 8 iterations drops only; a layer that is dense cannot move
+
+
+def test_sparse_evolution_is_decided_by_its_seed() -> None:
+    first, again, other = live_masks(1), live_masks(1), live_masks(2)
+    assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first[-1], other[-1], strict=True))
+
+
+def test_the_least_worthy_weights_move() -> None:
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+    compressor = Compressor(module, optimizer, CompressionConfig(sparsity=0.5, pruning="set", prune_end=0.5), 100)
+    compressor.step(25)
+    before = [(one.mask.clone(), one.weight.detach().abs()) for one in compressor.pruning.weights]
+    compressor.step(30)
+    for one, (was, worth) in zip(compressor.pruning.weights, before, strict=True):
+        gone, stayed = worth[was & ~one.mask], worth[was & one.mask]
+        assert len(gone)
+        assert gone.max() <= stayed.min()

@@ -150,7 +150,28 @@ class Gradual(Pruning):
         return self.drop(due) if self.config.sparsity * due > self.sparsity else None
 
 
-METHODS: dict[PruningMethod, type[Pruning]] = {"gradual": Gradual}
+class SparseEvolution(Pruning):
+    """Sparse from the first iteration on; in every later one a share of the live weights, the least worthy of each
+    layer, goes and as many come back elsewhere at random. Source: Mocanu et al. 2018 (SET)."""
+
+    SHARE = 0.3
+
+    def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
+        if iteration <= self.iteration:
+            return None
+        if self.sparsity == 0.0:
+            return self.drop(1.0)
+        return [self._moved(worth, one.mask) for worth, one in zip(self.worth(), self.weights, strict=True)]
+
+    def _moved(self, worth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        live = int(mask.sum())
+        count = min(int(self.SHARE * live), mask.numel() - live)
+        kept = top_k_mask(worth, mask.numel() - live + count)
+        chance = torch.rand(mask.shape, generator=self.generator).to(mask.device)
+        return kept | top_k_mask(chance.masked_fill(mask, -1.0), mask.numel() - count)
+
+
+METHODS: dict[PruningMethod, type[Pruning]] = {"gradual": Gradual, "set": SparseEvolution}
 
 
 def pruning_of(config: CompressionConfig) -> type[Pruning]:
