@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from typing_extensions import assert_never
-
 from policypress.config import Allocation
-from policypress.errors import ConfigError
+from policypress.errors import ConfigError, unknown
 
 Shape = Sequence[int]
 
@@ -29,7 +27,7 @@ def allocate(method: Allocation, shapes: Sequence[Shape], sparsity: float, names
         case "uniform" | "global":
             ideal = [sparsity * size for size in sizes]
         case _:
-            assert_never(method)
+            unknown(method)
     if method == "global" and total <= sum(sizes) - len(sizes):
         return _round_to_total(ideal, [size - 1 for size in sizes], total)
     zeros = _round_to_total(ideal, sizes, total)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from typing_extensions import assert_never
 
 from policypress.compression.graph import Graph, LayerNode, Node, ResidualNode
 from policypress.config import Criterion
+from policypress.errors import unknown
 
 
 def scores(
@@ -29,7 +29,7 @@ def scores(
                 found |= {id(node.module.weight): by_name[node.name] for node in graph.layers}
             return [found[id(weight)] for weight in weights]
         case _:
-            assert_never(criterion)
+            unknown(criterion)
 
 
 @torch.no_grad()

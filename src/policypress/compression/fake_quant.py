@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from typing_extensions import assert_never
 
 from policypress.compression import kernels
 from policypress.compression.fixed_point import MULTIPLIER_BITS, fixed_point, multiplier_and_shift
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
 from policypress.compression.weight_steps import BIAS_LIMIT, LayerQuantizer
 from policypress.config import Granularity
+from policypress.errors import unknown
 
 _EXACT_FLOAT32 = 2**24
 STEP_STRIDE = 8
@@ -507,7 +507,7 @@ def weight_channels(module: nn.Linear | nn.Conv2d, granularity: Granularity) -> 
         case "auto":
             per_channel = isinstance(module, nn.Conv2d)
         case _:
-            assert_never(granularity)
+            unknown(granularity)
     return module.weight.shape[0] if per_channel else 1
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from typing_extensions import assert_never
-
 from policypress.config import CompressionConfig, Schedule
+from policypress.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class PruningSchedule:
             case "constant":
                 return 1.0
             case _:
-                assert_never(self.kind)
+                unknown(self.kind)
 
     def due(self, step: int) -> float:
         """Fraction of the target sparsity at ``step``; 0 before ``start``."""

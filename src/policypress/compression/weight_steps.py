@@ -6,10 +6,10 @@ import math
 
 import torch
 from torch import nn
-from typing_extensions import assert_never
 
 from policypress.compression.ranges import ActivationQuantizer
 from policypress.config import WeightRange
+from policypress.errors import unknown
 
 BIAS_LIMIT = 2**22
 """Largest bias code; keeps accumulators of common layers within float32's exact integers."""
@@ -91,7 +91,7 @@ class LayerQuantizer(nn.Module):
                 power = (codes * codes).sum(1)
                 step = torch.where(power > 0, (codes * rows).sum(1) / power.clamp(min=1.0), largest)
             case _:
-                assert_never(self.weight_range)
+                unknown(self.weight_range)
         floor = bias.abs() / (bias_unit * BIAS_LIMIT)
         floor = floor if self.step.numel() > 1 else floor.amax(0, keepdim=True)
         self.step.copy_(torch.maximum(step, floor).clamp(min=_SMALLEST_STEP))

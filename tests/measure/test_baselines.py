@@ -12,7 +12,7 @@ import pytest
 from policy.policies import Builder, make_observations, make_policy, with_zero_points
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import vectors
-from policypress.measure.networks import as_float, describe, parameters, random_observations, stands_for, widened
+from policypress.measure.baselines import as_float, describe, parameters, random_observations, stands_for, widened
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import Flatten, Layer, Op, Relu, Requantization, Residual
@@ -164,7 +164,7 @@ def test_widths_by_hand() -> None:
 def test_tanh_networks_are_widened_with_tanh() -> None:
     policy = make_policy("integer", "tanh")
     wide = widened(policy, (16, 16))
-    assert [type(op).__name__ for op in wide.ops] == ["Layer", "Tanh", "Layer", "Tanh", "Layer"]
+    assert [type(op).__name__ for op in wide.ops] == ["Layer", "Activation", "Layer", "Activation", "Layer"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int8", "int64"])
