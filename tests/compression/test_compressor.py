@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from policypress.compression import Compressor, Graph, Phase, Residual, trace
-from policypress.compression.fake_quant import FakeQuantAdd, FakeQuantConv2d, FakeQuantLinear, FakeQuantTanh
+from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.fake_quant import FakeQuantAdd, FakeQuantConv2d, FakeQuantLinear
 from policypress.compression.graph import Add
 from policypress.config import Allocation, CompressionConfig, Criterion, Schedule
 from policypress.errors import ConfigError, UnsupportedError

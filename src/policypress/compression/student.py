@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear, FakeQuantTanh
+from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear
 from policypress.compression.graph import (
     FlattenNode,
     Graph,
