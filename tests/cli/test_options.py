@@ -22,6 +22,10 @@ from policypress.config import (
     fields_of,
 )
 from policypress.errors import ConfigError
+from policypress.export import FORMATS, options_of
+from policypress.export.c import WEIGHTS
+from policypress.export.onnx import STYLES
+from policypress.measure.microcontroller import TARGETS
 from policypress.rl.formats import open_agent
 from policypress.rl.methods import METHODS
 from policypress.rl.plan import plan_pressing
@@ -73,6 +77,16 @@ def test_defaults_are_those_that_are_taken(tmp_path: Any) -> None:
     assert "Default: 8." in said["--weight-bits"]
     assert f"Default: {student.compression.rate_weight:g} of a narrow student." in said["--rate-weight"]
     assert f"Default: {student.learning_rate:g}; {tuned.learning_rate:g} for " in said["--learning-rate"]
+
+
+def test_options_of_an_export_are_those_of_its_format() -> None:
+    found = helps("export")
+    assert found["--to"] == f"Format: {' or '.join(FORMATS)}."
+    for to in FORMATS:
+        assert {f"--{name.replace('_', '-')}" for name in options_of(to)} <= found.keys()
+    assert all(choice in found["--weights"] for choice in WEIGHTS)
+    assert all(choice in found["--style"] for choice in STYLES)
+    assert all(target in helps("bench")["--target"] for target in TARGETS)
 
 
 def test_one_list_of_ways_to_press() -> None:
