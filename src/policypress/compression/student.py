@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear, FakeQuantTanh
+from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear
 from policypress.compression.graph import (
     FlattenNode,
     Graph,
@@ -109,8 +110,8 @@ def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[
             if count != units:
                 if id(node) not in reader_of or not 1 <= count <= units:
                     raise ConfigError(
-                        f"layer {node.name} of {units} units cannot become {count} wide: give 1 to {units}, and leave "
-                        "layers beside residual blocks as they are."
+                        f"{graph.label(node)} of {units} units cannot become {count} wide: give 1 to {units}, and "
+                        "leave layers beside residual blocks as they are."
                     )
                 chosen = _most_important(x, reader_of[id(node)].module.weight, count)
             yield _layer(node.module, chosen, kept)
