@@ -49,6 +49,7 @@ from policypress.errors import ArtifactError, ObservationError  # noqa: E402
 from policypress.policy import artifact, payload  # noqa: E402
 from policypress.policy.codec import Writer  # noqa: E402
 from policypress.policy.policy import Policy  # noqa: E402
+from policypress.testing import stored_policies  # noqa: E402
 
 BATCH = 500
 EXTRA_BYTES = 2**26
@@ -253,7 +254,7 @@ def make_case(seed: int, index: int, sources: list[Source], weights: np.ndarray)
 
 def load_sources() -> tuple[list[Source], np.ndarray]:
     """Trained and small policies, and how often each is taken: small ones often, because they take little time."""
-    sources = [Source(artifact.load(path), path.read_bytes()) for path in sorted(ROOT.glob("results/*/policy.policy"))]
+    sources = [Source(artifact.load(path), path.read_bytes()) for path in stored_policies(ROOT / "results").values()]
     for numerics in ("integer", "weight-only", "float"):
         for kind in ("vector", "image", "tanh"):
             for bits in (2, 8):

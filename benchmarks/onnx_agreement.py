@@ -33,6 +33,7 @@ from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import FLOAT_BITS, Layer
 from policypress.policy.policy import Policy
+from policypress.testing import stored_policies
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -124,7 +125,7 @@ def openvino(seeds: int) -> None:
 def trained() -> None:
     print("\n| policy | float32 | payload | exact | qdq | time of predict | of exact | of qdq |")
     print("|---|---|---|---|---|---|---|---|")
-    for path in sorted((ROOT / "results").glob("*/policy.policy")):
+    for name, path in stored_policies(ROOT / "results").items():
         policy = pp.load(path)
         assert policy.test_vectors is not None
         observation = policy.test_vectors.observations[:1]
@@ -133,7 +134,7 @@ def trained() -> None:
         runs += [lambda run=run, x=observation: run(x) for run in map(Runner, models.values())]
         times = " | ".join(f"{1e6 * seconds:,.0f} us" for seconds in map(best, runs))
         bytes_ = [policy.baseline_bytes, pp.size(policy).payload_bytes, *map(len, models.values())]
-        print(f"| {path.parent.name} | {' | '.join(f'{size:,}' for size in bytes_)} | {times} |")
+        print(f"| {name} | {' | '.join(f'{size:,}' for size in bytes_)} | {times} |")
     print(
         "\nBytes of the dense float32 network, of the policy's payload and of the ONNX files; times of one observation."
     )
@@ -156,14 +157,14 @@ def best(run: Callable[[], Any]) -> float:
 
 def qdq_on_trained(count: int) -> None:
     print("\n| policy | pairs | largest step | same action | largest difference of an action |\n|---|---|---|---|---|")
-    for path in sorted((ROOT / "results").glob("*/policy.policy")):
+    for name, path in stored_policies(ROOT / "results").items():
         policy = pp.load(path)
         if policy.numerics != "integer":
             continue
         observations = check_observations(policy, count // 200 if policy.observation.image else count, seed=1)
         report = check_onnx(policy, encode_onnx(policy, "qdq"), observations)
         print(
-            f"| {path.parent.name} | {report.observations:,} | {report.step_difference} | {report.equal_actions:.2%} |"
+            f"| {name} | {report.observations:,} | {report.step_difference} | {report.equal_actions:.2%} |"
             f" {report.action_difference:.2g} |"
         )
 

@@ -34,6 +34,7 @@ from policypress.export.c import WEIGHTS, CExportConfig, Weights, export_c  # no
 from policypress.export.compile import STRICT  # noqa: E402
 from policypress.export.vectors import accepted, observations  # noqa: E402
 from policypress.policy import reference  # noqa: E402
+from policypress.testing import stored_policies  # noqa: E402
 
 
 class Processor(NamedTuple):
@@ -77,8 +78,8 @@ def policies(count: int) -> Iterator[tuple[str, pp.Policy, Weights]]:
     for seed in range(count):
         policy = random_policy(seed)
         yield f"random {seed}", policy, WEIGHTS[seed % len(WEIGHTS)] if policy.input is not None else "auto"
-    for path in sorted((ROOT / "results").glob("*/policy.policy")):
-        yield path.parent.name, pp.load(path), "auto"
+    for name, path in stored_policies(ROOT / "results").items():
+        yield name, pp.load(path), "auto"
 
 
 def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, policy: pp.Policy) -> Any:

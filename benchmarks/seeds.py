@@ -1,6 +1,6 @@
 """Finished runs that differ in nothing but their seed, together: a Markdown table.
 
-    python benchmarks/seeds.py results/cheetah-dense results/cheetah-98 results/seeds/*
+    python benchmarks/seeds.py results/HalfCheetah-v5/cheetah-{dense,98}*
 
 Runs belong together whose settings are the same without the seed. The first group is the dense one that the others are
 compared with. A return is the mean of a run's final episodes; "mean" is over runs, and its range is the least and the

@@ -29,9 +29,10 @@ from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization
 from policypress.policy.policy import Policy
+from policypress.testing import stored_policies
 
 KINDS = ("vector", "image", "tanh")
-RESULTS = sorted(Path(__file__).parents[2].glob("results/*/policy.policy"))
+RESULTS = stored_policies(Path(__file__).parents[2] / "results")
 UNCHECKED = CExportConfig("net", check=False)
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
@@ -81,9 +82,9 @@ def test_all_bits_and_forms_pass_their_self_test(numerics, kind, command, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", compilers())
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_trained_policies_pass_their_self_test(path, command, tmp_path):
-    policy = load(path)
+@pytest.mark.parametrize("name", RESULTS)
+def test_trained_policies_pass_their_self_test(name, command, tmp_path):
+    policy = load(RESULTS[name])
     export_c(policy, tmp_path / "out", UNCHECKED)
     check_folder(tmp_path / "out", command)
     if policy.input is not None:

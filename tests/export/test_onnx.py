@@ -32,9 +32,10 @@ from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import FLOAT_BITS, Flatten, InputQuantization, Layer, Op, Relu, Requantization, Tanh
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import stored_policies
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
-RESULTS = sorted((Path(__file__).parents[2] / "results").glob("*/policy.policy"))
+RESULTS = stored_policies(Path(__file__).parents[2] / "results")
 
 
 def facts(model: bytes) -> dict[str, str]:
@@ -118,14 +119,14 @@ def test_float_activations_differ_by_roundings_alone(
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_trained_policies(path: Path, style: str) -> None:
-    policy = pp.load(path)
+@pytest.mark.parametrize("name", RESULTS)
+def test_trained_policies(name: str, style: str) -> None:
+    policy = pp.load(RESULTS[name])
     assert policy.test_vectors is not None
-    observations = policy.test_vectors.observations[: 4 if path.parent.name == "climber-90" else None]
+    observations = policy.test_vectors.observations[: 4 if name == "climber-90" else None]
     report = check_onnx(policy, encode_onnx(policy, style), observations)
     assert report.holds, report.worst
-    if not path.parent.name.startswith("walker"):  # whose Tanh has negative halves in front
+    if not name.startswith("walker"):  # whose Tanh has negative halves in front
         assert report.equal_actions == 1
     if style == "exact" and policy.numerics == "integer":
         assert report.equal_actions == 1
@@ -148,11 +149,12 @@ def test_the_styles_hold_what_they_are_named_for() -> None:
 
 
 def test_onnx_runtime_turns_qdq_into_integer_layers(tmp_path: Path) -> None:
-    path = next(path for path in RESULTS if path.parent.name == "catch-narrow")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(encode_onnx(pp.load(path), "qdq"), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        encode_onnx(pp.load(RESULTS["catch-narrow"]), "qdq"), options, providers=["CPUExecutionProvider"]
+    )
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert (kinds.count("QLinearConv"), kinds.count("QGemm")) == (3, 2)
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul"} & set(kinds)
@@ -734,7 +736,7 @@ def test_openvino_is_within_rounding_elsewhere(
 
 @pytest.mark.parametrize("name", ["catch-narrow", "cheetah-90", "cheetah-98", "keep-cheetah", "walker-16"])
 def test_openvino_answers_trained_policies(name: str, openvino: Any) -> None:
-    policy = pp.load(next(path for path in RESULTS if path.parent.name == name))
+    policy = pp.load(RESULTS[name])
     observations = policy.test_vectors.observations  # type: ignore[union-attr]
     if not policy.observation.image:
         observations = observations.astype(np.float32)

@@ -60,7 +60,7 @@ def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None
 
 
 def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
-    policy = artifact.load(RESULTS / "keep-cheetah" / "policy.policy")
+    policy = artifact.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     assert len(artifact.pack(policy)) == pp.size(policy).payload_bytes + 19
     packed = pp.size(artifact.decode(artifact.pack(policy)))
     assert packed.payload_bytes == pp.size(policy).payload_bytes
@@ -176,7 +176,7 @@ def test_hostile_sizes_allocate_little(contract: bytes) -> None:
 
 
 def test_a_bare_payload_says_what_it_lacks(tmp_path: Path) -> None:
-    policy = artifact.load(RESULTS / "keep-cheetah" / "policy.policy")
+    policy = artifact.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     (tmp_path / "x.bin").write_bytes(artifact.encode_payload(policy))
     with pytest.raises(ArtifactError, match=r"is a bare payload, without the contract.*: open it with Policy.from_p"):
         pp.load(tmp_path / "x.bin")

@@ -11,6 +11,7 @@ import pickle
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d,
 from policypress.policy.policy import Numerics, Policy
 from policypress.runtime import engine, native
 from policypress.runtime.lower import lower, packed, sparse_pairs
+from policypress.testing import stored_policies
 
 KERNELS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
 
@@ -400,9 +402,7 @@ def test_packed_weights_hold_their_bits(bits: int) -> None:
 
 
 def test_the_saved_policies_answer_as_recorded() -> None:
-    from pathlib import Path
-
-    for path in sorted((Path(__file__).parents[2] / "results").glob("*/policy.policy")):
+    for path in stored_policies(Path(__file__).parents[2] / "results").values():
         policy = pp.load(path)
         vectors = policy.test_vectors
         assert vectors is not None

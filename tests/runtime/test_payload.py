@@ -15,6 +15,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
 from policypress.policy.policy import Policy
+from policypress.testing import stored_policies
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "src/policypress/runtime"
@@ -140,10 +141,7 @@ def test_large_layers_come_back(library, bits, density):
 
 @pytest.mark.parametrize("name", ["keep-cheetah", "cheetah-90", "catch-narrow"])
 def test_trained_policies_come_back(library, name):
-    path = ROOT / "results" / name / "policy.policy"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: run the tests from a checkout.")
-    check(library, load(path))
+    check(library, load(stored_policies(ROOT / "results")[name]))
 
 
 @pytest.mark.parametrize("points", [(300, 0, 0, -7), (2**15,)])
