@@ -652,8 +652,8 @@ def test_flags_of_another_export_are_refused(macro, tmp_path):
 
 @needs_cc
 def test_two_exports_in_one_program_answer_right_or_there_is_none():
-    """A short run of benchmarks/link_exports.py."""
-    script = Path(__file__).parents[2] / "benchmarks/link_exports.py"
+    """A short run of checks/link_exports.py."""
+    script = Path(__file__).parents[2] / "checks/link_exports.py"
     done = subprocess.run([sys.executable, script, "--pairs", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [row.split("|")[1:-1] for row in done.stdout.splitlines() if row.startswith("| ")][1:]

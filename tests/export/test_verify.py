@@ -224,7 +224,7 @@ def test_observations_are_recorded_random_and_extreme(numerics, kind):
 
 
 def load_benchmark():
-    path = Path(__file__).parents[2] / "benchmarks/agreement.py"
+    path = Path(__file__).parents[2] / "checks/agreement.py"
     if not path.exists():
         pytest.skip(f"{path} is not here: run the tests from a checkout.")
     spec = importlib.util.spec_from_file_location("agreement", path)

@@ -1,7 +1,7 @@
 """Hostile policy files: mutations of real and of small policies must decode, or raise ArtifactError, and nothing else.
 
-    python benchmarks/fuzz_policy_files.py                      # 100,000 mutations on one core
-    python benchmarks/fuzz_policy_files.py --cases 500 --seed 7
+    python checks/fuzz_policy_files.py                      # 100,000 mutations on one core
+    python checks/fuzz_policy_files.py --cases 500 --seed 7
 
 Most mutations get a correct checksum again, or nothing else would be tested. They are: bits, bytes, runs, insertions,
 deletions and exchanges in one section; truncations; hostile lengths, versions and orders of sections; fields of the

@@ -1,6 +1,6 @@
 """Exported C on other processors, under QEMU's user mode: whether it gives the reference's bits there too.
 
-    python benchmarks/processors.py [--policies 60] [--observations 200] [NAME ...]
+    python checks/processors.py [--policies 60] [--observations 200] [NAME ...]
 
 Random policies of tests/policy/random_policies.py in every form of weights, and the trained ones of results/, are
 exported, compiled for each processor (strict flags, -O2, static), run their self test, and answer random and extreme
@@ -112,9 +112,13 @@ def main() -> int:
     parser.add_argument("--policies", type=int, default=60, help="random ones (60)")
     parser.add_argument("--observations", type=int, default=200, help="of each policy, at most (200)")
     arguments = parser.parse_args()
-    names = [name for name in arguments.names or PROCESSORS if shutil.which(PROCESSORS[name].compiler)]
-    for name in set(arguments.names or PROCESSORS) - set(names):
-        print(f"{name}: {PROCESSORS[name].compiler} is not installed")
+    names = []
+    for name in arguments.names or PROCESSORS:
+        tools = (PROCESSORS[name].compiler, PROCESSORS[name].emulator)
+        if missing := [tool for tool in tools if shutil.which(tool) is None]:
+            print(f"{name}: {' and '.join(missing)} not installed")
+        else:
+            names.append(name)
     compared, failed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     exports = 0
     for title, policy, weights in policies(arguments.policies):

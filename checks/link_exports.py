@@ -1,6 +1,6 @@
 """Pairs of exported policies in one program, their files, headers and flags mixed: every answer right, or no program.
 
-    python benchmarks/link_exports.py [--pairs 200] [--start 0]
+    python checks/link_exports.py [--pairs 200] [--start 0]
 
 Two random policies of tests/policy/random_policies.py are exported in random forms, every fourth pair under one name,
 and put into one program in these ways, each linked in both orders:

@@ -1,8 +1,8 @@
 """Whether every engine gives the reference's bits, for the policies of tests/policy/random_policies.py.
 
-    python benchmarks/agreement.py                         # 1,000,000 pairs of policy and observation, some minutes
-    python benchmarks/agreement.py --pairs 20000           # fewer
-    python benchmarks/agreement.py --sanitize --pairs 50000  # under AddressSanitizer and UndefinedBehaviorSanitizer
+    python checks/agreement.py                         # 1,000,000 pairs of policy and observation, some minutes
+    python checks/agreement.py --pairs 20000           # fewer
+    python checks/agreement.py --sanitize --pairs 50000  # under AddressSanitizer and UndefinedBehaviorSanitizer
 
 Each policy gets random and extreme observations, which the native engine (with the kernels of this machine) and the
 portable one answer in a batch and, some of them, one by one; every --c-every th policy is exported to C, compiled and

@@ -1,13 +1,13 @@
-"""How ONNX graphs agree with their policies in ONNX Runtime, how large they are, and how fast.
+"""How ONNX graphs agree with their policies in ONNX Runtime, and in OpenVINO where it is installed.
 
-    python benchmarks/onnx_agreement.py           # some minutes
-    python benchmarks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
+    python checks/onnx_agreement.py           # some minutes
+    python checks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
 
 Random policies are those of the tests (tests/policy/policies.py): MLPs with ReLU and with Tanh, and a CNN with a
 residual block and max pooling, 2 to 8 bits, one scale a layer or one an output. Observations are random and extreme
 (`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained policies are those
-of results/. Vector policies take float64 observations with odd seeds and float32 ones with even seeds; in OpenVINO,
-where it is installed, float32 ones alone. Times are those of one observation on one thread, the best of five rounds.
+of results/. Vector policies take float64 observations with odd seeds and float32 ones with even seeds; in OpenVINO
+float32 ones alone. Exit code 1 if a graph does not agree.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import dataclasses
 import itertools
 import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,39 +120,6 @@ def openvino(seeds: int) -> None:
     print("\nOutputs of qdq differ if they are more than 1e-5 of the largest apart.")
 
 
-def trained() -> None:
-    print("\n| policy | float32 | payload | exact | qdq | time of predict | of exact | of qdq |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, path in stored_policies(ROOT / "results").items():
-        policy = pp.load(path)
-        assert policy.test_vectors is not None
-        observation = policy.test_vectors.observations[:1]
-        models = {style: encode_onnx(policy, style) for style in STYLES}
-        runs: list[Callable[[], Any]] = [lambda policy=policy, x=observation: policy.predict(x)]
-        runs += [lambda run=run, x=observation: run(x) for run in map(Runner, models.values())]
-        times = " | ".join(f"{1e6 * seconds:,.0f} us" for seconds in map(best, runs))
-        bytes_ = [policy.baseline_bytes, pp.size(policy).payload_bytes, *map(len, models.values())]
-        print(f"| {name} | {' | '.join(f'{size:,}' for size in bytes_)} | {times} |")
-    print(
-        "\nBytes of the dense float32 network, of the policy's payload and of the ONNX files; times of one observation."
-    )
-
-
-def best(run: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < 0.1:  # also warms up
-        run()
-        calls += 1
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        seconds.append((time.perf_counter() - start) / calls)
-    return min(seconds)
-
-
 def qdq_on_trained(count: int) -> None:
     print("\n| policy | pairs | largest step | same action | largest difference of an action |\n|---|---|---|---|---|")
     for name, path in stored_policies(ROOT / "results").items():
@@ -209,7 +174,6 @@ def main() -> None:
     agreement(arguments.seeds)
     openvino(arguments.seeds)
     qdq_on_trained(20_000)
-    trained()
     if arguments.tanh:
         tanh()
 
