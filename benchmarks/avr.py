@@ -3,7 +3,7 @@
     python benchmarks/avr.py [--mcu atmega328p] [--observations 1000] [--random 40] [NAME ...]
 
 Policies of results/ (all integer ones that fit), exported with --integer-only, answer observations that they saw in
-their environment, and random policies of tests/policy/random_policies.py in every form of weights answer random and
+their environment, and random policies of policypress.testing in every form of weights answer random and
 extreme ones. Weights and tables lie in flash. Exit code 1 if a sum differs or a self test fails. Debian: apt-get
 install gcc-avr avr-libc simavr.
 """
@@ -24,18 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples"), str(ROOT / "examples" / "mcu")]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "mcu")]
 
 from check import record  # noqa: E402
 
 import policypress as pp  # noqa: E402
-from policy.random_policies import random_policy  # noqa: E402
 from policypress.errors import ExportError, PolicypressError  # noqa: E402
 from policypress.export.c import CExportConfig, Weights, export_c  # noqa: E402
-from policypress.export.vectors import accepted, observations  # noqa: E402
 from policypress.measure.microcontroller import expected_answers  # noqa: E402
 from policypress.policy import reference  # noqa: E402
-from policypress.testing import stored_policies  # noqa: E402
+from policypress.testing import accepted, observations, random_policy, stored_policies  # noqa: E402
 
 NAMES = ("cheetah-90", "cheetah-98", "cheetah-narrow", "keep-cheetah", "walker-16", "walker-narrow")
 FORMS: tuple[Weights, ...] = ("auto", "dense", "sparse", "packed")

@@ -1,4 +1,4 @@
-"""Whether every engine gives the reference's bits, for the policies of tests/policy/random_policies.py.
+"""Whether every engine gives the reference's bits, for the random policies of policypress.testing.
 
     python checks/agreement.py                         # 1,000,000 pairs of policy and observation, some minutes
     python checks/agreement.py --pairs 20000           # fewer
@@ -93,8 +93,8 @@ class Comparison:
         self.kernels: collections.Counter[str] = collections.Counter()
 
     def policy(self, seed: int, *, compiled: bool) -> None:
-        from policy.random_policies import random_policy
         from policypress.runtime.native import make_engine
+        from policypress.testing import random_policy
 
         policy = random_policy(seed)
         observations, wanted, refused = self.reference(policy, seed)
@@ -111,9 +111,9 @@ class Comparison:
 
     def reference(self, policy: Any, seed: int) -> tuple[Any, Any, Any]:
         """Observations that the reference answers, its answers, and those that it refuses."""
-        from policypress.export.vectors import accepted as legal
-        from policypress.export.vectors import observations
         from policypress.policy import reference
+        from policypress.policy.observations import accepted as legal
+        from policypress.policy.observations import observations
 
         size = max(2, min(self.observations, 2**20 // int(np.prod(policy.observation.shape))))
         asked = observations(policy, size, seed)

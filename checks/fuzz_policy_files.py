@@ -40,17 +40,13 @@ from typing import Any
 
 import numpy as np
 
+from policypress.errors import ArtifactError, ObservationError
+from policypress.policy import artifact, payload
+from policypress.policy.codec import Writer
+from policypress.policy.policy import Policy
+from policypress.testing import make_policy, random_observations, stored_policies
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "policy"))
-
-from policies import make_observations, make_policy  # noqa: E402
-
-from policypress.errors import ArtifactError, ObservationError  # noqa: E402
-from policypress.policy import artifact, payload  # noqa: E402
-from policypress.policy.codec import Writer  # noqa: E402
-from policypress.policy.policy import Policy  # noqa: E402
-from policypress.testing import stored_policies  # noqa: E402
-
 BATCH = 500
 EXTRA_BYTES = 2**26
 HEADER = struct.Struct("<8sHIII")
@@ -286,7 +282,7 @@ def run_case(data: bytes, limit_bytes: int) -> tuple[str, float]:
     seconds = time.perf_counter() - start
     artifact.decode(artifact.encode(policy))
     try:
-        policy.predict(make_observations(policy, 1)[0])
+        policy.predict(random_observations(policy, 1)[0])
     except ObservationError:
         return "accepted, no finite answer", seconds
     return "accepted", seconds

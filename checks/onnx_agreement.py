@@ -3,7 +3,7 @@
     python checks/onnx_agreement.py           # some minutes
     python checks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
 
-Random policies are those of the tests (tests/policy/policies.py): MLPs with ReLU and with Tanh, and a CNN with a
+Random policies are `make_policy` of policypress.testing: MLPs with ReLU and with Tanh, and a CNN with a
 residual block and max pooling, 2 to 8 bits, one scale a layer or one an output. Observations are random and extreme
 (`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained policies are those
 of results/. Vector policies take float64 observations with odd seeds and float32 ones with even seeds; in OpenVINO
@@ -36,7 +36,7 @@ from policypress.testing import stored_policies
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from policy.policies import NUMERICS, make_policy  # noqa: E402
+from policypress.testing import NUMERICS, make_policy  # noqa: E402
 
 KINDS = ("vector", "image", "tanh")
 OBSERVATIONS = 150

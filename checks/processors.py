@@ -2,7 +2,7 @@
 
     python checks/processors.py [--policies 60] [--observations 200] [NAME ...]
 
-Random policies of tests/policy/random_policies.py in every form of weights, and the trained ones of results/, are
+Random policies of policypress.testing in every form of weights, and the trained ones of results/, are
 exported, compiled for each processor (strict flags, -O2, static), run their self test, and answer random and extreme
 observations. Exit code 1 if an action differs. A processor whose tools are missing is named; all of them on Debian:
 
@@ -24,17 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+import policypress as pp
+from policypress.errors import PolicypressError
+from policypress.export.c import WEIGHTS, CExportConfig, Weights, export_c
+from policypress.export.compile import STRICT
+from policypress.policy import reference
+from policypress.testing import accepted, observations, random_policy, stored_policies
 
-import policypress as pp  # noqa: E402
-from policy.random_policies import random_policy  # noqa: E402
-from policypress.errors import PolicypressError  # noqa: E402
-from policypress.export.c import WEIGHTS, CExportConfig, Weights, export_c  # noqa: E402
-from policypress.export.compile import STRICT  # noqa: E402
-from policypress.export.vectors import accepted, observations  # noqa: E402
-from policypress.policy import reference  # noqa: E402
-from policypress.testing import stored_policies  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Processor(NamedTuple):

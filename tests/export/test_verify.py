@@ -15,18 +15,17 @@ import pytest
 from rich.console import Console
 
 import policypress
-from policy.policies import NUMERICS, make_policy
-from policy.random_policies import random_policy
 from policypress import cli
 from policypress.errors import ObservationError
 from policypress.export import verify as module
 from policypress.export.onnx import encode_onnx, onnx_outputs
-from policypress.export.vectors import Answers, answers, observations
 from policypress.export.verify import verify
 from policypress.policy.contract import ObservationTransform
+from policypress.policy.observations import Answers, answers, observations
 from policypress.policy.ops import FLOAT_BITS, Flatten, InputQuantization, Layer, Tanh
 from policypress.runtime.native import make_engine
 from policypress.tables import verification_table
+from policypress.testing import NUMERICS, make_policy, random_policy
 
 KINDS = ("vector", "image", "tanh")
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import make_policy, with_zero_points
 from policypress.errors import UnsupportedError
 from policypress.measure.energy import PICOJOULES, Counts, Meter, count, energy, memory
 from policypress.measure.networks import as_float
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Relu, Requantization
 from policypress.policy.policy import Policy
+from policypress.testing import make_policy, with_zero_points
 
 
 def requantization(high: int = 255) -> Requantization:

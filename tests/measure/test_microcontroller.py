@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import policypress as pp
-from policy.policies import make_policy
 from policypress.cli import app
 from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, export_c
@@ -22,6 +21,7 @@ from policypress.measure import microcontroller
 from policypress.measure.microcontroller import TARGETS, Footprint, TargetReport, footprint, measure_on_target
 from policypress.policy.policy import Policy
 from policypress.tables import target_table
+from policypress.testing import make_policy
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "examples" / "mcu" / "half-cheetah.npz"

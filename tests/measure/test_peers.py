@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from policy.policies import Kind, make_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure import bench as bench_module
@@ -21,11 +20,12 @@ from policypress.measure import peers as peers_module
 from policypress.measure.bench import BenchConfig, Row, bench, duration, plot, size_in_words, times_as_long
 from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
-from policypress.measure.networks import as_float, random_observations
+from policypress.measure.networks import as_float
 from policypress.measure.peers import PEERS, TITLES, Peer, Task, named
 from policypress.policy.contract import ActionTransform
 from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
+from policypress.testing import Kind, make_policy, usual_observations
 
 INSTALLED = [name for name in PEERS if name not in ("litert", "torch-compile")]
 FLOAT = ["torch", "ort"]
@@ -44,7 +44,7 @@ def task_of(policy: Policy) -> Task:
 def undecided(policy: Policy) -> Policy:
     """The policy with every output 0 in the median, so that observations decide which is the largest."""
     last = policy.layers[-1]
-    outputs = policy.outputs(random_observations(policy, 64, seed=9))
+    outputs = policy.outputs(usual_observations(policy, 64, seed=9))
     bias = (last.bias - np.median(outputs, axis=0)).astype(np.float32)
     return dataclasses.replace(policy, ops=(*policy.ops[:-1], dataclasses.replace(last, bias=bias)), test_vectors=None)
 
@@ -76,7 +76,7 @@ def policies() -> dict[str, Policy]:
 @pytest.mark.parametrize("kind", list(policies()))
 def test_float_peers_act_as_the_dequantized_policy(name: str, kind: str) -> None:
     task = task_of(policies()[kind])
-    observations = random_observations(task.dense, 32, seed=5)
+    observations = usual_observations(task.dense, 32, seed=5)
     wanted = task.dense.predict(observations)[0]
     assert len(np.unique(wanted, axis=0)) > 2
     peer = PEERS[name](task)
@@ -91,7 +91,7 @@ def test_float_peers_act_as_the_dequantized_policy(name: str, kind: str) -> None
 @pytest.mark.parametrize("kind", ["vector", "image"])
 def test_the_reference_is_the_policy(kind: Kind) -> None:
     policy = make_policy("integer", kind)
-    observations = random_observations(policy, 8, seed=5)
+    observations = usual_observations(policy, 8, seed=5)
     peer = PEERS["numpy"](task_of(policy))
     np.testing.assert_array_equal(peer.many(observations), policy.predict(observations)[0])
     np.testing.assert_array_equal(peer.one(observations[3]), policy.predict(observations[3])[0])
@@ -100,7 +100,7 @@ def test_the_reference_is_the_policy(kind: Kind) -> None:
 @pytest.mark.parametrize("name", ["ort-int8-dynamic", "ort-int8-qdq"])
 def test_quantized_peers_stay_near(name: str) -> None:
     task = task_of(make_policy("weight-only", "tanh"))
-    observations = random_observations(task.dense, 256, seed=5)
+    observations = usual_observations(task.dense, 256, seed=5)
     wanted = task.dense.predict(observations)[0]
     found = PEERS[name](task).many(observations)
     assert np.any(found != wanted)
@@ -110,7 +110,7 @@ def test_quantized_peers_stay_near(name: str) -> None:
 @pytest.mark.parametrize("kind", list(policies()))
 def test_an_untrained_agent_of_stable_baselines3_has_the_networks_layers(kind: str) -> None:
     task = task_of(policies()[kind])
-    observations = random_observations(task.dense, 4, seed=5)
+    observations = usual_observations(task.dense, 4, seed=5)
     wanted = task.dense.predict(observations)[0]
     peer = PEERS["sb3"](task)
     found = peer.many(observations)
@@ -147,7 +147,7 @@ def test_the_agent_is_of_the_algorithm_that_trained_the_policy_where_it_fits(
 @pytest.mark.slow
 def test_torch_compile_acts_as_the_dequantized_policy() -> None:
     task = task_of(policies()["vector"])
-    observations = random_observations(task.dense, 32, seed=5)
+    observations = usual_observations(task.dense, 32, seed=5)
     try:
         peer = PEERS["torch-compile"](task)
     except UnsupportedError as error:
@@ -163,7 +163,7 @@ def test_litert_acts_as_the_dequantized_policy(kind: str, discrete: bool) -> Non
     action = ActionTransform("discrete", dtype="int64", start=2) if discrete else policy.action
     observation = dataclasses.replace(policy.observation, normalization=None)
     task = task_of(dataclasses.replace(policy, action=action, observation=observation))
-    observations = random_observations(task.dense, 32, seed=5)
+    observations = usual_observations(task.dense, 32, seed=5)
     wanted = task.dense.predict(observations)[0]
     found = PEERS["litert"](task).many(observations)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)

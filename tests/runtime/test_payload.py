@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_policy, with_zero_points
 from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
 from policypress.policy.policy import Policy
-from policypress.testing import stored_policies
+from policypress.testing import Builder, make_policy, stored_policies, with_zero_points
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "src/policypress/runtime"

@@ -24,8 +24,8 @@ import policypress
 from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.export import RESERVED, c_payload, c_source, name_of
 from policypress.export.compile import FORMAT, CompiledPolicy, check_folder, compiler
-from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
+from policypress.policy.observations import Answers, answers
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
 from policypress.runtime import lower

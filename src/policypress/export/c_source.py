@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.export.compile import STRICT
-from policypress.export.vectors import Answers
+from policypress.policy.observations import Answers
 from policypress.policy.policy import Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Fields, Program

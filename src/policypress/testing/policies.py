@@ -1,4 +1,4 @@
-"""Small random policies of every kind, shared by the tests of policies and of measurements."""
+"""Small random policies of every kind, whose codes use their range: what most tests ask for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from policypress.policy.checks import output_shape
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.observations import random_observations
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
@@ -166,7 +167,7 @@ def make_policy(
     )
     if not vectors:
         return policy
-    seen = make_observations(policy, 5, seed)
+    seen = random_observations(policy, 5, seed)
     return dataclasses.replace(policy, test_vectors=TestVectors(seen, policy.outputs(seen), policy.predict(seen)[0]))
 
 
@@ -175,30 +176,3 @@ def with_zero_points(policy: Policy, *points: int) -> Policy:
     assert policy.input is not None
     points_of_all = np.resize(np.array(points, np.int32), policy.input.inverse_scale.size)
     return dataclasses.replace(policy, input=dataclasses.replace(policy.input, zero_point=points_of_all))
-
-
-def make_observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
-    """Random observations of the policy's own dtype, (count, *shape)."""
-    rng = np.random.default_rng(seed)
-    shape = (count, *policy.observation.shape)
-    if policy.observation.dtype == "uint8":
-        return rng.integers(0, 256, shape).astype(np.uint8)
-    return (2 * rng.normal(size=shape)).astype(policy.observation.dtype)
-
-
-def assert_same(a: object, b: object) -> None:
-    """Fail unless the two are equal in structure, types, dtypes, shapes and every bit of every array."""
-    assert type(a) is type(b)
-    if isinstance(a, np.ndarray):
-        assert isinstance(b, np.ndarray)
-        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-    elif dataclasses.is_dataclass(a):
-        for field in dataclasses.fields(a):
-            assert_same(getattr(a, field.name), getattr(b, field.name))
-    elif isinstance(a, tuple):
-        assert isinstance(b, tuple)
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b

@@ -108,8 +108,8 @@ class _Maker:
 
     def shifted(self, quantization: InputQuantization) -> InputQuantization:
         size = quantization.inverse_scale.size
-        points = self.rng.integers(-self.pick(1, 300, 2**15), self.pick(2, 300, 2**15), size, endpoint=True)
-        points = np.where(self.rng.random(size) < self.pick(0.3, 1.0), points, 0).astype(np.int32)
+        found = self.rng.integers(-self.pick(1, 300, 2**15), self.pick(2, 300, 2**15), size, endpoint=True)
+        points = np.where(self.rng.random(size) < self.pick(0.3, 1.0), found, 0).astype(np.int32)
         return dataclasses.replace(quantization, zero_point=points) if points.any() else quantization
 
     def side(self) -> int:
