@@ -1,17 +1,19 @@
-"""Whether every engine gives the reference's bits, for the random policies of policypress.testing.
+"""Whether every engine gives the reference's bits, for random policies of policypress.testing.
 
     python checks/agreement.py                         # 1,000,000 pairs of policy and observation, some minutes
     python checks/agreement.py --pairs 20000           # fewer
     python checks/agreement.py --sanitize --pairs 50000  # under AddressSanitizer and UndefinedBehaviorSanitizer
+    POLICYPRESS_KERNELS=avx2 python checks/agreement.py  # with these kernels of the native engine
 
 Each policy gets random and extreme observations, which the native engine (with the kernels of this machine) and the
 portable one answer in a batch and, some of them, one by one; every --c-every th policy is exported to C, compiled and
-asked as well, an integer one without floats too. Outputs and actions are compared bit for bit; what the reference
-refuses must be refused. The first difference is printed with its seed, and the exit code is 1.
+asked as well, an integer one without floats too, and every --onnx-every th to ONNX, in both styles. Outputs and actions
+are compared bit for bit, of ONNX each integer of each layer too; what the reference refuses must be refused. The first
+difference is printed with its seed, and the exit code is 1.
 
 With --sanitize the extension (engine.c, the kernels of machines, its binding) is built with both sanitizers into a
 temporary folder and loaded in the place of the installed one, in a process with their runtime. Exported C is built with
-them too and runs its self test.
+them too and runs its self test; ONNX Runtime is left out.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import collections
 import hashlib
 import importlib.util
+import math
 import os
 import platform
 import subprocess
@@ -28,16 +31,13 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
 RUNTIME = ROOT / "src/policypress/runtime"
 EXTENSION = "policypress.runtime.engine"
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-SINGLES = 8
 
 
 def load_extension(path: str) -> None:
@@ -80,135 +80,12 @@ def sanitized(arguments: list[str], compiler: str) -> int:
         return subprocess.run(command, env=environment, check=False).returncode
 
 
-class Failure(Exception):
-    """An engine that does not answer as the reference does."""
-
-
-class Comparison:
-    """Compares engines policy by policy and counts what was compared."""
-
-    def __init__(self, observations: int, compiler: list[str], flags: tuple[str, ...]) -> None:
-        self.observations, self.compiler, self.flags = observations, compiler, flags
-        self.counts: collections.Counter[str] = collections.Counter()
-        self.kernels: collections.Counter[str] = collections.Counter()
-
-    def policy(self, seed: int, *, compiled: bool) -> None:
-        from policypress.runtime.native import make_engine
-        from policypress.testing import random_policy
-
-        policy = random_policy(seed)
-        observations, wanted, refused = self.reference(policy, seed)
-        self.counts["policies"] += 1
-        self.counts[f"policies, {policy.numerics}"] += 1
-        self.counts["refused"] += len(refused)
-        self.counts["pairs"] += len(observations) + len(refused)
-        for name, engine in (("native", policy.engine), ("portable", make_engine(policy, portable=True))):
-            self.engine(f"seed {seed}, {name}", engine, policy, observations, wanted, refused)
-            self.counts[f"{name} answers"] += 2 * len(observations) + 2 * min(SINGLES, len(observations))
-        self.kernels.update(policy.engine.kernels())
-        if compiled:
-            self.compiled(seed, policy, observations, wanted, refused)
-
-    def reference(self, policy: Any, seed: int) -> tuple[Any, Any, Any]:
-        """Observations that the reference answers, its answers, and those that it refuses."""
-        from policypress.policy import reference
-        from policypress.policy.observations import accepted as legal
-        from policypress.policy.observations import observations
-
-        size = max(2, min(self.observations, 2**20 // int(np.prod(policy.observation.shape))))
-        asked = observations(policy, size, seed)
-        accepted = legal(policy, asked)
-        refused = asked[:0]
-        if len(accepted) < len(asked):
-            known = {row.tobytes() for row in accepted}
-            refused = np.array([row for row in asked if row.tobytes() not in known]).reshape(-1, *asked.shape[1:])
-        if not len(accepted):
-            return accepted, (None, None), refused
-        outputs = reference.run(policy, reference.observe(policy.observation, accepted))
-        return accepted, (outputs, reference.act(policy.action, outputs)), refused
-
-    def engine(self, name: str, engine: Any, policy: Any, observations: Any, wanted: Any, refused: Any) -> None:
-        outputs, actions = wanted
-        if len(observations):
-            same(f"{name}, outputs", engine.outputs(observations), outputs)
-            same(f"{name}, actions", engine.predict(observations), actions)
-        for i in range(min(SINGLES, len(observations))):
-            same(f"{name}, action {i} alone", engine.predict(observations[i]), actions[i])
-            same(f"{name}, output {i} alone", engine.outputs(observations[i : i + 1]), outputs[i : i + 1])
-        for row in refused[:SINGLES]:
-            if engine.outputs(row[None]) is not None or engine.predict(row) is not None:
-                raise Failure(f"{name} answers what the reference refuses")
-
-    def compiled(self, seed: int, policy: Any, observations: Any, wanted: Any, refused: Any) -> None:
-        from policypress.errors import ObservationError, UnsupportedError
-        from policypress.export.c import WEIGHTS, CExportConfig, export_c
-        from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
-        from policypress.policy import reference
-
-        weights = WEIGHTS[seed // 10 % len(WEIGHTS)] if policy.input is not None else "auto"
-        if not len(observations):
-            return
-        with tempfile.TemporaryDirectory() as place:
-            export_c(policy, f"{place}/c", CExportConfig("policy", weights=weights, check=False))
-            self.counts[f"C exports, {weights}"] += 1
-            if self.flags != ("-O2",):  # a library with sanitizers cannot be loaded again and again: its self test
-                check_folder(f"{place}/c", self.compiler, self.flags)
-                return
-            built = CompiledPolicy(f"{place}/c", self.compiler, self.flags)
-            name = f"seed {seed}, compiled C, {weights}"
-            if built.self_test():
-                raise Failure(f"{name}: its self test fails")
-            same(f"{name}, outputs", built.outputs(observations), wanted[0])
-            same(f"{name}, actions", built.predict(observations), wanted[1])
-            for i in range(min(SINGLES, len(observations))):
-                same(f"{name}, action {i} alone", built.predict(observations[i]), wanted[1][i])
-            for row in refused[:SINGLES]:
-                try:
-                    built.predict(row)
-                except ObservationError:
-                    continue
-                raise Failure(f"{name} answers what the reference refuses")
-            self.counts["C answers"] += 2 * len(observations) + min(SINGLES, len(observations))
-            if policy.input is None:
-                return
-            try:
-                export_c(policy, f"{place}/i", CExportConfig("policy", True, weights, check=False))
-            except UnsupportedError:
-                return
-            integers = CompiledIntegers(f"{place}/i", self.compiler, self.flags)
-            if integers.self_test():
-                raise Failure(f"{name}, integers only: its self test fails")
-            codes = reference.quantize_input(policy.input, reference.observe(policy.observation, observations))
-            sums = integers.run(codes.astype(np.int32))
-            outputs = sums.astype(np.float32) * policy.layers[-1].scale
-            same(f"{name}, integers only, outputs", outputs, wanted[0])
-            if policy.action.kind != "box":
-                same(f"{name}, integers only, actions", integers.choose(sums), wanted[1])
-            self.counts["integer-only answers"] += len(observations)
-
-
-def same(name: str, found: Any, wanted: Any) -> None:
-    """Raise Failure unless both arrays are equal in every bit."""
-    if found is None:
-        raise Failure(f"{name}: refused")
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise Failure(f"{name}: {found.dtype}{found.shape} and not {wanted.dtype}{wanted.shape}")
-    if found.tobytes() != wanted.tobytes():
-        rows = [i for i, (a, b) in enumerate(zip(np.atleast_1d(found), np.atleast_1d(wanted), strict=True))
-                if np.asarray(a).tobytes() != np.asarray(b).tobytes()]  # fmt: skip
-        first = rows[0]
-        raise Failure(
-            f"{name}: {len(rows)} differ, the first is {first}:"
-            f" {np.atleast_1d(found)[first]} and not {np.atleast_1d(wanted)[first]}"
-        )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000, help="pairs of policy and observation, at least")
     parser.add_argument("--observations", type=int, default=512, help="of each policy, at most")
     parser.add_argument("--c-every", type=int, default=10, help="compile every so many policies; 0: none")
+    parser.add_argument("--onnx-every", type=int, default=20, help="export every so many policies to ONNX; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the first policy")
     parser.add_argument("--cc", default="gcc", help="C compiler")
     parser.add_argument("--sanitize", action="store_true")
@@ -221,22 +98,44 @@ def main() -> int:
         os.environ.pop("LD_PRELOAD", None)  # compilers need no sanitizer
         load_extension(options.extension)
         flags = SANITIZE
+    from policypress.export.c import WEIGHTS
     from policypress.runtime import engine
+    from policypress.testing import DisagreementError, agree, random_policy
 
     version = subprocess.run([options.cc, "--version"], capture_output=True, text=True, check=True)
     print(f"{platform.machine()}, kernels {engine.KERNELS}, {version.stdout.splitlines()[0]}, NumPy {np.__version__}")
-    comparison = Comparison(options.observations, [options.cc], flags)
+    counts: collections.Counter[str] = collections.Counter()
+    kernels: collections.Counter[str] = collections.Counter()
     began, seed = time.perf_counter(), options.seed
-    try:
-        while comparison.counts["pairs"] < options.pairs:
-            comparison.policy(seed, compiled=options.c_every > 0 and seed % options.c_every == 0)
-            seed += 1
-    except Failure as failure:
-        print(f"FAILED {failure}")
-        return 1
-    for name, count in sorted(comparison.counts.items()):
-        print(f"{name:24} {count:12,}")
-    print("kernels of the native engine's steps:", dict(comparison.kernels))
+    while counts["pairs"] < options.pairs:
+        policy, engines = random_policy(seed), ["native", "portable"]
+        if options.c_every and seed % options.c_every == 0:
+            engines += ["C, self test"] if options.extension else ["C", "C, integers only"]
+        if options.onnx_every and seed % options.onnx_every == 0 and not options.extension:
+            engines += ["ONNX exact", "ONNX qdq"]
+        try:
+            found = agree(
+                policy,
+                engines=engines,
+                count=max(2, min(options.observations, 2**20 // math.prod(policy.observation.shape))),
+                seed=seed,
+                weights=WEIGHTS[seed // 10 % len(WEIGHTS)] if policy.input is not None else "auto",
+                command=[options.cc],
+                flags=flags,
+            )
+        except DisagreementError as error:
+            print(f"FAILED seed {seed}: {error}")
+            return 1
+        counts.update({"policies": 1, f"policies, {policy.numerics}": 1, "refused": found.refused})
+        counts["pairs"] += found.observations + found.refused
+        counts.update({f"{name}: answers": answers for name, answers in found.answers.items()})
+        counts.update({f"{name}: policies": 1 for name in found.answers})
+        counts.update({f"{name}: policies it cannot hold": 1 for name in found.left_out})
+        kernels.update(found.kernels)
+        seed += 1
+    for name, count in sorted(counts.items()):
+        print(f"{name:46} {count:12,}")
+    print("kernels of the native engine's steps:", dict(kernels))
     print(f"no difference; {time.perf_counter() - began:.0f} s{', sanitized' if options.extension else ''}")
     return 0
 

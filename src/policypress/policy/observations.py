@@ -25,9 +25,9 @@ class Answers(NamedTuple):
 
 def answers(policy: Policy, count: int, seed: int = 0) -> Answers:
     """The reference's answers to at most ``count`` of ``observations``, those left out that it refuses."""
-    legal = accepted(policy, observations(policy, count, seed))
-    outputs = reference.run(policy, reference.observe(policy.observation, legal))
-    return Answers(legal, outputs, reference.act(policy.action, outputs))
+    asked = accepted(policy, observations(policy, count, seed))
+    outputs = reference.run(policy, reference.observe(policy.observation, asked))
+    return Answers(asked, outputs, reference.act(policy.action, outputs))
 
 
 def observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
@@ -120,12 +120,17 @@ def _as(dtype: str, x: NDArray[Any]) -> NDArray[Any]:
 
 
 def accepted(policy: Policy, batch: NDArray[Any]) -> NDArray[Any]:
-    """The observations of ``batch`` that the reference does not refuse."""
+    """The observations of ``batch`` (count, *shape) that the reference does not refuse."""
+    return batch[legal(policy, batch)]
+
+
+def legal(policy: Policy, batch: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which observations of ``batch`` (count, *shape) the reference does not refuse: (count,)."""
     try:
         reference.run(policy, reference.observe(policy.observation, batch))
     except ObservationError:
         if len(batch) == 1:
-            return batch[:0]
+            return np.zeros(1, np.bool_)
         half = len(batch) // 2
-        return np.concatenate([accepted(policy, batch[:half]), accepted(policy, batch[half:])])
-    return batch
+        return np.concatenate([legal(policy, batch[:half]), legal(policy, batch[half:])])
+    return np.ones(len(batch), np.bool_)

@@ -12,17 +12,22 @@ from policypress.policy.observations import (
     random_observations,
     usual_observations,
 )
+from policypress.testing.agreement import ENGINES, Agreement, DisagreementError, agree
 from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, with_zero_points
 from policypress.testing.random_policies import random_policy
 from policypress.testing.same import assert_same
 from policypress.testing.stored import stored_policies
 
 __all__ = [
+    "ENGINES",
     "NUMERICS",
+    "Agreement",
     "Answers",
     "Builder",
+    "DisagreementError",
     "Kind",
     "accepted",
+    "agree",
     "answers",
     "assert_same",
     "extreme_observations",
