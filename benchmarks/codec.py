@@ -35,6 +35,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
     INT32_MAX,
     INT32_MIN,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -43,7 +44,6 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Policy
@@ -245,7 +245,7 @@ def measure(policy: Policy, source: Random | None, with_peers: bool) -> dict[str
         "encode_seconds": encode_seconds,
         "decode_seconds": decode_seconds,
     }
-    if all(isinstance(op, Layer | Tanh) for op in policy.ops):
+    if all(isinstance(op, Layer | Activation) for op in policy.ops):
         freedom = sum(math.lgamma(len(layer.weight) + 1) / math.log(2) for layer in small.layers[:-1])
         rng = np.random.default_rng(0)
         plain = np.mean([len(encode_payload(shuffled(small, rng))) for _ in range(5)])

@@ -1,5 +1,7 @@
 """Every error a user can meet; each message is one plain sentence that says what to do."""
 
+from typing import NoReturn
+
 
 class PolicypressError(Exception):
     """Base class: catch this to catch everything policypress raises on purpose."""
@@ -41,3 +43,8 @@ def require(condition: bool, sentence: str) -> None:
     """Raises UnsupportedError with ``sentence``, which has no full stop, unless ``condition`` holds."""
     if not condition:
         raise UnsupportedError(sentence + ".")
+
+
+def unknown(value: NoReturn) -> NoReturn:
+    """The last case of a match on kinds, which a type checker proves to be never met; UnsupportedError if it is."""
+    raise UnsupportedError(f"{value!r} is of a kind that is not known here.")

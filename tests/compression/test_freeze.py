@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 import policypress as pp
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import INT32_MAX, INT32_MIN, Flatten, Layer, MaxPool2d, Relu, Tanh
+from policypress.policy.ops import INT32_MAX, INT32_MIN, Activation, Flatten, Layer, MaxPool2d, Relu
 from policypress.policy.ops import Residual as FrozenResidual
 from policypress.policy.policy import Policy
+from policypress.testing import tanh_op
 
 torch = pytest.importorskip("torch", reason="freezing starts from a torch network")
 from torch import nn  # noqa: E402
@@ -118,8 +119,8 @@ def test_a_tanh_arrives_in_every_numerics(bits: tuple[int, int], tmp_path: Path)
     network = tanh_mlp()
     compressor = press(network, 4, weight_bits=bits[0], activation_bits=bits[1])
     policy = freeze_graph(compressor.graph, vector(4), DISCRETE)
-    tanh = Tanh(bits[1] if policy.numerics == "integer" else 0)
-    assert [op if isinstance(op, Tanh) else type(op) for op in policy.ops] == [Layer, tanh, Layer, tanh, Layer]
+    tanh = tanh_op(bits[1] if policy.numerics == "integer" else 0)
+    assert [op if isinstance(op, Activation) else type(op) for op in policy.ops] == [Layer, tanh, Layer, tanh, Layer]
     policy.save(tmp_path / "x.policy")
     loaded = pp.load(tmp_path / "x.policy")
     x = 3 * np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)

@@ -30,7 +30,7 @@ from policypress.extras import install
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.observations import accepted
-from policypress.policy.ops import FLOAT_BITS, Flatten, InputQuantization, Layer, Op, Relu, Requantization, Tanh
+from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, InputQuantization, Layer, Op, Relu, Requantization
 from policypress.policy.policy import Numerics, Policy
 from policypress.testing import (
     NUMERICS,
@@ -535,7 +535,9 @@ def test_tanh_keeps_its_bits() -> None:
     near = [np.float32(at) + np.spacing(np.float32(at)) * np.arange(-3000, 3000) for at in (0.625, 1.2, 5.1, 9.01, 10)]
     x = np.concatenate([x, *near, [0, 3e38, 1e-40]]).astype(np.float32)
     x = np.concatenate([x, -x])
-    model = onnx.load_from_string(encode_onnx(dataclasses.replace(policy, ops=(*policy.ops, Tanh(), *policy.ops))))
+    model = onnx.load_from_string(
+        encode_onnx(dataclasses.replace(policy, ops=(*policy.ops, Activation("tanh"), *policy.ops)))
+    )
     model.graph.output.append(onnx.ValueInfoProto(name=tensor_of(model, "02.tanh")))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     _, _, squashed = session.run(None, {"observation": x[:, None]})

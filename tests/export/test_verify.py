@@ -20,7 +20,7 @@ from policypress.export.onnx import encode_onnx, onnx_outputs
 from policypress.export.verify import verify
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.observations import Answers, answers, observations
-from policypress.policy.ops import FLOAT_BITS, Flatten, InputQuantization, Layer, Tanh
+from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, InputQuantization, Layer
 from policypress.runtime.native import make_engine
 from policypress.tables import verification_table
 from policypress.testing import NUMERICS, make_policy
@@ -225,7 +225,7 @@ def test_nan_inside_the_network_is_refused_after_a_tanh():
     )
     second = Layer(np.ones((3, 1), np.float32), np.zeros(3, np.float32), FLOAT_BITS, np.ones(1, np.float32), False)
     transform = ObservationTransform((2,), "float32")
-    policy = dataclasses.replace(policy, ops=(first, Tanh(), second), observation=transform)
+    policy = dataclasses.replace(policy, ops=(first, Activation("tanh"), second), observation=transform)
     seen = np.array([3e38, -3e38], np.float32)
     with pytest.raises(ObservationError):
         policy.outputs(seen, reference=True)

@@ -163,7 +163,7 @@ def test_widths_by_hand() -> None:
 def test_tanh_networks_are_widened_with_tanh() -> None:
     policy = make_policy("integer", "tanh")
     wide = widened(policy, (16, 16))
-    assert [type(op).__name__ for op in wide.ops] == ["Layer", "Tanh", "Layer", "Tanh", "Layer"]
+    assert [type(op).__name__ for op in wide.ops] == ["Layer", "Activation", "Layer", "Activation", "Layer"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int8", "int64"])

@@ -21,10 +21,9 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Policy
-from policypress.testing import assert_same, make_policy, random_observations
+from policypress.testing import assert_same, make_policy, random_observations, tanh_op
 
 
 def layer(rng: np.random.Generator, *shape: int, last: bool = False, relu: bool = True, **geometry: tuple[int, int]):  # type: ignore[no-untyped-def]
@@ -64,7 +63,7 @@ def tanh_mlp(seed: int) -> Policy:
     first, relu, second, last = before.ops
     bits = int(np.random.default_rng(seed).integers(2, 9))
     return dataclasses.replace(
-        before, ops=(for_tanh(first), Tanh(bits), relu, for_tanh(second), Tanh(8), last), baseline_bytes=1000
+        before, ops=(for_tanh(first), tanh_op(bits), relu, for_tanh(second), tanh_op(8), last), baseline_bytes=1000
     )
 
 
@@ -200,7 +199,7 @@ def test_constant_units_go_through_the_table_of_a_tanh() -> None:
     hidden = Layer(np.array([[0, 0], [3, 1]], np.int8), np.array([-64, 1], np.int32), 4, one, False, requantize)
     last = Layer(np.array([[5, 2], [-1, 4]], np.int8), np.array([7, 8], np.int32), 4, one, False)
     inputs = InputQuantization(np.ones(2, np.float32), -127, 127, 8)
-    found = canonical(policy((hidden, Tanh(8), last), (2,), inputs))
+    found = canonical(policy((hidden, tanh_op(8), last), (2,), inputs))
     first, second = found.layers
     assert first.weight.tolist() == [[3, 1]]
     assert second.bias.tolist() == [7 - 5 * 97, 8 + 97]  # 127 tanh(-1) = -96.7

@@ -19,8 +19,7 @@ from policypress.policy.contract import ActionTransform, Normalization, Observat
 from policypress.policy.ops import (
     INT32_MAX,
     INT32_MIN,
-    TANH_INPUT_LIMIT,
-    TANH_INPUT_SCALE,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -29,10 +28,9 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Numerics, Policy
-from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations
+from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, tanh_op
 
 torch = pytest.importorskip("torch", reason="convolutions and pooling are compared with torch's")
 
@@ -151,39 +149,41 @@ def test_relu_of_codes_and_of_floats() -> None:
 
 
 def test_tanh_of_codes_and_of_floats() -> None:
-    keep = Requantization(int32(2**7), int32(7), -TANH_INPUT_LIMIT, TANH_INPUT_LIMIT)
+    keep = Requantization(int32(2**7), int32(7), -255, 255)
     hidden = Layer(np.array([[1]], np.int8), int32(0), 2, ONE, False, keep)
     last = Layer(np.array([[1]], np.int8), int32(0), 2, ONE, False)
     x = [[0], [1], [-1], [64], [-64], [199], [200], [-300]]
-    _, record = recorded(tiny((hidden, Tanh(8), last), (1,), InputQuantization(ONE, -300, 300, 10)), x)
+    _, record = recorded(tiny((hidden, tanh_op(8), last), (1,), InputQuantization(ONE, -300, 300, 10)), x)
     # 127 tanh(1) = 96.7, 127 tanh(199 / 64) = 126.496; 300 is 255 before the table
     assert record[1].ravel().tolist() == [0, 2, -2, 97, -97, 126, 127, -127]
     assert record[0].ravel().tolist()[-1] == -255
     hidden, last = (Layer(one.weight, np.zeros(1, np.float32), 2, ONE, False) for one in (hidden, last))
     values = np.linspace(-12, 12, 99, dtype=np.float32)[:, None]
-    outputs, _ = recorded(tiny((hidden, Tanh(), last), (1,), None), values)
+    outputs, _ = recorded(tiny((hidden, Activation("tanh"), last), (1,), None), values)
     assert outputs.tobytes() == reference.tanh(values).tobytes()
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_table_of_tanh_is_rounded_correctly(bits: int) -> None:
     """Every entry, and with room: no machine's tanh could round one of them otherwise."""
-    table, high = reference.tanh_table(bits), 2 ** (bits - 1) - 1
-    exact = [high * math.tanh(code * TANH_INPUT_SCALE) for code in range(TANH_INPUT_LIMIT + 1)]
+    whole, high = tanh_op(bits).lookup.table, 2 ** (bits - 1) - 1
+    table = whole[255:]
+    assert np.array_equal(whole, -whole[::-1])
+    exact = [high * math.tanh(code * (1 / 64)) for code in range(255 + 1)]
     assert table.tolist() == [math.floor(value + 0.5) for value in exact]
     assert min(abs(value % 1 - 0.5) for value in exact) > 1.5e-4
     assert (table[0], table[-1]) == (0, high)
     assert (np.diff(table) >= 0).all()
-    assert not table.flags.writeable
+    assert not whole.flags.writeable
 
 
 @pytest.mark.parametrize(("bits", "error"), [(2, 0.5041), (4, 0.0779), (6, 0.0235), (8, 0.0113)])
 def test_the_error_of_tanh_in_integers(bits: int, error: float) -> None:
     """Rounding in front and rounding behind: the figures of docs/arithmetic.md."""
     x = np.linspace(-8, 8, 100_001)
-    codes = np.clip(np.floor(x / TANH_INPUT_SCALE + 0.5), -TANH_INPUT_LIMIT, TANH_INPUT_LIMIT).astype(np.int64)
-    op = Tanh(bits)
-    off = np.abs(reference.tanh_codes(op, codes) / op.high - np.tanh(x)).max()
+    codes = np.clip(np.floor(x / (1 / 64) + 0.5), -255, 255).astype(np.int64)
+    op = tanh_op(bits)
+    off = np.abs(op.lookup.table[codes + 255] / op.high - np.tanh(x)).max()
     assert 0.97 * error < off < error
 
 
@@ -238,7 +238,7 @@ def slow(op: Op, x: Nested, record: list[Nested]) -> Nested:
         x = slow_conv(op, x) if op.is_conv else slow_linear(op, x)
     elif isinstance(op, Relu):
         x = deep(lambda v: max(v, 0), x)
-    elif isinstance(op, Tanh):
+    elif isinstance(op, Activation):
         x = [int(math.copysign(math.floor(op.high * math.tanh(abs(v) / 64) + 0.5), v)) for v in x]
     elif isinstance(op, Flatten):
         x = [v for channel in x for row in channel for v in row]

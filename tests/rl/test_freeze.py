@@ -21,7 +21,7 @@ import policypress as pp
 from policypress.compression.compressor import Phase
 from policypress.config import CompressionConfig
 from policypress.errors import DivergedError, PolicypressError, UnsupportedError
-from policypress.policy.ops import Layer, Tanh
+from policypress.policy.ops import Activation, Layer
 from policypress.policy.policy import Policy
 from policypress.rl import ResNetExtractor
 from policypress.rl import load as load_agent
@@ -140,7 +140,7 @@ def test_hidden_tanh_is_equal_bit_for_bit_also_after_loading(algo: str, tmp_path
     model.save(tmp_path / "agent.zip")
     loaded = load_agent(tmp_path / "agent.zip", algo, env=model.get_env())
     policy, again, observations = pp.freeze(model), pp.freeze(loaded), observations_for(model)
-    assert [type(op) for op in policy.ops] == [Layer, Tanh, Layer, Tanh, Layer]
+    assert [type(op) for op in policy.ops] == [Layer, Activation, Layer, Activation, Layer]
     expected = deployed_outputs(model, observations)
     assert_alive(expected)
     for one in (policy, again):

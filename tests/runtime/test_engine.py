@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 import policypress as pp
 from policypress.errors import ObservationError, PolicypressError
-from policypress.policy.checks import output_shape
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Numerics, Policy
@@ -99,14 +98,14 @@ def image_policy(numerics: Numerics, seed: int, density: float) -> Policy:
             break
         outputs = int(rng.integers(1, 40))
         ops.append(b.layer(outputs, shape[0], *kernel, role="signed", name=f"{i}", stride=stride, padding=padding))
-        shape = output_shape(ops[-1], shape)
+        shape = ops[-1].output_shape(shape)
         if rng.random() < 0.5:
             ops.append(b.residual(outputs, f"r{i}"))
         if rng.random() < 0.5:
             ops.append(Relu())
         if rng.random() < 0.5 and min(shape[1:]) >= 2:
             ops.append(MaxPool2d((2, 2), (2, 1), (1, 0)))
-            shape = output_shape(ops[-1], shape)
+            shape = ops[-1].output_shape(shape)
     ops.append(Flatten())
     ops.append(b.layer(9, int(np.prod(shape)), role="hidden", name="dense"))
     ops.append(b.layer(5, 9, role="raw", name="q"))

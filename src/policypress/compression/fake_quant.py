@@ -17,8 +17,8 @@ from torch import nn
 
 from policypress.compression import kernels
 from policypress.config import Granularity, WeightRange
-from policypress.policy.ops import TANH_INPUT_LIMIT, TANH_INPUT_SCALE, ZERO_POINT_LIMIT
-from policypress.policy.reference import tanh_table
+from policypress.policy.activations import FUNCTIONS, LARGEST_CODE, lookup
+from policypress.policy.ops import ZERO_POINT_LIMIT
 
 MULTIPLIER_BITS = 8
 FLOAT32_SHIFT = 16
@@ -46,6 +46,7 @@ _ENOUGH = 32
 _PAYS = 4.0
 """A zero point must make a range this much smaller: two bits of the input, and of the weights of all others."""
 _ADAM = (0.9, 0.999)
+_TANH_UNIT, _ = FUNCTIONS["tanh"].grid or (0.0, 0)
 
 
 class _IntegerLayer(torch.autograd.Function):
@@ -777,9 +778,9 @@ class FakeQuantTanh(nn.Tanh):
         super().__init__()
         self.output = _constant_range(bits, 1.0)
         self.active = False
-        positive = tanh_table(bits)
+        table = lookup("tanh", (), _TANH_UNIT, bits, LARGEST_CODE).table
         # The last entry stands for NaN, which must not be lost: it says that the training diverged.
-        codes = torch.tensor(np.concatenate([-positive[:0:-1], positive, [np.nan]]), dtype=torch.float32)
+        codes = torch.tensor(np.concatenate([table, [np.nan]]), dtype=torch.float32)
         self.register_buffer("table", codes * self.output.scale(), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -789,13 +790,13 @@ class FakeQuantTanh(nn.Tanh):
 
     def values(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` on the layer's grid to values on that of the output, float32."""
-        places = (x * (1 / TANH_INPUT_SCALE)).add_(TANH_INPUT_LIMIT)  # whole numbers, exactly
+        places = (x * (1 / _TANH_UNIT)).add_(LARGEST_CODE)  # whole numbers, exactly
         return self.table[places.nan_to_num_(nan=len(self.table) - 1).int()]
 
 
 def tanh_input() -> ActivationQuantizer:
     """The range of a layer's output that a FakeQuantTanh takes."""
-    return _constant_range(TANH_INPUT_LIMIT.bit_length() + 1, TANH_INPUT_LIMIT * TANH_INPUT_SCALE)
+    return _constant_range(LARGEST_CODE.bit_length() + 1, LARGEST_CODE * _TANH_UNIT)
 
 
 def _constant_range(bits: int, limit: float) -> ActivationQuantizer:

@@ -30,10 +30,12 @@ from policypress.compression.graph import (
     clipped,
 )
 from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError
+from policypress.policy.activations import FUNCTIONS
 from policypress.policy.checks import check_accumulators
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
     FLOAT_BITS,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -42,7 +44,6 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Policy, TestVectors
 
@@ -146,8 +147,11 @@ def _op(node: Node) -> Op:
     if isinstance(node, LayerNode):
         return _layer(node)
     if isinstance(node, TanhNode):
-        tanh = node.module
-        return Tanh(tanh.output.bits) if isinstance(tanh, FakeQuantTanh) and tanh.active else Tanh()
+        tanh, grid = node.module, FUNCTIONS["tanh"].grid
+        assert grid is not None
+        if isinstance(tanh, FakeQuantTanh) and tanh.active:
+            return Activation("tanh", grid[0], tanh.output.bits, grid[1])
+        return Activation("tanh")
     if isinstance(node, FlattenNode):
         return Flatten()
     if isinstance(node, PoolNode):

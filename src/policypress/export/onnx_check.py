@@ -17,7 +17,7 @@ from policypress.errors import ExportError, ObservationError
 from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style, normalization_error
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform
-from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.policy import Policy
 
 _ROUNDING = 2.0**-24  # of one float32 operation
@@ -288,7 +288,7 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
                     # Zero weights too multiply what overflows: then nothing is known of the observation any more.
                     known = [np.isfinite(values).reshape(len(x), -1).all(axis=1) for values in (inputs, sums)]
                     apart[~(known[0] & known[1])] = np.inf
-                case Tanh():
+                case Activation():
                     apart = apart + np.float32(_TANH)
                 case Flatten() | MaxPool2d():
                     apart = reference.run_float((op,), apart, [])

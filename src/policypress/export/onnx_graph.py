@@ -20,14 +20,12 @@ from onnx import helper, numpy_helper
 
 import policypress
 from policypress.errors import UnsupportedError
-from policypress.policy import reference
+from policypress.policy import activations, reference
 from policypress.policy.card import encode_card
-from policypress.policy.checks import Shape, output_shape
 from policypress.policy.contract import ActionTransform, Normalization
 from policypress.policy.ops import (
     FLOAT_BITS,
-    TANH_INPUT_LIMIT,
-    TANH_INPUT_SCALE,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -36,7 +34,7 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
+    Shape,
 )
 from policypress.policy.policy import Policy
 
@@ -327,7 +325,7 @@ class _Exact:
             assert isinstance(value, _Codes)
             with self.graph.layer(op):
                 value = self._op(op, value, shape)
-            shape = output_shape(op, shape)
+            shape = op.output_shape(shape)
         return value
 
     def _op(self, op: Op, codes: _Codes, shape: Shape) -> _Codes | str:
@@ -342,15 +340,14 @@ class _Exact:
                     return accumulators
                 low, high = op.requantize.low, op.requantize.high
                 dtype = _wide_enough(op.requantize, max(-low, high))
-                ndim = len(output_shape(op, shape))
+                ndim = len(op.output_shape(shape))
                 return self._store(
                     self._scale(g.cast(accumulators, dtype), op.requantize, dtype, ndim), dtype, low, high
                 )
             case Residual():
                 return self._residual(op, codes, shape)
-            case Tanh():
-                inputs = np.arange(-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT + 1)
-                table = (reference.tanh_codes(op, inputs) + op.high).astype(np.uint8)
+            case Activation():
+                table = (op.lookup.table + op.high).astype(np.uint8)
                 # The layer in front has the limits of ``inputs``: its codes plus their zero are places in the table.
                 tensor = g.op("Gather", g.constant(table, "table"), g.cast(codes.tensor, np.int32))
                 codes = _Codes(tensor, op.high, 2 * op.high)
@@ -521,7 +518,7 @@ class _Qdq:
                     result = self._requantized(op, result)
                 else:
                     result = self._op(op, result, shape)
-            shape = output_shape(op, shape)
+            shape = op.output_shape(shape)
         return result
 
     def _op(self, op: Op, value: _Quantized, shape: Shape) -> _Quantized:
@@ -529,8 +526,8 @@ class _Qdq:
         match op:
             case Residual():
                 return self._residual(op, value, shape)
-            case Tanh():
-                x = g.op("Mul", value.tensor, g.constant(np.float32(TANH_INPUT_SCALE)))
+            case Activation():
+                x = g.op("Mul", value.tensor, g.constant(np.float32(op.unit)))
                 return self._codes(g.op("Tanh", x), -op.high, op.high, 1 / op.high)
             case Relu():
                 limits = max(value.low, 0), max(value.high, 1)
@@ -631,7 +628,7 @@ class _Float:
                         x = g.op("Relu", x) if op.relu else x
                     case Relu():
                         x = g.op("Relu", x)
-                    case Tanh():
+                    case Activation():
                         x = _tanh(g, x, self.style)
                     case MaxPool2d():
                         x = _max_pool(g, op, x)
@@ -736,20 +733,20 @@ def _tanh(graph: _Graph, x: str, style: Style) -> str:
             value = g.op("Add", g.op("Mul", value, at), f(coefficient))
         return value
 
-    a = g.op("Min", g.op("Abs", x), f(reference.TANH_LIMIT))
+    a = g.op("Min", g.op("Abs", x), f(activations.TANH_LIMIT))
 
     z = g.op("Mul", a, a)
-    small = g.op("Add", a, g.op("Mul", a, g.op("Mul", z, horner(reference.TANH_SMALL, z))))
+    small = g.op("Add", a, g.op("Mul", a, g.op("Mul", z, horner(activations.TANH_SMALL, z))))
 
     y = g.op("Add", a, a)
-    n = g.op("Floor", g.op("Add", g.op("Mul", y, f(reference.LOG2_E)), f(0.5)))
-    s = g.op("Add", g.op("Sub", g.op("Mul", n, f(reference.LN2_HIGH)), y), g.op("Mul", n, f(reference.LN2_LOW)))
-    e = g.op("Add", g.op("Add", s, g.op("Mul", g.op("Mul", s, s), horner(reference.EXP_TAIL, s))), f(1))
-    last = int(2 * reference.TANH_LIMIT * reference.LOG2_E + 0.5)
+    n = g.op("Floor", g.op("Add", g.op("Mul", y, f(activations.LOG2_E)), f(0.5)))
+    s = g.op("Add", g.op("Sub", g.op("Mul", n, f(activations.LN2_HIGH)), y), g.op("Mul", n, f(activations.LN2_LOW)))
+    e = g.op("Add", g.op("Add", s, g.op("Mul", g.op("Mul", s, s), horner(activations.EXP_TAIL, s))), f(1))
+    last = int(2 * activations.TANH_LIMIT * activations.LOG2_E + 0.5)
     powers = np.ldexp(np.ones(last + 1, np.float32), -np.arange(last + 1))
     place = _clip(g, g.cast(n, np.int32), np.int32(0), np.int32(last))  # NaN has no place of its own
     e = g.op("Mul", e, g.op("Gather", g.constant(powers, "powers"), place))
     large = g.op("Sub", f(1), g.op("Div", g.op("Add", e, e), g.op("Add", f(1), e)))
 
-    magnitude = g.op("Where", g.op("Less", a, f(reference.TANH_SPLIT)), small, large)
+    magnitude = g.op("Where", g.op("Less", a, f(activations.TANH_SPLIT)), small, large)
     return str(g.op("Where", g.op("Less", x, f(0)), g.op("Neg", magnitude), magnitude))

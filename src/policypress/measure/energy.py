@@ -37,8 +37,7 @@ from types import MappingProxyType
 from typing import Any
 
 from policypress.errors import UnsupportedError
-from policypress.policy.checks import Shape, output_shape
-from policypress.policy.ops import FLOAT_BITS, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Shape
 from policypress.policy.policy import Policy
 
 PICOJOULES: Mapping[str, float] = MappingProxyType(
@@ -176,19 +175,19 @@ class _Counter:
 
     def ops(self, ops: Iterable[Op], shape: Shape) -> Shape:
         for op in ops:
-            after, before_bytes = output_shape(op, shape), self._value_bytes
+            after, before_bytes = op.output_shape(shape), self._value_bytes
             values, plain = math.prod(after), "int32_add" if self._integer else "float_add"
             match op:
                 case Layer():
                     self._layer(op, after)
                 case Relu():
                     self._add(**{plain: values})
-                case Tanh() if op.bits:
+                case Activation() if op.bits:
                     self._add(int32_add=2 * values, activation_traffic=values)
                     if op.bits not in self._tables:
                         self._add(constant_bytes=256)
                         self._tables.add(op.bits)
-                case Tanh():
+                case Activation():
                     self._add(float_mul=_TANH * values, float_add=_TANH * values)
                 case MaxPool2d():
                     window = math.prod(op.kernel)

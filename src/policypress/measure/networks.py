@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.policy.checks import Shape, output_shape
 from policypress.policy.ops import (
     FLOAT_BITS,
-    TANH_INPUT_SCALE,
+    Activation,
     Flatten,
     Layer,
     MaxPool2d,
@@ -24,7 +23,7 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
+    Shape,
 )
 from policypress.policy.policy import Policy
 
@@ -97,8 +96,8 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
                 after = ops[index + 1] if index + 1 < len(ops) else None
                 if last is not None and all(isinstance(later, Relu | MaxPool2d) for later in ops[index + 1 :]):
                     given = last
-                elif isinstance(after, Tanh):
-                    given = np.full(1, TANH_INPUT_SCALE)
+                elif isinstance(after, Activation):
+                    given = np.full(1, after.unit)
                 else:
                     given = np.ones(1)
                 ratio = op.scale.astype(np.float64) if op.requantize is None else _ratio(op.requantize)
@@ -110,9 +109,9 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
                 relu = op.relu or (op.requantize is not None and op.requantize.low == 0)
                 found.append(_float_layer(op, weight, op.bias * scale, relu))
                 unit = given
-            case Tanh():
-                found.append(Tanh())
-                unit = np.full(1, 1 / op.high)
+            case Activation():
+                found.append(op.as_float)
+                unit = np.full(1, float(op.lookup.scale))
             case Residual():
                 assert op.skip is not None
                 assert op.branch is not None
@@ -196,7 +195,7 @@ def widened(policy: Policy, hidden: Sequence[int], seed: int = 0) -> Policy:
         raise ConfigError(f"hidden widths must be positive numbers, for example 256,256, not {tuple(hidden)}.")
     rng = np.random.default_rng(seed)
     layers, outputs = policy.layers, len(policy.layers[-1].weight)
-    if not policy.observation.image and all(isinstance(op, Layer | Relu | Tanh | Flatten) for op in policy.ops):
+    if not policy.observation.image and all(isinstance(op, Layer | Relu | Activation | Flatten) for op in policy.ops):
         ops = _vector_network(policy, [*hidden, outputs], rng)
     else:
         own = [len(layer.weight) for layer in layers[:-1]]
@@ -209,14 +208,14 @@ def widened(policy: Policy, hidden: Sequence[int], seed: int = 0) -> Policy:
 
 
 def _vector_network(policy: Policy, widths: Sequence[int], rng: np.random.Generator) -> tuple[Op, ...]:
-    saturates = any(isinstance(op, Tanh) for op in policy.ops)
+    activation = next((op.as_float for op in policy.ops if isinstance(op, Activation)), None)
     ops: list[Op] = [Flatten()] if len(policy.observation.shape) > 1 else []
     inputs = math.prod(policy.observation.shape)
     for index, width in enumerate(widths):
         hidden = index < len(widths) - 1
-        ops.append(_random_layer((width, inputs), hidden and not saturates, rng))
-        if hidden and saturates:
-            ops.append(Tanh())
+        ops.append(_random_layer((width, inputs), hidden and activation is None, rng))
+        if hidden and activation is not None:
+            ops.append(activation)
         inputs = width
     return tuple(ops)
 
@@ -232,13 +231,13 @@ def _with_widths(
                 relu = op.relu or (op.requantize is not None and op.requantize.low == 0)
                 layer = _random_layer((next(widths), shape[0], *op.weight.shape[2:]), relu, rng)
                 op = dataclasses.replace(layer, stride=op.stride, padding=op.padding, name=op.name)
-            case Tanh():
-                op = Tanh()
+            case Activation():
+                op = op.as_float
             case Residual():
                 op = Residual(_with_widths(op.body, widths, shape, rng)[0])
             case _:
                 pass
-        shape = output_shape(op, shape)
+        shape = op.output_shape(shape)
         found.append(op)
     return tuple(found), shape
 

@@ -26,7 +26,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.networks import parameters
 from policypress.policy import reference
 from policypress.policy.observations import usual_observations
-from policypress.policy.ops import Flatten, Layer, MaxPool2d, Op, Relu, Residual, Tanh
+from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
 
@@ -87,7 +87,7 @@ def stable_baselines3(task: Task) -> Peer:
         def forward(self, observations: torch.Tensor) -> torch.Tensor:
             return self.body(observations)  # type: ignore[no-any-return]
 
-    plain = not transform.image and all(isinstance(op, Layer | Tanh | Relu | Flatten) for op in policy.ops)
+    plain = not transform.image and all(isinstance(op, Layer | Activation | Relu | Flatten) for op in policy.ops)
     hidden = [len(layer.weight) for layer in policy.layers[:-1]] if plain else []
     usual = {"discrete": "dqn", "box": "sac" if action.squash else "ppo"}.get(action.kind, "ppo")
     fitting = {"dqn": ("dqn",), "sac": ("sac", "td3", "ddpg"), "ppo": ("ppo", "a2c")}[usual]
@@ -95,7 +95,7 @@ def stable_baselines3(task: Task) -> Peer:
         fitting += ("ppo", "a2c")
     trained = str(policy.provenance.get("algo"))
     adapter = adapter_named(trained if trained in fitting else usual)
-    activation = torch.nn.Tanh if any(isinstance(op, Tanh) for op in policy.ops) else torch.nn.ReLU
+    activation = torch.nn.Tanh if any(isinstance(op, Activation) for op in policy.ops) else torch.nn.ReLU
     kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": adapter.net_arch(hidden)}
     if not plain:
         kwargs["features_extractor_class"] = Body
@@ -362,7 +362,7 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                     yield torch.nn.ReLU()
             case Relu():
                 yield torch.nn.ReLU()
-            case Tanh():
+            case Activation():
                 yield torch.nn.Tanh()
             case Flatten():
                 yield torch.nn.Flatten()
@@ -416,7 +416,7 @@ def onnx_model(policy: Policy) -> bytes:
                     x = node("Relu", x) if op.relu else x
                 case Relu():
                     x = node("Relu", x)
-                case Tanh():
+                case Activation():
                     x = node("Tanh", x)
                 case Flatten():
                     x = node("Flatten", x)
@@ -506,7 +506,7 @@ def _litert_model(policy: Policy) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     observation, action = policy.observation, policy.action
-    plain = all(isinstance(op, Layer | Relu | Tanh) for op in policy.ops)
+    plain = all(isinstance(op, Layer | Relu | Activation) for op in policy.ops)
     if not plain or len(observation.shape) != 1 or observation.normalization is not None:
         raise UnsupportedError("the LiteRT row is for plain networks of vectors without normalization.")
     outputs = len(policy.layers[-1].weight)
@@ -544,7 +544,7 @@ def _litert_model(policy: Policy) -> bytes:
             operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
             operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
         else:
-            x = operate("TANH" if isinstance(op, Tanh) else "RELU", width, x)
+            x = operate("TANH" if isinstance(op, Activation) else "RELU", width, x)
     if action.kind == "box":
         low, high = np.ravel(np.asarray(action.low)), np.ravel(np.asarray(action.high))
         steps = (("MAXIMUM", low), ("MINIMUM", high))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy import reference
-from policypress.policy.ops import InputQuantization, Layer, Op, Relu, Residual, Tanh
+from policypress.policy.ops import InputQuantization, Layer, Op, Residual
 from policypress.policy.policy import Policy, TestVectors
 
 _MANY = 256  # weights of a unit
@@ -87,11 +87,8 @@ def _drop_units(ops: list[Op], first: int, second: int) -> bool:
         constant = read & ~layer.weight.reshape(len(layer.weight), -1).any(axis=1)
         if constant.any():
             values = reference.requantize(layer.requantize, layer.bias[None].astype(np.int64))[0]
-            for op in ops[first + 1 : second]:
-                if isinstance(op, Relu):
-                    values = np.maximum(values, 0)
-                elif isinstance(op, Tanh):
-                    values = reference.tanh_codes(op, values)
+            between = (op for op in ops[first + 1 : second] if op.elementwise)  # a window sees the same everywhere
+            values = reference.run_integer(between, values[None], [])[0]
             added = (outgoing.astype(np.int64).sum(axis=2) * np.where(constant, values, 0)).sum(axis=1)
             reader = dataclasses.replace(reader, bias=(reader.bias + added).astype(np.int32))
             keep &= ~constant

@@ -10,54 +10,20 @@ import numpy as np
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.ops import (
     FLOAT_BITS,
-    TANH_INPUT_LIMIT,
+    MAX_VALUES,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
-    MaxPool2d,
     Op,
-    Relu,
+    Range,
     Residual,
-    Tanh,
+    Shape,
 )
 from policypress.policy.policy import Policy
 
-MAX_VALUES = 2**23  # weights in a policy, and values in any activation
 MAX_DEPTH = 8  # residual blocks inside one another
 MAX_OPS = 1024
-
-Shape = tuple[int, ...]
-
-
-def output_shape(op: Op, shape: Shape) -> Shape:
-    """Shape of one operation's result for an input of ``shape`` (both without the batch dimension).
-
-    Raises UnsupportedError if the operation does not take such an input.
-    """
-    match op:
-        case Layer() if op.is_conv:
-            _require_image(op, shape)
-            _fit(shape[0] == op.weight.shape[1], op, shape)
-            return (op.weight.shape[0], *_slide(op, shape, op.weight.shape[2:]))
-        case Layer():
-            _fit(shape == op.weight.shape[1:], op, shape)
-            return (op.weight.shape[0],)
-        case Relu() | Tanh():
-            return shape
-        case Flatten():
-            return (math.prod(shape),)
-        case MaxPool2d():
-            _require_image(op, shape)
-            return (shape[0], *_slide(op, shape, op.kernel))
-        case Residual():
-            result = shape
-            for inner in op.body:
-                result = output_shape(inner, result)
-            _fit(result == shape, op, shape)
-            for operand in (op.skip, op.branch):
-                sizes = () if operand is None else (operand.multiplier.size, operand.shift.size)
-                _fit(all(size in (1, shape[0]) for size in sizes), op, shape)
-            return shape
 
 
 def check_structure(policy: Policy) -> None:
@@ -85,7 +51,7 @@ def check_structure(policy: Policy) -> None:
     if features > MAX_VALUES:
         raise UnsupportedError(f"An observation holds at most {MAX_VALUES:,} values.")
     for op in policy.ops:
-        shape = output_shape(op, shape)
+        shape = op.output_shape(shape)
     if len(shape) != 1:
         raise UnsupportedError(f"A policy's outputs must be a vector, not of shape {shape}: end in a linear layer.")
     action = policy.action
@@ -101,46 +67,29 @@ def check_accumulators(ops: Iterable[Op], input: InputQuantization) -> None:
     For each output: sum |weight| * max |code| + |bias| < 2**31, with the codes' limits taken from the input
     quantization and the requantizations. Raises PolicypressError if the proof fails.
     """
-    _accumulator_range(ops, (input.low, input.high))
+    _check_ranges(ops, (input.low, input.high))
 
 
-def _accumulator_range(ops: Iterable[Op], codes: tuple[int, int]) -> tuple[int, int]:
-    low, high = codes
+def _check_ranges(ops: Iterable[Op], codes: Range) -> None:
     for op in ops:
-        match op:
-            case Layer():
-                if op.weight_bits == FLOAT_BITS or op.bias.dtype != np.int32:
-                    raise PolicypressError(f"Layer {op.name!r} of an integer policy must hold integers.")
-                # In int64 the proof itself cannot overflow: 2**23 weights below 2**7 times codes up to 2**31.
-                weight = np.abs(op.weight.reshape(len(op.weight), -1)).sum(axis=1, dtype=np.int64)
-                sums = weight * max(-low, high) + np.abs(op.bias.astype(np.int64))
-                worst = int(sums.argmax())
-                reach = int(sums[worst])
-                if reach >= 2**31:
-                    raise PolicypressError(
-                        f"The accumulator of output {worst} of layer {op.name!r} could reach {reach:,},"
-                        " which overflows 32 bits: use fewer weight_bits or a higher sparsity."
-                    )
-                if op.requantize is not None:
-                    low, high = op.requantize.low, op.requantize.high
-                else:
-                    low, high = (0 if op.relu else -reach), reach
-            case Relu():
-                low, high = max(low, 0), max(high, 0)
-            case Tanh():
-                low, high = -op.high, op.high
-            case Residual():
-                _accumulator_range(op.body, (low, high))
-                low, high = op.low, op.high
-            case Flatten() | MaxPool2d():
-                pass
-    return low, high
+        if isinstance(op, Layer):
+            if op.weight_bits == FLOAT_BITS or op.bias.dtype != np.int32:
+                raise PolicypressError(f"Layer {op.name!r} of an integer policy must hold integers.")
+            reach = op.reach(*codes)
+            worst = int(reach.argmax())
+            if reach[worst] >= 2**31:
+                raise PolicypressError(
+                    f"The accumulator of output {worst} of layer {op.name!r} could reach {reach[worst]:,},"
+                    " which overflows 32 bits: use fewer weight_bits or a higher sparsity."
+                )
+        _check_ranges(op.children, codes)
+        codes = op.codes(*codes)
 
 
 def _check_count(ops: Iterable[Op], depth: int) -> int:
     count = 0
     for op in ops:
-        count += 1 + (_check_count(op.body, depth + 1) if isinstance(op, Residual) else 0)
+        count += 1 + (_check_count(op.children, depth + 1) if op.children else 0)
     if depth > MAX_DEPTH or count > MAX_OPS:
         raise UnsupportedError(
             f"A policy holds at most {MAX_OPS} operations and {MAX_DEPTH} residual blocks inside one another."
@@ -154,8 +103,9 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
             if (op.skip is not None) != integer:
                 raise UnsupportedError("A residual block is requantized in integer numerics and only there.")
             _check_numerics(op.body, integer)
-        elif isinstance(op, Tanh):
-            _check_tanh(op, ops[index - 1] if index else None, integer)
+        elif isinstance(op, Activation):
+            if (op.bits > 0) != integer:
+                raise UnsupportedError(f"{op.function} has codes of some bits in integer numerics and only there.")
         elif isinstance(op, Layer):
             accumulators = index == len(ops) - 1  # go into the output, or into the sum of a residual block
             if integer and op.requantize is None and not accumulators:
@@ -166,18 +116,6 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
                 raise UnsupportedError(
                     f"Layer {op.name!r} needs a float32 bias and no requantization for float activations."
                 )
-
-
-def _check_tanh(op: Tanh, before: Op | None, integer: bool) -> None:
-    if not isinstance(before, Layer) or before.relu:
-        raise UnsupportedError("A Tanh must follow a layer without ReLU.")
-    if (op.bits > 0) != integer:
-        raise UnsupportedError("A Tanh has codes of some bits in integer numerics and only there.")
-    limits = None if before.requantize is None else (before.requantize.low, before.requantize.high)
-    if integer and limits != (-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT):
-        raise UnsupportedError(
-            f"Layer {before.name!r} must be requantized to [-{TANH_INPUT_LIMIT}, {TANH_INPUT_LIMIT}] for its Tanh."
-        )
 
 
 def _check_test_vectors(policy: Policy, outputs: Shape) -> None:
@@ -195,25 +133,3 @@ def _check_test_vectors(policy: Policy, outputs: Shape) -> None:
             raise UnsupportedError(
                 f"Test vectors must match the policy: {dtype} of {shape}, not {array.dtype} of {array.shape}."
             )
-
-
-def _require_image(op: Op, shape: Shape) -> None:
-    _fit(len(shape) == 3, op, shape)
-
-
-def _slide(op: Layer | MaxPool2d, shape: Shape, kernel: Shape) -> Shape:
-    padded = [n + 2 * p for n, p in zip(shape[1:], op.padding, strict=True)]
-    _fit(all(n >= k for n, k in zip(padded, kernel, strict=True)), op, shape)
-    result = tuple((n - k) // s + 1 for n, k, s in zip(padded, kernel, op.stride, strict=True))
-    channels = op.weight.shape[0] if isinstance(op, Layer) else shape[0]
-    if max(channels * math.prod(result), shape[0] * math.prod(padded)) > MAX_VALUES:
-        raise UnsupportedError(f"An activation holds at most {MAX_VALUES:,} values, padding included.")
-    return result
-
-
-def _fit(fits: bool, op: Op, shape: Shape) -> None:
-    if not fits:
-        label = type(op).__name__
-        if isinstance(op, Layer):
-            label += f" {op.name!r} with weights {op.weight.shape}"
-        raise UnsupportedError(f"{label} does not fit an input of shape {shape}.")

@@ -1,25 +1,31 @@
-"""Operations of a frozen policy: NumPy data, checked where it is made."""
+"""Operations of a frozen policy: NumPy data, checked where it is made.
+
+Each knows the shape of what it gives (``output_shape``, without the batch dimension; UnsupportedError if it does not
+take such an input), the range of its codes in integer numerics (``codes``, from that of what it takes), whether it is
+``elementwise``, and the operations inside it (``children``).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import require
+from policypress.errors import UnsupportedError, require
+from policypress.policy import activations
 
 FLOAT_BITS = 32
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-TANH_INPUT_SCALE = 1 / 64
-TANH_INPUT_LIMIT = 255
-"""What a Tanh takes in integer numerics: codes of 9 bits worth 1/64 each, from -3.98 to 3.98. Output codes of 8 bits
-reach their limit at 3.125, and limits of at most 8 bits keep requantization within float32 and int32."""
+MAX_VALUES = 2**23  # weights in a policy, and values in any activation
 ZERO_POINT_LIMIT = 2**15
 """Largest magnitude of an input's zero point: float32 products of that many codes still say which code is meant."""
+
+Shape = tuple[int, ...]
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,9 @@ class Layer:
     padding: tuple[int, int] = (0, 0)
     name: str = ""
     trained_shape: tuple[int, ...] = ()
+
+    elementwise: ClassVar[bool] = False
+    children: ClassVar[tuple[Op, ...]] = ()
 
     def __post_init__(self) -> None:
         label = f"Layer {self.name!r}"
@@ -137,35 +146,135 @@ class Layer:
         """Share of the trained weights that are zero or left out."""
         return 1.0 - self.nonzeros / self.trained_weights
 
+    @property
+    def rectifies(self) -> bool:
+        """Whether negative outputs become zero, by ``relu`` or by the limits of the codes."""
+        return self.relu or (self.requantize is not None and self.requantize.low == 0)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not self.is_conv:
+            _fit(shape == self.weight.shape[1:], self, shape)
+            return (self.weight.shape[0],)
+        _fit(len(shape) == 3 and shape[0] == self.weight.shape[1], self, shape)
+        return (self.weight.shape[0], *_slide(self, shape, self.weight.shape[2:], self.weight.shape[0]))
+
+    def reach(self, low: int, high: int) -> NDArray[np.int64]:
+        """The largest magnitude that each output's accumulator can have, in whatever order it is summed: int64 (out,).
+
+        In int64 the proof itself cannot overflow: 2**23 weights below 2**7 times codes up to 2**31.
+        """
+        weight = np.abs(self.weight.reshape(len(self.weight), -1)).sum(axis=1, dtype=np.int64)
+        reach: NDArray[np.int64] = weight * max(-low, high) + np.abs(self.bias.astype(np.int64))
+        return reach
+
+    def codes(self, low: int, high: int) -> Range:
+        if self.requantize is not None:
+            return self.requantize.low, self.requantize.high
+        reach = int(self.reach(low, high).max())
+        return (0 if self.relu else -reach), reach
+
 
 @dataclass(frozen=True)
 class Relu:
     """Negative values (or codes) become zero; the scale does not change."""
 
+    elementwise: ClassVar[bool] = True
+    children: ClassVar[tuple[Op, ...]] = ()
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def codes(self, low: int, high: int) -> Range:
+        return max(low, 0), max(high, 0)
+
 
 @dataclass(frozen=True)
-class Tanh:
-    """Hyperbolic tangent of a layer's outputs.
+class Activation:
+    """An elementwise ``function`` of ``activations.FUNCTIONS`` with its float32 ``parameters``.
 
-    In integer numerics the layer is requantized to [-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT], and a table
-    (``reference.tanh_table``) turns its codes, worth TANH_INPUT_SCALE each, into signed ones of ``bits`` bits, worth
-    1 / ``high`` each. Elsewhere ``bits`` is 0 and the values are float32.
+    In integer numerics a table turns codes from -``limit`` to ``limit``, worth ``unit`` each (float32), into codes of
+    ``bits`` bits from ``low`` to ``high``, worth ``scale`` each. Elsewhere ``unit``, ``bits`` and ``limit`` are 0 and
+    the values are float32.
     """
 
+    function: str
+    unit: float = 0.0
     bits: int = 0
+    limit: int = 0
+    parameters: tuple[float, ...] = ()
+
+    elementwise: ClassVar[bool] = True
+    children: ClassVar[tuple[Op, ...]] = ()
 
     def __post_init__(self) -> None:
-        require(self.bits == 0 or 2 <= self.bits <= 8, f"A Tanh must have codes of 2 to 8 bits, not {self.bits}")
+        known = activations.FUNCTIONS
+        require(self.function in known, f"{self.function!r} is no activation that is known: use {', '.join(known)}")
+        row = known[self.function]
+        object.__setattr__(self, "parameters", tuple(float(np.float32(value)) for value in self.parameters))
+        require(
+            len(self.parameters) == len(row.parameters) and bool(np.isfinite(self.parameters).all())
+            and row.legal(*self.parameters),
+            f"{self.function} cannot have the parameters {self.parameters} for {row.parameters}",
+        )  # fmt: skip
+        if not self.bits:
+            require(self.unit == 0 == self.limit, f"{self.function} has no unit and no limit where values are float32")
+            return
+        require(2 <= self.bits <= 8, f"{self.function} must have codes of 2 to 8 bits, not {self.bits}")
+        require(
+            1 <= self.limit <= activations.LARGEST_CODE,
+            f"{self.function} must take codes up to 1 to {activations.LARGEST_CODE}, not {self.limit}",
+        )
+        require(
+            math.isfinite(self.unit) and self.unit > 0 and self.unit == float(np.float32(self.unit)),
+            f"{self.function} must take codes worth a positive float32 number each, not {self.unit}",
+        )
+        _ = self.lookup
+
+    @property
+    def lookup(self) -> activations.Lookup:
+        """What the table of integer numerics holds."""
+        return activations.lookup(self.function, self.parameters, self.unit, self.bits, self.limit)
+
+    @property
+    def low(self) -> int:
+        return self.lookup.low
 
     @property
     def high(self) -> int:
-        """Largest output code in integer numerics."""
-        return int(2 ** (self.bits - 1)) - 1
+        return self.lookup.high
+
+    @property
+    def as_float(self) -> Activation:
+        """The same function of float32 values."""
+        return Activation(self.function, parameters=self.parameters)
+
+    def values(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The function of float32 values, of one dimension at least."""
+        return activations.FUNCTIONS[self.function](x, *self.parameters)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def codes(self, low: int, high: int) -> Range:
+        require(
+            -self.limit <= low and high <= self.limit,
+            f"{self.function} takes codes from {-self.limit} to {self.limit}, not from {low} to {high}",
+        )
+        return self.low, self.high
 
 
 @dataclass(frozen=True)
 class Flatten:
     """(channels, height, width) becomes one vector in C order."""
+
+    elementwise: ClassVar[bool] = False
+    children: ClassVar[tuple[Op, ...]] = ()
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def codes(self, low: int, high: int) -> Range:
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -176,8 +285,18 @@ class MaxPool2d:
     stride: tuple[int, int]
     padding: tuple[int, int]
 
+    elementwise: ClassVar[bool] = False
+    children: ClassVar[tuple[Op, ...]] = ()
+
     def __post_init__(self) -> None:
         _require_window("MaxPool2d", self.kernel, self.stride, self.padding)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _fit(len(shape) == 3, self, shape)
+        return (shape[0], *_slide(self, shape, self.kernel, shape[0]))
+
+    def codes(self, low: int, high: int) -> Range:
+        return low, high
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +311,8 @@ class Residual:
     branch: Requantization | None = None
     low: int = 0
     high: int = 0
+
+    elementwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(len(self.body) > 0, "A residual block needs at least one operation in its body")
@@ -211,8 +332,24 @@ class Residual:
             f" not [{self.low}, {self.high}]",
         )
 
+    @property
+    def children(self) -> tuple[Op, ...]:
+        return self.body
 
-Op = Layer | Relu | Tanh | Flatten | MaxPool2d | Residual
+    def output_shape(self, shape: Shape) -> Shape:
+        result = shape
+        for op in self.body:
+            result = op.output_shape(result)
+        operands = [operand for operand in (self.skip, self.branch) if operand is not None]
+        sizes = [values.size for operand in operands for values in (operand.multiplier, operand.shift)]
+        _fit(result == shape and all(size in (1, shape[0]) for size in sizes), self, shape)
+        return shape
+
+    def codes(self, low: int, high: int) -> Range:
+        return self.low, self.high
+
+
+Op = Layer | Relu | Activation | Flatten | MaxPool2d | Residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,13 +390,16 @@ def weight_limit(bits: int) -> int:
     return int(2 ** (bits - 1)) - 1
 
 
-def layers_of(ops: Iterable[Op]) -> Iterator[Layer]:
-    """Every layer among ``ops`` in the order it runs, those inside residual blocks included."""
+def walk(ops: Iterable[Op]) -> Iterator[Op]:
+    """Every operation among ``ops`` in the order it ends, those inside others before them."""
     for op in ops:
-        if isinstance(op, Layer):
-            yield op
-        elif isinstance(op, Residual):
-            yield from layers_of(op.body)
+        yield from walk(op.children)
+        yield op
+
+
+def layers_of(ops: Iterable[Op]) -> Iterator[Layer]:
+    """Every layer among ``ops`` in the order it runs, those inside other operations included."""
+    return (op for op in walk(ops) if isinstance(op, Layer))
 
 
 def _require_vector(label: str, vector: NDArray[Any], dtype: type[np.generic]) -> None:
@@ -273,3 +413,21 @@ def _require_window(label: str, kernel: tuple[int, ...], stride: tuple[int, int]
     # Padding of a kernel or more would only add windows that see nothing.
     fits = all(k >= 1 and s >= 1 and 0 <= p < k for k, s, p in zip(kernel, stride, padding, strict=True))
     require(fits, f"{label} needs a kernel and stride of at least 1 and a padding smaller than the kernel")
+
+
+def _slide(op: Layer | MaxPool2d, shape: Shape, kernel: Shape, channels: int) -> Shape:
+    """Positions of a window over an image of ``shape``, of which ``channels`` values each come out."""
+    padded = [n + 2 * p for n, p in zip(shape[1:], op.padding, strict=True)]
+    _fit(all(n >= k for n, k in zip(padded, kernel, strict=True)), op, shape)
+    result = tuple((n - k) // s + 1 for n, k, s in zip(padded, kernel, op.stride, strict=True))
+    if max(channels * math.prod(result), shape[0] * math.prod(padded)) > MAX_VALUES:
+        raise UnsupportedError(f"An activation holds at most {MAX_VALUES:,} values, padding included.")
+    return result
+
+
+def _fit(fits: bool, op: Op, shape: Shape) -> None:
+    if not fits:
+        label = type(op).__name__
+        if isinstance(op, Layer):
+            label += f" {op.name!r} with weights {op.weight.shape}"
+        raise UnsupportedError(f"{label} does not fit an input of shape {shape}.")

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ArtifactError
-from policypress.policy.checks import MAX_DEPTH, MAX_OPS, MAX_VALUES
+from policypress.errors import ArtifactError, unknown
+from policypress.policy.activations import FUNCTIONS, LARGEST_CODE
+from policypress.policy.checks import MAX_DEPTH, MAX_OPS
 from policypress.policy.codec import (
     BITS,
     COUNT,
@@ -38,6 +39,8 @@ from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
+    MAX_VALUES,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -46,11 +49,10 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Policy
 
-_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH = range(7)
+_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION = range(8)
 _USUAL_BITS = 8
 _USUAL_EXPONENT = 115  # of scales
 _ZERO_POINTS = 32  # added to the bits of an input that has them
@@ -171,10 +173,8 @@ class _Encoder:
                 self._layer(op)
             case Relu():
                 w.unsigned(_RELU, KIND)
-            case Tanh():
-                w.unsigned(_TANH, KIND)
-                if op.bits:
-                    w.signed(op.bits - _USUAL_BITS, BITS)
+            case Activation():
+                self._activation(op)
             case Flatten():
                 w.unsigned(_FLATTEN, KIND)
             case MaxPool2d():
@@ -190,6 +190,26 @@ class _Encoder:
                         w.unsigned(operand.shift.size, SIZE)
                         w.integers(operand.shift)
                 self.ops(op.body)
+            case _:
+                unknown(op)
+
+    def _activation(self, op: Activation) -> None:
+        """The usual tanh in a few bits; any other function by its number, its parameters, and what its table takes."""
+        w, row = self.writer, FUNCTIONS[op.function]
+        short = op.function == "tanh" and (not op.bits or (op.unit, op.limit) == row.grid)
+        w.unsigned(_TANH if short else _ACTIVATION, KIND)
+        if not short:
+            w.unsigned(row.number, GEOMETRY)
+            given = () if op.parameters == row.usual else op.parameters
+            w.unsigned(len(given), FORM)
+            for word in np.array(given, np.float32).view(np.uint32):
+                self._sizes(int(word) >> 16, int(word) & 0xFFFF)
+        if op.bits:
+            w.signed(op.bits - _USUAL_BITS, BITS)
+            if not short:
+                mantissa, exponent = math.frexp(op.unit)
+                w.signed(exponent, GEOMETRY)
+                self._sizes(int(mantissa * 2**24) - 2**23, LARGEST_CODE - op.limit)
 
     def _layer(self, layer: Layer) -> None:
         w, start = self.writer, self.writer.bits
@@ -303,8 +323,8 @@ class _Decoder:
             return self._layer(is_conv=kind == _CONV)
         if kind == _RELU:
             return Relu()
-        if kind == _TANH:
-            return Tanh(self.reader.signed(BITS) + _USUAL_BITS if self._integer else 0)
+        if kind in (_TANH, _ACTIVATION):
+            return self._activation(short=kind == _TANH)
         if kind == _FLATTEN:
             return Flatten()
         if kind == _MAX_POOL:
@@ -316,6 +336,28 @@ class _Decoder:
             skip, branch = self._operand(), self._operand()
             return Residual(self.ops(depth + 1), skip, branch, low, high)
         raise ArtifactError(f"it holds an operation of the unknown kind {kind}.")
+
+    def _activation(self, short: bool) -> Activation:
+        r = self.reader
+        number = FUNCTIONS["tanh"].number if short else r.unsigned(GEOMETRY)
+        row = next((row for row in FUNCTIONS.values() if row.number == number), None)
+        if row is None:
+            raise ArtifactError(f"it holds an activation of the unknown number {number}.")
+        parameters = row.usual
+        if not short and (count := r.unsigned(FORM)):
+            words = [(high & 0xFFFF) << 16 | low & 0xFFFF for high, low in (self._pair() for _ in range(min(count, 9)))]
+            parameters = tuple(float(value) for value in np.array(words, np.uint32).view(np.float32))
+        if not self._integer:
+            return Activation(row.name, parameters=parameters)
+        bits = r.signed(BITS) + _USUAL_BITS
+        if short:
+            assert row.grid is not None
+            return Activation(row.name, row.grid[0], bits, row.grid[1])
+        exponent = r.signed(GEOMETRY)
+        mantissa, less = self._pair()
+        if abs(exponent) > 149 or mantissa >= 2**23:
+            raise ArtifactError("the unit of an activation is malformed.")
+        return Activation(row.name, math.ldexp(mantissa + 2**23, exponent - 24), bits, LARGEST_CODE - less, parameters)
 
     def _operand(self) -> Requantization:
         r = self.reader

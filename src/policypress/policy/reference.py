@@ -7,18 +7,17 @@ bit, because this module rounds in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from policypress.errors import ObservationError
+from policypress.errors import ObservationError, unknown
+from policypress.policy.activations import tanh
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
-    TANH_INPUT_LIMIT,
-    TANH_INPUT_SCALE,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -27,7 +26,6 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Policy
 
@@ -179,8 +177,8 @@ def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
                     q = np.maximum(q, 0)
             case Relu():
                 q = np.maximum(q, 0)
-            case Tanh():
-                q = tanh_codes(op, q)
+            case Activation():
+                q = op.lookup.table[q + op.limit]
             case Flatten():
                 q = q.reshape(len(q), -1)
             case MaxPool2d():
@@ -188,6 +186,8 @@ def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
             case Residual():
                 branch = requantize(_present(op.branch), run_integer(op.body, q, record))
                 q = np.clip(requantize(_present(op.skip), q) + branch, op.low, op.high)
+            case _:
+                unknown(op)
         record.append(q)
     return q
 
@@ -214,12 +214,6 @@ def requantize(requantization: Requantization, accumulator: Int64) -> Int64:
     return codes
 
 
-def tanh_codes(op: Tanh, q: Int64) -> Int64:
-    """Output codes of a Tanh in integer numerics, shaped like ``q``; odd in ``q``."""
-    codes: Int64 = np.sign(q) * tanh_table(op.bits)[np.abs(q)]
-    return codes
-
-
 def _present(value: T | None) -> T:
     assert value is not None  # proven when the policy was made
     return value
@@ -233,14 +227,16 @@ def run_float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
                 x = _float_layer(op, x)
             case Relu():
                 x = _relu(x)
-            case Tanh():
-                x = tanh(x)
+            case Activation():
+                x = op.values(x)
             case Flatten():
                 x = x.reshape(len(x), -1)
             case MaxPool2d():
                 x = _max_pool(op, x, -np.inf)
             case Residual():
                 x = x + run_float(op.body, x, record)
+            case _:
+                unknown(op)
         record.append(x)
     return x
 
@@ -320,58 +316,3 @@ def act(transform: ActionTransform, outputs: Float32) -> NDArray[Any]:
         action = np.where(outputs > low, outputs, low)  # unlike clip, the same zero for -0.0 on every machine
         action = np.where(action < high, action, high)
     return action.astype(transform.dtype)
-
-
-# Minimax fits made for this project: Lawson's iteration in float64, rounded to float32.
-TANH_LIMIT = np.float32(10.0)  # tanh rounds to 1 from 9.02 on
-TANH_SPLIT = np.float32(0.625)
-TANH_SMALL = [np.float32(float.fromhex(c)) for c in (
-    "-0x1.76abf6p-8", "0x1.5256cep-6", "-0x1.b84448p-5", "0x1.110768p-3", "-0x1.555534p-2",
-)]  # fmt: skip
-EXP_TAIL = [np.float32(float.fromhex(c)) for c in (
-    "0x1.6db4e4p-10", "0x1.123be0p-7", "0x1.55545ep-5", "0x1.55548ep-3", "0x1p-1",
-)]  # fmt: skip
-LOG2_E = np.float32(float.fromhex("0x1.715476p+0"))
-LN2_HIGH = np.float32(float.fromhex("0x1.62ep-1"))  # 12 bits: its product with a small integer is exact
-LN2_LOW = np.float32(float.fromhex("0x1.0bfbe8p-15"))
-
-
-def tanh(x: Float32) -> Float32:
-    """Hyperbolic tangent by float32 +, -, *, / and floor alone, so that every machine gives the same bits.
-
-    Odd in every bit; within 8.7e-8 and 1.46 units in the last place of the true value (checked exhaustively).
-    """
-    a = np.minimum(np.abs(x), TANH_LIMIT)
-
-    # |x| < 0.625: x + x * z * P(z) with z = x * x.
-    z = a * a
-    small = a + a * (z * _horner(TANH_SMALL, z))
-
-    # Otherwise 1 - 2 e / (1 + e) with e = exp(-2 |x|) = 2**-n * exp(s), where s = n ln 2 - 2 |x|.
-    y = a + a
-    n = np.floor(y * LOG2_E + np.float32(0.5))
-    s = (n * LN2_HIGH - y) + n * LN2_LOW
-    e = np.ldexp((s + (s * s) * _horner(EXP_TAIL, s)) + np.float32(1), -n.astype(np.int32))
-    large = np.float32(1) - (e + e) / (np.float32(1) + e)
-
-    return np.copysign(np.where(a < TANH_SPLIT, small, large), x).astype(np.float32)
-
-
-@cache
-def tanh_table(bits: int) -> Int64:
-    """Codes of ``bits`` bits for tanh of the codes 0 to TANH_INPUT_LIMIT: ``rint(high * tanh(code / 64))``, read-only.
-
-    The value before rint is never nearer than 1.5e-4 to a half, so any decent tanh gives the same table.
-    """
-    values = np.arange(TANH_INPUT_LIMIT + 1, dtype=np.float32) * np.float32(TANH_INPUT_SCALE)
-    table: Int64 = np.rint(np.float32(Tanh(bits).high) * tanh(values)).astype(np.int64)
-    table.flags.writeable = False
-    return table
-
-
-def _horner(coefficients: list[np.float32], x: Float32) -> Float32:
-    """Polynomial, highest power first: one rounded product and one rounded sum a step."""
-    value = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = value * x + coefficient
-    return value

@@ -20,6 +20,7 @@ from policypress.policy.canonical import canonical
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MIN,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -28,10 +29,9 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
 )
 from policypress.policy.policy import Policy
-from policypress.policy.reference import quantize_input, tanh_table
+from policypress.policy.reference import quantize_input
 
 Fields = dict[str, Any]
 Choice = Callable[[Layer, int], int]
@@ -195,17 +195,19 @@ class _Lowering:
         remaining = list(ops)
         while remaining:
             op = remaining.pop(0)
+            if isinstance(op, Activation) and op.function != "tanh":
+                raise UnsupportedError(f"The engine does not know {op.function} yet.")
             match op:
                 case Layer():
                     after = remaining[0] if remaining else None
-                    table = after if isinstance(after, Tanh) and self._integer else None
+                    table = after if isinstance(after, Activation) and self._integer else None
                     fold = isinstance(after, Relu) and op.requantize is not None and op.requantize.high > 0
                     if table is not None or fold:
                         remaining.pop(0)
                     x = self._layer(op, x, table, fold)
                 case Relu():
                     x = self._step({"kind": RELU}, x, Tensor(x.type, x.shape, x.zero))
-                case Tanh():
+                case Activation():
                     x = self._step({"kind": TANH}, x, Tensor(F32, x.shape))
                 case Flatten():
                     x = self._flatten(x)
@@ -215,7 +217,7 @@ class _Lowering:
                     x = self._residual(op, self._ordered(x))
         return x
 
-    def _layer(self, layer: Layer, x: Tensor, tanh: Tanh | None, fold: bool) -> Tensor:
+    def _layer(self, layer: Layer, x: Tensor, tanh: Activation | None, fold: bool) -> Tensor:
         weight, turn = layer.weight, (1, 1)
         if layer.is_conv:
             x = self._pad(x, layer.padding, lowest=False)
@@ -267,14 +269,14 @@ class _Lowering:
         else:
             fields["weight"] = weight
 
-    def _finish(self, layer: Layer, fields: Fields, tanh: Tanh | None, fold: bool) -> Tensor:
+    def _finish(self, layer: Layer, fields: Fields, tanh: Activation | None, fold: bool) -> Tensor:
         requantize = layer.requantize
         if requantize is None:
             return Tensor(S32, (1, 1, 1))
         low, high = requantize.low, requantize.high
         if tanh is not None:
-            fields |= {"finish": TABLE, "table": tanh_table(tanh.bits).astype(np.int8)}
-            target = _codes(-tanh.high, tanh.high, (1, 1, 1))
+            fields |= {"finish": TABLE, "table": tanh.lookup.table[tanh.limit :].astype(np.int8)}
+            target = _codes(tanh.low, tanh.high, (1, 1, 1))
         else:
             low = max(low, 0) if fold else low
             fields["finish"] = REQUANTIZE

@@ -13,7 +13,7 @@ from policypress.policy.observations import (
     usual_observations,
 )
 from policypress.testing.agreement import ENGINES, Agreement, DisagreementError, agree
-from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, with_zero_points
+from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, tanh_op, with_zero_points
 from policypress.testing.random_policies import random_policy
 from policypress.testing.same import assert_same
 from policypress.testing.stored import stored_policies
@@ -36,6 +36,7 @@ __all__ = [
     "random_observations",
     "random_policy",
     "stored_policies",
+    "tanh_op",
     "usual_observations",
     "with_zero_points",
 ]

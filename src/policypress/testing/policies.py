@@ -9,14 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.policy.checks import output_shape
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.observations import random_observations
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
-    TANH_INPUT_LIMIT,
+    Activation,
     Flatten,
     InputQuantization,
     Layer,
@@ -25,13 +24,17 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
     weight_limit,
 )
 from policypress.policy.policy import Numerics, Policy, TestVectors
 
 NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")
 Kind = Literal["vector", "image", "tanh"]
+
+
+def tanh_op(bits: int = 0) -> Activation:
+    """The usual tanh: codes of ``bits`` bits, or float32 values."""
+    return Activation("tanh", 1 / 64, bits, 255) if bits else Activation("tanh")
 
 
 class Builder:
@@ -66,7 +69,7 @@ class Builder:
             bias = rng.normal(size=outputs).astype(np.float32)
         requantize = None
         if self.integer and role != "raw":
-            high = {"hidden": 255, "signed": 127, "tanh": TANH_INPUT_LIMIT}[role]
+            high = {"hidden": 255, "signed": 127, "tanh": 255}[role]
             low = 0 if role == "hidden" else -high
             typical = 60 * math.sqrt(float((weight.astype(float) ** 2).sum()) / outputs)
             requantize = Requantization(*self.ratio(100 / typical, many), low, high)
@@ -78,8 +81,8 @@ class Builder:
         shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 31).astype(np.int32)
         return multiplier, shift
 
-    def tanh(self, bits: int) -> Tanh:
-        return Tanh(bits if self.integer else 0)
+    def tanh(self, bits: int) -> Activation:
+        return tanh_op(bits if self.integer else 0)
 
     def residual(self, channels: int, name: str) -> Residual:
         """The block of the paper's network: ReLU, conv, ReLU, conv; the second gives accumulators."""
@@ -142,7 +145,7 @@ def make_policy(
         )
         shape: tuple[int, ...] = (2, 9, 8)
         for op in head:
-            shape = output_shape(op, shape)
+            shape = op.output_shape(shape)
         ops = (
             *head,
             b.layer(6, shape[0], role="hidden", name="dense"),

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.policy.checks import output_shape
 from policypress.policy.contract import OBSERVATION_DTYPES, ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
-    TANH_INPUT_LIMIT,
     Flatten,
     InputQuantization,
     Layer,
@@ -24,10 +22,10 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    Tanh,
     weight_limit,
 )
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing.policies import tanh_op
 
 _LIMITS = (
     *((0, 255), (0, 255), (-127, 127), (-127, 127), (-128, 127), (0, 15), (-7, 7), (-1, 1), (-255, 0), (-90, -5)),
@@ -66,7 +64,7 @@ class _Maker:
         while len(ops) < 8 and (len(shape) != 1 or not ops or self.often(0.6)):
             ops += (found := self.ops(shape, depth=0))
             for op in found:
-                shape = output_shape(op, shape)
+                shape = op.output_shape(shape)
         if len(shape) != 1:
             ops.append(Flatten())
             shape = (math.prod(shape),)
@@ -172,7 +170,7 @@ class _Maker:
         if self.often(0.2):
             bits = int(self.rng.integers(2, 9)) if self.integer else 0
             layer = self.layer((*size, *kernel), "tanh", **geometry)
-            tanh = Tanh(bits)
+            tanh = tanh_op(bits)
             self.reach = tanh.high if self.integer else 1
             return [layer, tanh, *(self.relu() if self.often(0.2) else [])]
         layer = self.layer((*size, *kernel), "hidden", **geometry)
@@ -233,7 +231,7 @@ class _Maker:
         requantize = None
         reach = int((np.abs(rows.astype(np.int64)).sum(axis=1) * int(self.reach) + np.abs(bias)).max())
         if role != "raw":
-            low, high = (-TANH_INPUT_LIMIT, TANH_INPUT_LIMIT) if role == "tanh" else self.pick(*_LIMITS)
+            low, high = (-255, 255) if role == "tanh" else self.pick(*_LIMITS)
             relu = role == "hidden" and low == 0
             typical = 0.2 * self.reach * math.sqrt(float((rows.astype(float) ** 2).sum()) / outputs) + 1
             ratio = max(-low, high) / typical if self.often(0.9) else 2.0 ** self.rng.uniform(-24, 6)
