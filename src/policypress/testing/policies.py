@@ -24,9 +24,9 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    weight_limit,
 )
 from policypress.policy.policy import Numerics, Policy, TestVectors
+from policypress.testing.draw import Draw
 
 NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")
 Kind = Literal["vector", "image", "tanh"]
@@ -37,32 +37,22 @@ def tanh_op(bits: int = 0) -> Activation:
     return Activation("tanh", 1 / 64, bits, 255) if bits else Activation("tanh")
 
 
-class Builder:
+class Builder(Draw):
     """Makes layers of one numerics and bit width whose codes use their range."""
 
     def __init__(self, numerics: Numerics, bits: int, seed: int, per_output: bool, density: float = 0.6) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.numerics = numerics
+        super().__init__(np.random.default_rng(seed), numerics)
         self.bits = FLOAT_BITS if numerics == "float" else bits
-        self.integer = numerics == "integer"
         self.per_output = per_output
         self.density = density
 
     def layer(self, *shape: int, role: Literal["hidden", "signed", "tanh", "raw"], name: str, **geometry: Any) -> Layer:
         """``role``: "hidden" has a ReLU, "signed" none, "tanh" is for one, "raw" gives its accumulators."""
-        rng = self.rng
-        outputs, fan_in = shape[0], math.prod(shape[1:])
+        rng, outputs = self.rng, shape[0]
         kept = rng.random(shape) < self.density
         kept.reshape(outputs, -1)[:, 0] = True  # no output without weights
         many = outputs if self.per_output else 1
-        if self.bits == FLOAT_BITS:
-            weight: NDArray[Any] = (rng.normal(size=shape) / math.sqrt(fan_in) * kept).astype(np.float32)
-            scale = np.ones(1, np.float32)
-        else:
-            limit = weight_limit(self.bits)
-            magnitude = rng.integers(1, limit + 1, shape)
-            weight = (magnitude * rng.choice([-1, 1], shape) * kept).astype(np.int8)
-            scale = (rng.uniform(0.5, 1.5, many) / (limit * math.sqrt(fan_in))).astype(np.float32)
+        weight, scale = self.weights(kept, self.bits, many, math.prod(shape[1:]))
         if self.integer:
             bias: NDArray[Any] = rng.integers(-300, 300, outputs).astype(np.int32)
         else:
@@ -74,12 +64,6 @@ class Builder:
             typical = 60 * math.sqrt(float((weight.astype(float) ** 2).sum()) / outputs)
             requantize = Requantization(*self.ratio(100 / typical, many), low, high)
         return Layer(weight, bias, self.bits, scale, role == "hidden", requantize, name=name, **geometry)
-
-    def ratio(self, ratio: float, many: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Multipliers and shifts near ``ratio``."""
-        multiplier = self.rng.integers(16, 256, many).astype(np.int32)
-        shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 31).astype(np.int32)
-        return multiplier, shift
 
     def tanh(self, bits: int) -> Activation:
         return tanh_op(bits if self.integer else 0)
