@@ -60,13 +60,16 @@ demo: $(STAMP) ## train and press a small policy from end to end
 	@$(VENV)/bin/policypress $(DEMO) || $(call fail,the demo did not finish; the reason stands above)
 
 .PHONY: lint
-lint: setup ## check style and types
+lint: setup ## check style and types and imports
 	@echo "==> ruff check"
 	@$(PY) -m ruff check . || $(call fail,ruff has complaints; make format mends many of them)
 	@echo "==> ruff format --check"
 	@$(PY) -m ruff format --check . || $(call fail,some files are not formatted; run make format)
 	@echo "==> mypy"
 	@$(PY) -m mypy || $(call fail,mypy has complaints; they stand above)
+	@echo "==> imports"
+	@$(VENV)/bin/lint-imports || $(call fail,an import breaks the layers of pyproject.toml; it stands above)
+	@$(PY) checks/circles.py || $(call fail,files import one another in a circle; it stands above)
 
 .PHONY: test
 test: lint ## what CI runs: set-up and style and types and the quick tests
