@@ -6,7 +6,8 @@ drop when quantization starts; the picture.
 
 The first run is the dense one that the others are compared with. A return is the mean of a run's final episodes. Runs
 belong together whose settings are the same without the seed; the mean is over them, and its range is the least and the
-largest run: a few seeds do not make an interval. ``--keep FOLDER`` copies policies and figures to FOLDER/ENV/NAME.
+largest run: a few seeds do not make an interval. "IQM" is the mean of the middle half of all their episodes, with the
+95 % interval of these runs. ``--keep FOLDER`` copies policies and figures to FOLDER/ENV/NAME.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from policypress.config import from_json, to_json
+from policypress.measure.returns import interquartile_mean, share
 from policypress.rl.curves import plot_curves
 from policypress.rl.train import TrainConfig, read_evaluations
 
@@ -45,7 +47,7 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
         f"{evaluation['mean']:,.0f} [{evaluation['low']:,.0f}, {evaluation['high']:,.0f}]",
         f"{evaluation['worst_tenth']:,.0f}",
         f"{evaluation['ended_early']:.0%}",
-        f"{evaluation['mean'] / dense['evaluation']['mean']:.1%}",
+        f"{share(evaluation['mean'] - dense['evaluation']['mean'], dense['evaluation']['mean']):.1%}",
         f"{size['nonzeros']:,}",
         f"{size['layers'][0]['bits']}",
         f"{size['nominal_bytes']:,.0f} ({times(size['nominal_ratio'])})",
@@ -66,8 +68,8 @@ def seeds(results: dict[str, dict[str, Any]]) -> None:
     if len(found) == len(results):
         return
     dense = np.mean([result["evaluation"]["mean"] for _, result in next(iter(found.values()))])
-    print("\n| runs | seeds | returns | mean [least, most] | worst tenths | of dense | payload bytes |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| runs | seeds | returns | mean [least, most] | IQM [95 %] | worst tenths | of dense | payload bytes |")
+    print("|---|---|---|---|---|---|---|---|")
     for runs in found.values():
         runs.sort(key=lambda run: run[1]["config"]["seed"])
         same = [result for _, result in runs]
@@ -77,8 +79,9 @@ def seeds(results: dict[str, dict[str, Any]]) -> None:
             ", ".join(str(result["config"]["seed"]) for result in same),
             " / ".join(f"{value:,.0f}" for value in returns),
             f"{returns.mean():,.0f} [{returns.min():,.0f}, {returns.max():,.0f}]",
+            "{:,.0f} [{:,.0f}, {:,.0f}]".format(*interquartile_mean([one["evaluation"]["returns"] for one in same])),
             " / ".join(f"{result['evaluation']['worst_tenth']:,.0f}" for result in same),
-            f"{returns.mean() / dense:.1%}",
+            f"{share(returns.mean() - dense, dense):.1%}",
             " / ".join(f"{result['size']['payload_bytes']:,}" for result in same),
         ]
         print(f"| {' | '.join(cells)} |")
@@ -107,10 +110,11 @@ def main() -> None:
     for name, rows in curves.items():
         if (around := quantization_start(rows)) is not None:
             before, after = around
+            last = float(before["mean"])
             means = [float(row["mean"]) for row in after]
             print(
-                f"| {name} | {float(before['mean']):,.0f} at step {int(before['step']):,} | "
-                f"{means[0]:,.0f} at step {int(after[0]['step']):,} | {means[0] / float(before['mean']):.1%} | "
+                f"| {name} | {last:,.0f} at step {int(before['step']):,} | "
+                f"{means[0]:,.0f} at step {int(after[0]['step']):,} | {share(means[0] - last, last):.1%} | "
                 f"{min(means):,.0f} |"
             )
     if arguments.picture:

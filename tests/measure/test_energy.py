@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from policypress.errors import UnsupportedError
+from policypress.measure.baselines import as_float
 from policypress.measure.energy import PICOJOULES, Counts, Meter, count, energy, memory
-from policypress.measure.networks import as_float
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Relu, Requantization
 from policypress.policy.policy import Policy

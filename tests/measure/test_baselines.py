@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.measure.networks import as_float, describe, parameters, stands_for, widened
+from policypress.measure.baselines import as_float, describe, parameters, stands_for, widened
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import Flatten, Layer, Op, Relu, Requantization, Residual
