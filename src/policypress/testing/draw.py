@@ -48,7 +48,7 @@ class Draw:
         shift = np.rint(np.log2((multiplier[:1] if one_shift else multiplier) / ratio))
         return multiplier, np.clip(shift, 1, 31).astype(np.int32)
 
-    def activation(self, function: str, reach: int = LARGEST_CODE, bits: int = 8) -> Activation:
+    def any_activation(self, function: str, reach: int = LARGEST_CODE, bits: int = 8) -> Activation:
         """``function`` with usual or with random legal parameters. In integer numerics it takes codes up to ``reach``,
         of a random unit, and gives codes of ``bits`` bits."""
         row = FUNCTIONS[function]

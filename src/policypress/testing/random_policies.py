@@ -154,7 +154,7 @@ class _Maker(Draw):
             if self.integer and self.reach > LARGEST_CODE:
                 return self.relu()
             bits = self.bits or int(self.rng.integers(2, 9))
-            op = self.activation(self.pick(*self.functions), max(self.reach, 1), bits)
+            op = self.any_activation(self.pick(*self.functions), max(self.reach, 1), bits)
             if self.integer:
                 self.codes = op.codes(*self.codes)
             found.append(op)
