@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from networks import Random
+from timed_policies import Random
 
 from policypress.measure.machine import lines, machine
 from policypress.policy.policy import Policy

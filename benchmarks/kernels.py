@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from networks import Random
+from timed_policies import Random
 
 from policypress.measure.machine import lines, machine
 from policypress.policy.policy import Policy

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from networks import Random
+from timed_policies import Random
 
 import policypress as pp
 from policypress.measure.bench import BenchConfig, BenchReport, Row, bench, duration, times_as_long

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from policypress.measure.returns import share
 from policypress.rl.curves import plot_curves
 from policypress.rl.train import read_evaluations
 
@@ -37,7 +38,7 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
         f"{evaluation['mean']:,.0f} [{evaluation['low']:,.0f}, {evaluation['high']:,.0f}]",
         f"{evaluation['worst_tenth']:,.0f}",
         f"{evaluation['ended_early']:.0%}",
-        f"{evaluation['mean'] / dense['evaluation']['mean']:.1%}",
+        f"{share(evaluation['mean'] - dense['evaluation']['mean'], dense['evaluation']['mean']):.1%}",
         f"{size['nonzeros']:,}",
         f"{size['layers'][0]['bits']}",
         f"{size['nominal_bytes']:,.0f} ({times(size['nominal_ratio'])})",
@@ -72,10 +73,11 @@ def main() -> None:
     for name, rows in curves.items():
         if (around := quantization_start(rows)) is not None:
             before, after = around
+            last = float(before["mean"])
             means = [float(row["mean"]) for row in after]
             print(
-                f"| {name} | {float(before['mean']):,.0f} at step {int(before['step']):,} | "
-                f"{means[0]:,.0f} at step {int(after[0]['step']):,} | {means[0] / float(before['mean']):.1%} | "
+                f"| {name} | {last:,.0f} at step {int(before['step']):,} | "
+                f"{means[0]:,.0f} at step {int(after[0]['step']):,} | {share(means[0] - last, last):.1%} | "
                 f"{min(means):,.0f} |"
             )
     if arguments.picture:

@@ -4,7 +4,8 @@
 
 Runs belong together whose settings are the same without the seed. The first group is the dense one that the others are
 compared with. A return is the mean of a run's final episodes; "mean" is over runs, and its range is the least and the
-largest run: a few seeds do not make an interval.
+largest run: a few seeds do not make an interval. "IQM" is the mean of the middle half of all their episodes, with the
+95 % interval of these runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from policypress.config import from_json, to_json
+from policypress.measure.returns import interquartile_mean, share
 from policypress.rl.train import TrainConfig
 
 
@@ -36,8 +38,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     arguments = parser.parse_args()
     dense = None
-    print("| runs | seeds | returns | mean [least, most] | worst tenths | of dense | payload bytes |")
-    print("|---|---|---|---|---|---|---|")
+    print("| runs | seeds | returns | mean [least, most] | IQM [95 %] | worst tenths | of dense | payload bytes |")
+    print("|---|---|---|---|---|---|---|---|")
     for runs in groups(arguments.runs).values():
         runs.sort(key=lambda run: run[1]["config"]["seed"])
         results = [result for _, result in runs]
@@ -48,8 +50,9 @@ def main() -> None:
             ", ".join(str(result["config"]["seed"]) for result in results),
             " / ".join(f"{value:,.0f}" for value in returns),
             f"{returns.mean():,.0f} [{returns.min():,.0f}, {returns.max():,.0f}]",
+            "{:,.0f} [{:,.0f}, {:,.0f}]".format(*interquartile_mean([one["evaluation"]["returns"] for one in results])),
             " / ".join(f"{result['evaluation']['worst_tenth']:,.0f}" for result in results),
-            f"{returns.mean() / dense:.1%}",
+            f"{share(returns.mean() - dense, dense):.1%}",
             " / ".join(f"{result['size']['payload_bytes']:,}" for result in results),
         ]
         print(f"| {' | '.join(cells)} |")

@@ -26,7 +26,7 @@ from policypress.export import FORMATS, export, vectors
 from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations, compare
-from policypress.export.onnx_graph import code_begins
+from policypress.export.onnx_exact import code_begins
 from policypress.extras import install
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform

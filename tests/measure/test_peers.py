@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
+from activated import ACTIVATIONS, activated, activation_name
 from policy.policies import Kind, make_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure import bench as bench_module
 from policypress.measure import peers as peers_module
+from policypress.measure.baselines import as_float, random_observations, widened
 from policypress.measure.bench import BenchConfig, Row, bench, duration, plot, size_in_words, times_as_long
 from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
-from policypress.measure.networks import as_float, random_observations
-from policypress.measure.peers import PEERS, TITLES, Peer, Task, named
+from policypress.measure.peers import PEERS, Contender, Peer, Task, float_graph, named
+from policypress.policy import reference
 from policypress.policy.contract import ActionTransform
+from policypress.policy.ops import Activation
 from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
 
@@ -79,7 +83,7 @@ def test_float_peers_act_as_the_dequantized_policy(name: str, kind: str) -> None
     observations = random_observations(task.dense, 32, seed=5)
     wanted = task.dense.predict(observations)[0]
     assert len(np.unique(wanted, axis=0)) > 2
-    peer = PEERS[name](task)
+    peer = PEERS[name].make(task)
     found = peer.many(observations)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
@@ -92,9 +96,21 @@ def test_float_peers_act_as_the_dequantized_policy(name: str, kind: str) -> None
 def test_the_reference_is_the_policy(kind: Kind) -> None:
     policy = make_policy("integer", kind)
     observations = random_observations(policy, 8, seed=5)
-    peer = PEERS["numpy"](task_of(policy))
+    peer = PEERS["numpy"].make(task_of(policy))
     np.testing.assert_array_equal(peer.many(observations), policy.predict(observations)[0])
     np.testing.assert_array_equal(peer.one(observations[3]), policy.predict(observations[3])[0])
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("vector", "Relu"), ("tanh", "Tanh")])
+def test_the_dense_network_is_what_a_converter_writes(kind: Kind, unit: str) -> None:
+    """Its own operators, one for each layer, and nothing that would keep ONNX Runtime from fusing them."""
+    model = onnx.load_from_string(float_graph(widened(make_policy("integer", kind), (256, 256))))
+    onnx.checker.check_model(model, full_check=True)
+    layers = ["Gemm", unit, "Gemm", unit, "Gemm"]
+    squash = ["Tanh", "Add", "Mul", "Mul", "Add"]
+    assert [node.op_type for node in model.graph.node] == ["Sub", "Div", "Clip", "Cast", *layers, *squash]
+    assert [value.name for value in model.graph.output] == ["action"]
+    assert len(model.metadata_props) == 0
 
 
 @pytest.mark.parametrize("name", ["ort-int8-dynamic", "ort-int8-qdq"])
@@ -102,7 +118,7 @@ def test_quantized_peers_stay_near(name: str) -> None:
     task = task_of(make_policy("weight-only", "tanh"))
     observations = random_observations(task.dense, 256, seed=5)
     wanted = task.dense.predict(observations)[0]
-    found = PEERS[name](task).many(observations)
+    found = PEERS[name].make(task).many(observations)
     assert np.any(found != wanted)
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.98
 
@@ -112,7 +128,7 @@ def test_an_untrained_agent_of_stable_baselines3_has_the_networks_layers(kind: s
     task = task_of(policies()[kind])
     observations = random_observations(task.dense, 4, seed=5)
     wanted = task.dense.predict(observations)[0]
-    peer = PEERS["sb3"](task)
+    peer = PEERS["sb3"].make(task)
     found = peer.many(observations)
     assert found.shape == wanted.shape
     assert np.shape(peer.one(observations[0])) == wanted.shape[1:]
@@ -140,7 +156,7 @@ def test_the_agent_is_of_the_algorithm_that_trained_the_policy_where_it_fits(
 
         monkeypatch.setattr(adapter.model_class, "_setup_model", recorded)
     policy = dataclasses.replace(make_policy("weight-only", kind), provenance={"algo": algo})
-    PEERS["sb3"](task_of(policy))
+    PEERS["sb3"].make(task_of(policy))
     assert made == [found]
 
 
@@ -149,7 +165,7 @@ def test_torch_compile_acts_as_the_dequantized_policy() -> None:
     task = task_of(policies()["vector"])
     observations = random_observations(task.dense, 32, seed=5)
     try:
-        peer = PEERS["torch-compile"](task)
+        peer = PEERS["torch-compile"].make(task)
     except UnsupportedError as error:
         pytest.skip(str(error))
     np.testing.assert_allclose(peer.many(observations), task.dense.predict(observations)[0], rtol=1e-4, atol=1e-5)
@@ -165,7 +181,7 @@ def test_litert_acts_as_the_dequantized_policy(kind: str, discrete: bool) -> Non
     task = task_of(dataclasses.replace(policy, action=action, observation=observation))
     observations = random_observations(task.dense, 32, seed=5)
     wanted = task.dense.predict(observations)[0]
-    found = PEERS["litert"](task).many(observations)
+    found = PEERS["litert"].make(task).many(observations)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -181,11 +197,10 @@ def test_a_compiler_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(UnsupportedError, match=r"torch.compile cannot compile here: no C\+\+ compiler found.$"):
-        PEERS["torch-compile"](task_of(make_policy("float", "vector")))
+        PEERS["torch-compile"].make(task_of(make_policy("float", "vector")))
 
 
-def test_every_peer_has_a_title_and_a_name_that_can_be_given() -> None:
-    assert set(TITLES) == set(PEERS)
+def test_every_peer_has_a_name_that_can_be_given() -> None:
     assert named("all") == tuple(PEERS)
     assert named("ort,numpy,ort") == ("ort", "numpy")
     with pytest.raises(ConfigError, match="peers='ort,tvm' is not known: use all, or some of sb3,torch"):
@@ -256,7 +271,7 @@ def test_a_peer_that_fails_gives_a_reason_and_stops_nothing(monkeypatch: pytest.
         def fail(task: Task) -> Any:
             raise errors[name]
 
-        return fail
+        return Contender(name, fail)
 
     monkeypatch.setattr(bench_module, "PEERS", {**{name: failing(name) for name in errors}, "numpy": PEERS["numpy"]})
     found = bench(make_policy("integer", "vector"), BenchConfig(batch=2, seconds=0.05))
@@ -275,7 +290,8 @@ def test_a_peer_that_is_made_but_does_not_answer_gives_a_reason(monkeypatch: pyt
     def answer(observations: Any) -> Any:
         raise RuntimeError("Invalid argument: rank")
 
-    monkeypatch.setattr(bench_module, "PEERS", {"ort": lambda task: Peer(1, answer, answer), "numpy": PEERS["numpy"]})
+    made = Contender("ORT", lambda task: Peer(1, answer, answer))
+    monkeypatch.setattr(bench_module, "PEERS", {"ort": made, "numpy": PEERS["numpy"]})
     found = bench(make_policy("integer", "vector"), BenchConfig(batch=2, seconds=0.05))
     assert [row.reason for row in found.rows] == ["", "Invalid argument: rank", ""]
 
@@ -292,7 +308,7 @@ def test_compiling_is_left_out_of_short_runs_unless_asked_for(monkeypatch: pytes
     def refuse(task: Task) -> Any:
         raise UnsupportedError("no compiler here.")
 
-    monkeypatch.setattr(bench_module, "PEERS", {"torch-compile": refuse})
+    monkeypatch.setattr(bench_module, "PEERS", {"torch-compile": Contender("torch", refuse)})
     policy = make_policy("integer", "vector")
     short = bench(policy, BenchConfig(batch=2, seconds=0.01))
     assert "takes some 20 s" in short.rows[1].reason
@@ -310,7 +326,7 @@ def test_torch_has_one_thread_meanwhile_and_its_own_number_after(monkeypatch: py
         seen.append(torch.get_num_threads())
         return real(task)
 
-    monkeypatch.setattr(bench_module, "PEERS", {"numpy": look})
+    monkeypatch.setattr(bench_module, "PEERS", {"numpy": Contender("NumPy", look)})
     try:
         torch.set_num_threads(2)
         bench(make_policy("integer", "vector"), BenchConfig(batch=2, seconds=0.01))
@@ -433,3 +449,25 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         err = capsys.readouterr().err
         assert sentence in err
         assert "timing" not in err
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS, ids=activation_name)
+def test_activations_of_the_table_in_other_frameworks(op: Activation) -> None:
+    policy = activated(op, "float", "vector", seed=1)
+    observations = random_observations(policy, 64, seed=5)
+    x = reference.observe(policy.observation, observations)
+    wanted = reference.act(policy.action, reference.run(policy, x))
+    for name in FLOAT:
+        found = PEERS[name].make(Task(policy, policy)).many(observations)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-5)
+    sb3 = PEERS["sb3"].make(Task(policy, policy))
+    assert sb3.many(observations).shape == wanted.shape
+    assert sb3.bytes == 4 * sum(layer.weight.size + layer.bias.size for layer in policy.layers)
+
+
+def test_an_activation_that_litert_does_not_have_is_named() -> None:
+    pytest.importorskip("ai_edge_litert")
+    policy = activated(Activation("gelu"), "float", "vector")
+    policy = dataclasses.replace(policy, observation=dataclasses.replace(policy.observation, normalization=None))
+    with pytest.raises(UnsupportedError, match=r"^the LiteRT row has ReLU and tanh alone, not gelu\.$"):
+        PEERS["litert"].make(Task(policy, policy))

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policypress.errors import ConfigError
-from policypress.measure.returns import bootstrap_interval, kept, share_of, worst_tenth
+from policypress.measure.returns import (
+    beats_chance,
+    bootstrap_interval,
+    interquartile_mean,
+    kept,
+    share,
+    share_of,
+    summary,
+    worst_tenth,
+)
 
 finite = st.floats(-1e6, 1e6)
 
@@ -42,6 +51,46 @@ def test_the_worst_tenth(returns: list[float], worst: float) -> None:
 @given(st.lists(finite, min_size=1, max_size=60))
 def test_the_worst_tenth_lies_between_least_and_mean(returns: list[float]) -> None:
     assert min(returns) - 1e-6 <= worst_tenth(returns) <= np.mean(returns) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("returns", "middle"),
+    [
+        ([5.0], 5.0),
+        ([1.0, 3.0], 2.0),
+        ([100.0, 1.0, 2.0, -50.0], 1.5),
+        ([*range(8), 1e6], (0.75 * (2 + 6) + 3 + 4 + 5) / 4.5),
+    ],
+)
+def test_the_interquartile_mean(returns: list[float], middle: float) -> None:
+    assert interquartile_mean([returns])[0] == pytest.approx(middle)
+    assert interquartile_mean([returns[:1], returns[1:]] if returns[1:] else [returns])[0] == pytest.approx(middle)
+
+
+def test_runs_are_drawn_by_themselves() -> None:
+    """Episodes that are alike within a run leave no doubt, however far the runs are apart."""
+    assert interquartile_mean([[1.0] * 5, [3.0] * 5]) == (2.0, 2.0, 2.0)
+    rng = np.random.default_rng(0)
+    runs = [rng.normal(100, 10, 50).tolist() for _ in range(4)]
+    mean, low, high = interquartile_mean(runs)
+    assert low < mean < high
+    whole = interquartile_mean([np.ravel(runs).tolist()])
+    assert high - low == pytest.approx(whole[2] - whole[1], rel=0.1)
+
+
+def test_the_summary_holds_the_figures() -> None:
+    returns = [*map(float, range(20))]
+    found = summary(returns)
+    assert list(found) == ["mean", "std", "low", "high", "worst_tenth"]
+    assert (found["low"], found["high"]) == bootstrap_interval(returns)
+    assert (found["mean"], found["worst_tenth"]) == (9.5, 0.5)
+
+
+def test_a_share_falls_with_the_return_whatever_the_sign() -> None:
+    assert (share(-10.0, 100.0), share(-10.0, -100.0), share(0.0, -3.0)) == (0.9, 0.9, 1.0)
+    with pytest.raises(ConfigError):
+        share(1.0, 0.0)
+    assert [beats_chance(low, 2.0) for low in (1.0, 2.0, 3.0)] == [False, False, True]
 
 
 def test_falls_count() -> None:

@@ -1,6 +1,7 @@
 """A policy in other formats, each checked against the reference before it is written.
 
-The package can be called: ``policypress.export(policy, path, "onnx")`` is its ``export``.
+The package can be called: ``policypress.export(policy, path, "onnx")`` is its ``export``. A format is a row of
+``FORMATS`` and a module of its own; an option that no format had yet is added to the command too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
 
-__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier", "name_of"]
+__all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier", "name_of", "options_of"]
 
 RESERVED = frozenset((
     "engine", "payload", "coder",  # what names in the engine begin with
@@ -69,13 +70,19 @@ def export(policy: Policy, path: str | Path, to: str, **options: Any) -> Report:
 
     Raises ConfigError for an unknown format or option, ExportError if what was made does not answer as the policy does.
     """
-    if to not in FORMATS:
-        raise ConfigError(f"to={to!r} is not one of {', '.join(FORMATS)}.")
-    known = inspect.signature(FORMATS[to]).parameters
+    known = options_of(to)
     for option in options:
         if option not in known:
             raise ConfigError(f"{option} is not an option of the format {to}: leave it out.")
     return FORMATS[to](policy, Path(path), **options)
+
+
+def options_of(to: str) -> tuple[str, ...]:
+    """Names of the options of the format ``to``; ConfigError if there is none of this name."""
+    if to not in FORMATS:
+        raise ConfigError(f"to={to!r} is not one of {', '.join(FORMATS)}.")
+    parameters = inspect.signature(FORMATS[to]).parameters.values()
+    return tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
 
 
 def identifier(stem: str) -> str:

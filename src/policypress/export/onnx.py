@@ -56,7 +56,7 @@ def encode_onnx(policy: Policy, style: str = "exact", observation: str | None = 
     _require_packages()
     import onnx
 
-    from policypress.export.onnx_graph import build
+    from policypress.export.onnx_build import build
 
     taking = _taking(policy, observation)
     for known in STYLES:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from policypress.errors import ExportError, ObservationError
-from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style, normalization_error
-from policypress.policy import reference
+from policypress.errors import ExportError, ObservationError, unknown
+from policypress.export.onnx_ends import normalization_error
+from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style
+from policypress.policy import activations, reference
 from policypress.policy.contract import ActionTransform
 from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.policy import Policy
@@ -23,6 +25,8 @@ from policypress.policy.policy import Policy
 _ROUNDING = 2.0**-24  # of one float32 operation
 _TINIEST = 2.0**-149
 _TANH = 4e-7  # between two float32 tanh, ours and another decent one
+_FUNCTION = 2.0**-20  # between two float32 forms of a function, see ``formula_error``
+_FAR = 1e12  # whose cube is a float32 too
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -236,8 +240,10 @@ def _steps(
                 branch = reference.requantize(op.branch, walk(op.body, q, later))
                 q = np.clip(reference.requantize(op.skip, q) + branch, op.low, op.high)
             else:
+                if isinstance(op, Activation):  # whose table ends where int8 has one code more
+                    q = np.clip(q, -op.limit, op.limit)
                 q = reference.run_integer((op,), q, [])
-            rounds = style == "qdq" and isinstance(op, Layer | Residual)
+            rounds = style == "qdq" and isinstance(op, Layer | Residual | Activation)
             q = observe(next(later), q, 1 if rounds else 0)
         return q
 
@@ -267,9 +273,9 @@ def _end(policy: Policy, last: Int64) -> tuple[Float32, Float32]:
 def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
     """Bound of the difference between two float32 runs of ``ops``, one from ``x`` and one within ``apart`` of it.
 
-    A sum of n rounded products is within n roundings of sum |w| |x|, in whatever order; ReLU, tanh and max pooling
-    bring nothing further apart. 1 % pays for computing the bound itself in float32. Infinite or NaN where sums could
-    overflow.
+    A sum of n rounded products is within n roundings of sum |w| |x|, in whatever order; ReLU and max pooling bring
+    nothing further apart, an activation by its largest slope and by what its formula rounds. 1 % pays for computing the
+    bound itself in float32. Infinite or NaN where sums could overflow.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         for op in ops:
@@ -289,7 +295,7 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
                     known = [np.isfinite(values).reshape(len(x), -1).all(axis=1) for values in (inputs, sums)]
                     apart[~(known[0] & known[1])] = np.inf
                 case Activation():
-                    apart = apart + np.float32(_TANH)
+                    apart = np.float32(1.01 * _steepness(op)) * apart + formula_error(op, x)
                 case Flatten() | MaxPool2d():
                     apart = reference.run_float((op,), apart, [])
                 case Relu():
@@ -298,8 +304,39 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
                     inside = _rounding(op.body, x, apart)
                     size = np.abs(x) + np.abs(reference.run_float((op,), x, []))
                     apart = (apart + inside) * np.float32(1.01) + np.float32(4 * _ROUNDING) * size
+                case _:
+                    unknown(op)
             x = reference.run_float((op,), x, [])
     return apart
+
+
+@cache
+def _steepness(op: Activation) -> float:
+    """The largest magnitude of the function's slope, over all magnitudes of its argument."""
+    reach = np.geomspace(1e-30, _FAR, 50_000, dtype=np.float32)
+    return float(np.nanmax(np.abs(_slopes(op, np.concatenate([-reach, reach])))))
+
+
+def formula_error(op: Activation, x: Float32) -> Float32:
+    """How far another decent float32 form of the function may be from the reference's.
+
+    A share of the value and of what the size of its argument moves, and a few roundings of what may cancel out inside:
+    1, what it saturates at, and, where it does not on either side, a factor like x itself.
+    """
+    ends = np.abs(op.values(np.array([-_FAR, _FAR], np.float32)))
+    saturates = ends < _FAR / 2**20
+    inside = np.maximum(np.float32(1), ends[saturates].max(initial=0))
+    if not saturates.all():
+        inside = np.maximum(inside, np.abs(x))
+    share = np.abs(_slopes(op, x) * x) + np.abs(op.values(x))
+    error: Float32 = np.float32(_FUNCTION) * share + np.float32(4 * _ROUNDING) * inside
+    return error
+
+
+def _slopes(op: Activation, x: Float32) -> Float32:
+    with np.errstate(over="ignore", invalid="ignore"):
+        slopes = activations.FUNCTIONS[op.function].slope(activations.NumPy, x, op.values(x), *op.parameters)
+    return np.broadcast_to(slopes, x.shape).astype(np.float32)
 
 
 def _absolute(layer: Layer, bias: bool) -> Layer:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError
+from policypress.measure.baselines import as_float, describe, random_observations, stands_for, widened
 from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
 from policypress.measure.latency import Candidate, Clock, Timing, interleave
 from policypress.measure.machine import machine
-from policypress.measure.networks import as_float, describe, random_observations, stands_for, widened
-from policypress.measure.peers import OF_THE_PRESSED, PEERS, TITLES, Task
+from policypress.measure.peers import PEERS, Task
 from policypress.policy.artifact import write
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
@@ -209,16 +209,16 @@ def _peer_entries(
 ) -> Iterator[Entry]:
     """Every peer on every network that it runs; those that cannot run with their reason."""
     chosen = config.peers or tuple(PEERS)
-    plans = [(name, network) for network in networks for name in chosen if name not in OF_THE_PRESSED]
-    plans += [(name, policy) for name in chosen if name in OF_THE_PRESSED]
+    plans = [(name, network) for network in networks for name in chosen if not PEERS[name].of_the_pressed]
+    plans += [(name, policy) for name in chosen if PEERS[name].of_the_pressed]
     for name, network in plans:
-        row = Row(name, TITLES[name], describe(network))
+        row = Row(name, PEERS[name].title, describe(network))
         if name == "torch-compile" and not config.peers and config.seconds < _COMPILE_SECONDS:
             reason = f"takes some 20 s to compile: name it in --peers, or --seconds {_COMPILE_SECONDS:.0f}"
             yield Entry(dataclasses.replace(row, reason=reason))
             continue
         try:
-            peer = PEERS[name](Task(policy, network, config.seed))
+            peer = PEERS[name].make(Task(policy, network, config.seed))
             peer.one(observations[0])
             peer.many(observations)
         except ModuleNotFoundError as error:
@@ -262,8 +262,8 @@ def plot(report: BenchReport, path: Path) -> None:
     from matplotlib.ticker import NullFormatter
 
     rows = [row for row in report.rows if row.one is not None]
-    networks = list(dict.fromkeys(row.network for row in rows[1:] if row.name not in OF_THE_PRESSED))
-    groups = ["policy" if row.name in ("policy", *OF_THE_PRESSED) else row.network for row in rows]
+    networks = list(dict.fromkeys(row.network for row in rows if not _of_the_pressed(row)))
+    groups = ["policy" if _of_the_pressed(row) else row.network for row in rows]
     colors = {"policy": "black", **{name: f"C{index}" for index, name in enumerate(networks)}}
     places = np.cumsum([0.0, *(1.0 if a == b else 1.5 for a, b in pairwise(groups))])
     figure = Figure(figsize=(9, 1.7 + 0.34 * float(places[-1])), layout="constrained")
@@ -296,6 +296,11 @@ def plot(report: BenchReport, path: Path) -> None:
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(picture, dpi=120, format="png")
     write(picture.getvalue(), path)
+
+
+def _of_the_pressed(row: Row) -> bool:
+    """Whether it runs the pressed policy: the policy itself, which is no peer, and some of these."""
+    return row.name not in PEERS or PEERS[row.name].of_the_pressed
 
 
 def _tick(words: Callable[[float], str], value: float, _: object) -> str:

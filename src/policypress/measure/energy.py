@@ -12,11 +12,14 @@ compare on like hardware, not what a machine draws. What is counted for one obse
 - Every multiply-add reads one activation, and every output of an operation is written once. Accumulators stay in
   registers. In integer numerics an activation takes 1 byte (2 for codes of 9 to 16 bits, 4 for accumulators), else 4.
 - A bias is one addition. A requantization is a 32-bit multiplication and four additions (half, shift, two limits), a
-  step of ReLU or of max pooling one addition, a tanh of codes a byte read and two additions.
+  step of ReLU or of max pooling one addition. An activation of codes is a byte read from a table and one addition; of
+  an odd function the table holds one half, and signs are another addition.
 - At the ends, in float32: input quantization is a multiplication and three additions a feature, an image's scaling a
-  multiplication, a normalization a multiplication and three additions, the outputs' scale a multiplication each; a
-  float tanh is twelve multiplications and twelve additions, squashing to the bounds two and two more, clipping two
-  additions, the choice of the largest output an addition each.
+  multiplication, a normalization a multiplication and three additions, the outputs' scale a multiplication each;
+  squashing to the bounds two multiplications and two additions beside the tanh, clipping two additions, the choice of
+  the largest output an addition each.
+- A float tanh is twelve multiplications and twelve additions. Other activations are counted in their formulas: a
+  division is a multiplication, a comparison an addition.
 - Multiplications of integers count as 8-bit ones if both factors have 8 bits, else as 32-bit ones; all their sums as
   32-bit additions. In weight-only numerics a multiply-add is one of float32.
 - Memory is read in words of 64 bits, all of them used. Weights, indices, biases, scales lie in the smallest memory
@@ -36,7 +39,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policypress.errors import UnsupportedError
+from policypress.errors import UnsupportedError, unknown
+from policypress.policy import activations
 from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Shape
 from policypress.policy.policy import Policy
 
@@ -131,6 +135,49 @@ def memory(size: int) -> tuple[str, float]:
     return next((name, word) for name, fits, word in MEMORIES if size <= fits)
 
 
+def operations(op: Activation) -> tuple[int, int]:
+    """Multiplications and additions of a float32 activation of one value, divisions and comparisons included."""
+    tally = _Tally()
+    activations.FUNCTIONS[op.function].formula(tally, _Counted(tally), *op.parameters)
+    return tally.multiplications, tally.additions
+
+
+class _Tally:
+    """The namespace ``m`` of formulas whose operations are counted."""
+
+    def __init__(self) -> None:
+        self.multiplications = self.additions = 0
+
+    def tanh(self, _: object) -> _Counted:
+        self.multiplications += _TANH
+        self.additions += _TANH
+        return _Counted(self)
+
+    def abs(self, _: object) -> _Counted:
+        return _Counted(self)
+
+    def where(self, *_: object) -> _Counted:
+        return _Counted(self)
+
+
+class _Counted:
+    """A value that is not known, only counted."""
+
+    def __init__(self, tally: _Tally) -> None:
+        self._tally = tally
+
+    def _multiply(self, _: object) -> _Counted:
+        self._tally.multiplications += 1
+        return _Counted(self._tally)
+
+    def _add(self, _: object) -> _Counted:
+        self._tally.additions += 1
+        return _Counted(self._tally)
+
+    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _multiply
+    __add__ = __radd__ = __sub__ = __rsub__ = __lt__ = __gt__ = _add
+
+
 class _Counter:
     """Adds up the operations of a policy."""
 
@@ -138,7 +185,7 @@ class _Counter:
         self._dense = dense
         self.found = dict.fromkeys((field.name for field in dataclasses.fields(Counts)), 0)
         self._policy, self._integer = policy, policy.input is not None
-        self._tables: set[int] = set()
+        self._tables: set[Activation] = set()
         self._code_bits = policy.input.bits if policy.input is not None else FLOAT_BITS
 
     def _add(self, **counts: int) -> None:
@@ -166,12 +213,15 @@ class _Counter:
         action = self._policy.action
         if self._integer:
             self._add(float_mul=outputs, constant_bytes=4 * self._policy.layers[-1].scale.size)
-        if action.kind != "box":
-            self._add(float_add=outputs)
-        elif action.squash:
-            self._add(float_mul=(_TANH + 2) * outputs, float_add=(_TANH + 2) * outputs, constant_bytes=8 * outputs)
-        else:
-            self._add(float_add=2 * outputs, constant_bytes=8 * outputs)
+        match action.kind:
+            case "discrete" | "multi-discrete" | "multi-binary":
+                self._add(float_add=outputs)
+            case "box" if action.squash:
+                self._add(float_mul=(_TANH + 2) * outputs, float_add=(_TANH + 2) * outputs, constant_bytes=8 * outputs)
+            case "box":
+                self._add(float_add=2 * outputs, constant_bytes=8 * outputs)
+            case _:
+                unknown(action.kind)
 
     def ops(self, ops: Iterable[Op], shape: Shape) -> Shape:
         for op in ops:
@@ -183,12 +233,15 @@ class _Counter:
                 case Relu():
                     self._add(**{plain: values})
                 case Activation() if op.bits:
-                    self._add(int32_add=2 * values, activation_traffic=values)
-                    if op.bits not in self._tables:
-                        self._add(constant_bytes=256)
-                        self._tables.add(op.bits)
+                    odd = activations.FUNCTIONS[op.function].odd
+                    self._add(int32_add=(2 if odd else 1) * values, activation_traffic=values)
+                    if op not in self._tables:
+                        self._add(constant_bytes=op.limit + 1 if odd else 2 * op.limit + 1)
+                        self._tables.add(op)
+                    self._code_bits = 8
                 case Activation():
-                    self._add(float_mul=_TANH * values, float_add=_TANH * values)
+                    multiplications, additions = operations(op)
+                    self._add(float_mul=multiplications * values, float_add=additions * values)
                 case MaxPool2d():
                     window = math.prod(op.kernel)
                     self._add(**{plain: (window - 1) * values})
@@ -203,6 +256,8 @@ class _Counter:
                 case Flatten():
                     shape = after
                     continue
+                case _:
+                    unknown(op)
             pair = math.prod(shape) * before_bytes + values * self._value_bytes
             self.found["activation_bytes"] = max(self.found["activation_bytes"], pair)
             self._add(activation_traffic=values * self._value_bytes)

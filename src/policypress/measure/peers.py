@@ -2,8 +2,8 @@
 
 Every peer takes what ``Policy.predict`` takes and gives actions. Wherever a peer has a graph of its own, the
 observation's scaling, normalization and the action's squashing are in it, so that one call does everything; weights
-do not change the time, so Stable-Baselines3's are random. A peer is a function in ``PEERS`` from a ``Task``; it
-imports what it needs itself, and raises UnsupportedError with the reason if it cannot run.
+do not change the time, so Stable-Baselines3's are random. A peer is a row of ``PEERS`` with a function from a ``Task``;
+that imports what it needs itself, and raises UnsupportedError with the reason if it cannot run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ConfigError, UnsupportedError
-from policypress.measure.networks import parameters, random_observations
-from policypress.policy import reference
+from policypress.errors import ConfigError, UnsupportedError, unknown
+from policypress.measure.baselines import parameters, random_observations
+from policypress.policy import activations, reference
 from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
@@ -86,7 +86,7 @@ def stable_baselines3(task: Task) -> Peer:
         def forward(self, observations: torch.Tensor) -> torch.Tensor:
             return self.body(observations)  # type: ignore[no-any-return]
 
-    plain = not transform.image and all(isinstance(op, Layer | Activation | Relu | Flatten) for op in policy.ops)
+    plain = not transform.image and all(isinstance(op, Layer | Flatten) or op.elementwise for op in policy.ops)
     hidden = [len(layer.weight) for layer in policy.layers[:-1]] if plain else []
     usual = {"discrete": "dqn", "box": "sac" if action.squash else "ppo"}.get(action.kind, "ppo")
     fitting = {"dqn": ("dqn",), "sac": ("sac", "td3", "ddpg"), "ppo": ("ppo", "a2c")}[usual]
@@ -94,7 +94,8 @@ def stable_baselines3(task: Task) -> Peer:
         fitting += ("ppo", "a2c")
     trained = str(policy.provenance.get("algo"))
     adapter = adapter_named(trained if trained in fitting else usual)
-    activation = torch.nn.Tanh if any(isinstance(op, Activation) for op in policy.ops) else torch.nn.ReLU
+    found = next((op for op in policy.ops if isinstance(op, Activation)), None)
+    activation = torch.nn.ReLU if found is None else partial(_activation, found)
     kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": adapter.net_arch(hidden)}
     if not plain:
         kwargs["features_extractor_class"] = Body
@@ -131,7 +132,7 @@ def torch_compiled(task: Task) -> Peer:
 
 def ort_float32(task: Task) -> Peer:
     """ONNX Runtime on one thread, float32."""
-    return _ort_peer(onnx_model(task.dense))
+    return _ort_peer(float_graph(task.dense))
 
 
 def ort_int8_dynamic(task: Task) -> Peer:
@@ -177,7 +178,7 @@ def _quantized(task: Task, quantize: Callable[[Path, Path], None]) -> Peer:
 
     with tempfile.TemporaryDirectory() as folder:
         plain, source, target = (Path(folder) / name for name in ("plain.onnx", "source.onnx", "target.onnx"))
-        plain.write_bytes(onnx_model(task.dense))
+        plain.write_bytes(float_graph(task.dense))
         quant_pre_process(plain, source)
         with _silent():
             quantize(source, target)
@@ -215,11 +216,15 @@ def litert(task: Task) -> Peer:
         interpreter.set_tensor(0, observations.astype(np.float32))
         interpreter.invoke()
         outputs = interpreter.get_tensor(1)
-        if action.kind == "discrete":
-            return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
-        if action.kind in ("multi-discrete", "multi-binary"):
-            return reference.act(action, outputs)
-        return outputs.reshape(-1, *action.shape).astype(dtype, copy=False)  # type: ignore[no-any-return]
+        match action.kind:
+            case "discrete":
+                return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
+            case "multi-discrete" | "multi-binary":
+                return reference.act(action, outputs)
+            case "box":
+                return outputs.reshape(-1, *action.shape).astype(dtype, copy=False)  # type: ignore[no-any-return]
+            case _:
+                unknown(action.kind)
 
     return Peer(len(data), lambda observation: many(observation[None])[0], many)
 
@@ -244,44 +249,36 @@ def ort_exported(task: Task) -> Peer:
     return _ort_peer(encode_onnx(task.pressed))
 
 
-PEERS: Mapping[str, Callable[[Task], Peer]] = MappingProxyType(
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A row of ``PEERS``: what tables call the peer, the function that makes it, and whether it runs the pressed policy
+    (all others run a dense network)."""
+
+    title: str
+    make: Callable[[Task], Peer]
+    of_the_pressed: bool = False
+
+
+PEERS: Mapping[str, Contender] = MappingProxyType(
     {
-        "sb3": stable_baselines3,
-        "torch": torch_eager,
-        "torch-compile": torch_compiled,
-        "ort": ort_float32,
-        "ort-int8-dynamic": ort_int8_dynamic,
-        "ort-int8-qdq": ort_int8_qdq,
-        "litert": litert,
-        "ort-exported": ort_exported,
-        "numpy": numpy_reference,
+        "sb3": Contender("SB3 predict", stable_baselines3),
+        "torch": Contender("torch eager", torch_eager),
+        "torch-compile": Contender("torch.compile", torch_compiled),
+        "ort": Contender("ORT float32", ort_float32),
+        "ort-int8-dynamic": Contender("ORT int8 dynamic", ort_int8_dynamic),
+        "ort-int8-qdq": Contender("ORT int8 QDQ", ort_int8_qdq),
+        "litert": Contender("LiteRT float32", litert),
+        "ort-exported": Contender("ORT, exported", ort_exported, of_the_pressed=True),
+        "numpy": Contender("NumPy reference", numpy_reference, of_the_pressed=True),
     }
 )
 """Every peer, by the name that ``--peers`` takes."""
-
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "sb3": "SB3 predict",
-        "torch": "torch eager",
-        "torch-compile": "torch.compile",
-        "ort": "ORT float32",
-        "ort-int8-dynamic": "ORT int8 dynamic",
-        "ort-int8-qdq": "ORT int8 QDQ",
-        "litert": "LiteRT float32",
-        "ort-exported": "ORT, exported",
-        "numpy": "NumPy reference",
-    }
-)
-
-OF_THE_PRESSED = frozenset({"ort-exported", "numpy"})
-"""Peers that run the pressed policy; all others run a dense network."""
 
 
 def named(text: str) -> tuple[str, ...]:
     """Peers in ``text``, names with commas between, or "all"; ConfigError names the known ones."""
     names = tuple(PEERS) if text == "all" else tuple(dict.fromkeys(name for name in text.split(",") if name))
-    unknown = [name for name in names if name not in PEERS]
-    if unknown or not names:
+    if not names or any(name not in PEERS for name in names):
         raise ConfigError(f"peers={text!r} is not known: use all, or some of {','.join(PEERS)}.")
     return names
 
@@ -319,13 +316,19 @@ def torch_module(policy: Policy) -> Any:
                 x = torch.clip((x - self.mean) / self.std, -normalization.clip, normalization.clip)
             x = x.float()
             y: torch.Tensor = self.network(x / 255 if observation.image else x)
-            if action.kind == "discrete":
-                return y.argmax(1) + action.start
-            if action.kind == "multi-discrete":
-                return torch.stack([group.argmax(1) for group in y.split(action.nvec, 1)], 1)
-            if action.kind == "multi-binary":
-                return (y > 0).long()
-            y = y.reshape(-1, *action.shape)
+            match action.kind:
+                case "discrete":
+                    return y.argmax(1) + action.start
+                case "multi-discrete":
+                    return torch.stack([group.argmax(1) for group in y.split(action.nvec, 1)], 1)
+                case "multi-binary":
+                    return (y > 0).long()
+                case "box":
+                    return self.box(y.reshape(-1, *action.shape))
+                case _:
+                    unknown(action.kind)
+
+        def box(self, y: torch.Tensor) -> torch.Tensor:
             if action.squash:
                 y = self.low + 0.5 * (torch.tanh(y) + 1) * self.span
             else:
@@ -362,7 +365,7 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
             case Relu():
                 yield torch.nn.ReLU()
             case Activation():
-                yield torch.nn.Tanh()
+                yield _activation(op)
             case Flatten():
                 yield torch.nn.Flatten()
             case MaxPool2d():
@@ -371,6 +374,17 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                 yield torch.nn.MaxPool2d(op.kernel, op.stride, op.padding)
             case Residual():
                 yield Sum(torch.nn.Sequential(*_modules(op.body)))
+            case _:
+                unknown(op)
+
+
+def _activation(op: Activation) -> Any:
+    """The module of torch that computes ``op``."""
+    import torch
+
+    row = activations.FUNCTIONS[op.function]
+    settings = dict(zip(row.parameters, op.parameters, strict=True))
+    return getattr(torch.nn, row.torch[0])(**settings, **row.fixed)
 
 
 def _torch_peer(policy: Policy, module: Any) -> Peer:
@@ -383,100 +397,11 @@ def _torch_peer(policy: Policy, module: Any) -> Peer:
     return Peer(4 * parameters(policy), lambda observation: many(observation[None])[0], many)
 
 
-def onnx_model(policy: Policy) -> bytes:
+def float_graph(policy: Policy) -> bytes:
     """A float policy as ONNX: raw ``observation`` (batch, *shape) to ``action`` (batch, *action shape)."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from policypress.export.onnx_build import build_network
 
-    nodes: list[Any] = []
-    constants: list[Any] = []
-    observation, action = policy.observation, policy.action
-
-    def constant(values: Any) -> str:
-        name = f"c{len(constants)}"
-        constants.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{kind}{len(nodes)}"
-        nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def run(ops: tuple[Op, ...], x: str) -> str:
-        for op in ops:
-            match op:
-                case Layer():
-                    weight, bias = constant(op.weight), constant(op.bias)
-                    if op.is_conv:
-                        pads = [*op.padding, *op.padding]
-                        x = node("Conv", x, weight, bias, strides=list(op.stride), pads=pads)
-                    else:
-                        x = node("Gemm", x, weight, bias, transB=1)
-                    x = node("Relu", x) if op.relu else x
-                case Relu():
-                    x = node("Relu", x)
-                case Activation():
-                    x = node("Tanh", x)
-                case Flatten():
-                    x = node("Flatten", x)
-                case MaxPool2d():
-                    pads = [*op.padding, *op.padding]
-                    x = node("MaxPool", x, kernel_shape=list(op.kernel), strides=list(op.stride), pads=pads)
-                case Residual():
-                    x = node("Add", x, run(op.body, x))
-        return x
-
-    x = "observation"
-    if observation.normalization is not None:
-        n = observation.normalization
-        x = node("Cast", x, to=TensorProto.DOUBLE)
-        x = node("Div", node("Sub", x, constant(n.mean)), constant(np.sqrt(n.var + n.epsilon)))
-        x = node("Clip", x, constant(np.float64(-n.clip)), constant(np.float64(n.clip)))
-    if observation.normalization is not None or observation.dtype != "float32":
-        x = node("Cast", x, to=TensorProto.FLOAT)
-    if observation.image:
-        x = node("Div", x, constant(np.float32(255)))
-    y = run(policy.ops, x)
-    if action.kind == "discrete":
-        y = node("ArgMax", y, axis=1, keepdims=0)
-        y = node("Add", y, constant(np.int64(action.start))) if action.start else y
-    elif action.kind == "multi-discrete":
-        edges = np.cumsum((0, *action.nvec))
-        groups = [
-            node(
-                "ArgMax",
-                node("Slice", y, constant([int(a)]), constant([int(b)]), constant([1])),
-                axis=1,
-                keepdims=1,
-            )
-            for a, b in pairwise(edges)
-        ]
-        y = node("Concat", *groups, axis=1)
-    elif action.kind == "multi-binary":
-        y = node("Cast", node("Greater", y, constant(np.float32(0))), to=TensorProto.INT64)
-    else:
-        low, high = np.asarray(action.low), np.asarray(action.high)
-        if len(action.shape) != 1:
-            y = node("Reshape", y, constant(np.array([-1, *action.shape], np.int64)))
-        if action.squash:
-            half = node("Mul", node("Add", node("Tanh", y), constant(np.float32(1))), constant(np.float32(0.5)))
-            y = node("Add", node("Mul", half, constant(high - low)), constant(low))
-        else:
-            y = node("Min", node("Max", y, constant(low)), constant(high))
-        y = node("Cast", y, to=TensorProto.DOUBLE) if action.dtype == "float64" else y
-    y = node("Identity", y)
-    nodes[-1].output[0] = "action"
-    kinds = [helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for dtype in (observation.dtype, action.dtype)]
-    graph = helper.make_graph(
-        nodes,
-        "policy",
-        [helper.make_tensor_value_info("observation", kinds[0], ["batch", *observation.shape])],
-        [helper.make_tensor_value_info("action", kinds[1], ["batch", *action.shape])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()  # type: ignore[no-any-return]
+    return bytes(build_network(policy).SerializeToString(deterministic=True))
 
 
 def _ort_peer(model: bytes) -> Peer:
@@ -505,8 +430,7 @@ def _litert_model(policy: Policy) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     observation, action = policy.observation, policy.action
-    plain = all(isinstance(op, Layer | Relu | Activation) for op in policy.ops)
-    if not plain or len(observation.shape) != 1 or observation.normalization is not None:
+    if len(observation.shape) != 1 or observation.normalization is not None:
         raise UnsupportedError("the LiteRT row is for plain networks of vectors without normalization.")
     outputs = len(policy.layers[-1].weight)
     buffers, codes = [schema.BufferT()], list[str]()
@@ -535,15 +459,24 @@ def _litert_model(policy: Policy) -> bytes:
     x, width = tensor((1, *observation.shape)), observation.shape[0]
     last = tensor((1, outputs))
     for op in policy.ops:
-        if isinstance(op, Layer):
-            width = len(op.weight)
-            weight, bias = tensor(op.weight.shape, op.weight), tensor(op.bias.shape, op.bias)
-            x = operate("FULLY_CONNECTED", width, x, weight, bias)
-            operators[-1].builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-            operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
-            operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
-        else:
-            x = operate("TANH" if isinstance(op, Activation) else "RELU", width, x)
+        match op:
+            case Layer() if not op.is_conv:
+                width = len(op.weight)
+                weight, bias = tensor(op.weight.shape, op.weight), tensor(op.bias.shape, op.bias)
+                x = operate("FULLY_CONNECTED", width, x, weight, bias)
+                operators[-1].builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+                operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
+                operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
+            case Relu():
+                x = operate("RELU", width, x)
+            case Activation(function="tanh"):
+                x = operate("TANH", width, x)
+            case Activation():
+                raise UnsupportedError(f"the LiteRT row has ReLU and tanh alone, not {op.function}.")
+            case Layer() | Flatten() | MaxPool2d() | Residual():
+                raise UnsupportedError(f"the LiteRT row is for plain networks of vectors, not for {type(op).__name__}.")
+            case _:
+                unknown(op)
     if action.kind == "box":
         low, high = np.ravel(np.asarray(action.low)), np.ravel(np.asarray(action.high))
         steps = (("MAXIMUM", low), ("MINIMUM", high))
@@ -582,11 +515,15 @@ def _action_space(policy: Policy) -> Any:
     from gymnasium import spaces
 
     action = policy.action
-    if action.kind == "discrete":
-        return spaces.Discrete(len(policy.layers[-1].weight))
-    if action.kind == "multi-discrete":
-        return spaces.MultiDiscrete(list(action.nvec))
-    if action.kind == "multi-binary":
-        return spaces.MultiBinary(action.shape[0])
-    low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
-    return spaces.Box(low, high, dtype=low.dtype.type)
+    match action.kind:
+        case "discrete":
+            return spaces.Discrete(len(policy.layers[-1].weight))
+        case "multi-discrete":
+            return spaces.MultiDiscrete(list(action.nvec))
+        case "multi-binary":
+            return spaces.MultiBinary(action.shape[0])
+        case "box":
+            low, high = (np.asarray(bound).astype(action.dtype) for bound in (action.low, action.high))
+            return spaces.Box(low, high, dtype=low.dtype.type)
+        case _:
+            unknown(action.kind)

@@ -1,4 +1,7 @@
-"""What returns of whole episodes say: mean and interval, the worst of them, and what a student keeps of an agent's."""
+"""What returns of whole episodes say: means and intervals, the worst of them, and what a student keeps of an agent's.
+
+Every figure that is made of returns is made here.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def kept(student: Sequence[float], agent: Sequence[float], chance: float = -math
     difference = float((ours - theirs).mean()), least, most
     low, high = bootstrap_interval(agent)
     mean = float(theirs.mean())
-    if mean == 0.0 or abs(mean) < high - low or low <= chance:
+    if mean == 0.0 or abs(mean) < high - low or not beats_chance(low, chance):
         return Kept(None, None, None, *difference)
     return Kept(*share_of(student, agent), *difference)
 
@@ -52,11 +55,37 @@ def share_of(student: Sequence[float], agent: Sequence[float]) -> tuple[float, f
     Raises ConfigError if it is 0.
     """
     ours, theirs = np.asarray(student, np.float64), np.asarray(agent, np.float64)
+    found = share(float((ours - theirs).mean()), float(theirs.mean()))
     magnitude = abs(float(theirs.mean()))
-    if magnitude == 0.0:
-        raise ConfigError("the agent returns 0 in this environment: there is no share of it that a student could keep.")
     low, high = _limits(1.0 + (_resampled(ours).mean(1) - _resampled(theirs).mean(1)) / magnitude)
-    return 1.0 + float((ours - theirs).mean()) / magnitude, low, high
+    return found, low, high
+
+
+def share(difference: float, of: float) -> float:
+    """Share that a mean return is of the mean ``of``, from which it differs by ``difference``: 1 plus the difference
+    over the magnitude, the ratio where ``of`` is positive. Raises ConfigError if that is 0."""
+    if of == 0.0:
+        raise ConfigError("the agent returns 0 in this environment: there is no share of it that a student could keep.")
+    return 1.0 + difference / abs(of)
+
+
+def beats_chance(low: float, chance: float) -> bool:
+    """Whether an agent learned something: the lower end of its interval lies above ``chance``, the upper end of that of
+    acting without looking."""
+    return low > chance
+
+
+def summary(returns: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation, limits ``low`` and ``high`` of the mean's interval and ``worst_tenth``, as JSON
+    values."""
+    low, high = bootstrap_interval(returns)
+    return {
+        "mean": float(np.mean(returns)),
+        "std": float(np.std(returns)),
+        "low": low,
+        "high": high,
+        "worst_tenth": worst_tenth(returns),
+    }
 
 
 def worst_tenth(returns: Sequence[float]) -> float:
@@ -68,14 +97,34 @@ def worst_tenth(returns: Sequence[float]) -> float:
     return float((weights * ordered).sum() / count)
 
 
+def interquartile_mean(runs: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Mean of the middle half of the returns of several runs together, with its 95 % interval.
+
+    Every run's episodes are drawn anew by themselves (stratified bootstrap, Agarwal et al. 2021): the interval is that
+    of these runs, not of other seeds.
+    """
+    found = [np.asarray(run, np.float64) for run in runs]
+    low, high = _limits(_middle(np.concatenate([_resampled(run, seed) for seed, run in enumerate(found)], axis=1)))
+    return float(_middle(np.concatenate(found)[None])[0]), low, high
+
+
+def _middle(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of the middle half of each row, values at its edges by the part that is inside."""
+    count = samples.shape[1]
+    place = np.arange(count)
+    weights = np.clip(np.minimum(place + 1, count - place) - count / 4, 0.0, 1.0)
+    means: NDArray[np.float64] = np.sort(samples, axis=1) @ weights / weights.sum()
+    return means
+
+
 def bootstrap_interval(returns: Sequence[float]) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of the mean; the same numbers give the same interval."""
     return _limits(_resampled(np.asarray(returns, np.float64)).mean(1))
 
 
-def _resampled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bootstrap samples (_RESAMPLES, episodes), the same picks for every list of one length."""
-    picks = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+def _resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Bootstrap samples (_RESAMPLES, episodes), the same picks for every list of one length and ``seed``."""
+    picks = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
     sampled: NDArray[np.float64] = values[picks]
     return sampled
 

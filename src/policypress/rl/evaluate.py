@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policypress.config import Environment
 from policypress.errors import ConfigError, RunError
-from policypress.measure.returns import bootstrap_interval, worst_tenth
+from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
 from policypress.policy.policy import Policy
 from policypress.rl.environments import EnvLike, description_of, make_envs, name_of, padding_of
 
@@ -73,16 +73,7 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """What ``as_dict`` holds beside single episodes."""
-        low, high = self.interval
-        return {
-            "episodes": len(self.returns),
-            "mean": self.mean,
-            "std": self.std,
-            "low": low,
-            "high": high,
-            "worst_tenth": self.worst_tenth,
-            "ended_early": self.ended_early,
-        }
+        return {"episodes": len(self.returns), **summary(self.returns), "ended_early": self.ended_early}
 
 
 def evaluate(

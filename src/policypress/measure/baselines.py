@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ConfigError, UnsupportedError
+from policypress.errors import ConfigError, UnsupportedError, unknown
 from policypress.policy.ops import (
     FLOAT_BITS,
     Activation,
@@ -31,6 +31,8 @@ Unit = NDArray[np.float64]
 """What one code is worth in real units, of shape (1,) or (channels,)."""
 
 _MAX_WIDTH = 4096
+_RATIO_ERROR = 1 / 32
+"""Of a requantization, whose multiplier is at least 16: units so near are the same."""
 _USUAL_HIDDEN = ((400, 300), (512,), (32, 64, 64, 512))
 """Widths of Stable-Baselines3's defaults that are not all alike: TD3's, and those of its network for images."""
 
@@ -92,12 +94,16 @@ def _without_zero_points(policy: Policy) -> tuple[Op, ...]:
 def _float_weights(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     found: list[Op] = []
     for op in ops:
-        if isinstance(op, Layer):
-            scale = op.scale.astype(np.float64)
-            op = _float_layer(op, op.weight * _along(scale, op.weight, 0), op.bias, op.relu)
-        elif isinstance(op, Residual):
-            op = Residual(_float_weights(op.body))
-        found.append(op)
+        match op:
+            case Layer():
+                scale = op.scale.astype(np.float64)
+                found.append(_float_layer(op, op.weight * _along(scale, op.weight, 0), op.bias, op.relu))
+            case Residual():
+                found.append(Residual(_float_weights(op.body)))
+            case Relu() | Activation() | Flatten() | MaxPool2d():
+                found.append(op)
+            case _:
+                unknown(op)
     return tuple(found)
 
 
@@ -107,13 +113,7 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
     for index, op in enumerate(ops):
         match op:
             case Layer():
-                after = ops[index + 1] if index + 1 < len(ops) else None
-                if last is not None and all(isinstance(later, Relu | MaxPool2d) for later in ops[index + 1 :]):
-                    given = last
-                elif isinstance(after, Activation):
-                    given = np.full(1, after.unit)
-                else:
-                    given = np.ones(1)
+                given = _wanted(ops[index + 1 :], last)
                 ratio = op.scale.astype(np.float64) if op.requantize is None else _ratio(op.requantize)
                 if op.requantize is None and last is not None:
                     ratio = np.ones(1)  # accumulators, which the block requantizes
@@ -124,6 +124,8 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
                 found.append(_float_layer(op, weight, op.bias * scale, relu))
                 unit = given
             case Activation():
+                if not np.allclose(unit, op.unit, rtol=_RATIO_ERROR):
+                    raise UnsupportedError(f"{op.function} of codes that no layer gives has no float32 form.")
                 found.append(op.as_float)
                 unit = np.full(1, float(op.lookup.scale))
             case Residual():
@@ -132,13 +134,34 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
                 outer = unit / _ratio(op.skip)
                 wanted = outer * _ratio(op.branch)
                 body, inner = _float_ops(op.body, unit, wanted)
-                if inner is not wanted:
+                if not np.allclose(inner, wanted, rtol=_RATIO_ERROR):
                     raise UnsupportedError("A residual block whose body does not end in a layer has no float32 form.")
                 found.append(Residual(body))
                 unit = outer
-            case _:
+            case Relu() | Flatten() | MaxPool2d():
                 found.append(op)
+            case _:
+                unknown(op)
     return tuple(found), unit
+
+
+def _wanted(later: Iterable[Op], last: Unit | None) -> Unit:
+    """The unit that a layer must give for the operations behind it: the next activation's, or ``last`` at their end."""
+    over = np.ones(1)
+    for op in later:
+        match op:
+            case Activation():
+                return op.unit * over
+            case Residual():
+                assert op.skip is not None
+                over = over * _ratio(op.skip)
+            case Layer():
+                return np.ones(1)
+            case Relu() | Flatten() | MaxPool2d():
+                pass
+            case _:
+                unknown(op)
+    return np.ones(1) if last is None else last * over
 
 
 def _ratio(requantization: Requantization) -> NDArray[np.float64]:
@@ -209,7 +232,7 @@ def widened(policy: Policy, hidden: Sequence[int], seed: int = 0) -> Policy:
         raise ConfigError(f"hidden widths must be positive numbers, for example 256,256, not {tuple(hidden)}.")
     rng = np.random.default_rng(seed)
     layers, outputs = policy.layers, len(policy.layers[-1].weight)
-    if not policy.observation.image and all(isinstance(op, Layer | Relu | Activation | Flatten) for op in policy.ops):
+    if not policy.observation.image and all(isinstance(op, Flatten | Layer) or op.elementwise for op in policy.ops):
         ops = _vector_network(policy, [*hidden, outputs], rng)
     else:
         own = [len(layer.weight) for layer in layers[:-1]]
@@ -249,8 +272,10 @@ def _with_widths(
                 op = op.as_float
             case Residual():
                 op = Residual(_with_widths(op.body, widths, shape, rng)[0])
-            case _:
+            case Relu() | Flatten() | MaxPool2d():
                 pass
+            case _:
+                unknown(op)
         shape = op.output_shape(shape)
         found.append(op)
     return tuple(found), shape

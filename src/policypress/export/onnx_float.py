@@ -1,0 +1,52 @@
+"""Weight-only and float numerics: activations are float32 tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policypress.errors import unknown
+from policypress.export.onnx_functions import activate
+from policypress.export.onnx_graph import Graph, Style, dequantized, layer_node, max_pool, per_channel
+from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
+
+
+class Floats:
+    """Weight-only and float numerics. "exact" sums integers first and scales then, as the reference does."""
+
+    def __init__(self, graph: Graph, style: Style) -> None:
+        self.graph = graph
+        self.style = style
+
+    def ops(self, ops: tuple[Op, ...], x: str) -> str:
+        g = self.graph
+        for op in ops:
+            with g.layer(op):
+                match op:
+                    case Layer():
+                        x = self._layer(op, x)
+                        x = g.op("Relu", x) if op.relu else x
+                    case Relu():
+                        x = g.op("Relu", x)
+                    case Activation():
+                        x = activate(g, op, x, self.style)
+                    case MaxPool2d():
+                        x = max_pool(g, op, x)
+                    case Flatten():
+                        x = g.op("Flatten", x)
+                    case Residual():
+                        x = g.op("Add", x, self.ops(op.body, x))
+                    case _:
+                        unknown(op)
+        return x
+
+    def _layer(self, layer: Layer, x: str) -> str:
+        g = self.graph
+        if layer.weight_bits == FLOAT_BITS:
+            return layer_node(g, layer, x, g.constant(layer.weight, "weight"), g.constant(layer.bias, "bias"))
+        if self.style == "qdq":
+            weight = dequantized(g, layer.weight, layer.scale, "weight")
+            return layer_node(g, layer, x, weight, g.constant(layer.bias, "bias"))
+        sums = layer_node(g, layer, x, g.cast(g.constant(layer.weight, "weight"), np.float32))
+        ndim = layer.weight.ndim - 1
+        scaled = g.op("Mul", sums, g.constant(per_channel(layer.scale, ndim), "scale"))
+        return str(g.op("Add", scaled, g.constant(per_channel(layer.bias, ndim), "bias")))
