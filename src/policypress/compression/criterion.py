@@ -7,15 +7,29 @@ from typing import NamedTuple
 
 import torch
 
-from policypress.compression.graph import LayerNode, Node, ResidualNode
+from policypress.compression.graph import Graph, LayerNode, Node, ResidualNode
 from policypress.config import Criterion
+from policypress.errors import unknown
 
 
-def score(criterion: Criterion, weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Non-negative scores of ``weight``'s shape, by itself; ``generator`` decides for "random"."""
-    if criterion == "magnitude":
-        return weight.detach().abs()
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
+def scores(
+    criterion: Criterion, weights: Sequence[torch.Tensor], graphs: Sequence[Graph], generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Non-negative scores of each weight's shape; "flow" looks at the ``graphs`` that the weights are part of, and
+    ``generator`` decides for "random"."""
+    match criterion:
+        case "magnitude":
+            return [weight.detach().abs() for weight in weights]
+        case "random":
+            return [torch.rand(weight.shape, generator=generator).to(weight.device) for weight in weights]
+        case "flow":
+            found: dict[int, torch.Tensor] = {}
+            for graph in graphs:
+                by_name = flow(graph.nodes)
+                found |= {id(node.module.weight): by_name[node.name] for node in graph.layers}
+            return [found[id(weight)] for weight in weights]
+        case _:
+            unknown(criterion)
 
 
 @torch.no_grad()

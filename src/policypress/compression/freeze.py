@@ -11,14 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from policypress.compression.activations import FakeQuantTanh
 from policypress.compression.answers import answer, compare, probes, tolerance_of
-from policypress.compression.fake_quant import (
-    INT32,
-    FakeQuantAdd,
-    FakeQuantTanh,
-    InputQuantizer,
-    multiplier_and_shift,
-)
+from policypress.compression.fake_quant import FakeQuantAdd
+from policypress.compression.fixed_point import INT32, multiplier_and_shift
 from policypress.compression.graph import (
     FlattenNode,
     Graph,
@@ -29,6 +25,7 @@ from policypress.compression.graph import (
     TanhNode,
     clipped,
 )
+from policypress.compression.ranges import InputQuantizer
 from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError
 from policypress.policy.activations import FUNCTIONS
 from policypress.policy.checks import check_accumulators
