@@ -527,9 +527,7 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
         assert shown in answer.out
     assert str(tmp_path / "policy.policy") in answer.out
     assert run(*pressed(picker_file, tmp_path, *QUICK, "--json")).json == result
-    assert_one_sentence(
-        run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds a run with other settings or files"
-    )
+    assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
 
 
 def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
@@ -617,7 +615,7 @@ def test_every_option_of_compress_reaches_the_settings(
     seen: dict[str, Any] = {}
 
     def capture(agent: Any, config: PressConfig, out: Path, **options: Any) -> None:
-        seen.update(source=agent.source, config=config, out=out, **options)
+        seen.update(agent=agent, config=config, out=out, **options)
         raise pp.RunError("enough.")
 
     monkeypatch.setattr("policypress.rl.press.press", capture)
@@ -631,7 +629,8 @@ def test_every_option_of_compress_reaches_the_settings(
     )  # fmt: skip
     assert_one_sentence(answer, "enough.")
     config, student = seen["config"], seen["config"].student
-    assert (seen["source"].agent, seen["source"].trust, seen["out"]) == (picker_file, True, tmp_path)
+    source = seen["agent"].source
+    assert (source.agent, source.trust, seen["out"]) == (picker_file, True, tmp_path)
     assert seen["resume"] is True
     assert (config.algo, config.env, config.method, config.episodes) == ("dqn", PICK, "distill", 4)
     assert (student.hidden, student.batches, student.states, student.seed) == ((5, 4), 500, 300, 3)

@@ -107,7 +107,7 @@ def test_a_finished_run_is_shown_and_others_are_refused(
     for resume in (False, True):
         assert press(source, config, tmp_path, resume=resume) == result
         other = planned(source, student={"batches": 60, "seed": 2})
-        with pytest.raises(RunError, match="holds a run with other settings or files: choose another --out"):
+        with pytest.raises(RunError, match="holds another run: choose another --out or repeat its settings"):
             press(source, other, tmp_path, resume=resume)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
     (tmp_path / "config.json").write_text("[]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from policypress.rl.environments import description_of, make_env, name_of
 from policypress.rl.press import press
 from policypress.rl.search import Candidate, Knobs
 from policypress.rl.sources import Source
+from policypress.rl.workers import Workers
 from rl.toys import PICK, Follow, Pick, agent, draw, plan, save_picker, write_picker
 
 mujoco = pytest.importorskip("mujoco")
@@ -285,14 +285,12 @@ def test_students_of_a_search_make_it_in_processes_of_their_own(here: str, tmp_p
     source = Source(save_picker(tmp_path / "agent.zip"))
     settings = {"keep": 0.1, "minutes": 1.0, "episodes": 2}
     config = plan(source, "dqn", environment, settings=settings, student={"states": 300})
-    student = replace(config.student, batches=40, hidden=(8,))
-    context = multiprocessing.get_context("spawn")
-    answers: Any = context.Queue()
-    arguments = (source, config, student, Knobs(), (12.0, 12.0), tmp_path / "students", answers)
-    worker = context.Process(target=SEARCH._train, args=arguments)
-    worker.start()
-    _, candidate = answers.get(timeout=120)
-    worker.join()
+    config = replace(config, student=replace(config.student, batches=40, hidden=(8,)))
+    with Workers[Knobs](lambda knobs: knobs.name) as workers:
+        workers.start(Knobs(), SEARCH._train, source, config, Knobs(), (12.0, 12.0), tmp_path / "students")
+        message = workers.wait(120.0)
+    assert message is not None
+    candidate = message.value
     assert isinstance(candidate, Candidate)
     policy = pp.load(tmp_path / "students" / Knobs().name / "policy.policy")
     assert policy.provenance["env"] == f"{here}:make"

@@ -26,6 +26,7 @@ class PressFolder(RunFolder[PressConfig]):
     """What a run of pressing leaves. A search also goes on in more or less time than it was given first."""
 
     settings = PressConfig
+    others = "another run: choose another --out or repeat its settings and files"
     early = ("teacher.json",)
 
     def goes_on(self, found: PressConfig, config: PressConfig) -> bool:

@@ -25,6 +25,8 @@ class RunFolder(Generic[C]):
     """Where a run of settings ``C`` keeps what. Every kind of run is a subclass that says what else it writes."""
 
     settings: type[C]
+    others = "a run with other settings: choose another --out or repeat its settings"
+    """What stands in the way where the settings differ."""
     early: ClassVar[tuple[str, ...]] = ()
     """Files and folders beside ``config.json`` and ``checkpoint`` that it writes before its result is near."""
     late: ClassVar[tuple[str, ...]] = ()
@@ -76,9 +78,7 @@ class RunFolder(Generic[C]):
         if self.config.exists() and self.begun():
             found = self._read()
             if not self.goes_on(found, config):
-                raise RunError(
-                    f"{self.out} holds a run with other settings or files: choose another --out or repeat them."
-                )
+                raise RunError(f"{self.out} holds {self.others}.")
             if self.result.exists() and found == config:
                 shutil.rmtree(self.checkpoint, ignore_errors=True)  # what a kill after the result left
                 result: dict[str, Any] = json.loads(self.result.read_text())
