@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from policy.policies import Builder, Kind, make_policy
 from policypress.policy.activations import FUNCTIONS
 from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Shape
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import Builder, Kind, make_policy
 
 Role = Literal["hidden", "signed", "tanh", "raw"]
 

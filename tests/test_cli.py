@@ -316,7 +316,7 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
 
 def test_info_shows_the_card_of_before(run: Run) -> None:
     """Without worst tenth and early ends, with an interquartile mean."""
-    answer = run("info", Path(__file__).parents[1] / "results" / "cheetah-98" / "policy.policy")
+    answer = run("info", Path(__file__).parents[1] / "results" / "HalfCheetah-v5" / "cheetah-98" / "policy.policy")
     assert answer.code == 0
     assert "5855.4 [" in answer.out
     assert "worst tenth" not in answer.out

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from policy.policies import Builder
 from policypress.policy.activations import FUNCTIONS
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Activation, Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import Builder
 
 
 def activation(b: Builder, function: str, reach: int) -> Activation:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policy.policies import NUMERICS, Builder
 from policypress.export.c import WEIGHTS, CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder, compiler
 from policypress.policy import reference
@@ -19,6 +18,7 @@ from policypress.policy.policy import Numerics, Policy
 from policypress.runtime import native
 from policypress.runtime.lower import lower
 from policypress.runtime.structures import Finish, Kind
+from policypress.testing import NUMERICS, Builder
 from runtime.activations import limited, made, orders, seen
 
 needs_cc = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")

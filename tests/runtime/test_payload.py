@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_policy, with_zero_points
 from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
 from policypress.policy.policy import Policy
+from policypress.testing import Builder, make_policy, stored_policies, with_zero_points
 from runtime.activations import made, orders
 
 ROOT = Path(__file__).parents[2]
@@ -147,10 +147,7 @@ def test_large_layers_come_back(library, bits, density):
 
 @pytest.mark.parametrize("name", ["keep-cheetah", "cheetah-90", "catch-narrow"])
 def test_trained_policies_come_back(library, name):
-    path = ROOT / "results" / name / "policy.policy"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: run the tests from a checkout.")
-    check(library, load(path))
+    check(library, load(stored_policies(ROOT / "results")[name]))
 
 
 @pytest.mark.parametrize("points", [(300, 0, 0, -7), (2**15,)])

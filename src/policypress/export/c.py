@@ -20,9 +20,9 @@ import policypress
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import RESERVED, c_folder, c_header, c_payload, c_source, c_test, c_text, name_of
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
-from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
 from policypress.policy.description import labelled, layer_titles
+from policypress.policy.observations import Answers, answers
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
 from policypress.runtime import lower

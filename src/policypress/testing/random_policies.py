@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policy.policies import tanh_op
+from policypress.policy.activations import FUNCTIONS, LARGEST_CODE
 from policypress.policy.contract import OBSERVATION_DTYPES, ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import (
     FLOAT_BITS,
@@ -23,38 +24,40 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    weight_limit,
 )
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing.draw import Draw
 
 _LIMITS = (
     *((0, 255), (0, 255), (-127, 127), (-127, 127), (-128, 127), (0, 15), (-7, 7), (-1, 1), (-255, 0), (-90, -5)),
     *((5, 90), (0, 256), (-255, 255), (-1000, 1), (-70000, 70000), (-(2**23), 2**24)),
 )
+_NARROW = ((-255, 255), (-255, 255), (0, 255), (-127, 127), (-128, 127), (-7, 7), (0, 1), (-255, 0), (5, 90))
+"""Limits of codes in front of an activation."""
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0, 1.0)
 _MAX_DEPTH = 3
 
 
-def random_policy(seed: int, numerics: Numerics | None = None) -> Policy:
-    """A random policy; equal seeds give equal ones."""
-    return _Maker(np.random.default_rng(seed), numerics).policy()
+def random_policy(seed: int, numerics: Numerics | None = None, functions: Sequence[str] = tuple(FUNCTIONS)) -> Policy:
+    """A random policy, its activations among ``functions``; equal arguments give equal ones."""
+    rng = np.random.default_rng(seed)
+    kinds: tuple[Numerics, ...] = ("integer", "integer", "integer", "weight-only", "float")
+    return _Maker(rng, numerics or kinds[rng.integers(len(kinds))], functions).policy()
 
 
-class _Maker:
-    def __init__(self, rng: np.random.Generator, numerics: Numerics | None) -> None:
-        self.rng = rng
-        self.numerics: Numerics = numerics or self.pick("integer", "integer", "integer", "weight-only", "float")
-        self.integer = self.numerics == "integer"
+class _Maker(Draw):
+    def __init__(self, rng: np.random.Generator, numerics: Numerics, functions: Sequence[str]) -> None:
+        super().__init__(rng, numerics)
+        self.functions = functions
         self.bits = self.pick(None, 2, 3, 4, 5, 6, 7, 8)  # None: another one in every layer
         self.density = self.pick(None, *_DENSITIES)
-        self.reach = 1.0  # largest magnitude of a code
+        self.codes = (0, 0)  # range of those at hand, in integer numerics
         self.names = 0
 
-    def pick(self, *choices: Any) -> Any:
-        return choices[self.rng.integers(len(choices))]
-
-    def often(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
+    @property
+    def reach(self) -> int:
+        """Largest magnitude of a code."""
+        return max(-self.codes[0], self.codes[1])
 
     def policy(self) -> Policy:
         observation = self.observation()
@@ -62,8 +65,8 @@ class _Maker:
         quantization = self.input(observation) if self.integer else None
         ops: list[Op] = []
         while len(ops) < 8 and (len(shape) != 1 or not ops or self.often(0.6)):
-            ops += (found := self.ops(shape, depth=0))
-            for op in found:
+            for op in self.ops(shape, depth=0):
+                ops.append(op)
                 shape = op.output_shape(shape)
         if len(shape) != 1:
             ops.append(Flatten())
@@ -101,13 +104,13 @@ class _Maker:
             scale *= 2.0 ** -self.pick(0, 8, 20)
         if self.often(0.02):
             scale *= self.pick(1e-30, 1e30)
-        self.reach = max(-low, high)
+        self.codes = (low, high)
         return InputQuantization(scale.astype(np.float32), low, high, bits)
 
     def shifted(self, quantization: InputQuantization) -> InputQuantization:
         size = quantization.inverse_scale.size
-        points = self.rng.integers(-self.pick(1, 300, 2**15), self.pick(2, 300, 2**15), size, endpoint=True)
-        points = np.where(self.rng.random(size) < self.pick(0.3, 1.0), points, 0).astype(np.int32)
+        found = self.rng.integers(-self.pick(1, 300, 2**15), self.pick(2, 300, 2**15), size, endpoint=True)
+        points = np.where(self.rng.random(size) < self.pick(0.3, 1.0), found, 0).astype(np.int32)
         return dataclasses.replace(quantization, zero_point=points) if points.any() else quantization
 
     def side(self) -> int:
@@ -118,14 +121,12 @@ class _Maker:
 
     def ops(self, shape: tuple[int, ...], depth: int) -> list[Op]:
         """Some operations on values of ``shape``."""
-        if len(shape) == 2:
-            return [self.pick(Relu(), Flatten(), Flatten())] if self.often(0.9) else [Relu(), Flatten()]
-        if self.integer and self.often(0.02):
-            return self.relu()
         if len(shape) == 3:
-            kind = self.pick("conv", "conv", "conv", "pool", "residual", "relu", "flatten")
+            kind = self.pick("conv", "conv", "conv", "pool", "residual", "relu", "flatten", "activation")
+        elif len(shape) == 2:
+            kind = self.pick("relu", "flatten", "flatten", "activation")
         else:
-            kind = self.pick("linear", "linear", "linear", "linear", "residual", "relu", "flatten")
+            kind = self.pick(*["linear"] * 4, "residual", "relu", "flatten", "activation")
         match kind:
             case "conv":
                 return self.hidden((self.channels(), shape[0]), shape[1:])
@@ -133,14 +134,31 @@ class _Maker:
                 return self.hidden((self.width(), shape[0]))
             case "pool":
                 return [self.pool(shape)]
-            case "residual":
-                return [self.residual(shape, depth)] if depth < _MAX_DEPTH else self.relu()
+            case "residual" if depth < _MAX_DEPTH:
+                return [self.residual(shape, depth)]
             case "flatten":
                 return [Flatten()]
+            case "activation":
+                return self.activations()
         return self.relu()
 
     def relu(self) -> list[Op]:
+        if self.integer:
+            self.codes = Relu().codes(*self.codes)
         return [Relu()]
+
+    def activations(self) -> list[Op]:
+        """One activation or two, or a ReLU where codes are too large for a table."""
+        found: list[Op] = []
+        while not found or self.often(0.2):
+            if self.integer and self.reach > LARGEST_CODE:
+                return self.relu()
+            bits = self.bits or int(self.rng.integers(2, 9))
+            op = self.any_activation(self.pick(*self.functions), max(self.reach, 1), bits)
+            if self.integer:
+                self.codes = op.codes(*self.codes)
+            found.append(op)
+        return found
 
     def channels(self) -> int:
         return int(self.pick(1, 2, 3, 4, 5, 8, 17, 32))
@@ -167,50 +185,35 @@ class _Maker:
             else:
                 geometry["padding"] = (self.pad(kernel[0]), self.pad(kernel[1]))
                 geometry["stride"] = (self.pick(1, 1, 2, 3, 100, 10**6), self.pick(1, 1, 2, 5))
-        if self.often(0.2):
-            bits = int(self.rng.integers(2, 9)) if self.integer else 0
-            layer = self.layer((*size, *kernel), "tanh", **geometry)
-            tanh = tanh_op(bits)
-            self.reach = tanh.high if self.integer else 1
-            return [layer, tanh, *(self.relu() if self.often(0.2) else [])]
-        layer = self.layer((*size, *kernel), "hidden", **geometry)
-        return [layer, *(self.relu() if self.often(0.2) else [])]
+        role = "activation" if self.often(0.4) else "hidden"
+        layer = self.layer((*size, *kernel), role, **geometry)
+        ops: list[Op] = [layer]
+        if self.often(0.1):
+            ops += self.relu()
+        if role == "activation":
+            ops += self.activations()
+        return [*ops, *(self.relu() if self.often(0.2) else [])]
 
     def layer(self, shape: tuple[int, ...], role: str, **geometry: Any) -> Layer:
-        """``role``: "hidden", "tanh" (one follows) or "raw" (accumulators)."""
+        """``role``: "hidden", "activation" (one follows) or "raw" (accumulators)."""
         rng, outputs = self.rng, shape[0]
         density = self.density if self.density is not None else self.pick(*_DENSITIES)
         kept = rng.random(shape) < density
         if self.often(0.2):
             kept[rng.random(outputs) < 0.5] = False  # rows without weights
-        bits = self.bits or int(rng.integers(2, 9))
+        bits = FLOAT_BITS if self.numerics == "float" else self.bits or int(rng.integers(2, 9))
+        fan_in = max(1.0, density * math.prod(shape[1:]))
         many = outputs if self.often(0.5) else 1
+        weight, scale = self.weights(kept, bits, many, fan_in, widest=self.often(0.1))
         self.names += 1
         name = f"layer{self.names}"
+        if self.integer:
+            return self.integer_layer(weight, bits, scale, role, name, **geometry)
         relu = self.often({"hidden": 0.6, "raw": 0.1}.get(role, 0))
-        fan_in = max(1.0, density * math.prod(shape[1:]))
-        if self.numerics == "float":
-            weight: NDArray[Any] = (rng.normal(size=shape) / math.sqrt(fan_in) * kept).astype(np.float32)
-            bias = rng.normal(size=outputs).astype(np.float32)
-            return Layer(weight, bias, FLOAT_BITS, np.ones(1, np.float32), relu, name=name, **geometry)
-        limit = weight_limit(bits)
-        magnitude = rng.integers(1, limit + 1, shape) if self.often(0.9) else limit
-        weight = (magnitude * rng.choice([-1, 1], shape) * kept).astype(np.int8)
-        scale = (rng.uniform(0.5, 1.5, many) / (limit * math.sqrt(fan_in))).astype(np.float32)
-        if not self.integer:
-            bias = rng.normal(size=outputs).astype(np.float32)
-            return Layer(weight, bias, bits, scale, relu, name=name, **geometry)
-        return self.integer_layer(weight, bits, scale, role, relu, name, **geometry)
+        return Layer(weight, rng.normal(size=outputs).astype(np.float32), bits, scale, relu, name=name, **geometry)
 
     def integer_layer(
-        self,
-        weight: NDArray[np.int8],
-        bits: int,
-        scale: NDArray[np.float32],
-        role: str,
-        relu: bool,
-        name: str,
-        **geometry: Any,
+        self, weight: NDArray[np.int8], bits: int, scale: NDArray[np.float32], role: str, name: str, **geometry: Any
     ) -> Layer:
         rng, outputs = self.rng, len(weight)
         rows = weight.reshape(outputs, -1)
@@ -218,7 +221,7 @@ class _Maker:
         while (worst := np.abs(rows.astype(np.int64)).sum(axis=1) * self.reach).max() >= 2**31 - 2:
             too_large = worst >= 2**31 - 2
             rows[too_large] *= (rng.random(rows[too_large].shape) < (0.5 if self.reach < 2**24 else 0)).astype(np.int8)
-        room = INT32_MAX - np.abs(rows.astype(np.int64)).sum(axis=1) * int(self.reach)
+        room = INT32_MAX - np.abs(rows.astype(np.int64)).sum(axis=1) * self.reach
         match self.pick("small", "small", "small", "none", "edge", "any"):
             case "none":
                 bias = np.zeros(outputs, np.int64)
@@ -228,37 +231,33 @@ class _Maker:
                 bias = rng.integers(-room, room + 1)
             case _:
                 bias = np.clip(rng.integers(-300, 300, outputs), -room, room)
-        requantize = None
-        reach = int((np.abs(rows.astype(np.int64)).sum(axis=1) * int(self.reach) + np.abs(bias)).max())
+        requantize, relu = None, role == "raw" and self.often(0.1)
         if role != "raw":
-            low, high = (-255, 255) if role == "tanh" else self.pick(*_LIMITS)
+            low, high = self.pick(*(_NARROW if role == "activation" else _LIMITS))
             relu = role == "hidden" and low == 0
             typical = 0.2 * self.reach * math.sqrt(float((rows.astype(float) ** 2).sum()) / outputs) + 1
             ratio = max(-low, high) / typical if self.often(0.9) else 2.0 ** self.rng.uniform(-24, 6)
-            requantize = Requantization(*self.ratio(ratio, outputs), low, high)
-            self.reach = max(-low, high)
-        else:
-            self.reach = reach
-        return Layer(weight, bias.astype(np.int32), bits, scale, relu, requantize, name=name, **geometry)
+            requantize = Requantization(*self.any_ratio(ratio, outputs), low, high)
+        layer = Layer(weight, bias.astype(np.int32), bits, scale, relu, requantize, name=name, **geometry)
+        self.codes = layer.codes(*self.codes)
+        return layer
 
-    def ratio(self, ratio: float, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def any_ratio(self, ratio: float, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Multipliers and shifts near ``ratio``, each one for all or one for each output."""
-        multiplier = self.rng.integers(16, 256, self.pick(1, outputs)).astype(np.int32)
-        shift = np.rint(np.log2(multiplier / ratio)) if self.often(0.5) else np.rint(np.log2(multiplier[:1] / ratio))
-        return multiplier, np.clip(shift, 1, 31).astype(np.int32)
+        return self.ratio(ratio, self.pick(1, outputs), one_shift=self.often(0.5))
 
     def residual(self, shape: tuple[int, ...], depth: int) -> Residual:
-        outside = self.reach
+        outside = max(1, self.reach)
         body = self.body(shape, depth)
         if not self.integer:
             return Residual(body)
-        channels, inside = shape[0], max(1.0, self.reach)
+        channels, inside = shape[0], max(1, self.reach)
         low, high = self.pick(*_LIMITS, (INT32_MIN, INT32_MAX)) if self.often(0.5) else (-127, 127)
         wanted = max(-low, high)
         limits = INT32_MIN, INT32_MAX
-        skip = Requantization(*self.ratio(wanted / outside, channels), *limits)
-        branch = Requantization(*self.ratio(wanted / inside * self.pick(1, 8), channels), *limits)
-        self.reach = max(-low, high)
+        skip = Requantization(*self.any_ratio(wanted / outside, channels), *limits)
+        branch = Requantization(*self.any_ratio(wanted / inside * self.pick(1, 8), channels), *limits)
+        self.codes = (low, high)
         return Residual(body, skip, branch, low, high)
 
     def body(self, shape: tuple[int, ...], depth: int) -> tuple[Op, ...]:
@@ -266,7 +265,7 @@ class _Maker:
         ops: list[Op] = self.relu() if self.often(0.3) else []
         sides = shape[1:]
         for _ in range(int(self.rng.integers(1, 3))):
-            match self.pick("layer", "layer", "residual", "pool", "flatten"):
+            match self.pick("layer", "layer", "residual", "pool", "flatten", "activation"):
                 case "layer":
                     ops += self.hidden((shape[0], shape[0]), sides, same=True)
                 case "residual" if depth < _MAX_DEPTH:
@@ -275,6 +274,8 @@ class _Maker:
                     ops.append(MaxPool2d((3, 3), (1, 1), (1, 1)))
                 case "flatten" if not sides:
                     ops.append(Flatten())
+                case "activation":
+                    ops += self.activations()
                 case _:
                     ops += self.relu()
         if self.often(0.5):

@@ -1,8 +1,8 @@
 """Agents of many kinds at the door: each is opened as the very agent that it is, or refused in one sentence.
 
-    python benchmarks/agents.py                           # all kinds; one core, less than ten minutes
-    python benchmarks/agents.py --only gsde --only old    # those with a word in their name
-    python benchmarks/agents.py --published FOLDER        # also the zips of the RL Zoo in FOLDER, if there is one
+    python checks/agents.py                           # all kinds; one core, less than ten minutes
+    python checks/agents.py --only gsde --only old    # those with a word in their name
+    python checks/agents.py --published FOLDER        # also the zips of the RL Zoo in FOLDER, if there is one
 
 Each kind is trained for a few hundred steps by plain Stable-Baselines3 on a toy of its own spaces. Then all parameters
 are shaken, so that outputs are large enough to meet every bound, and the agent is saved by Stable-Baselines3's own

@@ -1,13 +1,13 @@
-"""How ONNX graphs agree with their policies in ONNX Runtime, how large they are, and how fast.
+"""How ONNX graphs agree with their policies in ONNX Runtime, and in OpenVINO where it is installed.
 
-    python benchmarks/onnx_agreement.py           # some minutes
-    python benchmarks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
+    python checks/onnx_agreement.py           # some minutes
+    python checks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
 
-Random policies are those of the tests (tests/policy/policies.py): MLPs with ReLU and with Tanh, and a CNN with a
-residual block and max pooling, 2 to 8 bits, one scale a layer or one an output. Observations are random and extreme
-(`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained policies are those
-of results/. Vector policies take float64 observations with odd seeds and float32 ones with even seeds; in OpenVINO,
-where it is installed, float32 ones alone. Times are those of one observation on one thread, the best of five rounds.
+Random policies are `make_policy` of policypress.testing: MLPs with ReLU and with each activation, and CNNs with a
+residual block, max pooling and each activation, 2 to 8 bits, one scale a layer or one an output. Observations are
+random and extreme (`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained
+policies are those of results/. Vector policies take float64 observations with odd seeds and float32 ones with even
+seeds; in OpenVINO float32 ones alone. Exit code 1 if a graph does not agree.
 """
 
 from __future__ import annotations
@@ -15,40 +15,32 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 import policypress as pp
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx
 from policypress.export.onnx_check import Runner, check_observations, compare
+from policypress.measure.machine import lines, machine
 from policypress.policy import reference
+from policypress.policy.activations import FUNCTIONS
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import FLOAT_BITS, Layer
 from policypress.policy.policy import Policy
+from policypress.testing import NUMERICS, make_policy, stored_policies
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests"))  # for OpenVINO
 
-from policy.policies import NUMERICS, make_policy  # noqa: E402
 
 KINDS = ("vector", "image", "tanh")
+CASES = [*((kind, None) for kind in KINDS), *itertools.product(("vector", "image"), FUNCTIONS)]
+"""Kind and function of random policies."""
 OBSERVATIONS = 150
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def agreement(seeds: int) -> None:
@@ -57,13 +49,13 @@ def agreement(seeds: int) -> None:
     for numerics, style in itertools.product(NUMERICS, STYLES):
         policies = pairs = step = 0
         same = largest = 0.0
-        for kind, bits, seed in itertools.product(KINDS, range(2, 9), range(seeds)):
-            policy = random_policy(numerics, kind, bits, seed)
+        for (kind, function), bits, seed in itertools.product(CASES, range(2, 9), range(seeds)):
+            policy = random_policy(numerics, kind, bits, seed, function=function)
             model = encode_onnx(policy, style)
             observations = check_observations(policy, OBSERVATIONS, seed)
             report = check_onnx(policy, model, observations)
             if not report.holds:
-                raise SystemExit(f"{numerics} {kind} {bits} bits seed {seed}: {report.worst}")
+                raise SystemExit(f"{numerics} {kind} {function or ''} {bits} bits seed {seed}, {style}: {report.worst}")
             policies, pairs = policies + 1, pairs + len(observations)
             step, same = max(step, report.step_difference), same + report.equal_actions * len(observations)
             wanted = policy.outputs(observations[:OBSERVATIONS])  # the extreme ones of float numerics are huge
@@ -74,8 +66,10 @@ def agreement(seeds: int) -> None:
     print("\nA step is one integer step; output differences are shares of the policy's largest output.")
 
 
-def random_policy(numerics: Any, kind: Any, bits: int, seed: int, narrow: bool = False) -> Policy:
-    policy = make_policy(numerics, kind, bits, seed, per_output=seed // 2 % 2 == 0)
+def random_policy(
+    numerics: Any, kind: Any, bits: int, seed: int, narrow: bool = False, function: str | None = None
+) -> Policy:
+    policy = make_policy(numerics, kind, bits, seed, per_output=seed // 2 % 2 == 0, function=function)
     if kind == "image" or not (narrow or seed % 2 == 0):
         return policy
     return dataclasses.replace(policy, observation=dataclasses.replace(policy.observation, dtype="float32"))
@@ -121,49 +115,16 @@ def openvino(seeds: int) -> None:
     print("\nOutputs of qdq differ if they are more than 1e-5 of the largest apart.")
 
 
-def trained() -> None:
-    print("\n| policy | float32 | payload | exact | qdq | time of predict | of exact | of qdq |")
-    print("|---|---|---|---|---|---|---|---|")
-    for path in sorted((ROOT / "results").glob("*/policy.policy")):
-        policy = pp.load(path)
-        assert policy.test_vectors is not None
-        observation = policy.test_vectors.observations[:1]
-        models = {style: encode_onnx(policy, style) for style in STYLES}
-        runs: list[Callable[[], Any]] = [lambda policy=policy, x=observation: policy.predict(x)]
-        runs += [lambda run=run, x=observation: run(x) for run in map(Runner, models.values())]
-        times = " | ".join(f"{1e6 * seconds:,.0f} us" for seconds in map(best, runs))
-        bytes_ = [policy.baseline_bytes, pp.size(policy).payload_bytes, *map(len, models.values())]
-        print(f"| {path.parent.name} | {' | '.join(f'{size:,}' for size in bytes_)} | {times} |")
-    print(
-        "\nBytes of the dense float32 network, of the policy's payload and of the ONNX files; times of one observation."
-    )
-
-
-def best(run: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < 0.1:  # also warms up
-        run()
-        calls += 1
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        seconds.append((time.perf_counter() - start) / calls)
-    return min(seconds)
-
-
 def qdq_on_trained(count: int) -> None:
     print("\n| policy | pairs | largest step | same action | largest difference of an action |\n|---|---|---|---|---|")
-    for path in sorted((ROOT / "results").glob("*/policy.policy")):
+    for name, path in stored_policies(ROOT / "results").items():
         policy = pp.load(path)
         if policy.numerics != "integer":
             continue
         observations = check_observations(policy, count // 200 if policy.observation.image else count, seed=1)
         report = check_onnx(policy, encode_onnx(policy, "qdq"), observations)
         print(
-            f"| {path.parent.name} | {report.observations:,} | {report.step_difference} | {report.equal_actions:.2%} |"
+            f"| {name} | {report.observations:,} | {report.step_difference} | {report.equal_actions:.2%} |"
             f" {report.action_difference:.2g} |"
         )
 
@@ -201,14 +162,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="random policies of each kind and bit width")
     parser.add_argument("--tanh", action="store_true", help="compare the tanh over every float32")
     arguments = parser.parse_args()
-    print(
-        f"{processor()}; Python {platform.python_version()}, NumPy {np.__version__}, onnx {onnx.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}, policypress {pp.__version__}"
-    )
+    print("\n".join(lines(machine())), f"onnx {onnx.__version__}")
     agreement(arguments.seeds)
     openvino(arguments.seeds)
     qdq_on_trained(20_000)
-    trained()
     if arguments.tanh:
         tanh()
 

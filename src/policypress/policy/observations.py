@@ -1,4 +1,5 @@
-"""Observations that exports are checked with: recorded, random and extreme ones, and the reference's answers."""
+"""Observations that a policy can be asked: recorded, usual, random and extreme ones; which of them are legal, and the
+reference's answers."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ class Answers(NamedTuple):
 
 def answers(policy: Policy, count: int, seed: int = 0) -> Answers:
     """The reference's answers to at most ``count`` of ``observations``, those left out that it refuses."""
-    legal = accepted(policy, observations(policy, count, seed))
-    outputs = reference.run(policy, reference.observe(policy.observation, legal))
-    return Answers(legal, outputs, reference.act(policy.action, outputs))
+    asked = accepted(policy, observations(policy, count, seed))
+    outputs = reference.run(policy, reference.observe(policy.observation, asked))
+    return Answers(asked, outputs, reference.act(policy.action, outputs))
 
 
 def observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
@@ -42,9 +43,9 @@ def observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
     return np.concatenate(parts)[:count]
 
 
-def random_observations(policy: Policy, count: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Observations over the whole range of the input's codes and a little beyond."""
-    transform, quantization = policy.observation, policy.input
+def random_observations(policy: Policy, count: int, seed: int | np.random.Generator = 0) -> NDArray[Any]:
+    """Observations (count, *shape) over the whole range of the input's codes and a little beyond."""
+    rng, transform, quantization = np.random.default_rng(seed), policy.observation, policy.input
     shape = (count, *transform.shape)
     if transform.image:
         return rng.integers(0, 256, shape).astype(np.uint8)
@@ -62,9 +63,24 @@ def random_observations(policy: Policy, count: int, rng: np.random.Generator) ->
     return _as(transform.dtype, x)
 
 
-def extreme_observations(policy: Policy, count: int, rng: np.random.Generator) -> NDArray[Any]:
-    """The largest, the smallest and the least legal values: all of an observation, some of it, or scaled ones."""
-    transform = policy.observation
+def usual_observations(policy: Policy, count: int, seed: int | np.random.Generator = 0) -> NDArray[Any]:
+    """Observations (count, *shape) as an environment may give them: pixels or small integers uniformly, floats normally
+    distributed, with the mean and variance of the policy's normalization if it has one."""
+    rng, transform = np.random.default_rng(seed), policy.observation
+    shape, dtype = (count, *transform.shape), np.dtype(transform.dtype)
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        return rng.integers(max(limits.min, -127), min(limits.max, 255), shape, endpoint=True, dtype=dtype)
+    values = rng.normal(size=shape)
+    if transform.normalization is not None:
+        values = transform.normalization.mean + values * np.sqrt(transform.normalization.var)
+    return values.astype(dtype)
+
+
+def extreme_observations(policy: Policy, count: int, seed: int | np.random.Generator = 0) -> NDArray[Any]:
+    """Observations (count, *shape) of the largest, the smallest and the least legal values: everywhere, in places, or
+    scaled ones. The policy may refuse some."""
+    rng, transform = np.random.default_rng(seed), policy.observation
     dtype = np.dtype(transform.dtype)
     usual = random_observations(policy, count, rng)
     if dtype.kind == "f":
@@ -104,12 +120,17 @@ def _as(dtype: str, x: NDArray[Any]) -> NDArray[Any]:
 
 
 def accepted(policy: Policy, batch: NDArray[Any]) -> NDArray[Any]:
-    """The observations of ``batch`` that the reference does not refuse."""
+    """The observations of ``batch`` (count, *shape) that the reference does not refuse."""
+    return batch[legal(policy, batch)]
+
+
+def legal(policy: Policy, batch: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which observations of ``batch`` (count, *shape) the reference does not refuse: (count,)."""
     try:
         reference.run(policy, reference.observe(policy.observation, batch))
     except ObservationError:
         if len(batch) == 1:
-            return batch[:0]
+            return np.zeros(1, np.bool_)
         half = len(batch) // 2
-        return np.concatenate([accepted(policy, batch[:half]), accepted(policy, batch[half:])])
-    return batch
+        return np.concatenate([legal(policy, batch[:half]), legal(policy, batch[half:])])
+    return np.ones(len(batch), np.bool_)

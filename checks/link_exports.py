@@ -1,8 +1,8 @@
 """Pairs of exported policies in one program, their files, headers and flags mixed: every answer right, or no program.
 
-    python benchmarks/link_exports.py [--pairs 200] [--start 0]
+    python checks/link_exports.py [--pairs 200] [--start 0]
 
-Two random policies of tests/policy/random_policies.py are exported in random forms, every fourth pair under one name,
+Two random policies of policypress.testing are exported in random forms, every fourth pair under one name,
 and put into one program in these ways, each linked in both orders:
 
 - libraries: each export's own `make lib`; the program includes both headers, in one file or in two
@@ -30,15 +30,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from policy.random_policies import random_policy  # noqa: E402
-from policypress.errors import UnsupportedError  # noqa: E402
-from policypress.export.c import WEIGHTS, CExportConfig, export_c  # noqa: E402
-from policypress.export.vectors import accepted, observations  # noqa: E402
-from policypress.measure.microcontroller import expected_answers  # noqa: E402
-from policypress.policy import reference  # noqa: E402
+from policypress.errors import UnsupportedError
+from policypress.export.c import WEIGHTS, CExportConfig, export_c
+from policypress.measure.microcontroller import expected_answers
+from policypress.policy import reference
+from policypress.testing import accepted, observations, random_policy
 
 OBSERVATIONS = 8
 CFLAGS = ("-std=c99", "-O0", "-ffp-contract=off", "-ffunction-sections", "-fdata-sections")

@@ -1,7 +1,7 @@
 """Hostile policy files: mutations of real and of small policies must decode, or raise ArtifactError, and nothing else.
 
-    python benchmarks/fuzz_policy_files.py                      # 100,000 mutations on one core
-    python benchmarks/fuzz_policy_files.py --cases 500 --seed 7
+    python checks/fuzz_policy_files.py                      # 100,000 mutations on one core
+    python checks/fuzz_policy_files.py --cases 500 --seed 7
 
 Most mutations get a correct checksum again, or nothing else would be tested. They are: bits, bytes, runs, insertions,
 deletions and exchanges in one section; truncations; hostile lengths, versions and orders of sections; fields of the
@@ -40,16 +40,13 @@ from typing import Any
 
 import numpy as np
 
+from policypress.errors import ArtifactError, ObservationError
+from policypress.policy import artifact, payload
+from policypress.policy.codec import Writer
+from policypress.policy.policy import Policy
+from policypress.testing import make_policy, random_observations, stored_policies
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "policy"))
-
-from policies import make_observations, make_policy  # noqa: E402
-
-from policypress.errors import ArtifactError, ObservationError  # noqa: E402
-from policypress.policy import artifact, payload  # noqa: E402
-from policypress.policy.codec import Writer  # noqa: E402
-from policypress.policy.policy import Policy  # noqa: E402
-
 BATCH = 500
 EXTRA_BYTES = 2**26
 HEADER = struct.Struct("<8sHIII")
@@ -253,7 +250,7 @@ def make_case(seed: int, index: int, sources: list[Source], weights: np.ndarray)
 
 def load_sources() -> tuple[list[Source], np.ndarray]:
     """Trained and small policies, and how often each is taken: small ones often, because they take little time."""
-    sources = [Source(artifact.load(path), path.read_bytes()) for path in sorted(ROOT.glob("results/*/policy.policy"))]
+    sources = [Source(artifact.load(path), path.read_bytes()) for path in stored_policies(ROOT / "results").values()]
     for numerics in ("integer", "weight-only", "float"):
         for kind in ("vector", "image", "tanh"):
             for bits in (2, 8):
@@ -285,7 +282,7 @@ def run_case(data: bytes, limit_bytes: int) -> tuple[str, float]:
     seconds = time.perf_counter() - start
     artifact.decode(artifact.encode(policy))
     try:
-        policy.predict(make_observations(policy, 1)[0])
+        policy.predict(random_observations(policy, 1)[0])
     except ObservationError:
         return "accepted, no finite answer", seconds
     return "accepted", seconds

@@ -1,4 +1,4 @@
-"""Small random policies of every kind, shared by the tests of policies and of measurements."""
+"""Small random policies of every kind, whose codes use their range: what most tests ask for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from policypress.policy.activations import FUNCTIONS
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.observations import random_observations
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
@@ -23,9 +25,9 @@ from policypress.policy.ops import (
     Relu,
     Requantization,
     Residual,
-    weight_limit,
 )
 from policypress.policy.policy import Numerics, Policy, TestVectors
+from policypress.testing.draw import Draw
 
 NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")
 Kind = Literal["vector", "image", "tanh"]
@@ -36,32 +38,22 @@ def tanh_op(bits: int = 0) -> Activation:
     return Activation("tanh", 1 / 64, bits, 255) if bits else Activation("tanh")
 
 
-class Builder:
+class Builder(Draw):
     """Makes layers of one numerics and bit width whose codes use their range."""
 
     def __init__(self, numerics: Numerics, bits: int, seed: int, per_output: bool, density: float = 0.6) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.numerics = numerics
+        super().__init__(np.random.default_rng(seed), numerics)
         self.bits = FLOAT_BITS if numerics == "float" else bits
-        self.integer = numerics == "integer"
         self.per_output = per_output
         self.density = density
 
     def layer(self, *shape: int, role: Literal["hidden", "signed", "tanh", "raw"], name: str, **geometry: Any) -> Layer:
         """``role``: "hidden" has a ReLU, "signed" none, "tanh" is for one, "raw" gives its accumulators."""
-        rng = self.rng
-        outputs, fan_in = shape[0], math.prod(shape[1:])
+        rng, outputs = self.rng, shape[0]
         kept = rng.random(shape) < self.density
         kept.reshape(outputs, -1)[:, 0] = True  # no output without weights
         many = outputs if self.per_output else 1
-        if self.bits == FLOAT_BITS:
-            weight: NDArray[Any] = (rng.normal(size=shape) / math.sqrt(fan_in) * kept).astype(np.float32)
-            scale = np.ones(1, np.float32)
-        else:
-            limit = weight_limit(self.bits)
-            magnitude = rng.integers(1, limit + 1, shape)
-            weight = (magnitude * rng.choice([-1, 1], shape) * kept).astype(np.int8)
-            scale = (rng.uniform(0.5, 1.5, many) / (limit * math.sqrt(fan_in))).astype(np.float32)
+        weight, scale = self.weights(kept, self.bits, many, math.prod(shape[1:]))
         if self.integer:
             bias: NDArray[Any] = rng.integers(-300, 300, outputs).astype(np.int32)
         else:
@@ -74,22 +66,26 @@ class Builder:
             requantize = Requantization(*self.ratio(100 / typical, many), low, high)
         return Layer(weight, bias, self.bits, scale, role == "hidden", requantize, name=name, **geometry)
 
-    def ratio(self, ratio: float, many: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Multipliers and shifts near ``ratio``."""
-        multiplier = self.rng.integers(16, 256, many).astype(np.int32)
-        shift = np.clip(np.rint(np.log2(multiplier / ratio)), 1, 31).astype(np.int32)
-        return multiplier, shift
-
     def tanh(self, bits: int) -> Activation:
-        return tanh_op(bits if self.integer else 0)
+        return self.usual("tanh", bits)
 
-    def residual(self, channels: int, name: str) -> Residual:
-        """The block of the paper's network: ReLU, conv, ReLU, conv; the second gives accumulators."""
+    def usual(self, function: str, bits: int) -> Activation:
+        """``function`` with its usual parameters, of codes up to 255."""
+        row = FUNCTIONS[function]
+        unit, limit = row.grid or (1 / 32, 255)
+        return (
+            Activation(function, unit, bits, limit, row.usual)
+            if self.integer
+            else Activation(function, parameters=row.usual)
+        )
+
+    def residual(self, channels: int, name: str, between: Op | None = None) -> Residual:
+        """The block of the paper's network: ReLU, conv, ReLU (or ``between``), conv, which gives accumulators."""
         same: dict[str, Any] = {"padding": (1, 1)}
         body: tuple[Op, ...] = (
             Relu(),
             self.layer(channels, channels, 3, 3, role="signed", name=f"{name}.0", **same),
-            Relu(),
+            between or Relu(),
             self.layer(channels, channels, 3, 3, role="raw", name=f"{name}.1", **same),
         )
         if not self.integer:
@@ -111,8 +107,13 @@ def make_policy(
     seed: int = 0,
     per_output: bool = True,
     vectors: bool = False,
+    function: str | None = None,
 ) -> Policy:
-    """A random policy: a vector one with box actions (with ReLU or "tanh"), or an image one with discrete actions."""
+    """A random policy: a vector one with box actions (with ReLU or "tanh"), or an image one with discrete actions.
+
+    ``function``: of a vector policy what its layers are followed by; of an image one what follows its max pooling, a
+    layer inside the residual block, and the block.
+    """
     b = Builder(numerics, bits, seed, per_output)
     if kind != "image":
         ops: tuple[Op, ...] = (
@@ -120,12 +121,12 @@ def make_policy(
             b.layer(7, 9, role="hidden", name="second"),
             b.layer(3, 7, role="raw", name="mean"),
         )
-        if kind == "tanh":
+        if kind == "tanh" or function:
             ops = (
                 b.layer(9, 5, role="tanh", name="first"),
-                b.tanh(max(bits, 3)),
+                b.usual(function or "tanh", max(bits, 3)),
                 b.layer(7, 9, role="tanh", name="second"),
-                b.tanh(8),
+                b.usual(function or "tanh", 8),
                 ops[-1],
             )
         moments = b.rng.normal(size=5), b.rng.uniform(0.5, 2, 5)
@@ -138,8 +139,9 @@ def make_policy(
         head: tuple[Op, ...] = (
             b.layer(3, 2, 3, 3, role="signed", name="stem", padding=(1, 0), stride=(2, 1)),
             MaxPool2d((3, 2), (2, 1), (1, 1)),
-            b.residual(3, "block"),
-            Relu(),
+            *([b.usual(function, bits)] if function else []),
+            b.residual(3, "block", b.usual(function, bits) if function else None),
+            b.usual(function, 8) if function else Relu(),
             Flatten(),
         )
         shape: tuple[int, ...] = (2, 9, 8)
@@ -169,7 +171,7 @@ def make_policy(
     )
     if not vectors:
         return policy
-    seen = make_observations(policy, 5, seed)
+    seen = random_observations(policy, 5, seed)
     return dataclasses.replace(policy, test_vectors=TestVectors(seen, policy.outputs(seen), policy.predict(seen)[0]))
 
 
@@ -178,30 +180,3 @@ def with_zero_points(policy: Policy, *points: int) -> Policy:
     assert policy.input is not None
     points_of_all = np.resize(np.array(points, np.int32), policy.input.inverse_scale.size)
     return dataclasses.replace(policy, input=dataclasses.replace(policy.input, zero_point=points_of_all))
-
-
-def make_observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
-    """Random observations of the policy's own dtype, (count, *shape)."""
-    rng = np.random.default_rng(seed)
-    shape = (count, *policy.observation.shape)
-    if policy.observation.dtype == "uint8":
-        return rng.integers(0, 256, shape).astype(np.uint8)
-    return (2 * rng.normal(size=shape)).astype(policy.observation.dtype)
-
-
-def assert_same(a: object, b: object) -> None:
-    """Fail unless the two are equal in structure, types, dtypes, shapes and every bit of every array."""
-    assert type(a) is type(b)
-    if isinstance(a, np.ndarray):
-        assert isinstance(b, np.ndarray)
-        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-    elif dataclasses.is_dataclass(a):
-        for field in dataclasses.fields(a):
-            assert_same(getattr(a, field.name), getattr(b, field.name))
-    elif isinstance(a, tuple):
-        assert isinstance(b, tuple)
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b

@@ -1,8 +1,8 @@
 """Exported C on other processors, under QEMU's user mode: whether it gives the reference's bits there too.
 
-    python benchmarks/processors.py [--policies 60] [--observations 200] [NAME ...]
+    python checks/processors.py [--policies 60] [--observations 200] [NAME ...]
 
-Random policies of tests/policy/random_policies.py in every form of weights, and the trained ones of results/, are
+Random policies of policypress.testing in every form of weights, and the trained ones of results/, are
 exported, compiled for each processor (strict flags, -O2, static), run their self test, and answer random and extreme
 observations. Exit code 1 if an action differs. A processor whose tools are missing is named; all of them on Debian:
 
@@ -24,16 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+import policypress as pp
+from policypress.errors import PolicypressError
+from policypress.export.c import WEIGHTS, CExportConfig, Weights, export_c
+from policypress.export.compile import STRICT
+from policypress.policy import reference
+from policypress.testing import accepted, observations, random_policy, stored_policies
 
-import policypress as pp  # noqa: E402
-from policy.random_policies import random_policy  # noqa: E402
-from policypress.errors import PolicypressError  # noqa: E402
-from policypress.export.c import WEIGHTS, CExportConfig, Weights, export_c  # noqa: E402
-from policypress.export.compile import STRICT  # noqa: E402
-from policypress.export.vectors import accepted, observations  # noqa: E402
-from policypress.policy import reference  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Processor(NamedTuple):
@@ -77,8 +75,8 @@ def policies(count: int) -> Iterator[tuple[str, pp.Policy, Weights]]:
     for seed in range(count):
         policy = random_policy(seed)
         yield f"random {seed}", policy, WEIGHTS[seed % len(WEIGHTS)] if policy.input is not None else "auto"
-    for path in sorted((ROOT / "results").glob("*/policy.policy")):
-        yield path.parent.name, pp.load(path), "auto"
+    for name, path in stored_policies(ROOT / "results").items():
+        yield name, pp.load(path), "auto"
 
 
 def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, policy: pp.Policy) -> Any:
@@ -111,9 +109,13 @@ def main() -> int:
     parser.add_argument("--policies", type=int, default=60, help="random ones (60)")
     parser.add_argument("--observations", type=int, default=200, help="of each policy, at most (200)")
     arguments = parser.parse_args()
-    names = [name for name in arguments.names or PROCESSORS if shutil.which(PROCESSORS[name].compiler)]
-    for name in set(arguments.names or PROCESSORS) - set(names):
-        print(f"{name}: {PROCESSORS[name].compiler} is not installed")
+    names = []
+    for name in arguments.names or PROCESSORS:
+        tools = (PROCESSORS[name].compiler, PROCESSORS[name].emulator)
+        if missing := [tool for tool in tools if shutil.which(tool) is None]:
+            print(f"{name}: {' and '.join(missing)} not installed")
+        else:
+            names.append(name)
     compared, failed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     exports = 0
     for title, policy, weights in policies(arguments.policies):
