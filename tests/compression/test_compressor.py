@@ -662,7 +662,7 @@ def test_unsupported_networks_are_refused_before_training() -> None:
 def test_a_layer_that_would_be_emptied_is_named() -> None:
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     optimizer = torch.optim.Adam(network.parameters())
-    with pytest.raises(ConfigError, match=r"no weight in layer 2 \(1x64\): lower the sparsity or widen the network"):
+    with pytest.raises(ConfigError, match=r"no weight in layer output \(2\) \(1x64\): lower the sparsity"):
         Compressor(network, optimizer, CompressionConfig(sparsity=0.995, allocation="uniform"), 10)
 
 

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from policy.policies import assert_same
 from policypress.compression import Compressor, Phase, Residual, kernels
 from policypress.compression.activations import FakeQuantActivation, TableRange, activation_input
 from policypress.compression.fake_quant import FakeQuantLinear, plain_layer, quantized_layer, weight_channels
@@ -38,6 +37,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import ZERO_POINT_LIMIT, Requantization
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Policy
+from policypress.testing import assert_same
 
 pytestmark = [  # some of these are dead, or have huge weights, on purpose
     pytest.mark.filterwarnings("ignore:a layer has no weight left"),

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 import policypress as pp
-from policy.policies import tanh_op
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import INT32_MAX, INT32_MIN, Activation, Flatten, Layer, MaxPool2d, Relu
 from policypress.policy.ops import Residual as FrozenResidual
 from policypress.policy.policy import Policy
+from policypress.testing import tanh_op
 
 torch = pytest.importorskip("torch", reason="freezing starts from a torch network")
 from torch import nn  # noqa: E402

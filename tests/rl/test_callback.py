@@ -419,7 +419,7 @@ def test_an_optimizer_of_other_weights_is_refused() -> None:
 def test_emptied_layer_is_refused_before_the_first_step() -> None:
     model = sac(FOLLOW)
     config = CompressionConfig(sparsity=0.99, allocation="uniform", prune_start=0.2, prune_end=0.6)
-    with pytest.raises(ConfigError, match=r"would leave no weight in layer latent_pi\.0 \(16x3\)"):
+    with pytest.raises(ConfigError, match=r"would leave no weight in layer hidden 1 \(latent_pi\.0\) \(16x3\)"):
         model.learn(60, callback=CompressionCallback(config))
     assert model.num_timesteps == 0
 

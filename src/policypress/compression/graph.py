@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from policypress.compression.activations import Parameters, function_of
 from policypress.errors import UnsupportedError
 from policypress.policy.activations import FUNCTIONS
+from policypress.policy.description import labelled, layer_titles
 
 _BARE = "a bare layer cannot be pressed: wrap it in nn.Sequential."
 
@@ -151,6 +152,12 @@ class Graph:
     def parameters(self) -> int:
         """Weights and biases of all layers."""
         return sum(values.numel() for node in self.layers for values in node.module.parameters(recurse=False))
+
+    def label(self, layer: LayerNode) -> str:
+        """What people call a layer of this graph, and its name in ``root``: "hidden 1 (latent_pi.0)"."""
+        layers = self.layers
+        title = layer_titles([isinstance(node.module, nn.Conv2d) for node in layers])[layers.index(layer)]
+        return labelled(title, layer.name)
 
 
 def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:

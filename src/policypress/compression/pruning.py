@@ -46,7 +46,9 @@ class Pruning:
         self.schedule = PruningSchedule.from_config(config, steps)
         self.generator = torch.Generator().manual_seed(seed)
         self._graphs = tuple(graphs)
-        shapes, names = [tuple(one.weight.shape) for one in self.weights], [one.name for one in self.weights]
+        shapes = [tuple(one.weight.shape) for one in self.weights]
+        labels = {id(node.module.weight): graph.label(node) for graph in graphs for node in graph.layers}
+        names = [labels.get(id(one.weight), one.name) for one in self.weights]
         self.target_zeros = allocate(config.allocation, shapes, config.sparsity, names)
         self._saved: dict[str, Any] = {}
         self._enforcement = self.enforce()

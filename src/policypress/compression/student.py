@@ -61,8 +61,9 @@ def _unclipped(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) 
     linear = all(isinstance(node, LayerNode | ReluNode | ActivationNode | FlattenNode) for node in graph.nodes) and all(
         isinstance(node.module, nn.Linear) for node in graph.layers
     )
+    first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
     if linear and hidden and len(hidden) != len(widths):
-        return _fresh(graph, hidden)
+        return list(fresh(first.shape[1], hidden, len(last)))
     if len(hidden) > len(widths):
         raise ConfigError(f"hidden={_listed(hidden)} names more layers than the network has: {_listed(widths)}.")
     target = (*widths[: len(widths) - len(hidden)], *hidden)
@@ -113,7 +114,7 @@ def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[
                 if count != units:
                     if id(node) not in reader_of or not 1 <= count <= units:
                         raise ConfigError(
-                            f"layer {node.name} of {units} units cannot become {count} wide: give 1 to {units}, and "
+                            f"{graph.label(node)} of {units} units cannot become {count} wide: give 1 to {units}, and "
                             "leave layers beside residual blocks as they are."
                         )
                     chosen = _most_important(x, reader_of[id(node)].module.weight, count)
@@ -176,13 +177,12 @@ def _layer(module: nn.Linear | nn.Conv2d, outputs: torch.Tensor, inputs: torch.T
     return made
 
 
-def _fresh(graph: Graph, hidden: Sequence[int]) -> list[Any]:
-    first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
-    widths = [first.shape[1], *hidden, last.shape[0]]
+def fresh(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """A network of Linear layers with ReLU between them, from fresh weights; observations (n, ...) are flattened."""
     modules: list[nn.Module] = []
-    for before, after in pairwise(widths):
+    for before, after in pairwise([inputs, *hidden, outputs]):
         modules += [nn.Linear(before, after, dtype=torch.float32), nn.ReLU()]
-    return [nn.Flatten(), *modules[:-1]]
+    return nn.Sequential(nn.Flatten(), *modules[:-1])
 
 
 def _listed(widths: Iterable[int]) -> str:
