@@ -19,7 +19,7 @@ setup(
     ext_modules=[
         Extension(
             "policypress.runtime.coder",
-            [f"{RUNTIME}/coder.c", f"{RUNTIME}/module.c"],
+            [f"{RUNTIME}/coder.c", f"{RUNTIME}/coder_module.c"],
             depends=[f"{RUNTIME}/coder.h"],
             py_limited_api=True,
         ),

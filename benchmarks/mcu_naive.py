@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import policypress as pp
-from policypress.export.c_source import definition
+from policypress.export.c_text import definition
 from policypress.export.compile import FORMAT
 from policypress.measure.microcontroller import (
     EMPTY_INSTRUCTIONS,

@@ -153,7 +153,8 @@ def test_auto_takes_the_fewest_bytes(bits, density, form, tmp_path):
     assert auto.form == form
     assert auto.weight_bytes == min(layers[0].weight_bytes for layers in sizes.values())
     step = c.program_of(policy, "auto").steps[0]
-    assert auto.weight_bytes == step["weight"].nbytes + (step["counts"].nbytes if form == "sparse" else 0)
+    assert step.weight is not None
+    assert auto.weight_bytes == step.weight.nbytes + (0 if step.counts is None else step.counts.nbytes)
 
 
 def test_auto_counts_the_code_of_another_form(tmp_path):
@@ -384,7 +385,7 @@ def test_awkward_texts_and_bounds_compile(tmp_path):
 @given(st.floats(width=32, allow_nan=False) | st.floats(allow_nan=False))
 def test_float_literals_are_exact(value):
     for number in (np.float64(value), np.float32(value) if abs(value) <= 3.4e38 or np.isinf(value) else np.float32(0)):
-        text = c.c_source.literal(number)
+        text = c.c_text.literal(number)
         if np.isinf(number):
             assert "HUGE_VAL" in text
             continue

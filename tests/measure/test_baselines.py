@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from activated import ACTIVATIONS, activated, activation_name
 from policy.policies import Builder, make_observations, make_policy, with_zero_points
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import vectors
 from policypress.measure.baselines import as_float, describe, parameters, random_observations, stands_for, widened
+from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
-from policypress.policy.ops import Flatten, Layer, Op, Relu, Requantization, Residual
+from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Policy
 
 FINER = 16
@@ -183,3 +185,43 @@ def test_observations_follow_the_normalization() -> None:
     found = random_observations(dataclasses.replace(plain(4, 8, 5, 3), observation=observation), 500, seed=0)
     assert abs(found.mean() - 1000) < 1
     assert 1.5 < found.std() < 2.5
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS, ids=activation_name)
+def test_activations_keep_their_units(op: Activation) -> None:
+    policy = activated(op, "integer", "vector", 8, seed=1)
+    network = as_float(policy)
+    assert [inner for inner in network.ops if isinstance(inner, Activation)] == [op] * 3
+    x = reference.observe(policy.observation, random_observations(policy, 200, seed=1))
+    wanted, found = reference.run(policy, x), reference.run(network, x)
+    assert np.ptp(wanted) > 0.1
+    assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.99
+    assert {inner for inner in widened(policy, (16, 16)).ops if isinstance(inner, Activation)} == {op}
+
+
+def test_an_activation_behind_a_pool_and_a_block_sets_the_unit_of_the_layer_in_front() -> None:
+    b = Builder("integer", 8, 0, per_output=True)
+    block = b.residual(3, "block")
+    assert block.skip is not None
+    skip = float(block.skip.multiplier[0]) / 2.0 ** float(block.skip.shift[0])
+    act = Activation("silu", 2.0**-4, 8, 127)
+    stem = b.layer(3, 2, 3, 3, role="signed", name="stem")
+    ops = (stem, MaxPool2d((2, 2), (2, 2), (0, 0)), block, act, Flatten(), b.layer(4, 27, role="raw", name="q"))
+    policy = make_policy("integer", "image")
+    image = ObservationTransform((2, 9, 8), "uint8", image=True)
+    policy = dataclasses.replace(policy, ops=ops, observation=image)
+    network = as_float(policy)
+    requantize = stem.requantize
+    assert requantize is not None
+    ratio = requantize.multiplier / 2.0**requantize.shift
+    codes = stem.weight * ratio[:, None, None, None]
+    used = codes != 0
+    np.testing.assert_allclose(network.layers[0].weight[used] / codes[used] / 255, act.unit * skip, rtol=1e-5)
+
+
+def test_an_activation_of_codes_that_stand_for_something_else_is_refused() -> None:
+    b = Builder("integer", 8, 0, per_output=False)
+    ops = (Activation("gelu", 2.0**-6, 8, 127), b.layer(3, 5, role="raw", name="last"))
+    policy = dataclasses.replace(make_policy("integer", "vector"), ops=ops)
+    with pytest.raises(UnsupportedError, match=r"^gelu of codes that no layer gives has no float32 form\.$"):
+        as_float(policy)

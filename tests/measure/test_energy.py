@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from activated import activated
 from policy.policies import make_policy, with_zero_points
 from policypress.errors import UnsupportedError
 from policypress.measure.baselines import as_float
-from policypress.measure.energy import PICOJOULES, Counts, Meter, count, energy, memory
+from policypress.measure.energy import PICOJOULES, Counts, Meter, count, energy, memory, operations
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Relu, Requantization
+from policypress.policy.ops import Activation, Flatten, InputQuantization, Layer, MaxPool2d, Relu, Requantization
 from policypress.policy.policy import Policy
 
 
@@ -228,3 +229,41 @@ def test_without_a_counter_the_reason_is_said(tmp_path: Path) -> None:
     (tmp_path / "powercap" / "intel-rapl:0").mkdir(parents=True)
     with pytest.raises(UnsupportedError, match="not readable here"):
         Meter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("op", "multiplications", "additions"),
+    [
+        (Activation("tanh"), 12, 12),
+        (Activation("leaky_relu", parameters=(0.1,)), 1, 1),
+        (Activation("sigmoid"), 12 + 2, 12 + 1),
+        (Activation("silu"), 12 + 3, 12 + 1),
+        (Activation("softsign"), 1, 1),
+        (Activation("hardtanh", parameters=(0.0, 6.0)), 0, 2),
+    ],
+)
+def test_operations_of_a_float_activation_are_those_of_its_formula(
+    op: Activation, multiplications: int, additions: int
+) -> None:
+    assert operations(op) == (multiplications, additions)
+    policy = dataclasses.replace(make_policy("float", "vector"), test_vectors=None)
+    more = dataclasses.replace(policy, ops=(*policy.ops[:-1], op, policy.ops[-1]))
+    before, after = count(policy), count(more)
+    assert (after.float_mul - before.float_mul, after.float_add - before.float_add) == (
+        7 * multiplications,
+        7 * additions,
+    )
+
+
+def test_an_activation_of_codes_is_a_byte_of_a_table_that_is_stored_once() -> None:
+    for op, addition, table in (
+        (Activation("softsign"), 2, 256 + 128),
+        (Activation("elu", parameters=(1.0,)), 1, 511 + 255),
+    ):
+        policy = activated(op, "integer", "vector", 8)
+        plain = dataclasses.replace(policy, ops=tuple(one for one in policy.ops if not isinstance(one, Activation)))
+        with_tables, without = count(policy), count(plain)
+        values = 9 + 8 + 7
+        assert with_tables.int32_add - without.int32_add == addition * values
+        assert with_tables.constant_bytes - without.constant_bytes == table
+        assert with_tables.activation_traffic - without.activation_traffic == 2 * values

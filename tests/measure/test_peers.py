@@ -14,6 +14,7 @@ import onnx
 import pytest
 from rich.console import Console
 
+from activated import ACTIVATIONS, activated, activation_name
 from policy.policies import Kind, make_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, UnsupportedError
@@ -24,7 +25,9 @@ from policypress.measure.bench import BenchConfig, Row, bench, duration, plot, s
 from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
 from policypress.measure.peers import PEERS, Contender, Peer, Task, float_graph, named
+from policypress.policy import reference
 from policypress.policy.contract import ActionTransform
+from policypress.policy.ops import Activation
 from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
 
@@ -446,3 +449,25 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         err = capsys.readouterr().err
         assert sentence in err
         assert "timing" not in err
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS, ids=activation_name)
+def test_activations_of_the_table_in_other_frameworks(op: Activation) -> None:
+    policy = activated(op, "float", "vector", seed=1)
+    observations = random_observations(policy, 64, seed=5)
+    x = reference.observe(policy.observation, observations)
+    wanted = reference.act(policy.action, reference.run(policy, x))
+    for name in FLOAT:
+        found = PEERS[name].make(Task(policy, policy)).many(observations)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-5)
+    sb3 = PEERS["sb3"].make(Task(policy, policy))
+    assert sb3.many(observations).shape == wanted.shape
+    assert sb3.bytes == 4 * sum(layer.weight.size + layer.bias.size for layer in policy.layers)
+
+
+def test_an_activation_that_litert_does_not_have_is_named() -> None:
+    pytest.importorskip("ai_edge_litert")
+    policy = activated(Activation("gelu"), "float", "vector")
+    policy = dataclasses.replace(policy, observation=dataclasses.replace(policy.observation, normalization=None))
+    with pytest.raises(UnsupportedError, match=r"^the LiteRT row has ReLU and tanh alone, not gelu\.$"):
+        PEERS["litert"].make(Task(policy, policy))

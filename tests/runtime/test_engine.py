@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import gc
 import itertools
@@ -25,8 +24,8 @@ from policypress.errors import ObservationError, PolicypressError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Numerics, Policy
-from policypress.runtime import engine, native
-from policypress.runtime.lower import lower, packed, sparse_pairs
+from policypress.runtime import engine, native, structures
+from policypress.runtime.lower import Fields, Input, Output, Step, lower, packed, sparse_pairs
 
 KERNELS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
 
@@ -117,9 +116,44 @@ def image_policy(numerics: Numerics, seed: int, density: float) -> Policy:
     )
 
 
+@pytest.mark.parametrize(
+    ("structure", "fields", "others"),
+    [
+        ("engine_step", Step, {"run", "prepared"}),
+        ("engine_input", Input, {"run", "prepared"}),
+        ("engine_output", Output, {"to_values", "to_actions", "prepared"}),
+    ],
+)
+def test_fields_are_those_of_the_header(structure: str, fields: type[Fields], others: set[str]) -> None:
+    """Others are of the machine's kernels, which ``engine_prepare`` sets."""
+    ours = {field.name for field in dataclasses.fields(fields) if not field.metadata.get("beside")}
+    assert ours | others == {field[0] for field in engine.STRUCTURES[structure][1]}
+    assert not ours & others
+
+
 def test_structures_are_those_of_the_header() -> None:
-    mirrored = (native.Step, native.Input, native.Output, native.Network)
-    assert tuple(map(ctypes.sizeof, mirrored)) == engine.SIZES
+    for structure, (size, fields) in engine.STRUCTURES.items():
+        dtype = structures.dtype_of(structure)
+        assert dtype.itemsize == size
+        assert dtype.fields is not None
+        assert {name: at for name, (_, at, *_) in dtype.fields.items()} == {name: at for name, _, _, at, _ in fields}
+
+
+def test_every_name_of_the_header_is_one_in_python() -> None:
+    enumerations = (structures.Type, structures.Kind, structures.Form, structures.Finish)
+    enumerations += (structures.Dtype, structures.Action)
+    assert {name.c: name.value for names in enumerations for name in names} == engine.NAMES
+
+
+def test_structures_shrink_by_what_a_build_leaves_out() -> None:
+    uses = {use for _, fields in engine.STRUCTURES.values() for _, _, use, _, _ in fields} - {"ALWAYS"}
+    everything = dict.fromkeys((f"ENGINE_USE_{use}" for use in uses), 1)
+    for structure, (size, _) in engine.STRUCTURES.items():
+        assert structures.size_of(structure, everything, pointer=8) == size
+    assert (
+        structures.size_of("engine_step", dict.fromkeys(everything, 0))
+        < structures.size_of("engine_step", everything) / 2
+    )
 
 
 @pytest.mark.parametrize("compiled", ["0" * 64, None])
@@ -128,7 +162,8 @@ def test_an_engine_of_other_sources_is_refused(compiled: str | None, monkeypatch
         monkeypatch.delattr(engine, "INTERFACE")
     else:
         monkeypatch.setattr(engine, "INTERFACE", compiled)
-    monkeypatch.delitem(sys.modules, "policypress.runtime.native")
+    for module in ("native", "lower", "structures"):
+        monkeypatch.delitem(sys.modules, f"policypress.runtime.{module}")
     with pytest.raises(PolicypressError, match=r"compiled engine is of another version .*make venv or pip install"):
         make_policy("integer", "vector").predict(np.zeros(5, np.float32))
 
@@ -361,7 +396,7 @@ def test_units_that_nobody_reads_are_not_computed() -> None:
         None,
         baseline_bytes=4,
     )
-    assert lower(idle).steps[0]["out_channels"] == 13
+    assert lower(idle).steps[0].out_channels == 13
     assert_agrees(idle, make_observations(idle, 20), "portable")
 
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
-import os
 import re
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,26 +17,24 @@ from typing import Any, Literal, cast
 import numpy as np
 
 import policypress
-from policypress.errors import ConfigError, ExportError, UnsupportedError
-from policypress.export import RESERVED, c_payload, c_source, name_of
-from policypress.export.compile import FORMAT, CompiledPolicy, check_folder, compiler
+from policypress.errors import ConfigError, UnsupportedError
+from policypress.export import RESERVED, c_folder, c_header, c_payload, c_source, c_test, c_text, name_of
+from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
+from policypress.runtime.structures import Form
 
 __all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c"]
 
 Weights = Literal["auto", "dense", "packed", "sparse", "payload"]
 WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
-MANIFEST = "export.json"
-_FORMATS = ("policypress c export 1", FORMAT)  # of exports that are replaced
-_BUILD = "build"  # what make leaves
 _VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
 _SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
-_CODE_BYTES = {lower.DENSE: 220, lower.SPARSE: 230, lower.PACKED: 360}
+_CODE_BYTES = {Form.DENSE: 220, Form.SPARSE: 230, Form.PACKED: 360}
 """What engine.c takes more for each form, on a Cortex-M4 with gcc -Os (docs/c-export.md)."""
 
 
@@ -144,23 +138,10 @@ def export_c(policy: Policy, folder: str | Path, config: CExportConfig | None = 
     config = config or CExportConfig()
     target = Path(folder)
     name = config.name or name_of(policy, target.name)
-    _require_ours(target)
+    c_folder.require_ours(target)
     files, report = _files(policy, dataclasses.replace(config, name=name), target)
-    place = target.resolve()  # what a link points to
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            temporary.mkdir(parents=True)
-            for file, text in files.items():
-                (temporary / file).write_text(text, encoding="ascii", newline="\n")
-            if config.check:
-                report = dataclasses.replace(report, check=_check(temporary))
-            _move(temporary, place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise ExportError(f"Cannot write {target}: {error.strerror}.") from error
-    return report
+    check = c_folder.write(files, target, _check if config.check else lambda _: report.check)
+    return dataclasses.replace(report, check=check)
 
 
 def flash_bytes(policy: Policy) -> int:
@@ -171,40 +152,40 @@ def flash_bytes(policy: Policy) -> int:
 
 def program_of(policy: Policy, weights: Weights) -> Program:
     """The program with weights of these forms; "auto": those of the fewest bytes, the code to read them included."""
-    sizes: list[dict[int, int]] = []
+    sizes: list[dict[Form, int]] = []
 
-    def record(layer: Layer, pairs: int) -> int:
+    def record(layer: Layer, pairs: int) -> Form:
         sizes.append(_sizes(layer, pairs))
-        return lower.DENSE
+        return Form.DENSE
 
     if weights != "auto":
-        wanted = {"dense": lower.DENSE, "packed": lower.PACKED, "sparse": lower.SPARSE}[weights]
-        return lower.lower(policy, lambda layer, pairs: wanted if wanted in _sizes(layer, pairs) else lower.DENSE)
+        wanted = Form[weights.upper()]
+        return lower.lower(policy, lambda layer, pairs: wanted if wanted in _sizes(layer, pairs) else Form.DENSE)
     program = lower.lower(policy, record)
     if not sizes:
         return program
 
-    def total(forms: tuple[int, ...]) -> float:
+    def total(forms: tuple[Form, ...]) -> float:
         weight_bytes = sum(min(size.get(form, math.inf) for form in forms) for size in sizes)
         return weight_bytes + sum(_CODE_BYTES[form] for form in forms)
 
     choices = [forms for n in (1, 2, 3) for forms in itertools.combinations(_CODE_BYTES, n)]
     best = min(choices, key=total)
 
-    def fewest(layer: Layer, pairs: int) -> int:
+    def fewest(layer: Layer, pairs: int) -> Form:
         found = _sizes(layer, pairs)
         return min((form for form in best if form in found), key=lambda form: found[form])
 
     return lower.lower(policy, fewest)
 
 
-def _sizes(layer: Layer, pairs: int) -> dict[int, int]:
+def _sizes(layer: Layer, pairs: int) -> dict[Form, int]:
     """Bytes of a layer's weights in every form that it can have."""
     outputs, size = len(layer.weight), layer.weight.size
-    found = {lower.DENSE: size, lower.SPARSE: 2 * (pairs + outputs)}
+    found = {Form.DENSE: size, Form.SPARSE: 2 * (pairs + outputs)}
     bits = lower.packed_bits(layer.weight)
     if bits < 8:
-        found[lower.PACKED] = outputs * -(-(size // outputs * bits) // 8)
+        found[Form.PACKED] = outputs * -(-(size // outputs * bits) // 8)
     return found
 
 
@@ -224,16 +205,16 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         program = program_of(policy, config.weights)
     payload = unpacked is not None
     used = c_source.uses(program, integer_only=integer)
-    size = program.observation_size if not integer else 4 * program.input["size"]
+    size = program.observation_size if not integer else 4 * program.input.size
     found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
     if integer:
-        header = c_source.integer_header(policy, program, name, version, payload)
+        header = c_header.integer_header(policy, program, name, version, payload)
         source, constants, structures = c_source.integer_network(policy, program, name, unpacked)
         vectors, vector_bytes = _integer_vectors(policy, found, config, payload)
     else:
-        header = c_source.header(policy, program, name, version, payload)
+        header = c_header.header(policy, program, name, version, payload)
         source, constants, structures = c_source.network(program, name, unpacked)
-        vectors, vector_bytes = c_source.vectors(name, found, payload), sum(array.nbytes for array in found)
+        vectors, vector_bytes = c_test.vectors(name, found, payload), sum(array.nbytes for array in found)
     report = CExport(
         folder=str(target),
         name=name,
@@ -253,31 +234,28 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         f"{name}.h": header,
         f"{name}.c": source,
         f"{name}_vectors.c": vectors,
-        f"{name}_test.c": c_source.test_program(name),
-        "Makefile": c_source.makefile(name),
-        "README.md": c_source.readme(policy, report, version),
+        f"{name}_test.c": c_test.test_program(name),
+        "Makefile": c_folder.makefile(name),
+        "README.md": c_folder.readme(policy, report, version),
     }
     number = hashlib.sha256((header + source).encode()).hexdigest()[:8]
-    files = {file: text.replace(c_source.ID, number) for file, text in files.items()}
+    files = {file: text.replace(c_text.ID, number) for file, text in files.items()}
     facts = {
-        "format": FORMAT,
         "policypress": version,
         "name": name,
         "integer_only": integer,
-        "files": sorted([*files, MANIFEST]),
         "id": number,
         "sources": [f"{name}.c"],
         "init": payload,
         "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
-        "outputs": program.output["outputs"],
+        "outputs": program.output.outputs,
         "array_bytes": report.array_bytes,
         "structure_bytes": report.structure_bytes,
         "work_bytes": report.work_bytes,
         "layers": [dataclasses.asdict(layer) for layer in report.layers],
     }
-    files[MANIFEST] = json.dumps(facts, indent=1) + "\n"
-    return files, report
+    return files | {c_folder.MANIFEST: c_folder.manifest(facts, files)}, report
 
 
 def _overflows(policy: Policy) -> bool:
@@ -298,22 +276,21 @@ def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payl
     q = np.where(far & (q == policy.input.low), rng.choice([q.min() - 1, -(2**31)], q.shape), q)
     choices = None if policy.action.kind == "box" else found.actions
     arrays = [array.astype(np.int32) for array in (q, record[-1])]
-    text = c_source.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload)
+    text = c_test.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload)
     return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
 
 
 def _layers(program: Program, unpacked: c_payload.Unpacked | None) -> tuple[LayerFlash, ...]:
-    forms = ("dense", "packed", "sparse", "real")
-    if unpacked is not None:
-        names = [name for name, weight in zip(program.layers, program.weights, strict=True) if weight is not None]
-        return tuple(LayerFlash(name, "payload", size) for name, size in zip(names, unpacked.layer_bytes, strict=True))
-    return tuple(
-        LayerFlash(
-            name, forms[step["form"]], step["weight"].nbytes + (step["counts"].nbytes if "counts" in step else 0)
-        )
-        for step, name, weight in zip(program.steps, program.layers, program.weights, strict=True)
-        if weight is not None
-    )
+    found = []
+    for step in program.steps:
+        if step.layer is None or step.form is None or step.weight is None:
+            continue
+        size = step.weight.nbytes + (0 if step.counts is None else step.counts.nbytes)
+        found.append(LayerFlash(step.layer, step.form.name.lower(), size))
+    if unpacked is None:
+        return tuple(found)
+    sizes = zip(found, unpacked.layer_bytes, strict=True)
+    return tuple(LayerFlash(layer.name, "payload", size) for layer, size in sizes)
 
 
 def _check(folder: Path) -> str:
@@ -322,37 +299,3 @@ def _check(folder: Path) -> str:
         return "not checked: no C compiler was found; install one or set CC"
     check_folder(folder, found)
     return f"self test passed, compiled by {Path(found[0]).name}"
-
-
-def _require_ours(target: Path) -> None:
-    """Raise ExportError unless ``target`` can be replaced, and nothing would be lost."""
-    if target.name in ("", ".."):  # replaced under the feet of whoever stands in it
-        raise ExportError(f"{target} cannot be replaced: name the folder that is to hold the export.")
-    if not target.exists() and not target.is_symlink():
-        return
-    if not target.is_dir():
-        raise ExportError(f"{target} is not a folder: choose another one.")
-    present = {path.name for path in target.iterdir()}
-    try:
-        facts = json.loads((target / MANIFEST).read_text(encoding="utf-8")) if present else {}
-        known = set(facts["files"]) if present and facts["format"] in _FORMATS else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
-    others = sorted(present - known - ({_BUILD} if known else set()))
-    if others:
-        raise ExportError(f"{target} holds {others[0]}, which no export wrote: choose another folder.")
-
-
-def _move(temporary: Path, target: Path) -> None:
-    """Puts ``temporary`` in the place of ``target``, which ``_require_ours`` allowed."""
-    if not target.exists():
-        os.rename(temporary, target)
-        return
-    earlier = temporary.with_suffix(".earlier")
-    os.rename(target, earlier)
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        os.rename(earlier, target)
-        raise
-    shutil.rmtree(earlier)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from policypress.export.c_source import definition
+from policypress.export.c_text import definition
 from policypress.policy.canonical import canonical
 from policypress.policy.ops import Layer, Op, Requantization, Residual
 from policypress.policy.payload import payload_costs, payload_structure
 from policypress.policy.policy import Policy
-from policypress.runtime import lower
-from policypress.runtime.lower import Fields, Program
+from policypress.runtime.lower import Program, lower
+from policypress.runtime.structures import Form, Kind
 
 _LINE_BYTES = 12  # a coder_line
 _MEMORY_BYTES = 9788  # a payload_memory, where pointers have 4 bytes
@@ -45,14 +45,14 @@ class Unpacked:
 def program_of(policy: Policy) -> tuple[Program, Policy]:
     """The program with dense weights, and the policy whose payload has its arrays."""
     smallest = canonical(dataclasses.replace(policy, test_vectors=None))
-    return lower.lower(smallest, lambda layer, pairs: lower.DENSE), smallest
+    return lower(smallest, lambda layer, pairs: Form.DENSE), smallest
 
 
 def unpacked(policy: Policy, program: Program, name: str) -> Unpacked:
     """The C for the ``policy`` and ``program`` that ``program_of`` returned."""
     data, costs, _ = payload_costs(policy)
     walk = _Walk(policy, program)
-    columns = max(np.shape(weight)[1] for weight in program.weights if weight is not None)
+    columns = max(step.dense.shape[1] for step in program.steps if step.dense is not None)
     table = ",\n".join(f"    {{{values}, {rows}, {n}}}" for values, rows, n in walk.table)
     fixes = "\n".join(f"    {fix};" for fix in walk.fixes)
     bytes_of = definition("static const uint8_t payload", np.frombuffer(data, np.uint8))
@@ -120,8 +120,8 @@ class _Walk:
         if self.policy.input.zero_point is not None:
             self._declare(f"static int32_t {zeros}[{size}];", zeros, zeros, 4 * size)
             self.table.append((zeros, size, 0))
-        kinds = [step["kind"] for step in self.program.steps]
-        layers, adds = ([i for i, found in enumerate(kinds) if found == kind] for kind in (lower.LAYER, lower.ADD))
+        kinds = [step.kind for step in self.program.steps]
+        layers, adds = ([i for i, found in enumerate(kinds) if found == kind] for kind in (Kind.LAYER, Kind.ADD))
         self._ops(self.policy.ops, iter(layers), self._sums(self.policy.ops, adds))
 
     def _sums(self, ops: Iterable[Op], adds: list[int]) -> dict[int, int]:
@@ -160,17 +160,17 @@ class _Walk:
         self._declare(f"static int32_t {bias}[{rows}];", bias, bias, 4 * rows)
         self._declare(f"static int8_t {weight}[{size}];", weight, weight, size)
         self.table += [(bias, rows, 0), (weight, rows, size // rows)]
-        channels, positions = self.program.turns[step]
+        assert fields.turn is not None
+        channels, positions = fields.turn
         if channels * positions != size // rows:
             channels, positions = 1, size // rows
-        self.fixes.append(f"settle({weight}, {bias}, {rows}, {channels}, {positions}, {fields['source_zero']}, row)")
+        self.fixes.append(f"settle({weight}, {bias}, {rows}, {channels}, {positions}, {fields.source_zero}, row)")
 
     def _ratio(self, ratio: Requantization, step: int, prefix: str) -> None:
-        fields: Fields = self.program.steps[step]
         self.ratios = True
         for kind, values in (("multiplier", ratio.multiplier), ("shift", ratio.shift)):
             array = f"step{step}_{prefix}{kind}"
-            have, want = values.size, fields[prefix + kind].size
+            have, want = values.size, getattr(self.program.steps[step], prefix + kind).size
             union = f"static union {{ int32_t number[{want}]; uint8_t byte[{4 * want}]; }} {array};"
             self._declare(union, array, f"{array}.byte", 4 * want)
             self.table.append((f"{array}.number", have, 0))

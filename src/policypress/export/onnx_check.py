@@ -25,8 +25,8 @@ from policypress.policy.policy import Policy
 _ROUNDING = 2.0**-24  # of one float32 operation
 _TINIEST = 2.0**-149
 _TANH = 4e-7  # between two float32 tanh, ours and another decent one
-_FUNCTION = 2.0**-20  # between two float32 forms of a function, see ``_formula_error``
-_FAR = 1e15
+_FUNCTION = 2.0**-20  # between two float32 forms of a function, see ``formula_error``
+_FAR = 1e12  # whose cube is a float32 too
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -240,6 +240,8 @@ def _steps(
                 branch = reference.requantize(op.branch, walk(op.body, q, later))
                 q = np.clip(reference.requantize(op.skip, q) + branch, op.low, op.high)
             else:
+                if isinstance(op, Activation):  # whose table ends where int8 has one code more
+                    q = np.clip(q, -op.limit, op.limit)
                 q = reference.run_integer((op,), q, [])
             rounds = style == "qdq" and isinstance(op, Layer | Residual | Activation)
             q = observe(next(later), q, 1 if rounds else 0)
@@ -293,7 +295,7 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
                     known = [np.isfinite(values).reshape(len(x), -1).all(axis=1) for values in (inputs, sums)]
                     apart[~(known[0] & known[1])] = np.inf
                 case Activation():
-                    apart = np.float32(1.01 * _steepness(op)) * apart + _formula_error(op, x)
+                    apart = np.float32(1.01 * _steepness(op)) * apart + formula_error(op, x)
                 case Flatten() | MaxPool2d():
                     apart = reference.run_float((op,), apart, [])
                 case Relu():
@@ -315,7 +317,7 @@ def _steepness(op: Activation) -> float:
     return float(np.nanmax(np.abs(_slopes(op, np.concatenate([-reach, reach])))))
 
 
-def _formula_error(op: Activation, x: Float32) -> Float32:
+def formula_error(op: Activation, x: Float32) -> Float32:
     """How far another decent float32 form of the function may be from the reference's.
 
     A share of the value and of what the size of its argument moves, and a few roundings of what may cancel out inside:

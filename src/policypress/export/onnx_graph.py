@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import policypress
-from policypress.policy.ops import Layer, MaxPool2d, Op, Requantization
+from policypress.policy.ops import Activation, Layer, MaxPool2d, Op, Requantization
 from policypress.policy.policy import Policy
 
 Style = Literal["exact", "qdq"]
@@ -47,7 +47,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.steps: list[Step] = []
-        self._constants: list[onnx.TensorProto] = []
+        self.constants: list[onnx.TensorProto] = []
         self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._taken: set[str] = {"observation", "outputs", "action"}
         self._scope = ""
@@ -61,7 +61,8 @@ class Graph:
 
     @contextmanager
     def layer(self, op: Op) -> Iterator[None]:
-        label = (isinstance(op, Layer) and op.name) or type(op).__name__.lower()
+        named = op.name if isinstance(op, Layer) else op.function if isinstance(op, Activation) else ""
+        label = named or type(op).__name__.lower()
         self._layers += 1
         with self.scope(f"{self._layers:02d}.{label}"):
             yield
@@ -83,7 +84,7 @@ class Graph:
             return self._shared[key]
         scalar = shared and array.ndim == 0
         tensor = numpy_helper.from_array(array, f"{array.dtype}({array})" if scalar else self._name(name))
-        self._constants.append(tensor)
+        self.constants.append(tensor)
         if shared:
             self._shared[key] = tensor.name
         return str(tensor.name)
@@ -113,7 +114,7 @@ class Graph:
         }
         inputs = [value("observation", observation.dtype, *observation.shape)]
         return helper.make_model(
-            helper.make_graph(self.nodes, "policy", inputs, [known[name] for name in results], self._constants),
+            helper.make_graph(self.nodes, "policy", inputs, [known[name] for name in results], self.constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="policypress",

@@ -103,6 +103,8 @@ class QdqIntegers:
         g = self.graph
         found, scale = op.lookup, float(op.lookup.scale)
         x = g.op("Mul", value.tensor, g.constant(np.float32(op.unit / value.scale)))
+        if (value.low, value.high) == (-127, 127):  # then -128 may occur, see ``_rounded``
+            x = clip(g, x, np.float32(-op.limit * op.unit), np.float32(op.limit * op.unit))
         y = activate(g, op.as_float, x, "qdq")
         if found.high - found.low < 255 and not activations.FUNCTIONS[op.function].odd:
             y = clip(g, y, np.float32(found.low * scale), np.float32(found.high * scale))

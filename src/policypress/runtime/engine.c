@@ -71,9 +71,11 @@ static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift,
     return sum < low ? low : sum > high ? high : sum;
 }
 
+#if ENGINE_USE_ADD || ENGINE_USE_WINDOWS || ENGINE_USE_TABLES
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
     return type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i] : (int32_t)tensor[i] - (int32_t)zero;
 }
+#endif
 
 static void put(const engine_step *s, unsigned char *target, size_t i, int32_t code) {
     if (s->target_type == ENGINE_S32)
@@ -92,8 +94,14 @@ APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target,
         const size_t at = s->per_output ? o : 0;
         code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
                        : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
+#if ENGINE_USE_TABLES
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
+        else if (s->finish == ENGINE_BYTES) {
+            target[i] = (unsigned char)s->table[code - s->low];
+            return;
+        }
+#endif
     }
     put(s, target, i, code);
 }
@@ -128,6 +136,12 @@ typedef struct {
     size_t planes, plane, lines, line, run;
 } window;
 
+#if ENGINE_USE_COUNTS
+#define COUNTS(s) ((s)->counts)
+#else
+#define COUNTS(s) ((const ENGINE_ROM uint16_t *)0) /* in code for sparse layers, which never runs then */
+#endif
+
 /* Weight k of those packed from `byte` on. With constants for k and bits this is a load or two and a shift or two. */
 static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
     const unsigned first = k * bits / 8, at = k * bits % 8;
@@ -159,7 +173,7 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         const ENGINE_ROM uint8_t *pair = s->weight;                                                                \
         for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             const SOURCE *from = x;                                                                                \
-            uint32_t sum = bias[o], n = s->counts[o];                                                              \
+            uint32_t sum = bias[o], n = COUNTS(s)[o];                                                              \
             for (; n >= 2; n -= 2, pair += 4) {                                                                    \
                 from += pair[0];                                                                                   \
                 sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
@@ -246,7 +260,7 @@ static void position_f32(const engine_step *s, const window *v, const float *x, 
         const float *from = x;
         float sum = 0.0f;
         if (s->form == ENGINE_SPARSE) {
-            for (uint32_t n = s->counts[o]; n; n--, pair += 2) {
+            for (uint32_t n = COUNTS(s)[o]; n; n--, pair += 2) {
                 from += pair[0];
                 if (pair[1])
                     sum += (float)(int8_t)pair[1] * *from;
@@ -270,9 +284,30 @@ static void position_f32(const engine_step *s, const window *v, const float *x, 
 }
 #endif
 
+/* Position i of `positions`, whose window begins with element `at` of the source. */
+static inline void position(const engine_step *s, const window *v, const unsigned char *source, size_t at,
+                            unsigned char *target, size_t i, size_t positions) {
+#if ENGINE_USE_FLOAT
+    if (s->source_type == ENGINE_F32) {
+        position_f32(s, v, (const float *)(const void *)source + at, (float *)(void *)target + i, positions);
+        return;
+    }
+#endif
+#if ENGINE_USE_WIDE
+    if (s->source_type == ENGINE_S32) {
+        position_s32(s, v, (const int32_t *)(const void *)source + at, target, i * s->out_channels);
+        return;
+    }
+#endif
+    (void)positions;
+    position_u8(s, v, source + at, target, i * s->out_channels);
+}
+
+#if ENGINE_USE_IMAGES
 static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const int real = s->source_type == ENGINE_F32;
     const size_t pixel = real ? 1 : s->channels, line = s->width * pixel;
+    const size_t positions = (size_t)s->out_height * s->out_width;
     const window v = {
         real ? s->channels : 1,
         (size_t)s->height * s->width,
@@ -282,33 +317,175 @@ static void layer(const engine_step *s, const unsigned char *source, unsigned ch
     };
     size_t i = 0;
     for (uint32_t y = 0; y < s->out_height; y++)
-        for (uint32_t x = 0; x < s->out_width; x++, i++) {
-            const size_t at = (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel;
-#if ENGINE_USE_FLOAT
-            if (real) {
-                position_f32(s, &v, (const float *)(const void *)source + at, (float *)(void *)target + i,
-                             (size_t)s->out_height * s->out_width);
-                continue;
-            }
-#endif
-#if ENGINE_USE_WIDE
-            if (s->source_type == ENGINE_S32) {
-                position_s32(s, &v, (const int32_t *)(const void *)source + at, target, i * s->out_channels);
-                continue;
-            }
-#endif
-            position_u8(s, &v, source + at, target, i * s->out_channels);
-        }
+        for (uint32_t x = 0; x < s->out_width; x++, i++)
+            position(s, &v, source, (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel, target,
+                     i, positions);
 }
+#else
+static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const window v = {1, s->channels, 1, s->channels, s->channels};
+    position(s, &v, source, 0, target, 0, 1);
+}
+#endif
+
+#if ENGINE_USE_ENDS
+/* ---- functions of floats ---- */
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* Minimax fits made for this project (policy/activations.py). */
+ENGINE_API float engine_tanh(float x) {
+    const uint32_t sign = bits_of(x) & 0x80000000u;
+    float a = from_bits(bits_of(x) ^ sign), result;
+    if (a != a)
+        return x; /* NaN must reach the outputs, which are refused then */
+    if (a > 10.0f)
+        a = 10.0f;
+    if (a < 0.625f) {
+        const float z = a * a;
+        float p = -0x1.76abf6p-8f;
+        p = p * z + 0x1.5256cep-6f;
+        p = p * z + -0x1.b84448p-5f;
+        p = p * z + 0x1.110768p-3f;
+        p = p * z + -0x1.555534p-2f;
+        result = a + a * (z * p);
+    } else {
+        const float y = a + a;
+        const uint32_t whole = (uint32_t)(y * 0x1.715476p+0f + 0.5f); /* floor: it is positive */
+        const float n = (float)whole, s = (n * 0x1.62ep-1f - y) + n * 0x1.0bfbe8p-15f;
+        float q = 0x1.6db4e4p-10f, e;
+        q = q * s + 0x1.123be0p-7f;
+        q = q * s + 0x1.55545ep-5f;
+        q = q * s + 0x1.55548ep-3f;
+        q = q * s + 0x1p-1f;
+        e = ((s + (s * s) * q) + 1.0f) * from_bits((127 - whole) << 23);
+        result = 1.0f - (e + e) / (1.0f + e);
+    }
+    return from_bits(bits_of(result) | sign);
+}
+
+#if ENGINE_USE_FLOAT
+/*
+ * What stands in policy/activations.py, in the same order: float32 +, -, * and / give the same bits everywhere. NaN
+ * fails every comparison, and comes out.
+ */
+static float absolute(float x) {
+    return from_bits(bits_of(x) & 0x7FFFFFFFu);
+}
+
+static float sigmoid(float x) {
+    return (engine_tanh(x * 0.5f) + 1.0f) * 0.5f;
+}
+
+/* exp(-a) of a >= 0. */
+static float exp_of_minus(float a) {
+    const float t = engine_tanh(a * 0.5f);
+    return (1.0f - t) / (1.0f + t);
+}
+
+/* x above 0, else alpha (exp(x) - 1); with x / wide in the place of x below. */
+static float elu(float x, float wide, float alpha) {
+    const float t = engine_tanh((x > 0.0f ? 0.0f : x / wide) * 0.5f);
+    return x > 0.0f ? x : (t + t) / (1.0f - t) * alpha;
+}
+
+static float softplus(float x, float beta) {
+    const float y = x * beta, e = exp_of_minus(absolute(y)), z = e / (e + 2.0f), w = z * z;
+    float p = w * 0x1.231d7cp-2f + 0x1.1dc352p-2f, log;
+    p = p * w + 0x1.99e3c6p-2f;
+    p = p * w + 0x1.5554d0p-1f;
+    log = (z + z) + (z * w) * p;
+    return (y > 0.0f ? y + log : log) / beta;
+}
+
+static float mish(float x) {
+    const float e = exp_of_minus(absolute(x)), twice = e + e, square = e * e;
+    const float above = (twice + 1.0f) / ((twice + 1.0f) + (square + square));
+    const float below = (square + twice) / ((square + twice) + 2.0f);
+    return x * (x > 0.0f ? above : below);
+}
+
+/* The normal distribution's cumulative function. */
+static float normal(float x) {
+    const float u = absolute(x) * 0.70710678f, t = 1.0f / (u * 0.39f + 1.0f);
+    float p = t * -0x1.cedceap-3f + 0x1.c2d436p-1f, half;
+    p = p * t + -0x1.405094p-1f;
+    p = p * t + 0x1.489c36p-1f;
+    p = p * t + 0x1.82c7b2p-4f;
+    p = p * t + 0x1.e0f9bap-3f;
+    half = ((t * p) * exp_of_minus(u * u)) * 0.5f;
+    return x > 0.0f ? 1.0f - half : half;
+}
+
+static float gelu_tanh(float x) {
+    return (x * 0.5f) * (engine_tanh((x + ((x * x) * x) * 0.044715f) * 0.79788456f) + 1.0f);
+}
+
+static float clip32(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+static float hardsigmoid(float x) {
+    return clip32(x + 3.0f, 0.0f, 6.0f) / 6.0f;
+}
+
+/* A row a function, by the number that it has there. Of one that is not here NaN comes out, which is refused. */
+#define FUNCTION(number, value)                  \
+    case number:                                 \
+        if (ENGINE_USE_FUNCTIONS >> number & 1)  \
+            return value;                        \
+        break
+static float function_of(unsigned number, const ENGINE_ROM float *parameter, float x) {
+    switch (number) {
+        FUNCTION(0, engine_tanh(x));
+        FUNCTION(1, x > 0.0f ? x : x * parameter[0]);        /* leaky ReLU */
+        FUNCTION(2, elu(x, 1.0f, parameter[0]));             /* ELU */
+        FUNCTION(3, elu(x, 1.0f, 1.6732632f) * 1.0507010f);  /* SELU */
+        FUNCTION(4, elu(x, parameter[0], parameter[0]));     /* CELU */
+        FUNCTION(5, x * sigmoid(x));                         /* SiLU */
+        FUNCTION(6, x * normal(x));                          /* GELU */
+        FUNCTION(7, gelu_tanh(x));                           /* GELU by tanh */
+        FUNCTION(8, mish(x));
+        FUNCTION(9, softplus(x, parameter[0]));
+        FUNCTION(10, sigmoid(x));
+        FUNCTION(11, x / (absolute(x) + 1.0f));              /* softsign */
+        FUNCTION(12, clip32(x, parameter[0], parameter[1])); /* hardtanh */
+        FUNCTION(13, hardsigmoid(x));
+        FUNCTION(14, x * hardsigmoid(x));                    /* hardswish */
+    default:
+        break;
+    }
+    return from_bits(0x7FC00000u);
+}
+#endif
+#endif
 
 /* ---- other steps ---- */
 
 static size_t source_size(const engine_step *s) {
+#if ENGINE_USE_IMAGES
     return (size_t)s->height * s->width * s->channels;
+#else
+    return s->channels;
+#endif
 }
 
 static size_t target_size(const engine_step *s) {
+#if ENGINE_USE_IMAGES
     return (size_t)s->out_height * s->out_width * s->out_channels;
+#else
+    return s->out_channels;
+#endif
 }
 
 static void relu(const engine_step *s, const unsigned char *source, unsigned char *target) {
@@ -328,7 +505,25 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
             target[i] = source[i] > s->source_zero ? source[i] : s->source_zero;
 }
 
-#if ENGINE_USE_IMAGES
+#if ENGINE_USE_TABLES
+static void look_up(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t n = source_size(s);
+    for (size_t i = 0; i < n; i++)
+        target[i] = (unsigned char)s->table[get(source, s->source_type, s->source_zero, i) - s->low];
+}
+#endif
+
+#if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+static void activate(const engine_step *s, const unsigned char *source, unsigned char *target) {
+    const size_t n = source_size(s);
+    const float *from = (const void *)source;
+    float *to = (void *)target;
+    for (size_t i = 0; i < n; i++)
+        to[i] = function_of(s->function, s->parameters, from[i]);
+}
+#endif
+
+#if ENGINE_USE_WINDOWS
 /* Whether b takes the place of a as the largest so far; NaN does, and stays. */
 #define LARGER(a, b) ((b) > (a) || (b) != (b))
 
@@ -401,6 +596,7 @@ static void flatten(const engine_step *s, const unsigned char *source, unsigned 
 }
 #endif
 
+#if ENGINE_USE_ADD
 static void add(const engine_step *s, const unsigned char *source, const unsigned char *second,
                 unsigned char *target) {
     const size_t n = source_size(s);
@@ -420,12 +616,15 @@ static void add(const engine_step *s, const unsigned char *source, const unsigne
             clip((int64_t)clip(a, INT32_MIN, INT32_MAX) + clip(b, INT32_MIN, INT32_MAX), s->low, s->high));
     }
 }
+#endif
 
 /* ---- network ---- */
 
 ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
     const size_t source = source_size(s) * (s->source_type == ENGINE_U8 ? 1 : 4);
+#if ENGINE_USE_ADD
     const size_t second = source_size(s) * (s->second_type == ENGINE_U8 ? 1 : 4);
+#endif
     const size_t target = target_size(s) * (s->target_type == ENGINE_U8 ? 1 : 4);
     for (size_t r = 0; r < rows; r++) {
         const unsigned char *from = work + s->source * rows + r * source;
@@ -437,10 +636,17 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
         case ENGINE_RELU:
             relu(s, from, to);
             break;
+#if ENGINE_USE_ADD
         case ENGINE_ADD:
             add(s, from, work + s->second * rows + r * second, to);
             break;
-#if ENGINE_USE_IMAGES
+#endif
+#if ENGINE_USE_TABLES
+        case ENGINE_LOOK_UP:
+            look_up(s, from, to);
+            break;
+#endif
+#if ENGINE_USE_WINDOWS
         case ENGINE_MAX_POOL:
             max_pool(s, from, to);
             break;
@@ -452,9 +658,8 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
             break;
 #endif
 #if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
-        case ENGINE_TANH:
-            for (size_t i = 0; i < source_size(s); i++)
-                ((float *)(void *)to)[i] = engine_tanh(((const float *)(const void *)from)[i]);
+        case ENGINE_ACTIVATE:
+            activate(s, from, to);
             break;
 #endif
         default:
@@ -467,23 +672,15 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
 ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows) {
     for (uint32_t i = 0; i < network->step_count; i++) {
         const engine_step *s = &network->steps[i];
+#if ENGINE_USE_KERNELS
         (s->run ? s->run : engine_step_run)(s, work, rows);
+#else
+        engine_step_run(s, work, rows);
+#endif
     }
 }
 
 /* ---- float at both ends ---- */
-
-static uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-static float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
 
 static int finite32(float x) {
     return (bits_of(x) & 0x7F800000u) != 0x7F800000u;
@@ -591,14 +788,19 @@ static int observe(const engine_input *in, const void *observation, unsigned cha
                 ((int32_t *)(void *)target)[at] = codes[i];
             else
                 target[at] = (unsigned char)(codes[i] + in->target_zero);
+#if ENGINE_USE_IMAGES
             at += in->channels; /* to the same channel of the next pixel, or the next channel of the first one */
             if (at >= in->size)
                 at -= in->size - 1;
+#else
+            at++;
+#endif
         }
     }
     return ENGINE_OK;
 }
 
+#if ENGINE_USE_IMAGES
 /* Pixels whose codes are known: by `codes`, or themselves. */
 static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigned char *target) {
     const uint32_t channels = in->channels, pixels = in->pixels;
@@ -616,37 +818,7 @@ static void observe_pixels(const engine_input *in, const uint8_t *pixel, unsigne
                 *target++ = in->codes ? in->codes[value] : value;
             }
 }
-
-/* Minimax fits made for this project (policy/reference.py). */
-ENGINE_API float engine_tanh(float x) {
-    const uint32_t sign = bits_of(x) & 0x80000000u;
-    float a = from_bits(bits_of(x) ^ sign), result;
-    if (a != a)
-        return x; /* NaN must reach the outputs, which are refused then */
-    if (a > 10.0f)
-        a = 10.0f;
-    if (a < 0.625f) {
-        const float z = a * a;
-        float p = -0x1.76abf6p-8f;
-        p = p * z + 0x1.5256cep-6f;
-        p = p * z + -0x1.b84448p-5f;
-        p = p * z + 0x1.110768p-3f;
-        p = p * z + -0x1.555534p-2f;
-        result = a + a * (z * p);
-    } else {
-        const float y = a + a;
-        const uint32_t whole = (uint32_t)(y * 0x1.715476p+0f + 0.5f); /* floor: it is positive */
-        const float n = (float)whole, s = (n * 0x1.62ep-1f - y) + n * 0x1.0bfbe8p-15f;
-        float q = 0x1.6db4e4p-10f, e;
-        q = q * s + 0x1.123be0p-7f;
-        q = q * s + 0x1.55545ep-5f;
-        q = q * s + 0x1.55548ep-3f;
-        q = q * s + 0x1p-1f;
-        e = ((s + (s * s) * q) + 1.0f) * from_bits((127 - whole) << 23);
-        result = 1.0f - (e + e) / (1.0f + e);
-    }
-    return from_bits(bits_of(result) | sign);
-}
+#endif
 
 static uint32_t largest(const float *values, uint32_t n) {
     uint32_t best = 0;
@@ -700,24 +872,35 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
     float *values = (float *)(void *)(work + out->target * rows);
     int finite = 1;
-    if (in->run && in->run(in, observations, rows, work + in->target * rows))
-        return ENGINE_NOT_FINITE;
-    for (size_t r = 0; !in->run && r < rows; r++) {
-        const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
-        unsigned char *to = work + in->target * rows + r * size;
-        if (in->pixel_codes)
-            observe_pixels(in, from, to);
-        else if (observe(in, from, to))
+#if ENGINE_USE_KERNELS
+    if (in->run) {
+        if (in->run(in, observations, rows, work + in->target * rows))
             return ENGINE_NOT_FINITE;
-    }
+    } else
+#endif
+        for (size_t r = 0; r < rows; r++) {
+            const unsigned char *from = (const unsigned char *)observations + r * n->observation_size;
+            unsigned char *to = work + in->target * rows + r * size;
+#if ENGINE_USE_IMAGES
+            if (in->pixel_codes) {
+                observe_pixels(in, from, to);
+                continue;
+            }
+#endif
+            if (observe(in, from, to))
+                return ENGINE_NOT_FINITE;
+        }
     engine_run(n, work, rows);
-    if (out->to_values) {
-        out->to_values(out, (const int32_t *)(const void *)(work + out->source * rows), total, values);
-    } else if (out->source_type == ENGINE_S32) {
+    if (out->source_type == ENGINE_S32) {
         const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
-        for (size_t r = 0; r < total; r += out->outputs)
-            for (size_t i = 0; i < out->outputs; i++)
-                values[r + i] = (float)sums[r + i] * out->scale[out->per_output ? i : 0];
+#if ENGINE_USE_KERNELS
+        if (out->to_values)
+            out->to_values(out, sums, total, values);
+        else
+#endif
+            for (size_t r = 0; r < total; r += out->outputs)
+                for (size_t i = 0; i < out->outputs; i++)
+                    values[r + i] = (float)sums[r + i] * out->scale[out->per_output ? i : 0];
     }
     for (size_t i = 0; i < total; i++)
         finite &= finite32(values[i]);
@@ -729,10 +912,12 @@ ENGINE_API int engine_predict(const engine_network *n, const void *observations,
     const int status = to_outputs(n, observations, rows, work);
     if (status)
         return status;
+#if ENGINE_USE_KERNELS
     if (n->output.to_actions) {
         n->output.to_actions(&n->output, values, rows, actions);
         return ENGINE_OK;
     }
+#endif
     for (size_t r = 0; r < rows; r++)
         act(&n->output, values + r * n->output.outputs, (unsigned char *)actions + r * n->action_size);
     return ENGINE_OK;

@@ -23,11 +23,21 @@ extern "C" {
 #endif
 
 /*
- * What a build leaves out, to be smaller: padding, pooling and flattening of images, codes wider than 8 bits, each form
- * of integer layers' weights, float. An export defines them on top of its file.
+ * What a build leaves out, to be smaller: kernels of a machine, images, their padding, pooling and flattening, residual
+ * sums, codes wider than 8 bits, each form of integer layers' weights, tables, float. An export defines them on top of
+ * its file. Fields of the structures that nothing needs then are left out too.
  */
-#ifndef ENGINE_USE_IMAGES
+#ifndef ENGINE_USE_KERNELS /* steps that point to a kernel of this machine */
+#define ENGINE_USE_KERNELS 1
+#endif
+#ifndef ENGINE_USE_IMAGES /* 0: everything is a vector */
 #define ENGINE_USE_IMAGES 1
+#endif
+#ifndef ENGINE_USE_WINDOWS /* steps that pad, pool or flatten images */
+#define ENGINE_USE_WINDOWS 1
+#endif
+#ifndef ENGINE_USE_ADD
+#define ENGINE_USE_ADD 1
 #endif
 #ifndef ENGINE_USE_WIDE /* in layers and ReLU */
 #define ENGINE_USE_WIDE 1
@@ -38,11 +48,20 @@ extern "C" {
 #ifndef ENGINE_USE_SPARSE
 #define ENGINE_USE_SPARSE 1
 #endif
+#ifndef ENGINE_USE_COUNTS /* what sparse layers have, of integers or float */
+#define ENGINE_USE_COUNTS 1
+#endif
 #ifndef ENGINE_USE_PACKED /* bit b is set where weights of b bits are to be fast, 2 to 7; others are read bit by bit */
 #define ENGINE_USE_PACKED 0xFC
 #endif
+#ifndef ENGINE_USE_TABLES /* functions of codes */
+#define ENGINE_USE_TABLES 1
+#endif
 #ifndef ENGINE_USE_FLOAT /* layers of float activations; 0 keeps float at both ends of the network */
 #define ENGINE_USE_FLOAT 1
+#endif
+#ifndef ENGINE_USE_FUNCTIONS /* bit n is set where function n of floats is needed */
+#define ENGINE_USE_FUNCTIONS 0xFFFFFFFF
 #endif
 #ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
 #define ENGINE_USE_DOUBLE 1
@@ -70,111 +89,178 @@ typedef uint32_t engine_size;
 #endif
 
 /*
+ * Every list of names here is a macro, so that Python has it from engine_module.c and no second one: ENGINE_NAME makes
+ * an enumeration of it, ENGINE_MEMBER a structure.
+ */
+#define ENGINE_NAME(name) name,
+#define ENGINE_MEMBER(USE, TYPE, NAME) ENGINE_MEMBER_IF(ENGINE_USE_##USE, TYPE NAME;)
+#define ENGINE_MEMBER_IF(USED, MEMBER) ENGINE_MEMBER_OF(USED, MEMBER)
+#define ENGINE_MEMBER_OF(USED, MEMBER) ENGINE_MEMBER_##USED(MEMBER)
+#define ENGINE_MEMBER_0(MEMBER)
+#define ENGINE_MEMBER_1(MEMBER) MEMBER
+#define ENGINE_USE_ALWAYS 1
+
+/*
  * Tensors. U8 holds code + zero in a byte, where `zero` is the byte that stands for code 0; S32 holds codes or
  * accumulators; F32 values. Integer images are stored (height, width, channels), float ones (channels, height, width).
  */
-enum engine_type { ENGINE_U8, ENGINE_S32, ENGINE_F32 };
+#define ENGINE_TYPES(NAME) NAME(ENGINE_U8) NAME(ENGINE_S32) NAME(ENGINE_F32)
+enum engine_type { ENGINE_TYPES(ENGINE_NAME) };
 
-enum engine_kind {
-    ENGINE_LAYER,    /* convolution without padding; a linear layer is one of 1 x 1 on a vector */
-    ENGINE_RELU,     /* elementwise */
-    ENGINE_TANH,     /* elementwise, F32 only: integer layers have tables */
-    ENGINE_MAX_POOL, /* without padding */
-    ENGINE_PAD,      /* `fill` around an image */
-    ENGINE_FLATTEN,  /* (height, width, channels) to (channels, height, width) */
-    ENGINE_ADD       /* clip(requantized source + requantized second); F32: source + second */
-};
+#define ENGINE_KINDS(NAME)                                                                                             \
+    NAME(ENGINE_LAYER)    /* convolution without padding; a linear layer is one of 1 x 1 on a vector */                \
+    NAME(ENGINE_RELU)     /* elementwise */                                                                            \
+    NAME(ENGINE_LOOK_UP)  /* elementwise: a byte of the table for each code, from `low` on */                          \
+    NAME(ENGINE_ACTIVATE) /* elementwise: a function of floats */                                                      \
+    NAME(ENGINE_MAX_POOL) /* without padding */                                                                        \
+    NAME(ENGINE_PAD)      /* `fill` around an image */                                                                 \
+    NAME(ENGINE_FLATTEN)  /* (height, width, channels) to (channels, height, width) */                                 \
+    NAME(ENGINE_ADD)      /* clip(requantized source + requantized second); F32: source + second */
+enum engine_kind { ENGINE_KINDS(ENGINE_NAME) };
 
 /*
  * Weights. DENSE: int8, (outputs, inputs of a window in the order of memory). PACKED: the same in `bits` bits each,
  * lowest bits first, every output from a new byte on. SPARSE: for each output, `counts` pairs of bytes: how far to go
  * on in memory, in elements, and the int8 to multiply with. REAL: float32.
  */
-enum engine_form { ENGINE_DENSE, ENGINE_PACKED, ENGINE_SPARSE, ENGINE_REAL };
+#define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL)
+enum engine_form { ENGINE_FORMS(ENGINE_NAME) };
 
-/* What becomes of the sum of an integer layer: itself; a code; a code that a table of tanh turns into another. */
-enum engine_finish { ENGINE_KEEP, ENGINE_REQUANTIZE, ENGINE_TABLE };
+/*
+ * What becomes of the sum of an integer layer: itself; a code; a code that a table turns into another one. That of TABLE
+ * is an odd function's: int8 codes of 0 and of what is above. BYTES has a byte of the target for each code from `low` on.
+ */
+#define ENGINE_FINISHES(NAME) NAME(ENGINE_KEEP) NAME(ENGINE_REQUANTIZE) NAME(ENGINE_TABLE) NAME(ENGINE_BYTES)
+enum engine_finish { ENGINE_FINISHES(ENGINE_NAME) };
 
 typedef struct engine_step engine_step;
-typedef void (*engine_kernel)(const engine_step *step, unsigned char *work, size_t rows);
+typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t rows);
 
+#define ENGINE_STEP(FIELD)                                                                                             \
+    FIELD(ALWAYS, uint8_t, kind)                                                                                       \
+    FIELD(ALWAYS, uint8_t, form)                                                                                       \
+    FIELD(ALWAYS, uint8_t, finish)                                                                                     \
+    FIELD(ALWAYS, uint8_t, relu)        /* of a layer that is not requantized */                                       \
+    FIELD(ALWAYS, uint8_t, wide)        /* requantized in 64 bits: limits do not decide beyond +-2^23 */               \
+    FIELD(ALWAYS, uint8_t, bits)        /* of PACKED weights */                                                        \
+    FIELD(FLOAT, uint8_t, function)     /* of ACTIVATE: its number in policy/activations.py */                         \
+    FIELD(ALWAYS, uint8_t, source_type) /* `second` has its own */                                                     \
+    FIELD(ALWAYS, uint8_t, target_type)                                                                                \
+    FIELD(ADD, uint8_t, second_type)                                                                                   \
+    FIELD(ALWAYS, uint8_t, source_zero)                                                                                \
+    FIELD(ADD, uint8_t, second_zero)                                                                                   \
+    FIELD(ALWAYS, uint8_t, target_zero)                                                                                \
+    FIELD(ALWAYS, uint8_t, per_output)  /* whether there is a multiplier and shift (or scale) for each output */       \
+    FIELD(ADD, uint8_t, second_per_output)                                                                             \
+    FIELD(ALWAYS, engine_size, source)  /* where tensors lie in the work memory, in bytes a row */                     \
+    FIELD(ADD, engine_size, second)                                                                                    \
+    FIELD(ALWAYS, engine_size, target)                                                                                 \
+    FIELD(IMAGES, engine_size, height)  /* of the source; a vector is 1 x 1 */                                         \
+    FIELD(IMAGES, engine_size, width)                                                                                  \
+    FIELD(ALWAYS, engine_size, channels)                                                                               \
+    FIELD(IMAGES, engine_size, out_height)                                                                             \
+    FIELD(IMAGES, engine_size, out_width)                                                                              \
+    FIELD(ALWAYS, engine_size, out_channels)                                                                           \
+    FIELD(IMAGES, uint16_t, kernel_height)                                                                             \
+    FIELD(IMAGES, uint16_t, kernel_width)                                                                              \
+    FIELD(IMAGES, uint16_t, stride_height)                                                                             \
+    FIELD(IMAGES, uint16_t, stride_width)                                                                              \
+    FIELD(WINDOWS, uint16_t, padding_height) /* of PAD, before the first line and column */                            \
+    FIELD(WINDOWS, uint16_t, padding_width)                                                                            \
+    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out, or that a table is for */                       \
+    FIELD(ALWAYS, int32_t, high)                                                                                       \
+    FIELD(WINDOWS, int32_t, fill)       /* of PAD: a byte, an S32; INT32_MIN is minus infinity in F32 */               \
+    FIELD(ALWAYS, const ENGINE_ROM void *, weight)                                                                     \
+    FIELD(COUNTS, const ENGINE_ROM uint16_t *, counts)                                                                 \
+    FIELD(ALWAYS, const ENGINE_ROM void *, bias) /* int32_t, the share of source_zero taken off; or float */           \
+    FIELD(ALWAYS, const ENGINE_ROM uint8_t *, multiplier)                                                              \
+    FIELD(ALWAYS, const ENGINE_ROM uint8_t *, shift)                                                                   \
+    FIELD(ADD, const ENGINE_ROM uint8_t *, second_multiplier)                                                          \
+    FIELD(ADD, const ENGINE_ROM uint8_t *, second_shift)                                                               \
+    FIELD(FLOAT, const ENGINE_ROM float *, scale)                                                                      \
+    FIELD(FLOAT, const ENGINE_ROM float *, parameters) /* of the function */                                           \
+    FIELD(TABLES, const ENGINE_ROM int8_t *, table)                                                                    \
+    FIELD(KERNELS, engine_kernel *, run) /* of this machine, or NULL */                                                \
+    FIELD(KERNELS, const void *, prepared) /* what `run` wants */
 struct engine_step {
-    uint8_t kind, form, finish;
-    uint8_t relu;                     /* of a layer that is not requantized */
-    uint8_t wide;                     /* requantization needs 64 bits, because limits do not decide beyond +-2^23 */
-    uint8_t bits;                     /* of PACKED weights */
-    uint8_t source_type, target_type; /* `second` has its own */
-    uint8_t second_type;
-    uint8_t source_zero, second_zero, target_zero;
-    uint8_t per_output, second_per_output;       /* whether there is a multiplier and shift (or scale) for each output */
-    engine_size source, second, target;          /* where tensors lie in the work memory, in bytes a row */
-    engine_size height, width, channels;         /* of the source; a vector is 1 x 1 */
-    engine_size out_height, out_width, out_channels;
-    uint16_t kernel_height, kernel_width, stride_height, stride_width;
-    uint16_t padding_height, padding_width;      /* of PAD, before the first line and column */
-    int32_t low, high;                           /* of the codes that come out */
-    int32_t fill;                                /* of PAD: a byte, an S32; INT32_MIN is minus infinity in F32 */
-    const ENGINE_ROM void *weight;
-    const ENGINE_ROM uint16_t *counts;
-    const ENGINE_ROM void *bias;                 /* int32_t, the share of source_zero taken off; or float */
-    const ENGINE_ROM uint8_t *multiplier, *shift;
-    const ENGINE_ROM uint8_t *second_multiplier, *second_shift;
-    const ENGINE_ROM float *scale;
-    const ENGINE_ROM int8_t *table;              /* 256 codes of tanh */
-    engine_kernel run;                           /* of this machine, or NULL */
-    const void *prepared;                        /* what `run` wants */
+    ENGINE_STEP(ENGINE_MEMBER)
 };
 
-enum engine_dtype {
-    ENGINE_FLOAT32, ENGINE_FLOAT64, ENGINE_UINT8, ENGINE_INT8, ENGINE_INT16, ENGINE_INT32, ENGINE_INT64
-};
+#define ENGINE_DTYPES(NAME)                                                                                            \
+    NAME(ENGINE_FLOAT32) NAME(ENGINE_FLOAT64) NAME(ENGINE_UINT8) NAME(ENGINE_INT8) NAME(ENGINE_INT16)                  \
+    NAME(ENGINE_INT32) NAME(ENGINE_INT64)
+enum engine_dtype { ENGINE_DTYPES(ENGINE_NAME) };
+
+typedef struct engine_input engine_input;
+typedef int engine_observe(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
 
 /* Observation to the first tensor. */
-typedef struct engine_input engine_input;
+#define ENGINE_INPUT(FIELD)                                                                                            \
+    FIELD(ALWAYS, uint8_t, dtype)         /* of observations */                                                        \
+    FIELD(ALWAYS, uint8_t, image)         /* divided by 255 */                                                         \
+    FIELD(ALWAYS, uint8_t, target_type)                                                                                \
+    FIELD(ALWAYS, uint8_t, target_zero)                                                                                \
+    FIELD(ALWAYS, uint8_t, per_feature)   /* one inverse scale each */                                                 \
+    FIELD(ALWAYS, uint8_t, pixel_codes)   /* bytes to bytes: by `codes`, or as they are */                             \
+    FIELD(ALWAYS, uint32_t, target)       /* in the work memory, in bytes a row */                                     \
+    FIELD(ALWAYS, uint32_t, size)         /* values of an observation */                                               \
+    FIELD(IMAGES, uint32_t, channels)     /* both above 1 where (channels, pixels) are to be (pixels, channels) */     \
+    FIELD(IMAGES, uint32_t, pixels)                                                                                    \
+    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out, or that a table is for */                       \
+    FIELD(ALWAYS, int32_t, high)                                                                                       \
+    FIELD(DOUBLE, double, clip)                                                                                        \
+    FIELD(DOUBLE, const double *, mean)   /* or NULL */                                                                \
+    FIELD(DOUBLE, const double *, deviation)                                                                           \
+    FIELD(ALWAYS, const float *, inverse_scale)                                                                        \
+    FIELD(ALWAYS, const int32_t *, zero_point) /* like inverse_scale; or NULL */                                       \
+    FIELD(IMAGES, const uint8_t *, codes) /* of all 256 pixels */                                                      \
+    FIELD(KERNELS, engine_observe *, run) /* of this machine, or NULL */                                               \
+    FIELD(KERNELS, const void *, prepared) /* what `run` wants */
 struct engine_input {
-    uint8_t dtype;                    /* of observations */
-    uint8_t image;                    /* divided by 255 */
-    uint8_t target_type, target_zero;
-    uint8_t per_feature;              /* one inverse scale each */
-    uint8_t pixel_codes;              /* bytes to bytes: by `codes`, or as they are */
-    uint32_t target;                  /* in the work memory, in bytes a row */
-    uint32_t size;                    /* values of an observation */
-    uint32_t channels, pixels;        /* both above 1 where (channels, pixels) are to be (pixels, channels) */
-    int32_t low, high;
-    double clip;
-    const double *mean, *deviation;   /* or NULL */
-    const float *inverse_scale;
-    const int32_t *zero_point;        /* like inverse_scale; or NULL */
-    const uint8_t *codes;             /* of all 256 pixels */
-    int (*run)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
-    const void *prepared;             /* `run` is of this machine, or NULL */
+    ENGINE_INPUT(ENGINE_MEMBER)
 };
 
-enum engine_action { ENGINE_BOX, ENGINE_DISCRETE, ENGINE_MULTI_DISCRETE, ENGINE_MULTI_BINARY };
+#define ENGINE_ACTIONS(NAME)                                                                                           \
+    NAME(ENGINE_BOX) NAME(ENGINE_DISCRETE) NAME(ENGINE_MULTI_DISCRETE) NAME(ENGINE_MULTI_BINARY)
+enum engine_action { ENGINE_ACTIONS(ENGINE_NAME) };
+
+typedef struct engine_output engine_output;
+typedef void engine_to_values(const engine_output *out, const int32_t *sums, size_t total, float *values);
+typedef void engine_to_actions(const engine_output *out, const float *values, size_t rows, float *actions);
 
 /* The last tensor to the action. */
-typedef struct engine_output engine_output;
+#define ENGINE_OUTPUT(FIELD)                                                                                           \
+    FIELD(ALWAYS, uint8_t, kind)                                                                                       \
+    FIELD(ALWAYS, uint8_t, squash)                                                                                     \
+    FIELD(ALWAYS, uint8_t, wide)     /* box actions are float64 */                                                     \
+    FIELD(ALWAYS, uint8_t, source_type)                                                                                \
+    FIELD(ALWAYS, uint8_t, per_output)                                                                                 \
+    FIELD(ALWAYS, uint32_t, source)  /* sums in the work memory, in bytes a row */                                     \
+    FIELD(ALWAYS, uint32_t, target)  /* float outputs, likewise */                                                     \
+    FIELD(ALWAYS, uint32_t, outputs)                                                                                   \
+    FIELD(ALWAYS, uint32_t, groups)  /* of multi-discrete actions */                                                   \
+    FIELD(ALWAYS, int64_t, start)                                                                                      \
+    FIELD(ALWAYS, const float *, scale)                                                                                \
+    FIELD(ALWAYS, const float *, low)                                                                                  \
+    FIELD(ALWAYS, const float *, high)                                                                                 \
+    FIELD(ALWAYS, const uint32_t *, nvec)                                                                              \
+    FIELD(KERNELS, engine_to_values *, to_values) /* of this machine, or NULL, both */                                 \
+    FIELD(KERNELS, engine_to_actions *, to_actions)                                                                    \
+    FIELD(KERNELS, const void *, prepared) /* what they want */
 struct engine_output {
-    uint8_t kind, squash;
-    uint8_t wide;                     /* box actions are float64 */
-    uint8_t source_type, per_output;
-    uint32_t source, target;          /* sums and float outputs in the work memory, in bytes a row */
-    uint32_t outputs, groups;         /* groups of multi-discrete actions */
-    int64_t start;
-    const float *scale, *low, *high;
-    const uint32_t *nvec;
-    void (*to_values)(const engine_output *out, const int32_t *sums, size_t total, float *values);
-    void (*to_actions)(const engine_output *out, const float *values, size_t rows, float *actions);
-    const void *prepared;             /* both are of this machine, or NULL */
+    ENGINE_OUTPUT(ENGINE_MEMBER)
 };
 
+#define ENGINE_NETWORK(FIELD)                                                                                          \
+    FIELD(ALWAYS, const engine_step *, steps)                                                                          \
+    FIELD(ALWAYS, uint32_t, step_count)                                                                                \
+    FIELD(ALWAYS, uint32_t, work_size)        /* bytes of work memory that a row takes; 8 bytes aligned */             \
+    FIELD(ALWAYS, uint32_t, observation_size) /* bytes of one */                                                       \
+    FIELD(ALWAYS, uint32_t, action_size)                                                                               \
+    FIELD(ALWAYS, engine_input, input)                                                                                 \
+    FIELD(ALWAYS, engine_output, output)
 typedef struct {
-    const engine_step *steps;
-    uint32_t step_count;
-    uint32_t work_size;               /* bytes of work memory that a row takes; 8 bytes aligned */
-    uint32_t observation_size, action_size; /* bytes of one */
-    engine_input input;
-    engine_output output;
+    ENGINE_NETWORK(ENGINE_MEMBER)
 } engine_network;
 
 /* One step by the portable kernels. */

@@ -3,8 +3,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-SIZES: tuple[int, int, int, int]
-"""Bytes of engine_step, engine_input, engine_output and engine_network."""
+STRUCTURES: dict[str, tuple[int, list[tuple[str, str, str, int, int]]]]
+"""Structures of engine.h by name: bytes, and of each field name, type, what needs it, offset and bytes."""
+NAMES: dict[str, int]
+"""Enumerators of engine.h and their values."""
 INTERFACE: str
 """SHA-256 of the engine.h that it was compiled with."""
 KERNELS: str

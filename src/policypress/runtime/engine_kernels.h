@@ -43,10 +43,10 @@ typedef struct {
 typedef struct {
     const char *name;
     uint32_t lanes, groups, real_groups; /* of a vector; of a block, most of them */
-    engine_kernel dense, sparse, real, add;
-    int (*observe)(const engine_input *in, const void *observations, size_t rows, unsigned char *target);
-    void (*scale)(const engine_output *out, const int32_t *sums, size_t total, float *values);
-    void (*squash)(const engine_output *out, const float *values, size_t rows, float *actions);
+    engine_kernel *dense, *sparse, *real, *add;
+    engine_observe *observe;
+    engine_to_values *scale;
+    engine_to_actions *squash;
     /* Of a sparse step, for many positions and for few, and of copying a window, in halves of what a product of a
        vector of bytes takes a dense layer (benchmarks/kernels.py). */
     uint32_t step_cost, step_cost_few, window_cost;

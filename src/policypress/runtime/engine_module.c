@@ -371,16 +371,88 @@ static PyType_Slot slots[] = {
 static PyType_Spec spec = {"policypress.runtime.engine.Engine", sizeof(Engine), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
 
+/* ---- the lists of engine.h, for Python ---- */
+
+typedef struct {
+    const char *name, *type, *use;
+    size_t offset, size;
+} field;
+
+#define FIELD_OF(STRUCTURE, USE, TYPE, NAME) \
+    {#NAME, #TYPE, #USE, offsetof(STRUCTURE, NAME), sizeof(((STRUCTURE *)0)->NAME)},
+#define STEP_FIELD(USE, TYPE, NAME) FIELD_OF(engine_step, USE, TYPE, NAME)
+#define INPUT_FIELD(USE, TYPE, NAME) FIELD_OF(engine_input, USE, TYPE, NAME)
+#define OUTPUT_FIELD(USE, TYPE, NAME) FIELD_OF(engine_output, USE, TYPE, NAME)
+#define NETWORK_FIELD(USE, TYPE, NAME) FIELD_OF(engine_network, USE, TYPE, NAME)
+static const field step_fields[] = {ENGINE_STEP(STEP_FIELD)};
+static const field input_fields[] = {ENGINE_INPUT(INPUT_FIELD)};
+static const field output_fields[] = {ENGINE_OUTPUT(OUTPUT_FIELD)};
+static const field network_fields[] = {ENGINE_NETWORK(NETWORK_FIELD)};
+
+typedef struct {
+    const char *name;
+    int value;
+} enumerator;
+
+#define ENUMERATOR(name) {#name, name},
+static const enumerator enumerators[] = {
+    ENGINE_TYPES(ENUMERATOR) ENGINE_KINDS(ENUMERATOR) ENGINE_FORMS(ENUMERATOR) ENGINE_FINISHES(ENUMERATOR)
+    ENGINE_DTYPES(ENUMERATOR) ENGINE_ACTIONS(ENUMERATOR)
+};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* Adds (bytes, [(name, type, use, offset, bytes), ...]) of a structure to the dictionary. */
+static int add_structure(PyObject *structures, const char *name, size_t size, const field *fields, size_t count) {
+    PyObject *list = PyList_New(0), *structure = NULL;
+    int failed = !list;
+    for (size_t i = 0; !failed && i < count; i++) {
+        const field *f = &fields[i];
+        PyObject *row =
+            Py_BuildValue("(sssnn)", f->name, f->type, f->use, (Py_ssize_t)f->offset, (Py_ssize_t)f->size);
+        failed = !row || PyList_Append(list, row);
+        Py_XDECREF(row);
+    }
+    if (!failed)
+        structure = Py_BuildValue("(nO)", (Py_ssize_t)size, list);
+    failed = !structure || PyDict_SetItemString(structures, name, structure);
+    Py_XDECREF(structure);
+    Py_XDECREF(list);
+    return failed;
+}
+
+static PyObject *make_structures(void) {
+    PyObject *structures = PyDict_New();
+    if (structures &&
+        (add_structure(structures, "engine_step", sizeof(engine_step), step_fields, COUNT(step_fields)) ||
+         add_structure(structures, "engine_input", sizeof(engine_input), input_fields, COUNT(input_fields)) ||
+         add_structure(structures, "engine_output", sizeof(engine_output), output_fields, COUNT(output_fields)) ||
+         add_structure(structures, "engine_network", sizeof(engine_network), network_fields, COUNT(network_fields))))
+        Py_CLEAR(structures);
+    return structures;
+}
+
+static PyObject *make_names(void) {
+    PyObject *names = PyDict_New();
+    for (size_t i = 0; names && i < COUNT(enumerators); i++) {
+        PyObject *value = PyLong_FromLong(enumerators[i].value);
+        if (!value || PyDict_SetItemString(names, enumerators[i].name, value))
+            Py_CLEAR(names);
+        Py_XDECREF(value);
+    }
+    return names;
+}
+
 static int execute(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    PyObject *sizes = Py_BuildValue("(nnnn)", (Py_ssize_t)sizeof(engine_step), (Py_ssize_t)sizeof(engine_input),
-                                    (Py_ssize_t)sizeof(engine_output), (Py_ssize_t)sizeof(engine_network));
-    int failed = !type || !sizes || PyModule_AddObjectRef(module, "Engine", type) ||
-                 PyModule_AddObjectRef(module, "SIZES", sizes) ||
+    PyObject *type = PyType_FromSpec(&spec), *structures = make_structures(), *names = make_names();
+    int failed = !type || !structures || !names || PyModule_AddObjectRef(module, "Engine", type) ||
+                 PyModule_AddObjectRef(module, "STRUCTURES", structures) ||
+                 PyModule_AddObjectRef(module, "NAMES", names) ||
                  PyModule_AddStringConstant(module, "KERNELS", engine_machine()) ||
                  PyModule_AddStringConstant(module, "INTERFACE", ENGINE_INTERFACE);
     Py_XDECREF(type);
-    Py_XDECREF(sizes);
+    Py_XDECREF(structures);
+    Py_XDECREF(names);
     return failed ? -1 : 0;
 }
 

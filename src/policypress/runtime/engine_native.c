@@ -85,8 +85,10 @@ static int prepare_finish(engine_native *native, const engine_step *s, prepared 
         vectors[3 * outputs + o] = s->shift[i];
     }
     p->table = table = vectors + 4 * outputs;
-    for (int i = -255; s->finish == ENGINE_TABLE && i <= 255; i++)
+    for (int i = s->low; s->finish == ENGINE_TABLE && i <= s->high; i++)
         table[255 + i] = i < 0 ? -s->table[-i] : s->table[i];
+    for (int i = s->low; s->finish == ENGINE_BYTES && i <= s->high; i++)
+        table[255 + i] = (uint8_t)s->table[i - s->low] - s->target_zero;
     return 1;
 }
 
@@ -179,7 +181,7 @@ static int sparse_pays(const kernels *k, const engine_step *s, const prepared *p
     return steps * k->step_cost_few + copy < dense && s->out_height * s->out_width < MANY ? FOR_FEW : NEVER;
 }
 
-static engine_kernel prepare_integer(engine_native *native, const kernels *k, const engine_step *s, prepared *p,
+static engine_kernel *prepare_integer(engine_native *native, const kernels *k, const engine_step *s, prepared *p,
                                      const int8_t *weight) {
     const uint32_t run = s->kernel_width * s->channels;
     int pays = NEVER;
@@ -204,7 +206,7 @@ static engine_kernel prepare_integer(engine_native *native, const kernels *k, co
 
 /* ---- float layers ---- */
 
-static engine_kernel prepare_real(engine_native *native, const kernels *k, const engine_step *s, prepared *p,
+static engine_kernel *prepare_real(engine_native *native, const kernels *k, const engine_step *s, prepared *p,
                                   const void *weight) {
     const size_t inputs = (size_t)s->channels * s->kernel_height * s->kernel_width;
     const size_t outputs = s->out_channels;
@@ -265,7 +267,7 @@ static engine_kernel prepare_real(engine_native *native, const kernels *k, const
 
 /* ---- residual sums ---- */
 
-static engine_kernel prepare_add(engine_native *native, const kernels *k, const engine_step *s, prepared *p) {
+static engine_kernel *prepare_add(engine_native *native, const kernels *k, const engine_step *s, prepared *p) {
     const uint32_t lanes = k->lanes, branch = s->second_per_output ? s->channels : lanes;
     const int64_t low = s->low, reach = -low > s->high ? -low : s->high;
     int32_t *vectors;
@@ -352,7 +354,7 @@ engine_native *engine_prepare(engine_network *network, const void *const *weight
     for (size_t i = 0; native && k && i < network->step_count; i++) {
         engine_step *s = (engine_step *)&network->steps[i];
         prepared *p = take(native, sizeof *p);
-        engine_kernel run = NULL;
+        engine_kernel *run = NULL;
         if (!p) {
             engine_release(native);
             return NULL;

@@ -36,7 +36,7 @@ INLINE TARGET void NAME(finish)(const engine_step *s, const prepared *p, unsigne
         INTS codes = MIN(MAX(sums, SUB(SET(0), most)), most);
         codes = SHIFT_EACH(ADD(MULTIPLY(codes, LOAD(p->multiplier + o)), LOAD(p->half + o)), LOAD(p->shift + o));
         codes = MIN(MAX(codes, SET(s->low)), SET(s->high));
-        if (s->finish == ENGINE_TABLE)
+        if (s->finish != ENGINE_REQUANTIZE)
             codes = GATHER(p->table + 255, codes);
         NAME(store_bytes)(target + i, ADD(codes, SET(s->target_zero)), count, alone);
     } else if (s->finish == ENGINE_KEEP && (alone || count >= LANES)) {

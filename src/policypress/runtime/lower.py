@@ -1,21 +1,22 @@
 """Lowering: a policy becomes the steps, constants and memory plan that ``engine.c`` runs.
 
-The native engine and the C export both start here. A step is a dictionary of the fields of ``engine_step`` in
-``engine.h``: numbers, and NumPy arrays where the structure has pointers. Fields that are left out are zero.
+The native engine and the C export both start here. ``Step``, ``Input`` and ``Output`` have the fields of the structures
+of ``engine.h``: numbers, and NumPy arrays where those have pointers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import UnsupportedError
+from policypress.errors import UnsupportedError, unknown
+from policypress.policy.activations import FUNCTIONS
 from policypress.policy.canonical import canonical
 from policypress.policy.ops import (
     FLOAT_BITS,
@@ -32,17 +33,9 @@ from policypress.policy.ops import (
 )
 from policypress.policy.policy import Policy
 from policypress.policy.reference import quantize_input
+from policypress.runtime.structures import Action, Dtype, Finish, Form, Kind, Type
 
-Fields = dict[str, Any]
-Choice = Callable[[Layer, int], int]
-
-# The enumerations of engine.h.
-U8, S32, F32 = range(3)
-LAYER, RELU, TANH, MAX_POOL, PAD, FLATTEN, ADD = range(7)
-DENSE, PACKED, SPARSE, REAL = range(4)
-KEEP, REQUANTIZE, TABLE = range(3)
-DTYPES = ("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
-ACTIONS = ("box", "discrete", "multi-discrete", "multi-binary")
+Choice = Callable[[Layer, int], Form]
 
 _ALIGNMENT = 8
 _GAP = 255  # farthest that one pair of a sparse layer goes on
@@ -53,9 +46,11 @@ _MAX_COUNT = 2**16 - 1  # of what the structures hold in 16 bits
 class Tensor:
     """Values between two steps: ``shape`` is (height, width, channels), 1 x 1 for vectors."""
 
-    type: int
+    type: Type
     shape: tuple[int, int, int]
     zero: int = 0
+    low: int = 0  # of codes that it may hold
+    high: int = 0
     first: int = 0  # steps between which its memory is taken
     last: int = 0
     offset: int = 0
@@ -63,30 +58,141 @@ class Tensor:
     @property
     def size(self) -> int:
         """Bytes that a row takes."""
-        return math.prod(self.shape) * (1 if self.type == U8 else 4)
+        return math.prod(self.shape) * (1 if self.type == Type.U8 else 4)
+
+
+_BESIDE = {"beside": True}  # a field of Python alone: not one of the structure in C
+
+
+@dataclass
+class Fields:
+    """The fields of a structure of ``engine.h``, by the same names; None and 0 are zero there."""
+
+    def values(self) -> Iterator[tuple[str, int | float | NDArray[Any]]]:
+        """Name and value of every field of the structure that is not None."""
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if value is not None and not one.metadata.get("beside"):
+                yield one.name, value
+
+
+@dataclass
+class Step(Fields):
+    """``engine_step``, and beside it what its layer was: its name, its weights as (outputs, window in the order of
+    memory), and (channels, positions) if its inputs lie in memory as (positions, channels), else (1, 1)."""
+
+    kind: Kind
+    form: Form | None = None
+    finish: Finish | None = None
+    relu: int = 0
+    wide: int = 0
+    bits: int = 0
+    function: int = 0
+    source_type: Type | None = None
+    target_type: Type | None = None
+    second_type: Type | None = None
+    source_zero: int = 0
+    second_zero: int = 0
+    target_zero: int = 0
+    per_output: int = 0
+    second_per_output: int = 0
+    source: int = 0
+    second: int = 0
+    target: int = 0
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    out_height: int = 0
+    out_width: int = 0
+    out_channels: int = 0
+    kernel_height: int = 0
+    kernel_width: int = 0
+    stride_height: int = 0
+    stride_width: int = 0
+    padding_height: int = 0
+    padding_width: int = 0
+    low: int = 0
+    high: int = 0
+    fill: int = 0
+    weight: NDArray[Any] | None = None
+    counts: NDArray[np.uint16] | None = None
+    bias: NDArray[Any] | None = None
+    multiplier: NDArray[np.uint8] | None = None
+    shift: NDArray[np.uint8] | None = None
+    second_multiplier: NDArray[np.uint8] | None = None
+    second_shift: NDArray[np.uint8] | None = None
+    scale: NDArray[np.float32] | None = None
+    parameters: NDArray[np.float32] | None = None
+    table: NDArray[np.int8] | None = None
+    layer: str | None = field(default=None, metadata=_BESIDE)
+    dense: NDArray[Any] | None = field(default=None, metadata=_BESIDE)
+    turn: tuple[int, int] | None = field(default=None, metadata=_BESIDE)
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Height and width of what comes out."""
+        return self.out_height, self.out_width
+
+
+@dataclass
+class Input(Fields):
+    """``engine_input``."""
+
+    dtype: Dtype
+    image: int
+    target_type: Type
+    target_zero: int
+    size: int
+    channels: int
+    pixels: int
+    per_feature: int = 0
+    pixel_codes: int = 0
+    target: int = 0
+    low: int = 0
+    high: int = 0
+    clip: float = 0.0
+    mean: NDArray[np.float64] | None = None
+    deviation: NDArray[np.float64] | None = None
+    inverse_scale: NDArray[np.float32] | None = None
+    zero_point: NDArray[np.int32] | None = None
+    codes: NDArray[np.uint8] | None = None
+
+
+@dataclass
+class Output(Fields):
+    """``engine_output``."""
+
+    kind: Action
+    squash: int
+    wide: int
+    source_type: Type
+    per_output: int
+    source: int
+    target: int
+    outputs: int
+    groups: int
+    start: int
+    scale: NDArray[np.float32] | None = None
+    low: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
+    nvec: NDArray[np.uint32] | None = None
 
 
 @dataclass
 class Program:
-    """What the engine runs; ``weights`` holds the dense weights of every step that has some, (outputs, window).
+    """What the engine runs."""
 
-    ``turns``: for each step (channels, positions), if its inputs lie in memory as (positions, channels); else (1, 1).
-    """
-
-    steps: list[Fields]
-    input: Fields
-    output: Fields
+    steps: list[Step]
+    input: Input
+    output: Output
     work_size: int
     observation_size: int
     action_size: int
-    layers: list[str] = field(default_factory=list)  # name of the layer of each step, or ""
-    weights: list[NDArray[Any] | None] = field(default_factory=list)
-    turns: list[tuple[int, int]] = field(default_factory=list)
 
 
-def smallest(layer: Layer, entries: int) -> int:
+def smallest(layer: Layer, entries: int) -> Form:
     """The form of a layer's weights that takes the least memory without decoding; ``entries`` as a sparse one."""
-    return SPARSE if 2 * entries < layer.weight.size else DENSE
+    return Form.SPARSE if 2 * entries < layer.weight.size else Form.DENSE
 
 
 def lower(policy: Policy, choose: Choice = smallest, slack: int = 0) -> Program:
@@ -102,11 +208,9 @@ def lower(policy: Policy, choose: Choice = smallest, slack: int = 0) -> Program:
 class _Lowering:
     def __init__(self, policy: Policy, choose: Choice) -> None:
         self._policy, self._choose, self._integer = policy, choose, policy.input is not None
-        self._steps: list[Fields] = []
+        self._steps: list[Step] = []
+        self._places: list[tuple[Tensor, Tensor | None, Tensor]] = []  # source, second and target of each step
         self._tensors: list[Tensor] = []
-        self._layers: list[str] = []
-        self._weights: list[NDArray[Any] | None] = []
-        self._turns: list[tuple[int, int]] = []
         self._unordered: tuple[int, int] | None = None  # pixels, channels of a vector that should be the other way
 
     def program(self, slack: int) -> Program:
@@ -115,7 +219,7 @@ class _Lowering:
         last = self._ops(policy.ops, first)
         outputs = math.prod(last.shape)
         end = len(self._steps)
-        values = last if last.type == F32 else Tensor(F32, last.shape, first=end)
+        values = last if last.type == Type.F32 else Tensor(Type.F32, last.shape, first=end)
         last.last = values.last = end
         if values is not last:
             self._tensors.append(values)
@@ -124,29 +228,28 @@ class _Lowering:
             raise UnsupportedError(f"The policy needs {work:,} bytes for its activations, but there may be 4 GiB.")
         action = policy.action
         scale = policy.layers[-1].scale
-        leave: Fields = {
-            "kind": ACTIONS.index(action.kind),
-            "squash": int(action.squash),
-            "wide": int(action.dtype == "float64"),
-            "source_type": last.type,
-            "per_output": int(scale.size > 1),
-            "source": last.offset,
-            "target": values.offset,
-            "outputs": outputs,
-            "groups": len(action.nvec),
-            "start": action.start,
-        }
-        if last.type == S32:
-            leave["scale"] = scale
+        leave = Output(
+            kind=Action[action.kind.upper().replace("-", "_")],
+            squash=int(action.squash),
+            wide=int(action.dtype == "float64"),
+            source_type=last.type,
+            per_output=int(scale.size > 1),
+            source=last.offset,
+            target=values.offset,
+            outputs=outputs,
+            groups=len(action.nvec),
+            start=action.start,
+        )
+        if last.type == Type.S32:
+            leave.scale = scale
         if action.low is not None and action.high is not None:
-            leave |= {"low": action.low.ravel(), "high": action.high.ravel()}
+            leave.low, leave.high = action.low.ravel(), action.high.ravel()
         if action.nvec:
-            leave["nvec"] = np.array(action.nvec, np.uint32)
-        for step in self._steps:
-            for name in ("source", "second", "target"):
-                if name in step:
-                    step[name] = step[name].offset
-        entry["target"] = first.offset
+            leave.nvec = np.array(action.nvec, np.uint32)
+        for step, (source, second, target) in zip(self._steps, self._places, strict=True):
+            step.source, step.target = source.offset, target.offset
+            step.second = 0 if second is None else second.offset
+        entry.target = first.offset
         return Program(
             self._steps,
             entry,
@@ -154,70 +257,77 @@ class _Lowering:
             work,
             observation_size=math.prod(policy.observation.shape) * np.dtype(policy.observation.dtype).itemsize,
             action_size=math.prod(action.shape) * np.dtype(action.dtype).itemsize,
-            layers=self._layers,
-            weights=self._weights,
-            turns=self._turns,
         )
 
-    def _input(self) -> tuple[Tensor, Fields]:
+    def _input(self) -> tuple[Tensor, Input]:
         observation, quantization = self._policy.observation, self._policy.input
         shape, size = observation.shape, math.prod(observation.shape)
         image = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, 1, size)
-        tensor = Tensor(F32, image) if quantization is None else _codes(quantization.low, quantization.high, image)
+        tensor = Tensor(Type.F32, image) if quantization is None else _codes(quantization.low, quantization.high, image)
         self._tensors.append(tensor)
         turned = self._integer and image[0] * image[1] > 1 and image[2] > 1
-        fields: Fields = {
-            "dtype": DTYPES.index(observation.dtype),
-            "image": int(observation.image),
-            "target_type": tensor.type,
-            "target_zero": tensor.zero,
-            "size": size,
-            "channels": image[2] if turned else 1,
-            "pixels": image[0] * image[1] if turned else size,
-        }
+        entry = Input(
+            dtype=Dtype[observation.dtype.upper()],
+            image=int(observation.image),
+            target_type=tensor.type,
+            target_zero=tensor.zero,
+            size=size,
+            channels=image[2] if turned else 1,
+            pixels=image[0] * image[1] if turned else size,
+        )
         if observation.normalization is not None:
             n = observation.normalization
-            fields |= {"mean": n.mean.ravel(), "deviation": np.sqrt(n.var + n.epsilon).ravel(), "clip": float(n.clip)}
+            entry.mean, entry.deviation = n.mean.ravel(), np.sqrt(n.var + n.epsilon).ravel()
+            entry.clip = float(n.clip)
         if quantization is not None:
             many = quantization.inverse_scale.size > 1
-            fields |= {"low": quantization.low, "high": quantization.high, "per_feature": int(many)}
-            fields["inverse_scale"] = quantization.inverse_scale
-            if quantization.zero_point is not None:
-                fields["zero_point"] = quantization.zero_point
-            if observation.image and not many and tensor.type == U8:
+            entry.low, entry.high, entry.per_feature = quantization.low, quantization.high, int(many)
+            entry.inverse_scale, entry.zero_point = quantization.inverse_scale, quantization.zero_point
+            if observation.image and not many and tensor.type == Type.U8:
                 codes = _pixel_codes(quantization, tensor.zero)
-                fields["pixel_codes"] = 1
+                entry.pixel_codes = 1
                 if not np.array_equal(codes, np.arange(256)):
-                    fields["codes"] = codes
-        return tensor, fields
+                    entry.codes = codes
+        return tensor, entry
 
     def _ops(self, ops: Iterable[Op], x: Tensor) -> Tensor:
         remaining = list(ops)
         while remaining:
             op = remaining.pop(0)
-            if isinstance(op, Activation) and op.function != "tanh":
-                raise UnsupportedError(f"The engine does not know {op.function} yet.")
             match op:
                 case Layer():
-                    after = remaining[0] if remaining else None
-                    table = after if isinstance(after, Activation) and self._integer else None
-                    fold = isinstance(after, Relu) and op.requantize is not None and op.requantize.high > 0
-                    if table is not None or fold:
-                        remaining.pop(0)
-                    x = self._layer(op, x, table, fold)
+                    fold = op.requantize is not None and op.requantize.high > 0 and _next(remaining, Relu) is not None
+                    function = None if op.requantize is None else _next(remaining, Activation)
+                    x = self._layer(op, x, fold, function)
                 case Relu():
-                    x = self._step({"kind": RELU}, x, Tensor(x.type, x.shape, x.zero))
+                    x = self._step(Step(Kind.RELU), x, self._like(x, op))
                 case Activation():
-                    x = self._step({"kind": TANH}, x, Tensor(F32, x.shape))
+                    x = self._activation(op, x)
                 case Flatten():
                     x = self._flatten(x)
                 case MaxPool2d():
-                    x = self._window({"kind": MAX_POOL}, self._pad(x, op.padding, lowest=True), op.kernel, op.stride)
+                    x = self._pad(x, op.padding, lowest=True)
+                    x = self._window(Step(Kind.MAX_POOL), x, self._like(x, op), op.kernel, op.stride)
                 case Residual():
                     x = self._residual(op, self._ordered(x))
+                case _:
+                    unknown(op)
         return x
 
-    def _layer(self, layer: Layer, x: Tensor, tanh: Activation | None, fold: bool) -> Tensor:
+    def _like(self, x: Tensor, op: Relu | Flatten | MaxPool2d) -> Tensor:
+        """A tensor for what ``op`` makes of ``x``, whose codes have the same zero."""
+        low, high = op.codes(x.low, x.high)
+        return Tensor(x.type, x.shape, x.zero, low, high)
+
+    def _activation(self, op: Activation, x: Tensor) -> Tensor:
+        if not self._integer:
+            parameters = np.array(op.parameters, np.float32)
+            step = Step(Kind.ACTIVATE, function=FUNCTIONS[op.function].number, parameters=parameters)
+            return self._step(step, x, Tensor(Type.F32, x.shape))
+        step = Step(Kind.LOOK_UP, low=x.low, high=x.high, table=_table(op, x.low, x.high))
+        return self._step(step, x, _codes(op.low, op.high, x.shape))
+
+    def _layer(self, layer: Layer, x: Tensor, fold: bool, function: Activation | None) -> Tensor:
         weight, turn = layer.weight, (1, 1)
         if layer.is_conv:
             x = self._pad(x, layer.padding, lowest=False)
@@ -231,81 +341,84 @@ class _Lowering:
             x.shape = (1, 1, channels * pixels)
         weight = np.ascontiguousarray(weight.reshape(len(weight), -1))
         kernel = layer.weight.shape[2:] if layer.is_conv else (1, 1)
-        fields: Fields = {"kind": LAYER, "relu": int(layer.relu)}
-        self._weights_of(layer, weight, _places(x, kernel), fields)
+        step = Step(Kind.LAYER, relu=int(layer.relu), bias=layer.bias, layer=layer.name, dense=weight, turn=turn)
+        self._weights_of(layer, weight, _places(x, kernel), step)
         if self._integer:
             shares = x.zero * weight.astype(np.int64).sum(axis=1)
-            fields["bias"] = ((layer.bias - shares) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
-            target = self._finish(layer, fields, tanh, fold)
+            step.bias = ((layer.bias - shares) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+            target = self._finish(layer, step, fold, function)
         else:
-            fields |= {"bias": layer.bias, "scale": layer.scale, "per_output": int(layer.scale.size > 1)}
-            target = Tensor(F32, (1, 1, 1))
+            step.scale, step.per_output = layer.scale, int(layer.scale.size > 1)
+            target = Tensor(Type.F32, (1, 1, 1))
         self._unordered = None
-        x = self._window(fields, x, kernel, layer.stride, len(weight), target, layer.name, weight)
-        self._turns[-1] = turn
-        return x
+        return self._window(step, x, target, kernel, layer.stride, len(weight))
 
-    def _weights_of(self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], fields: Fields) -> None:
+    def _weights_of(self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], step: Step) -> None:
+        step.weight = weight
         if layer.weight_bits == FLOAT_BITS:
-            fields |= {"form": REAL, "weight": weight}
+            step.form = Form.REAL
             return
         pairs, counts = sparse_pairs(weight, places)
         fits = int(counts.max(initial=0)) <= _MAX_COUNT
         if self._integer:
             form = self._choose(layer, len(pairs))
-            form = DENSE if form == SPARSE and not fits else form
+            form = Form.DENSE if form == Form.SPARSE and not fits else form
         elif np.all(weight):
-            form = DENSE
+            form = Form.DENSE
         else:  # zero weights must be left out: one of them may meet an infinite value
-            form = SPARSE
+            form = Form.SPARSE
             if not fits:
                 raise UnsupportedError(f"Layer {layer.name!r} is too wide for the engine in weight-only numerics.")
-        fields["form"] = form
-        if form == SPARSE:
-            fields |= {"weight": pairs, "counts": counts.astype(np.uint16)}
-        elif form == PACKED:
-            bits = packed_bits(weight)
-            fields |= {"weight": packed(weight, bits), "bits": bits}
-        else:
-            fields["weight"] = weight
+        step.form = form
+        if form == Form.SPARSE:
+            step.weight, step.counts = pairs, counts.astype(np.uint16)
+        elif form == Form.PACKED:
+            step.bits = packed_bits(weight)
+            step.weight = packed(weight, step.bits)
 
-    def _finish(self, layer: Layer, fields: Fields, tanh: Activation | None, fold: bool) -> Tensor:
+    def _finish(self, layer: Layer, step: Step, fold: bool, function: Activation | None) -> Tensor:
         requantize = layer.requantize
         if requantize is None:
-            return Tensor(S32, (1, 1, 1))
-        low, high = requantize.low, requantize.high
-        if tanh is not None:
-            fields |= {"finish": TABLE, "table": tanh.lookup.table[tanh.limit :].astype(np.int8)}
-            target = _codes(tanh.low, tanh.high, (1, 1, 1))
+            step.finish = Finish.KEEP
+            return Tensor(Type.S32, (1, 1, 1))
+        step.low, step.high = requantize.low, requantize.high
+        step.wide = int(_is_wide(requantize))
+        step.multiplier, step.shift = _ratio(requantize, len(layer.weight))
+        step.per_output = int(step.multiplier.size > 1)
+        if fold:
+            step.low = max(step.low, 0)
+        if function is None:
+            step.finish = Finish.REQUANTIZE
+            return _codes(step.low, step.high, (1, 1, 1))
+        if FUNCTIONS[function.function].odd:
+            reach = max(-step.low, step.high)
+            step.finish, step.table = Finish.TABLE, function.lookup.table[function.limit :][: reach + 1].astype(np.int8)
         else:
-            low = max(low, 0) if fold else low
-            fields["finish"] = REQUANTIZE
-            target = _codes(low, high, (1, 1, 1))
-        fields |= {"low": low, "high": high, "wide": int(_is_wide(requantize))} | _ratio(requantize, len(layer.weight))
-        return target
+            step.finish, step.table = Finish.BYTES, _table(function, step.low, step.high)
+        return _codes(function.low, function.high, (1, 1, 1))
 
     def _residual(self, op: Residual, x: Tensor) -> Tensor:
         body = self._ordered(self._ops(op.body, x))
-        fields: Fields = {"kind": ADD, "second": body, "second_type": body.type, "second_zero": body.zero}
+        step = Step(Kind.ADD, second_type=body.type, second_zero=body.zero)
         if op.skip is None or op.branch is None:
-            target = Tensor(F32, x.shape)
+            target = Tensor(Type.F32, x.shape)
         else:
             channels = x.shape[2]
-            fields |= {"low": op.low, "high": op.high} | _ratio(op.skip, channels)
-            fields |= {f"second_{name}": value for name, value in _ratio(op.branch, channels).items()}
+            step.low, step.high = op.low, op.high
+            step.multiplier, step.shift = _ratio(op.skip, channels)
+            step.second_multiplier, step.second_shift = _ratio(op.branch, channels)
+            step.per_output, step.second_per_output = int(step.shift.size > 1), int(step.second_shift.size > 1)
             target = _codes(op.low, op.high, x.shape)
-        body.last = len(self._steps)
-        return self._step(fields, x, target)
+        return self._step(step, x, target, second=body)
 
     def _pad(self, x: Tensor, padding: tuple[int, int], *, lowest: bool) -> Tensor:
         """The image with code 0 around it; with what never wins a maximum, if ``lowest``."""
         if padding == (0, 0):
             return x
         height, width, channels = x.shape
-        target = Tensor(x.type, (height + 2 * padding[0], width + 2 * padding[1], channels), x.zero)
-        fill = {U8: 0, S32: INT32_MIN, F32: INT32_MIN}[x.type] if lowest else x.zero
-        fields = {"kind": PAD, "padding_height": padding[0], "padding_width": padding[1], "fill": fill}
-        return self._step(fields, x, target)
+        target = Tensor(x.type, (height + 2 * padding[0], width + 2 * padding[1], channels), x.zero, x.low, x.high)
+        fill = (0 if x.type == Type.U8 else INT32_MIN) if lowest else x.zero
+        return self._step(Step(Kind.PAD, padding_height=padding[0], padding_width=padding[1], fill=fill), x, target)
 
     def _flatten(self, x: Tensor) -> Tensor:
         height, width, channels = x.shape
@@ -319,48 +432,41 @@ class _Lowering:
         """``x``, in the order of a Flatten if that was put off."""
         if self._unordered is not None:
             self._unordered = None
-            x = self._step({"kind": FLATTEN}, x, Tensor(x.type, x.shape, x.zero))
+            x = self._step(Step(Kind.FLATTEN), x, self._like(x, Flatten()))
             x.shape = (1, 1, math.prod(x.shape))
         return x
 
     def _window(
         self,
-        fields: Fields,
+        step: Step,
         x: Tensor,
+        target: Tensor,
         kernel: tuple[int, ...],
         stride: tuple[int, int],
         outputs: int | None = None,
-        target: Tensor | None = None,
-        name: str = "",
-        weight: NDArray[Any] | None = None,
     ) -> Tensor:
         """A step whose window slides over ``x``."""
         height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[:2], kernel, stride, strict=True))
         stride = (min(stride[0], x.shape[0]), min(stride[1], x.shape[1]))  # beyond, there is one window anyway
         if max(*kernel, *stride) > _MAX_COUNT:
             raise UnsupportedError(f"Kernels and strides of more than {_MAX_COUNT:,} are too large for the engine.")
-        target = target or Tensor(x.type, x.shape, x.zero)
         target.shape = (height, width, outputs or x.shape[2])
-        fields |= {"kernel_height": kernel[0], "kernel_width": kernel[1]}
-        fields |= {"stride_height": stride[0], "stride_width": stride[1]}
-        return self._step(fields, x, target, name, weight)
+        step.kernel_height, step.kernel_width = kernel
+        step.stride_height, step.stride_width = stride
+        return self._step(step, x, target)
 
-    def _step(
-        self, fields: Fields, x: Tensor, target: Tensor, name: str = "", weight: NDArray[Any] | None = None
-    ) -> Tensor:
+    def _step(self, step: Step, x: Tensor, target: Tensor, second: Tensor | None = None) -> Tensor:
         now = len(self._steps)
-        for tensor in (x, target):
+        for tensor in (x, target, second or x):
             tensor.last = now
         target.first = now
         self._tensors.append(target)
-        fields |= {"source": x, "source_type": x.type, "source_zero": x.zero}
-        fields |= dict(zip(("height", "width", "channels"), x.shape, strict=True))
-        fields |= {"target": target, "target_type": target.type, "target_zero": target.zero}
-        fields |= dict(zip(("out_height", "out_width", "out_channels"), target.shape, strict=True))
-        self._steps.append(fields)
-        self._layers.append(name)
-        self._weights.append(weight)
-        self._turns.append((1, 1))
+        step.source_type, step.source_zero = x.type, x.zero
+        step.height, step.width, step.channels = x.shape
+        step.target_type, step.target_zero = target.type, target.zero
+        step.out_height, step.out_width, step.out_channels = target.shape
+        self._steps.append(step)
+        self._places.append((x, second, target))
         return target
 
 
@@ -398,28 +504,41 @@ def packed(weight: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
 def _codes(low: int, high: int, shape: tuple[int, int, int]) -> Tensor:
     """A tensor for codes from ``low`` to ``high``: bytes, if they fit."""
     if low <= 0 <= high and high - low <= 255:
-        return Tensor(U8, shape, -low)
-    return Tensor(S32, shape)
+        return Tensor(Type.U8, shape, -low, low, high)
+    return Tensor(Type.S32, shape, 0, low, high)
+
+
+_Kind = TypeVar("_Kind", bound=Op)
+
+
+def _next(ops: list[Op], kind: type[_Kind]) -> _Kind | None:
+    """The first of ``ops``, taken off, if it is of this kind."""
+    return cast(_Kind, ops.pop(0)) if ops and isinstance(ops[0], kind) else None
+
+
+def _table(op: Activation, low: int, high: int) -> NDArray[np.int8]:
+    """The byte that stands for each code that comes out for the codes from ``low`` to ``high``, as int8."""
+    codes = op.lookup.table[low + op.limit : high + op.limit + 1]
+    return (codes - op.low).astype(np.uint8).view(np.int8)
 
 
 def _places(x: Tensor, kernel: tuple[int, ...]) -> NDArray[np.int64]:
     """Where the inputs of a window lie in memory from the first one on, in elements."""
     height, width, channels = x.shape
     i, j, c = (np.arange(n, dtype=np.int64) for n in (*kernel, channels))
-    if x.type == F32:
+    if x.type == Type.F32:
         return (c[:, None, None] * height * width + i[:, None] * width + j).ravel()
     return ((i[:, None, None] * width + j[:, None]) * channels + c).ravel()
 
 
-def _ratio(requantize: Requantization, outputs: int) -> Fields:
+def _ratio(requantize: Requantization, outputs: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Multiplier and shift, both for each output if one of them is."""
     many = max(requantize.multiplier.size, requantize.shift.size) > 1
     shape = (outputs if many else 1,)
-    return {
-        "per_output": int(many),
-        "multiplier": np.broadcast_to(requantize.multiplier, shape).astype(np.uint8),
-        "shift": np.broadcast_to(requantize.shift, shape).astype(np.uint8),
-    }
+    return (
+        np.broadcast_to(requantize.multiplier, shape).astype(np.uint8),
+        np.broadcast_to(requantize.shift, shape).astype(np.uint8),
+    )
 
 
 def _is_wide(requantize: Requantization) -> bool:

@@ -11,9 +11,9 @@ enum { COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS,
 enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
 
 /* Kinds of operations. */
-enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH };
+enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH, ACTIVATION };
 
-enum { MOST_OPERATIONS = 1024, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
+enum { MOST_OPERATIONS = 1024, MOST_PARAMETERS = 7, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
 
 typedef payload_memory reader;
 
@@ -24,10 +24,10 @@ static uint32_t tell(reader *r, unsigned context) {
     return value;
 }
 
-/* Kernel, stride and padding, vertical first; the area of the kernel. */
-static uint32_t tell_window(reader *r) {
+/* `n` sizes; the product of the first two: of a window (kernel, stride and padding, vertical first) the area. */
+static uint32_t tell_sizes(reader *r, unsigned n) {
     uint32_t area = 1;
-    for (unsigned i = 0; i < 6; i++) {
+    for (unsigned i = 0; i < n; i++) {
         uint32_t value = tell(r, GEOMETRY);
         if (i < 2)
             area *= value;
@@ -35,11 +35,17 @@ static uint32_t tell_window(reader *r) {
     return area;
 }
 
+/* A function: its number, its parameters unless they are the usual ones, and what its table gives and takes. */
+static void tell_activation(reader *r) {
+    tell_sizes(r, 1);
+    tell_sizes(r, 2 * (tell(r, FORM) & MOST_PARAMETERS));
+    tell(r, BITS);
+    tell_sizes(r, 3);
+}
+
 static void limits(reader *r, unsigned context) {
-    if (tell(r, context) == OTHER_LIMITS) {
-        tell(r, GEOMETRY);
-        tell(r, GEOMETRY);
-    }
+    if (tell(r, context) == OTHER_LIMITS)
+        tell_sizes(r, 2);
 }
 
 /* The next array, if it has this shape. */
@@ -93,7 +99,7 @@ static void read_layer(reader *r, int conv, uint32_t *width) {
         inputs = *width;
     *width = outputs;
     if (conv)
-        inputs *= tell_window(r);
+        inputs *= tell_sizes(r, 6);
     if (flags & 4)
         numbers(r, outputs, EXPONENT);
     if (flags & 2) {
@@ -129,8 +135,10 @@ PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_a
             read_layer(r, kind == CONV, &width);
         if (kind == TANH)
             tell(r, BITS);
+        if (kind == ACTIVATION)
+            tell_activation(r);
         if (kind == MAX_POOL)
-            tell_window(r);
+            tell_sizes(r, 6);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
             for (unsigned i = 0; i < 4; i++)

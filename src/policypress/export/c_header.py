@@ -1,0 +1,193 @@
+"""The file NAME.h of an export to C."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from policypress.export.c_text import ID, TYPES, comment, macro, runtime
+from policypress.policy.description import contract_rows
+from policypress.policy.policy import Policy
+from policypress.runtime.lower import Program
+
+
+def header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
+    """The file NAME.h."""
+    upper, observation, action = name.upper(), policy.observation, policy.action
+    size = math.prod(action.shape)
+    order = "one after another" if len(observation.shape) == 1 else f"{observation.shape} in C order, the last fastest"
+    lines = [
+        *_heading(policy, name, version),
+        f"Observation: {program.input.size} {TYPES[observation.dtype]} values, {order}, as the environment gives",
+        "them: scaling, normalization and quantization happen inside.",
+        *_action_lines(policy),
+        f"Answers are those of the policy's reference, bit for bit ({name}_self_test).",
+    ]
+    body = f"""\
+#define {upper}_OBSERVATION_SIZE {program.input.size} /* values of an observation */
+#define {upper}_ACTION_SIZE {size} /* values of an action */
+#define {upper}_OUTPUT_SIZE {program.output.outputs} /* outputs of the last layer */
+#define {upper}_WORK_BYTES {program.work_size} /* memory that a call needs */
+
+typedef {TYPES[observation.dtype]} {name}_observation;
+typedef {TYPES[action.dtype]} {name}_action;
+
+/* The action for an observation. Not for two threads at once: its work memory is static. ENGINE_OK (0), or why not. */
+int {name}_predict(const {name}_observation *observation, {name}_action *action);
+
+/* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
+int {name}_predict_in(const {name}_observation *observation, {name}_action *action, engine_word *work);
+
+/* Actions of `rows` observations, one after another; `work` has rows * {upper}_WORK_BYTES bytes. */
+int {name}_predict_rows(const {name}_observation *observations, size_t rows, {name}_action *actions,
+                        engine_word *work);
+
+/* The same up to the last layer's outputs, before they become actions: rows * {upper}_OUTPUT_SIZE. */
+int {name}_outputs(const {name}_observation *observations, size_t rows, float *outputs, engine_word *work);
+"""
+    functions = ("predict", "predict_in", "predict_rows", "outputs")
+    return _header(name, lines, functions, body, payload)
+
+
+def integer_header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
+    """The file NAME.h of a build without floats."""
+    assert policy.input is not None
+    upper, observation, action, entry = name.upper(), policy.observation, policy.action, program.input
+    inverse, scale, zeros = policy.input.inverse_scale, policy.layers[-1].scale, policy.input.zero_point
+    outputs = program.output.outputs
+    before = "x = "
+    before += "pixel / 255" if observation.image else "the observation's value as float32"
+    if observation.normalization is not None:
+        n = observation.normalization
+        before = (
+            f"x = (float)clip((observation - mean) / sqrt(var + {n.epsilon!r}), -{n.clip!r}, {n.clip!r}) in double,"
+            " mean and var being VecNormalize's"
+        )
+    which = "i" if inverse.size > 1 else "0"
+    lines = [
+        *_heading(policy, name, version),
+        f"No instruction of floating point. Codes: {entry.size} of int32_t, of values {observation.shape} in C"
+        " order, the last fastest:",
+        f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]){'' if zeros is None else f' - zero_point[{which}]'},"
+        f" {entry.low}, {entry.high}) in float32, rint halves to even,",
+        f"  {before}.",
+        f"Sums: {outputs} of int32_t, the last layer's accumulators. In real units output[i] = (float)sums[i] *"
+        f" scale[{'i' if scale.size > 1 else '0'}].",
+        *_action_lines(policy),
+        f"Sums are those of the policy's reference, integer for integer ({name}_self_test).",
+    ]
+    points = "" if zeros is None else f"\n#define {upper}_ZERO_POINTS {macro(zeros)}"
+    body = f"""\
+#define {upper}_OBSERVATION_SIZE {entry.size} /* codes of an observation */
+#define {upper}_OUTPUT_SIZE {outputs} /* sums */
+#define {upper}_ACTION_SIZE {math.prod(action.shape)} /* values of an action */
+#define {upper}_WORK_BYTES {program.work_size} /* memory that a call needs */
+#define {upper}_CODE_LOW ({entry.low})
+#define {upper}_CODE_HIGH {entry.high}
+
+/* The scales, where something else is to use them: `static const float scale[] = {upper}_SCALES;`. */
+#define {upper}_INVERSE_SCALES {macro(inverse)}
+#define {upper}_SCALES {macro(scale)}{points}
+
+/* The sums for codes, which are clipped to the limits first. Not for two threads at once: its work memory is static. */
+void {name}_run(const int32_t codes[], int32_t sums[]);
+
+/* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
+void {name}_run_in(const int32_t codes[], int32_t sums[], engine_word *work);
+"""
+    if action.kind == "discrete":
+        body += f"""
+/* The action for sums: index of the largest output in float32, the first of equals{_from(action.start)}. */
+int32_t {name}_choose(const int32_t sums[]);
+"""
+    elif action.kind == "multi-discrete":
+        body += f"""
+/* The action for sums: index of the largest output of every group in float32, the first of equals. */
+void {name}_choose(const int32_t sums[], int32_t choices[]);
+"""
+    elif action.kind == "multi-binary":
+        body += f"""
+/* The action for sums: 1 for every output above 0, else 0. */
+void {name}_choose(const int32_t sums[], int32_t choices[]);
+"""
+    functions = ("run", "run_in", *(("choose",) if action.kind != "box" else ()))
+    return _header(name, lines, functions, body, payload)
+
+
+def _header(name: str, lines: Sequence[str], functions: Sequence[str], body: str, payload: bool) -> str:
+    upper = name.upper()
+    functions = (*(("init",) if payload else ()), *functions, "self_test")
+    names = "\n".join(f"#define {name}_{function} {name}_{function}_{ID}" for function in functions)
+    init = f"""\
+/* Unpacks the weights into RAM: once, before all else. 0, or nonzero if the payload is damaged. */
+int {name}_init(void);
+
+"""
+    return f"""\
+{comment(lines)}
+#ifndef {upper}_H
+#define {upper}_H 0x{ID}u
+
+#include <stddef.h>
+#include <stdint.h>
+
+{runtime("engine_call.h")}
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* What the linker calls them: names of this export alone, so that a library of another one is refused. */
+{names}
+
+{init if payload else ""}{body}
+/*
+ * Call this at every start of the product: 0, or the number of the first test vector whose answer is not the
+ * reference's, bit for bit. Then options of the compiler, or the chip, change numbers. In {name}_vectors.c.
+ */
+int {name}_self_test(void);
+
+#ifdef __cplusplus
+}}
+#endif
+#elif {upper}_H != 0x{ID}u
+#error "two exports are called {name}: give one of them another name, policypress export --name"
+#endif
+"""
+
+
+def _heading(policy: Policy, name: str, version: str) -> list[str]:
+    layers = policy.layers
+    weights, nonzeros = sum(layer.trained_weights for layer in layers), sum(layer.nonzeros for layer in layers)
+    return [
+        f"{name}: a policy, by policypress {version}. Generated: export again instead of editing.",
+        "",
+        *(f"{key:<9} {value}" for key, value in contract_rows(policy).items()),
+        f"weights   {nonzeros:,} of {weights:,} are not zero (sparsity {1 - nonzeros / weights:.2%})",
+        "",
+    ]
+
+
+def _action_lines(policy: Policy) -> list[str]:
+    action = policy.action
+    size, kind = math.prod(action.shape), TYPES[action.dtype]
+    if action.kind == "discrete":
+        return [f"Action: one {kind}, the index of the largest output, the first of equals{_from(action.start)}."]
+    if action.kind == "multi-discrete":
+        groups = ", ".join(map(str, action.nvec))
+        return [f"Action: {size} {kind} values, in groups of {groups} outputs the index of the largest one each."]
+    if action.kind == "multi-binary":
+        return [f"Action: {size} {kind} values, 1 for every output above 0, else 0."]
+    assert action.low is not None
+    assert action.high is not None
+    how = "low + 0.5 * (tanh(output) + 1) * (high - low)" if action.squash else "clip(output, low, high)"
+    shown = 16
+    bounds = [
+        f"  {i}: [{float(low):.9g}, {float(high):.9g}]"
+        for i, (low, high) in enumerate(zip(action.low.ravel(), action.high.ravel(), strict=True))
+    ]
+    more = [f"  and {len(bounds) - shown} more"] if len(bounds) > shown else []
+    return [f"Action: {size} {kind} values, {how}, with the bounds [low, high]", *bounds[:shown], *more]
+
+
+def _from(start: int) -> str:
+    return f", plus {start}" if start else ""
