@@ -6,6 +6,10 @@ DEMO = train --algo sac --env InvertedPendulum-v5 --steps 15000 --sparsity 0.95 
 	--compare dense --out runs/demo --resume
 # The scripts that `make bench` runs, in this order.
 BENCHMARKS = benchmarks/overhead.py benchmarks/latency.py benchmarks/inside_c.py benchmarks/startup.py
+# What `make checks` runs, in this order: each script of checks/ in short.
+CHECKS = "agreement.py --pairs 100000" "agreement.py --sanitize --pairs 5000 --observations 128 --c-every 40" \
+	"onnx_agreement.py --seeds 1" "fuzz_policy_files.py --cases 5000" "link_exports.py --pairs 4" \
+	"agents.py --only gsde --only old" "processors.py --policies 5 --observations 50"
 
 # May be given on the command line, as in `make test JOBS=1 ARGS="-k masks"`.
 PYTHON ?= python3#  the interpreter .venv is made with, 3.10 or newer
@@ -56,13 +60,16 @@ demo: $(STAMP) ## train and press a small policy from end to end
 	@$(VENV)/bin/policypress $(DEMO) || $(call fail,the demo did not finish; the reason stands above)
 
 .PHONY: lint
-lint: setup ## check style and types
+lint: setup ## check style and types and imports
 	@echo "==> ruff check"
 	@$(PY) -m ruff check . || $(call fail,ruff has complaints; make format mends many of them)
 	@echo "==> ruff format --check"
 	@$(PY) -m ruff format --check . || $(call fail,some files are not formatted; run make format)
 	@echo "==> mypy"
 	@$(PY) -m mypy || $(call fail,mypy has complaints; they stand above)
+	@echo "==> imports"
+	@$(VENV)/bin/lint-imports || $(call fail,an import breaks the layers of pyproject.toml; it stands above)
+	@$(PY) checks/circles.py || $(call fail,files import one another in a circle; it stands above)
 
 .PHONY: test
 test: lint ## what CI runs: set-up and style and types and the quick tests
@@ -86,6 +93,13 @@ bench: $(STAMP) ## run the benchmarks
 		$(PY) "$$script" || $(call fail,$$script did not finish; the reason stands above); \
 	done
 
+.PHONY: checks
+checks: $(STAMP) ## run every script of checks/ in short; minutes
+	@for check in $(CHECKS); do \
+		echo "==> checks/$$check"; \
+		$(PY) checks/$$check || $(call fail,checks/$$check found a fault; it stands above); \
+	done
+
 .PHONY: package
 package: $(STAMP) ## build the wheel and check that it works without torch
 	@echo "==> Building and checking the package"
@@ -105,4 +119,4 @@ constraints: $(STAMP) ## write constraints.txt from what is installed in .venv
 clean: ## remove build output and caches; keeps .venv and runs/
 	@echo "==> Removing build output and caches ($(VENV) and runs/ stay)"
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
-	@find src tests benchmarks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find src tests benchmarks checks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -3,7 +3,7 @@
     python benchmarks/avr.py [--mcu atmega328p] [--observations 1000] [--random 40] [NAME ...]
 
 Policies of results/ (all integer ones that fit), exported with --integer-only, answer observations that they saw in
-their environment, and random policies of tests/policy/random_policies.py in every form of weights answer random and
+their environment, and random policies of policypress.testing in every form of weights answer random and
 extreme ones. Weights and tables lie in flash. Exit code 1 if a sum differs or a self test fails. Debian: apt-get
 install gcc-avr avr-libc simavr.
 """
@@ -24,17 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples"), str(ROOT / "examples" / "mcu")]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "mcu")]
 
 from check import record  # noqa: E402
 
 import policypress as pp  # noqa: E402
-from policy.random_policies import random_policy  # noqa: E402
 from policypress.errors import ExportError, PolicypressError  # noqa: E402
 from policypress.export.c import CExportConfig, Weights, export_c  # noqa: E402
-from policypress.export.vectors import accepted, observations  # noqa: E402
 from policypress.measure.microcontroller import expected_answers  # noqa: E402
 from policypress.policy import reference  # noqa: E402
+from policypress.testing import accepted, observations, random_policy, stored_policies  # noqa: E402
 
 NAMES = ("cheetah-90", "cheetah-98", "cheetah-narrow", "keep-cheetah", "walker-16", "walker-narrow")
 FORMS: tuple[Weights, ...] = ("auto", "dense", "sparse", "packed")
@@ -191,7 +190,7 @@ def measure(policy: pp.Policy, mcu: str, asked: NDArray[Any], weights: Weights) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES, help="folders of results/, or .policy files")
+    parser.add_argument("names", nargs="*", default=NAMES, help="policies of results/, or .policy files")
     parser.add_argument("--mcu", default="atmega328p", help="as avr-gcc and simavr name it (atmega328p)")
     parser.add_argument("--observations", type=int, default=1000, help="of each trained policy (1000)")
     parser.add_argument("--random", type=int, default=0, help="random policies besides (0)")
@@ -201,9 +200,9 @@ def main() -> int:
         return 2
     print(f"{arguments.mcu}, {run('avr-gcc', '--version', folder=ROOT).splitlines()[0]}, {OPTIMIZE}\n")
     print("| policy | flash | RAM | cycles | ms at 16 MHz | differ |\n|---|---:|---:|---:|---:|---:|")
-    differing = 0
+    differing, stored = 0, stored_policies(ROOT / "results")
     for name in arguments.names:
-        policy = pp.load(name if name.endswith(".policy") else ROOT / "results" / name / "policy.policy")
+        policy = pp.load(name if name.endswith(".policy") else stored[name])
         asked = record(policy, policy.provenance["env"], arguments.observations, seed=1)
         try:
             found, wrong = measure(policy, arguments.mcu, asked, "auto")

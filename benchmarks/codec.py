@@ -47,6 +47,7 @@ from policypress.policy.ops import (
 )
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Policy
+from policypress.testing import stored_policies
 
 BITS = (2, 3, 4, 6, 8)
 MLPS = {
@@ -200,10 +201,10 @@ def policies(results: Path) -> Iterator[tuple[str, Policy, Random | None]]:
     for kind, sparsity, bits in itertools.product(("nature", "resnet"), (0.9, 0.98), BITS):
         source = Random(sparsity, bits)
         yield f"{kind} {sparsity:.0%}, {bits} bits", getattr(source, kind)(), source
-    for path in sorted(results.glob("*/policy.policy")):
+    for name, path in stored_policies(results).items():
         policy = pp.load(path)
         if policy.numerics == "integer":
-            yield path.parent.name, policy, None
+            yield name, policy, None
 
 
 def shuffled(policy: Policy, rng: np.random.Generator) -> Policy:

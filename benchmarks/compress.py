@@ -1,12 +1,12 @@
 """Every way to press one agent, side by side at real bytes: the frontier of return against size, a curve a family.
 
     python benchmarks/compress.py run AGENT.zip --algo sac --env HalfCheetah-v5 --out runs/frontier
-    python benchmarks/compress.py report runs/frontier --picture runs/frontier.png
+    python benchmarks/compress.py report runs/frontier/* --picture runs/frontier.png
 
 ``run`` takes one core and some minutes a student; it skips those that are finished and goes on with those that are not.
-``report`` takes any folder of runs of ``policypress compress``, named NAME-SEED:
+``report`` takes any runs of ``policypress compress``, named NAME-SEED:
 
-    python benchmarks/compress.py report results/strong
+    python benchmarks/compress.py report results/*/*-1M-*
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """One row an agent and one a student, its seeds together."""
     agents: dict[str, dict[tuple[str, str], list[tuple[str, Result]]]] = {}
-    for file in sorted(options.out.glob("*/result.json")):
+    for file in sorted(folder / "result.json" for folder in options.runs):
         result = json.loads(file.read_text())
         config = {**result["config"], "student": {**result["config"]["student"], "seed": None}}
         same = (file.parent.name.rpartition("-")[0], json.dumps(config, sort_keys=True))
@@ -107,7 +107,7 @@ def report(options: argparse.Namespace) -> None:
     if options.picture:
         points: dict[str, list[tuple[int, float, float, float]]] = {}
         for name, result in (run for students in agents.values() for runs in students.values() for run in runs):
-            family = next((family for family in FAMILIES if name.startswith(slug(family))), options.out.name)
+            family = next((family for family in FAMILIES if name.startswith(slug(family))), "student")
             share, low, high = (result["kept"][part] for part in ("share", "low", "high"))
             points.setdefault(family, []).append((result["size"]["payload_bytes"], share, low, high))
         plot_frontier(points, options.picture, keep=0.95)
@@ -163,7 +163,7 @@ def main() -> None:
     runs.add_argument("--seed", type=int, default=1)
     reports = verbs.add_parser("report")
     reports.set_defaults(call=report)
-    reports.add_argument("out", type=Path)
+    reports.add_argument("runs", nargs="+", type=Path, help="their folders")
     reports.add_argument("--picture", type=Path)
     options = parser.parse_args()
     options.call(options)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import policypress as pp
 from policypress.export.c import CExportConfig, Weights, export_c
+from policypress.testing import stored_policies
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS: tuple[tuple[str, Weights, bool], ...] = (
@@ -49,8 +50,9 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| policy | form | arrays | the rest: structures, engine | all text | RAM |")
     print("|---|---|---:|---:|---:|---:|")
+    stored = stored_policies(ROOT / "results")
     for name, weights, integer_only in ROWS:
-        policy = pp.load(ROOT / "results" / name / "policy.policy")
+        policy = pp.load(stored[name])
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "net"
             config = CExportConfig("net", integer_only=integer_only, weights=weights, check=False)

@@ -23,6 +23,7 @@ import policypress as pp
 from policypress.measure.bench import BenchConfig, BenchReport, Row, bench, duration, times_as_long
 from policypress.measure.machine import lines, machine
 from policypress.policy.policy import Policy
+from policypress.testing import stored_policies
 
 ORT, INT8, SB3 = "ort", ("ort-int8-dynamic", "ort-int8-qdq"), "sb3"
 PEERS = (ORT, *INT8, "torch", SB3)
@@ -43,23 +44,24 @@ class Case:
 
 
 def cases(results: Path) -> Iterator[Case]:
-    def name(sparsity: float) -> str:
+    def density(sparsity: float) -> str:
         return f"{sparsity:.0%} sparse" if sparsity else "dense"
 
     actor = "-".join(map(str, ACTOR))
     for sparsity, over_ort, over_sb3 in ((0.98, 10.0, 100.0), (0.9, 6.0, 0.0), (0.0, 3.0, 0.0)):
         policy = Random(sparsity, "integer").actor(*ACTOR)
-        yield Case(f"{actor} {name(sparsity)}, integer", policy, over_ort, over_sb3)
+        yield Case(f"{actor} {density(sparsity)}, integer", policy, over_ort, over_sb3)
     for sparsity in (0.98, 0.9, 0.0):
         policy = Random(sparsity, "weight-only").actor(*ACTOR)
-        yield Case(f"{actor} {name(sparsity)}, weight-only", policy, 1.0)
+        yield Case(f"{actor} {density(sparsity)}, weight-only", policy, 1.0)
     policy = Random(0.0, "integer").actor(17, 24, 24, 6)
     yield Case("17-24-24-6 dense, integer", policy, microseconds=NARROW_MICROSECONDS)
     for sparsity, over_ort in ((0.0, 1.5), (0.9, 2.0)):
-        yield Case(f"Nature CNN {name(sparsity)}, integer", Random(sparsity, "integer").nature(), over_ort)
-    for folder, over_ort, over_sb3 in (("cheetah-98", 10.0, 100.0), ("cheetah-90", 6.0, 0.0), ("climber-90", 2.0, 0.0)):
-        if (path := results / folder / "policy.policy").exists():
-            yield Case(f"trained, {folder}", pp.load(path), over_ort, over_sb3)
+        yield Case(f"Nature CNN {density(sparsity)}, integer", Random(sparsity, "integer").nature(), over_ort)
+    stored = stored_policies(results)
+    for name, over_ort, over_sb3 in (("cheetah-98", 10.0, 100.0), ("cheetah-90", 6.0, 0.0), ("climber-90", 2.0, 0.0)):
+        if name in stored:
+            yield Case(f"trained, {name}", pp.load(stored[name]), over_ort, over_sb3)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from policypress.measure.microcontroller import (
     require_tools,
     run_firmware,
 )
+from policypress.testing import stored_policies
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = """
@@ -90,15 +91,15 @@ int policy_predict(const policy_observation *observation, policy_action *action)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["cheetah-dense"], help="folders of results/ with float policies")
+    parser.add_argument("names", nargs="*", default=["cheetah-dense"], help="float policies of results/")
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="once for each (cortex-m4)")
     arguments = parser.parse_args()
     require_tools()
     seen = np.load(ROOT / "examples" / "mcu" / "half-cheetah.npz")["observations"].astype(np.float64)
     print("| policy | target | flash | instructions | largest difference of an output |\n|---|---|---:|---:|---:|")
-    worst = 0.0
+    worst, stored = 0.0, stored_policies(ROOT / "results")
     for name in arguments.names:
-        policy = pp.load(ROOT / "results" / name / "policy.policy")
+        policy = pp.load(stored[name])
         wanted = policy.outputs(seen, reference=True)
         for title in arguments.target or ["cortex-m4"]:
             target = find_target(title)

@@ -22,6 +22,7 @@ import policypress as pp  # noqa: E402
 from policypress.errors import ExportError  # noqa: E402
 from policypress.export.c import Weights  # noqa: E402
 from policypress.measure.microcontroller import TARGETS, TargetReport, measure_on_target  # noqa: E402
+from policypress.testing import stored_policies  # noqa: E402
 
 NAMES = ("cheetah-dense", "cheetah-90", "cheetah-98", "cheetah-narrow", "keep-cheetah", "walker-16", "walker-narrow")
 ORDER = ("cortex-m4", "cortex-m3", "cortex-m0")
@@ -29,7 +30,7 @@ ORDER = ("cortex-m4", "cortex-m3", "cortex-m0")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=NAMES, help="folders of results/")
+    parser.add_argument("names", nargs="*", default=NAMES, help="policies of results/")
     parser.add_argument("--integer-only", action="store_true", help="codes in, sums out, no float")
     parser.add_argument("--weights", default="auto", choices=get_args(Weights), help="form of the weights (auto)")
     parser.add_argument("--count", type=int, default=1000, help="observations (1000)")
@@ -41,9 +42,9 @@ def main() -> int:
          *(f"instructions {t}" for t in titles), *(f"at the start {t}" for t in titles)]
     ) + " |")  # fmt: skip
     print("|---|" + "---:|" * (4 * len(ORDER) + 1))
-    differing = 0
+    differing, stored = 0, stored_policies(ROOT / "results")
     for name in arguments.names:
-        policy = pp.load(ROOT / "results" / name / "policy.policy")
+        policy = pp.load(stored[name])
         if arguments.integer_only and policy.numerics != "integer":
             continue
         observations = record(policy, policy.provenance["env"], arguments.count, seed=1)

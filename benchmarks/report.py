@@ -1,21 +1,30 @@
-"""What finished runs are worth: a Markdown table of their results, the drop when quantization starts, the picture.
+"""What finished runs are worth: Markdown tables of their results, of what differs in nothing but the seed, and of the
+drop when quantization starts; the picture.
 
     python benchmarks/report.py runs/cheetah-dense runs/cheetah-90 ... --picture curves.png
+    python benchmarks/report.py results/HalfCheetah-v5/cheetah-{dense,98}*
 
-The first run is the dense one that the others are compared with. ``--keep FOLDER`` copies policies and figures there.
+The first run is the dense one that the others are compared with. A return is the mean of a run's final episodes. Runs
+belong together whose settings are the same without the seed; the mean is over them, and its range is the least and the
+largest run: a few seeds do not make an interval. "IQM" is the mean of the middle half of all their episodes, with the
+95 % interval of these runs. ``--keep FOLDER`` copies policies and figures to FOLDER/ENV/NAME.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from policypress.measure.returns import share
+import numpy as np
+
+from policypress.config import from_json, to_json
+from policypress.measure.returns import interquartile_mean, share
 from policypress.rl.curves import plot_curves
-from policypress.rl.train import read_evaluations
+from policypress.rl.train import TrainConfig, read_evaluations
 
 KEPT = ("policy.policy", "result.json", "evaluations.csv")
 
@@ -44,11 +53,38 @@ def row(name: str, result: dict[str, Any], dense: dict[str, Any]) -> str:
         f"{size['nominal_bytes']:,.0f} ({times(size['nominal_ratio'])})",
         f"{size['payload_bytes']:,} ({times(size['payload_ratio'])})",
         f"{size['payload_to_bound']:.2f}",
-        f"{size['disk_bytes']:,}",
-        f"{size['flash_bytes']:,}",
+        *(f"{size[part]:,}" if part in size else "not kept" for part in ("disk_bytes", "flash_bytes")),
         f"{result['wall_seconds'] / 60:.0f} min",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def seeds(results: dict[str, dict[str, Any]]) -> None:
+    """A row for each setting, its runs together; nothing if every setting has one run."""
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, result in results.items():
+        config = dataclasses.replace(from_json(TrainConfig, result["config"]), seed=0)
+        found.setdefault(json.dumps(to_json(config), sort_keys=True), []).append((name, result))
+    if len(found) == len(results):
+        return
+    dense = np.mean([result["evaluation"]["mean"] for _, result in next(iter(found.values()))])
+    print("\n| runs | seeds | returns | mean [least, most] | IQM [95 %] | worst tenths | of dense | payload bytes |")
+    print("|---|---|---|---|---|---|---|---|")
+    for runs in found.values():
+        runs.sort(key=lambda run: run[1]["config"]["seed"])
+        same = [result for _, result in runs]
+        returns = np.array([result["evaluation"]["mean"] for result in same])
+        cells = [
+            runs[0][0],
+            ", ".join(str(result["config"]["seed"]) for result in same),
+            " / ".join(f"{value:,.0f}" for value in returns),
+            f"{returns.mean():,.0f} [{returns.min():,.0f}, {returns.max():,.0f}]",
+            "{:,.0f} [{:,.0f}, {:,.0f}]".format(*interquartile_mean([one["evaluation"]["returns"] for one in same])),
+            " / ".join(f"{result['evaluation']['worst_tenth']:,.0f}" for result in same),
+            f"{share(returns.mean() - dense, dense):.1%}",
+            " / ".join(f"{result['size']['payload_bytes']:,}" for result in same),
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -68,6 +104,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name, result in results.items():
         print(row(name, result, dense))
+    seeds(results)
     print("\n| run | last evaluation before quantization | first after | kept | lowest after |")
     print("|---|---|---|---|---|")
     for name, rows in curves.items():
@@ -84,7 +121,7 @@ def main() -> None:
         plot_curves(curves, arguments.picture)
     if arguments.keep:
         for folder in arguments.runs:
-            target = arguments.keep / folder.name
+            target = arguments.keep / results[folder.name]["config"]["env"].rpartition(":")[2] / folder.name
             target.mkdir(parents=True, exist_ok=True)
             for file in KEPT:
                 shutil.copy(folder / file, target / file)

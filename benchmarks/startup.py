@@ -49,7 +49,7 @@ def run(*arguments: str) -> list[list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time import, load and the first prediction.")
-    parser.add_argument("--policy", default=str(ROOT / "results" / "keep-cheetah" / "policy.policy"))
+    parser.add_argument("--policy", default=str(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy"))
     parser.add_argument("--runs", type=int, default=20)
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):

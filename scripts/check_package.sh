@@ -28,7 +28,7 @@ echo "Installing the wheel with NumPy alone into a fresh environment."
 python="$scratch/venv/bin/python"
 pip=("$python" -m pip install --quiet --disable-pip-version-check -c "$PWD/constraints.txt")
 "${pip[@]}" --no-deps numpy "$wheel" || fail "the wheel or NumPy did not install."
-policy="$PWD/results/cheetah-98/policy.policy"
+policy="$PWD/results/HalfCheetah-v5/cheetah-98/policy.policy"
 cd "$scratch" # away from src/, so that the wheel is what gets imported
 "$python" - "$policy" <<'CHECK' || fail "the installed package does not import with NumPy alone, or is incomplete."
 import sys

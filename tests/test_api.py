@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import policypress
-from policy.policies import make_policy
 from policypress.extras import EXTRAS, install
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Layer
+from policypress.testing import make_policy
 
 BLOCKED = ("torch", "stable_baselines3", "gymnasium", "matplotlib", "tensorboard", "ale_py", "mujoco", "cv2")
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"

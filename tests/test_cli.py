@@ -316,7 +316,7 @@ def test_info_shows_contract_and_layers(run: Run, policy_file: Path) -> None:
 
 def test_info_shows_the_card_of_before(run: Run) -> None:
     """Without worst tenth and early ends, with an interquartile mean."""
-    answer = run("info", Path(__file__).parents[1] / "results" / "cheetah-98" / "policy.policy")
+    answer = run("info", Path(__file__).parents[1] / "results" / "HalfCheetah-v5" / "cheetah-98" / "policy.policy")
     assert answer.code == 0
     assert "5855.4 [" in answer.out
     assert "worst tenth" not in answer.out
@@ -559,7 +559,7 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown algo": (("--algo", "her"), "algo='her' is not one of"),
     "env": (("--env", "CartPol-v1"), "did you mean CartPole-v1?"),
     "other env": (("--env", "CartPole-v1"), "name the environment that it was trained in"),
-    "wider": (("--hidden", "17,4"), "layer q_net.0 of 16 units cannot become 17 wide: give 1 to 16"),
+    "wider": (("--hidden", "17,4"), "hidden 1 (q_net.0) of 16 units cannot become 17 wide: give 1 to 16"),
     "hidden": (("--hidden", "wide"), "hidden='wide' must be widths with commas between, for example 24,24."),
     "hidden 0": (("--hidden", "0"), "must be widths of at least 1"),
     "sparsity": (("--sparsity", 1.0), "sparsity=1.0 must be at least 0 and below 1"),

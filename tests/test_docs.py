@@ -7,7 +7,7 @@ A comment ``<!-- test: ... -->`` in front of a block says how it is tested; its 
 - ``slow``: left to `make test-slow`.
 - ``needs=NAME``: skipped without this program or module.
 - ``agent=ppo-CartPole``: an agent in AGENT.zip, and as ``model``.
-- ``file=NAME``: results/cheetah-98's policy under this name, and as ``policy``.
+- ``file=NAME``: results/HalfCheetah-v5/cheetah-98's policy under this name, and as ``policy``.
 - ``observation=N``: ``observation``, zeros of this size.
 - ``after``: in the folder that the block before it left.
 
@@ -144,7 +144,7 @@ def test_links_lead_somewhere() -> None:
 
 def place(block: Block, folder: Path) -> str:
     """Puts what ``block`` needs into ``folder``; returns what a Python block is to begin with."""
-    for name in ("results", "examples", "benchmarks"):
+    for name in ("results", "examples", "benchmarks", "checks"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     (folder / "docs").mkdir(exist_ok=True)
@@ -155,7 +155,7 @@ def place(block: Block, folder: Path) -> str:
             code = AGENTS[name] + "model.save('AGENT.zip')"
             subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=200, capture_output=True)
     for name in block.values("file"):
-        shutil.copy(ROOT / "results" / "cheetah-98" / "policy.policy", folder / name)
+        shutil.copy(ROOT / "results" / "HalfCheetah-v5" / "cheetah-98" / "policy.policy", folder / name)
         start += f"import policypress\npolicy = policypress.load({name!r})\n"
     for size in block.values("observation"):
         start += f"import numpy\nobservation = numpy.zeros({size})\nobservations = numpy.zeros((4, {size}))\n"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from policy.policies import make_policy
 from policypress.export.verify import Agreement, Verification
 from policypress.measure.size import size
 from policypress.rl.curves import plot_frontier
@@ -25,6 +24,7 @@ from policypress.tables import (
     standing_line,
     verification_table,
 )
+from policypress.testing import make_policy
 
 
 def shown(table: Any) -> str:

@@ -1,6 +1,6 @@
 """A policy on a microcontroller: record, export, build, run under QEMU, compare with the reference bit for bit.
 
-    python examples/mcu/check.py results/keep-cheetah/policy.policy --target cortex-m4 --target cortex-m0
+    python examples/mcu/check.py results/HalfCheetah-v5/keep-cheetah/policy.policy --target cortex-m4 --target cortex-m0
 
 Records observations by running the policy in its environment; ``--observations FILE`` takes recorded ones instead
 (half-cheetah.npz beside this script, or any array saved by NumPy). Exit code 1 if an action differs.

@@ -21,9 +21,10 @@ FLOAT_BITS = 32
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
+PruningMethod = Literal["gradual", "set"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
-Method = Literal["distill", "ptq", "finetune"]
+PressMethod = Literal["distill", "ptq", "finetune"]
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ def fields_of(cls: Any) -> tuple[ConfigField, ...]:
 
 PRUNING, QUANTIZATION, EVALUATION = "Pruning", "Quantization", "Evaluation"
 ENVIRONMENT, STUDENT, SEARCH = "The environment", "The student", "Search for the smallest policy"
-METHODS = "Other methods"
+OTHER_METHODS = "Other methods"
 """Parts of the help."""
 
 
@@ -104,6 +105,11 @@ class CompressionConfig:
         float,
         Setting("Fraction of the deployed network's weights that end as zero; biases are never pruned", PRUNING),
     ] = 0.0
+    pruning: Annotated[
+        PruningMethod, Setting("gradual: more and more weights go; set: sparse at once, some go and come back", PRUNING)
+    ] = "gradual"
+    """"gradual": more and more weights go, by ``schedule``; "set": sparse from ``prune_start`` on, and in every
+    iteration some live weights go and as many come back elsewhere."""
     allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", PRUNING)] = "erk"
     schedule: Annotated[Schedule, Setting("How the sparsity grows", PRUNING)] = "cubic"
     criterion: Annotated[
@@ -362,11 +368,12 @@ class PressConfig:
     agent: str
     vecnormalize: str = ""
     method: Annotated[
-        Method, Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", METHODS)
+        PressMethod,
+        Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", OTHER_METHODS),
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
-    steps: Annotated[int, Setting("Environment steps of --method finetune", METHODS, shown=None)] = 0
+    steps: Annotated[int, Setting("Environment steps of --method finetune", OTHER_METHODS, shown=None)] = 0
     keep: Annotated[
         float,
         Setting(
@@ -454,9 +461,17 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _TUPLES = ("hidden", "wrappers")
 
 
+_LATER = (("pruning", "gradual"),)
+"""Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
+
+
 def to_json(config: Config) -> dict[str, Any]:
     """The config as JSON values, with its version."""
-    return {"version": CONFIG_VERSION, **asdict(config)}
+    return {"version": CONFIG_VERSION, **asdict(config, dict_factory=_written)}
+
+
+def _written(values: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in values if (name, value) not in _LATER}
 
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -22,7 +22,14 @@ from policypress.config import (
     fields_of,
 )
 from policypress.errors import ConfigError
-from policypress.rl.compress import RATE_WEIGHT, Source, plan
+from policypress.export import FORMATS, options_of
+from policypress.export.c import WEIGHTS
+from policypress.export.onnx import STYLES
+from policypress.measure.microcontroller import TARGETS
+from policypress.rl.formats import open_agent
+from policypress.rl.methods import METHODS
+from policypress.rl.plan import plan_pressing
+from policypress.rl.sources import Source
 from rl.toys import PICK, save_picker
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -53,11 +60,12 @@ def test_every_setting_is_an_option_that_names_its_choices(verb: str) -> None:
 
 
 def test_defaults_are_those_that_are_taken(tmp_path: Any) -> None:
-    """What `compress --help` says instead of the fields' defaults is what `plan` does."""
-    source, said = Source(save_picker(tmp_path / "agent.zip")), helps("compress")
-    student = plan(source, "dqn", Environment(PICK)).student
-    sparse = plan(source, "dqn", Environment(PICK), compression={"sparsity": 0.5}).student
-    tuned = plan(source, "dqn", Environment(PICK), method="finetune", settings={"steps": 1_000}).student
+    """What `compress --help` says instead of the fields' defaults is what is planned."""
+    agent = open_agent(Source(save_picker(tmp_path / "agent.zip")), "dqn", Environment(PICK))
+    said = helps("compress")
+    student = plan_pressing(agent).student
+    sparse = plan_pressing(agent, compression={"sparsity": 0.5}).student
+    tuned = plan_pressing(agent, method="finetune", settings={"steps": 1_000}).student
     for name in ("prune_start", "prune_end", "quantize_start", "criterion", "weight_range"):
         words = said[f"--{name.replace('_', '-')}"].partition("Default: ")[2]
         shown = [getattr(one.compression, name) for one in (student, tuned)]
@@ -67,9 +75,23 @@ def test_defaults_are_those_that_are_taken(tmp_path: Any) -> None:
     assert f"{sparse.compression.quantize_start:g} with --sparsity" in said["--quantize-start"]
     assert student.compression.weight_bits == 8
     assert "Default: 8." in said["--weight-bits"]
-    assert student.compression.rate_weight == RATE_WEIGHT
-    assert f"Default: {RATE_WEIGHT:g} of a narrow student." in said["--rate-weight"]
+    assert f"Default: {student.compression.rate_weight:g} of a narrow student." in said["--rate-weight"]
     assert f"Default: {student.learning_rate:g}; {tuned.learning_rate:g} for " in said["--learning-rate"]
+
+
+def test_options_of_an_export_are_those_of_its_format() -> None:
+    found = helps("export")
+    assert found["--to"] == f"Format: {' or '.join(FORMATS)}."
+    for to in FORMATS:
+        assert {f"--{name.replace('_', '-')}" for name in options_of(to)} <= found.keys()
+    assert all(choice in found["--weights"] for choice in WEIGHTS)
+    assert all(choice in found["--style"] for choice in STYLES)
+    assert all(target in helps("bench")["--target"] for target in TARGETS)
+
+
+def test_one_list_of_ways_to_press() -> None:
+    (method,) = [one for one in fields_of(PressConfig) if one.name == "method"]
+    assert method.choices == tuple(METHODS)
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 import policypress as pp
-from policy.policies import tanh_op
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import INT32_MAX, INT32_MIN, Activation, Flatten, Layer, MaxPool2d, Relu
 from policypress.policy.ops import Residual as FrozenResidual
 from policypress.policy.policy import Policy
+from policypress.testing import tanh_op
 
 torch = pytest.importorskip("torch", reason="freezing starts from a torch network")
 from torch import nn  # noqa: E402
 
 from policypress.compression import Compressor, Residual, trace  # noqa: E402
-from policypress.compression.fake_quant import multiplier_and_shift  # noqa: E402
+from policypress.compression.fixed_point import multiplier_and_shift  # noqa: E402
 from policypress.compression.freeze import freeze_graph  # noqa: E402
 from policypress.config import CompressionConfig  # noqa: E402
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -17,21 +18,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from policy.policies import NUMERICS, Builder, make_observations, make_policy, with_zero_points
-from policy.random_policies import random_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import c, identifier, name_of, vectors
+from policypress.export import c, identifier, name_of
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import reference
 from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import InputQuantization
+from policypress.policy.ops import Flatten, InputQuantization, MaxPool2d
 from policypress.policy.policy import Policy
+from policypress.testing import (
+    NUMERICS,
+    Builder,
+    make_policy,
+    random_observations,
+    random_policy,
+    stored_policies,
+    with_zero_points,
+)
 
 KINDS = ("vector", "image", "tanh")
-RESULTS = sorted(Path(__file__).parents[2].glob("results/*/policy.policy"))
+RESULTS = stored_policies(Path(__file__).parents[2] / "results")
 UNCHECKED = CExportConfig("net", check=False)
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
@@ -81,9 +89,9 @@ def test_all_bits_and_forms_pass_their_self_test(numerics, kind, command, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", compilers())
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_trained_policies_pass_their_self_test(path, command, tmp_path):
-    policy = load(path)
+@pytest.mark.parametrize("name", RESULTS)
+def test_trained_policies_pass_their_self_test(name, command, tmp_path):
+    policy = load(RESULTS[name])
     export_c(policy, tmp_path / "out", UNCHECKED)
     check_folder(tmp_path / "out", command)
     if policy.input is not None:
@@ -99,7 +107,7 @@ def test_compiled_policies_give_the_same_bits(numerics, kind, tmp_path):
     export_c(policy, tmp_path / "out", UNCHECKED)
     built = CompiledPolicy(tmp_path / "out", flags=("-O1",))
     assert built.self_test() == 0
-    seen = make_observations(policy, 200, seed=5)
+    seen = random_observations(policy, 200, seed=5)
     actions, _ = policy.predict(seen, reference=True)
     assert built.outputs(seen).tobytes() == policy.outputs(seen, reference=True).tobytes()
     assert built.predict(seen).tobytes() == actions.tobytes()
@@ -167,6 +175,28 @@ def test_auto_counts_the_code_of_another_form(tmp_path):
 
 
 @needs_cc
+@pytest.mark.parametrize("weights", ["auto", "payload"])
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 1, 1)])
+def test_images_of_no_convolution_keep_their_order(shape, weights, tmp_path):
+    """Only the observation says that there are channels, and one pixel is padded and pooled like others."""
+    b = Builder("integer", 8, 3, per_output=True)
+    pool = (MaxPool2d((2, 2), (1, 1), (1, 1)),) if shape == (3, 1, 1) else ()
+    values = 3 * (4 if pool else math.prod(shape[1:]))
+    bound = np.ones(2, np.float32)
+    policy = Policy(
+        (*pool, Flatten(), b.layer(4, values, role="hidden", name="one"), b.layer(2, 4, role="raw", name="two")),
+        ObservationTransform(shape, "float32"),
+        ActionTransform("box", (2,), low=-bound, high=bound),
+        InputQuantization(b.rng.uniform(20, 40, math.prod(shape)).astype(np.float32), -127, 127, 8),
+        baseline_bytes=1,
+    )
+    export_c(policy, tmp_path / "out", CExportConfig("net", weights=weights))
+    observations = (4 * b.rng.normal(size=(50, *shape))).astype(np.float32)
+    outputs = policy.outputs(observations, reference=True)
+    assert CompiledPolicy(tmp_path / "out").outputs(observations).tobytes() == outputs.tobytes()
+
+
+@needs_cc
 def test_payloads_of_random_policies_unpack(tmp_path):
     for seed in (4, 19, 26):  # residual blocks inside one another, scales for all and for each output
         policy = random_policy(seed, "integer")
@@ -187,7 +217,7 @@ def test_zero_points_are_compiled(weights, integer_only, tmp_path):
         assert "#define NET_ZERO_POINTS {300, 0, -9000, 1, 300}" in header
         return
     built = CompiledPolicy(tmp_path / "out", flags=("-O1",))
-    seen = vectors.random_observations(policy, 200, np.random.default_rng(0))
+    seen = random_observations(policy, 200, np.random.default_rng(0))
     assert built.outputs(seen).tobytes() == policy.outputs(seen, reference=True).tobytes()
     assert len(np.unique(built.outputs(seen), axis=0)) > 100
 
@@ -378,7 +408,7 @@ def test_awkward_texts_and_bounds_compile(tmp_path):
     report = export_c(policy, tmp_path / "out", CExportConfig("net"))
     assert report.check.startswith("self test passed")
     built = CompiledPolicy(tmp_path / "out")
-    seen = make_observations(policy, 50)
+    seen = random_observations(policy, 50)
     assert built.predict(seen).tobytes() == policy.predict(seen, reference=True)[0].tobytes()
 
 
@@ -652,8 +682,8 @@ def test_flags_of_another_export_are_refused(macro, tmp_path):
 
 @needs_cc
 def test_two_exports_in_one_program_answer_right_or_there_is_none():
-    """A short run of benchmarks/link_exports.py."""
-    script = Path(__file__).parents[2] / "benchmarks/link_exports.py"
+    """A short run of checks/link_exports.py."""
+    script = Path(__file__).parents[2] / "checks/link_exports.py"
     done = subprocess.run([sys.executable, script, "--pairs", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [row.split("|")[1:-1] for row in done.stdout.splitlines() if row.startswith("| ")][1:]

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 import policypress as pp
-from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy, with_zero_points
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
-from policypress.export import FORMATS, export, vectors
+from policypress.export import FORMATS, export
 from policypress.export import onnx as onnx_export
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, export_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations, compare
@@ -30,11 +29,21 @@ from policypress.export.onnx_exact import code_begins
 from policypress.extras import install
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.observations import accepted
 from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, InputQuantization, Layer, Op, Relu, Requantization
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import (
+    NUMERICS,
+    Builder,
+    Kind,
+    make_policy,
+    random_observations,
+    stored_policies,
+    with_zero_points,
+)
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
-RESULTS = sorted((Path(__file__).parents[2] / "results").glob("*/policy.policy"))
+RESULTS = stored_policies(Path(__file__).parents[2] / "results")
 
 
 def facts(model: bytes) -> dict[str, str]:
@@ -109,7 +118,7 @@ def test_float_activations_differ_by_roundings_alone(
     numerics: Numerics, kind: Kind, bits: int, seed: int, style: str
 ) -> None:
     policy = make_policy(numerics, kind, bits, seed)
-    observations = make_observations(policy, 50, seed)
+    observations = random_observations(policy, 50, seed)
     report = check_onnx(policy, encode_onnx(policy, style), observations)
     assert report.holds, report.worst
     assert report.outputs_difference < 1e-5 * np.abs(policy.outputs(observations)).max()
@@ -118,14 +127,14 @@ def test_float_activations_differ_by_roundings_alone(
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
-def test_trained_policies(path: Path, style: str) -> None:
-    policy = pp.load(path)
+@pytest.mark.parametrize("name", RESULTS)
+def test_trained_policies(name: str, style: str) -> None:
+    policy = pp.load(RESULTS[name])
     assert policy.test_vectors is not None
-    observations = policy.test_vectors.observations[: 4 if path.parent.name == "climber-90" else None]
+    observations = policy.test_vectors.observations[: 4 if name == "climber-90" else None]
     report = check_onnx(policy, encode_onnx(policy, style), observations)
     assert report.holds, report.worst
-    if not path.parent.name.startswith("walker"):  # whose Tanh has negative halves in front
+    if not name.startswith("walker"):  # whose Tanh has negative halves in front
         assert report.equal_actions == 1
     if style == "exact" and policy.numerics == "integer":
         assert report.equal_actions == 1
@@ -148,11 +157,12 @@ def test_the_styles_hold_what_they_are_named_for() -> None:
 
 
 def test_onnx_runtime_turns_qdq_into_integer_layers(tmp_path: Path) -> None:
-    path = next(path for path in RESULTS if path.parent.name == "catch-narrow")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(encode_onnx(pp.load(path), "qdq"), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        encode_onnx(pp.load(RESULTS["catch-narrow"]), "qdq"), options, providers=["CPUExecutionProvider"]
+    )
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert (kinds.count("QLinearConv"), kinds.count("QGemm")) == (3, 2)
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul"} & set(kinds)
@@ -290,7 +300,7 @@ def test_halves_behind_a_relu_go_up_in_qdq_too(shift: int) -> None:
 def test_the_last_layer_may_have_a_relu(numerics: Numerics) -> None:
     policy = make_policy(numerics, "vector", 5)
     policy = dataclasses.replace(policy, ops=(*policy.ops[:-1], dataclasses.replace(policy.layers[-1], relu=True)))
-    observations = make_observations(policy, 60)
+    observations = random_observations(policy, 60)
     assert {0.0} < set(policy.outputs(observations).ravel().tolist())
     for style in STYLES:
         assert check_onnx(policy, encode_onnx(policy, style), observations).holds
@@ -344,7 +354,7 @@ def test_observations_of_every_dtype_and_shape(
     )  # fmt: skip
     report = check_onnx(policy, encode_onnx(policy, style))
     assert report.holds, report.worst
-    observations = make_observations(policy, 9)
+    observations = random_observations(policy, 9)
     outputs, actions = onnx_outputs(encode_onnx(policy, style), observations)
     assert (actions.shape, actions.dtype) == ((9, 2, 2), np.float64)
     assert len(np.unique(outputs)) > 8
@@ -373,7 +383,7 @@ def test_float32_observations_are_answered_as_the_policy_answers_them(
     model = (tmp_path / "a.onnx").read_bytes()
     assert onnx.load_from_string(model).graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert json.loads(facts(model)["policypress.observation"])["dtype"] == "float32"
-    wide = make_observations(policy, 300, seed=5)
+    wide = random_observations(policy, 300, seed=5)
     assert wide.dtype == np.float64
     narrow = wide.astype(np.float32)
     outputs, actions = onnx_outputs(model, narrow)
@@ -493,7 +503,7 @@ def test_every_kind_of_action(kind: str, numerics: Numerics) -> None:
         InputQuantization(np.array([30], np.float32), -127, 127, 8) if numerics == "integer" else None,
         baseline_bytes=4,
     )
-    observations = make_observations(policy, 200)
+    observations = random_observations(policy, 200)
     for style in STYLES:
         model = encode_onnx(policy, style)
         outputs, actions = onnx_outputs(model, observations)
@@ -564,7 +574,7 @@ def test_the_first_of_equals_is_chosen() -> None:
 
 def test_observations_beyond_the_policys_own_do_not_stop_a_batch() -> None:
     policy = make_policy("float", "tanh")
-    observations = make_observations(policy, 4)
+    observations = random_observations(policy, 4)
     wanted = onnx_outputs(encode_onnx(policy), observations)[1]
     observations[2] = np.nan
     got = onnx_outputs(encode_onnx(policy), observations)[1]
@@ -575,7 +585,7 @@ def test_observations_beyond_the_policys_own_do_not_stop_a_batch() -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_nan_in_a_normalized_observation_does_not_stop_a_batch(style: str) -> None:
     policy = with_observations(make_policy("integer", "vector"), "float32")
-    observations = make_observations(policy, 4)
+    observations = random_observations(policy, 4)
     wanted = onnx_outputs(encode_onnx(policy, style), observations)[1]
     observations[2] = [np.nan, np.inf, -np.inf, 1, 2]
     got = onnx_outputs(encode_onnx(policy, style), observations)[1]
@@ -614,7 +624,7 @@ def test_equal_policies_give_equal_bytes(numerics: Numerics, kind: Kind, style: 
     assert report.payload_bytes == len(data)
     assert report.holds
     assert check_onnx(policy, tmp_path / "a.onnx").as_dict() == report.as_dict()
-    observations = make_observations(policy, 3)
+    observations = random_observations(policy, 3)
     np.testing.assert_array_equal(
         onnx_outputs(tmp_path / "a.onnx", observations)[0], onnx_outputs(data, observations)[0]
     )
@@ -727,7 +737,7 @@ def test_openvino_is_within_rounding_elsewhere(
     numerics: Numerics, kind: Kind, taking: str, style: str, openvino: Any
 ) -> None:
     policy = peer_policy(numerics, kind, 8, taking)
-    observations = make_observations(policy, 60)
+    observations = random_observations(policy, 60)
     outputs, actions = openvino(encode_onnx(policy, style))(observations)
     wanted = policy.outputs(observations)
     assert np.allclose(outputs, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
@@ -736,7 +746,7 @@ def test_openvino_is_within_rounding_elsewhere(
 
 @pytest.mark.parametrize("name", ["catch-narrow", "cheetah-90", "cheetah-98", "keep-cheetah", "walker-16"])
 def test_openvino_answers_trained_policies(name: str, openvino: Any) -> None:
-    policy = pp.load(next(path for path in RESULTS if path.parent.name == name))
+    policy = pp.load(RESULTS[name])
     observations = policy.test_vectors.observations  # type: ignore[union-attr]
     if not policy.observation.image:
         observations = observations.astype(np.float32)
@@ -807,12 +817,12 @@ def test_observations_that_overflow_inside_are_not_held_against_a_graph(style: s
     seen = np.float32([[1e38, 1e38], [1, 2], [3e38, -1e38]])
     for ops, count in (((loud, deaf), 2), ((cancels,), 1)):
         plain = dataclasses.replace(policy, ops=ops, observation=ObservationTransform((2,), "float32"))
-        accepted = vectors.accepted(plain, seen)
-        assert len(accepted) >= count
-        assert check_onnx(plain, encode_onnx(plain, style), accepted).holds
+        legal = accepted(plain, seen)
+        assert len(legal) >= count
+        assert check_onnx(plain, encode_onnx(plain, style), legal).holds
         wrong = dataclasses.replace(ops[-1], bias=np.float32([0, 0, 1e-3]))
         other = dataclasses.replace(plain, ops=(*ops[:-1], wrong))
-        assert not check_onnx(plain, encode_onnx(other, style), accepted).holds
+        assert not check_onnx(plain, encode_onnx(other, style), legal).holds
 
 
 def test_a_graph_of_another_policy_is_refused() -> None:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 import policypress
-from policy.policies import NUMERICS, make_policy
-from policy.random_policies import random_policy
 from policypress import cli
 from policypress.errors import ObservationError
 from policypress.export import verify as module
 from policypress.export.onnx import encode_onnx, onnx_outputs
-from policypress.export.vectors import Answers, answers, observations
 from policypress.export.verify import verify
 from policypress.policy.contract import ObservationTransform
+from policypress.policy.observations import Answers, answers, observations
 from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, InputQuantization, Layer
 from policypress.runtime.native import make_engine
 from policypress.tables import verification_table
+from policypress.testing import NUMERICS, make_policy
 
 KINDS = ("vector", "image", "tanh")
 
@@ -218,47 +215,6 @@ def test_observations_are_recorded_random_and_extreme(numerics, kind):
     again = answers(policy, 60, 1)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(legal, again, strict=True))
     assert legal.outputs.tobytes() == policy.outputs(legal.observations, reference=True).tobytes()
-
-
-# Agreement on random policies
-
-
-def load_benchmark():
-    path = Path(__file__).parents[2] / "benchmarks/agreement.py"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: run the tests from a checkout.")
-    spec = importlib.util.spec_from_file_location("agreement", path)
-    agreement = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(agreement)
-    return agreement
-
-
-def test_random_policies_agree():
-    agreement = load_benchmark()
-    comparison = agreement.Comparison(48, ["cc"], ("-O2",))
-    for seed in range(60):
-        comparison.policy(seed, compiled=seed in (0, 10) and shutil.which("cc") is not None)
-    assert comparison.counts["pairs"] > 2500
-    assert min(comparison.counts[f"policies, {numerics}"] for numerics in NUMERICS) > 10
-
-
-def test_disagreement_is_found():
-    agreement = load_benchmark()
-    comparison = agreement.Comparison(48, ["cc"], ("-O2",))
-    policy, other = make_policy("integer", "vector"), make_policy("integer", "vector", seed=1)
-    seen, wanted, refused = comparison.reference(policy, 0)
-    comparison.engine("same", policy.engine, policy, seen, wanted, refused)
-    with pytest.raises(agreement.Failure, match=r"outputs: .* differ"):
-        comparison.engine("other", other.engine, policy, seen, wanted, refused)
-
-
-def test_random_policies_are_legal_and_differ():
-    kinds = [random_policy(seed) for seed in range(60)]
-    assert {policy.numerics for policy in kinds} == set(NUMERICS)
-    assert {policy.action.kind for policy in kinds} == {"box", "discrete", "multi-discrete", "multi-binary"}
-    assert len({repr(policy) for policy in kinds}) > 50
-    again = random_policy(7)
-    assert repr(again) == repr(random_policy(7))
 
 
 def test_nan_inside_the_network_is_refused_after_a_tanh():

@@ -9,16 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activated import ACTIVATIONS, activated, activation_name
-from policy.policies import Builder, make_observations, make_policy, with_zero_points
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.export import vectors
-from policypress.measure.baselines import as_float, describe, parameters, random_observations, stands_for, widened
+from policypress.measure.baselines import as_float, describe, parameters, stands_for, widened
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Policy
+from policypress.testing import (
+    ACTIVATIONS,
+    Builder,
+    activated,
+    activation_name,
+    make_policy,
+    random_observations,
+    usual_observations,
+    with_zero_points,
+)
 
 FINER = 16
 WIDE = 60_000
@@ -46,7 +53,7 @@ def fine(policy: Policy) -> Policy:
 @pytest.mark.parametrize("kind", ["vector", "image"])
 def test_the_float_network_computes_what_the_integers_stand_for(kind: Any) -> None:
     policy = fine(make_policy("integer", kind, per_output=kind == "vector"))
-    observations = make_observations(policy, 16)
+    observations = random_observations(policy, 16)
     wanted, found = policy.outputs(observations), as_float(policy).outputs(observations)
     assert np.ptp(wanted) > 1
     np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
@@ -54,7 +61,7 @@ def test_the_float_network_computes_what_the_integers_stand_for(kind: Any) -> No
 
 def test_zero_points_become_part_of_the_biases() -> None:
     policy = with_zero_points(fine(make_policy("integer", "vector")), 900, -5000, 0)
-    observations = vectors.random_observations(policy, 16, np.random.default_rng(0))
+    observations = random_observations(policy, 16, np.random.default_rng(0))
     wanted, found = policy.outputs(observations), as_float(policy).outputs(observations)
     assert np.ptp(wanted) > 1
     np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
@@ -62,7 +69,7 @@ def test_zero_points_become_part_of_the_biases() -> None:
 
 def test_tanh_layers_keep_their_units() -> None:
     policy = make_policy("integer", "tanh", bits=8)
-    observations = make_observations(policy, 64)
+    observations = random_observations(policy, 64)
     wanted, found = policy.outputs(observations), as_float(policy).outputs(observations)
     assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.999
     assert np.abs(wanted - found).max() < 0.05 * np.ptp(wanted)
@@ -71,7 +78,7 @@ def test_tanh_layers_keep_their_units() -> None:
 @pytest.mark.parametrize("kind", ["vector", "tanh", "image"])
 def test_weight_only_networks_are_the_same_but_for_rounding(kind: Any) -> None:
     policy = make_policy("weight-only", kind)
-    observations = make_observations(policy, 16)
+    observations = random_observations(policy, 16)
     network = as_float(policy)
     assert network.numerics == "float"
     np.testing.assert_allclose(network.outputs(observations), policy.outputs(observations), rtol=1e-4, atol=1e-5)
@@ -172,17 +179,17 @@ def test_tanh_networks_are_widened_with_tanh() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int8", "int64"])
 def test_observations_are_the_contracts_and_the_same_for_a_seed(dtype: str) -> None:
     policy = dataclasses.replace(plain(4, 8, 5, 3), observation=ObservationTransform((4,), dtype))
-    found = random_observations(policy, 10, seed=3)
+    found = usual_observations(policy, 10, seed=3)
     assert (found.dtype, found.shape) == (dtype, (10, 4))
-    np.testing.assert_array_equal(found, random_observations(policy, 10, seed=3))
-    assert np.any(found != random_observations(policy, 10, seed=4))
+    np.testing.assert_array_equal(found, usual_observations(policy, 10, seed=3))
+    assert np.any(found != usual_observations(policy, 10, seed=4))
     policy.predict(found)
 
 
 def test_observations_follow_the_normalization() -> None:
     moments = Normalization(np.full(4, 1000.0), np.full(4, 4.0), 1e-8, 10.0)
     observation = ObservationTransform((4,), "float64", normalization=moments)
-    found = random_observations(dataclasses.replace(plain(4, 8, 5, 3), observation=observation), 500, seed=0)
+    found = usual_observations(dataclasses.replace(plain(4, 8, 5, 3), observation=observation), 500, seed=0)
     assert abs(found.mean() - 1000) < 1
     assert 1.5 < found.std() < 2.5
 

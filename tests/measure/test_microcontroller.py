@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import policypress as pp
-from policy.policies import make_policy
 from policypress.cli import app
 from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, export_c
@@ -22,6 +21,7 @@ from policypress.measure import microcontroller
 from policypress.measure.microcontroller import TARGETS, Footprint, TargetReport, footprint, measure_on_target
 from policypress.policy.policy import Policy
 from policypress.tables import target_table
+from policypress.testing import make_policy
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "examples" / "mcu" / "half-cheetah.npz"
@@ -36,7 +36,7 @@ def tools() -> None:
 
 @pytest.fixture(scope="module")
 def agent() -> Policy:
-    return pp.load(ROOT / "results" / "keep-cheetah" / "policy.policy")
+    return pp.load(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +113,14 @@ def test_a_wrong_answer_is_counted(agent: Policy, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("tools")
 def test_what_does_not_fit_is_refused() -> None:
-    images = pp.load(ROOT / "results" / "catch-narrow" / "policy.policy")
+    images = pp.load(ROOT / "results" / "PixelCatch-v0" / "catch-narrow" / "policy.policy")
     with pytest.raises(ExportError, match=r"cortex-m0.*RAM"):
         measure_on_target(images, "cortex-m0")
 
 
 @pytest.mark.usefixtures("tools")
 def test_the_command_line_measures_targets() -> None:
-    file = str(ROOT / "results" / "keep-cheetah" / "policy.policy")
+    file = str(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     answer = CliRunner().invoke(app, ["bench", file, "--target", "cortex-m4", "--json"])
     assert answer.exit_code == 0
     (report,) = json.loads(answer.stdout)

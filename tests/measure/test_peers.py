@@ -14,13 +14,11 @@ import onnx
 import pytest
 from rich.console import Console
 
-from activated import ACTIVATIONS, activated, activation_name
-from policy.policies import Kind, make_policy
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure import bench as bench_module
 from policypress.measure import peers as peers_module
-from policypress.measure.baselines import as_float, random_observations, widened
+from policypress.measure.baselines import as_float, widened
 from policypress.measure.bench import BenchConfig, Row, bench, duration, plot, size_in_words, times_as_long
 from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
@@ -30,6 +28,7 @@ from policypress.policy.contract import ActionTransform
 from policypress.policy.ops import Activation
 from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
+from policypress.testing import ACTIVATIONS, Kind, activated, activation_name, make_policy, usual_observations
 
 INSTALLED = [name for name in PEERS if name not in ("litert", "torch-compile")]
 FLOAT = ["torch", "ort"]
@@ -48,7 +47,7 @@ def task_of(policy: Policy) -> Task:
 def undecided(policy: Policy) -> Policy:
     """The policy with every output 0 in the median, so that observations decide which is the largest."""
     last = policy.layers[-1]
-    outputs = policy.outputs(random_observations(policy, 64, seed=9))
+    outputs = policy.outputs(usual_observations(policy, 64, seed=9))
     bias = (last.bias - np.median(outputs, axis=0)).astype(np.float32)
     return dataclasses.replace(policy, ops=(*policy.ops[:-1], dataclasses.replace(last, bias=bias)), test_vectors=None)
 
@@ -80,7 +79,7 @@ def policies() -> dict[str, Policy]:
 @pytest.mark.parametrize("kind", list(policies()))
 def test_float_peers_act_as_the_dequantized_policy(name: str, kind: str) -> None:
     task = task_of(policies()[kind])
-    observations = random_observations(task.dense, 32, seed=5)
+    observations = usual_observations(task.dense, 32, seed=5)
     wanted = task.dense.predict(observations)[0]
     assert len(np.unique(wanted, axis=0)) > 2
     peer = PEERS[name].make(task)
@@ -95,7 +94,7 @@ def test_float_peers_act_as_the_dequantized_policy(name: str, kind: str) -> None
 @pytest.mark.parametrize("kind", ["vector", "image"])
 def test_the_reference_is_the_policy(kind: Kind) -> None:
     policy = make_policy("integer", kind)
-    observations = random_observations(policy, 8, seed=5)
+    observations = usual_observations(policy, 8, seed=5)
     peer = PEERS["numpy"].make(task_of(policy))
     np.testing.assert_array_equal(peer.many(observations), policy.predict(observations)[0])
     np.testing.assert_array_equal(peer.one(observations[3]), policy.predict(observations[3])[0])
@@ -116,7 +115,7 @@ def test_the_dense_network_is_what_a_converter_writes(kind: Kind, unit: str) -> 
 @pytest.mark.parametrize("name", ["ort-int8-dynamic", "ort-int8-qdq"])
 def test_quantized_peers_stay_near(name: str) -> None:
     task = task_of(make_policy("weight-only", "tanh"))
-    observations = random_observations(task.dense, 256, seed=5)
+    observations = usual_observations(task.dense, 256, seed=5)
     wanted = task.dense.predict(observations)[0]
     found = PEERS[name].make(task).many(observations)
     assert np.any(found != wanted)
@@ -126,7 +125,7 @@ def test_quantized_peers_stay_near(name: str) -> None:
 @pytest.mark.parametrize("kind", list(policies()))
 def test_an_untrained_agent_of_stable_baselines3_has_the_networks_layers(kind: str) -> None:
     task = task_of(policies()[kind])
-    observations = random_observations(task.dense, 4, seed=5)
+    observations = usual_observations(task.dense, 4, seed=5)
     wanted = task.dense.predict(observations)[0]
     peer = PEERS["sb3"].make(task)
     found = peer.many(observations)
@@ -163,7 +162,7 @@ def test_the_agent_is_of_the_algorithm_that_trained_the_policy_where_it_fits(
 @pytest.mark.slow
 def test_torch_compile_acts_as_the_dequantized_policy() -> None:
     task = task_of(policies()["vector"])
-    observations = random_observations(task.dense, 32, seed=5)
+    observations = usual_observations(task.dense, 32, seed=5)
     try:
         peer = PEERS["torch-compile"].make(task)
     except UnsupportedError as error:
@@ -179,7 +178,7 @@ def test_litert_acts_as_the_dequantized_policy(kind: str, discrete: bool) -> Non
     action = ActionTransform("discrete", dtype="int64", start=2) if discrete else policy.action
     observation = dataclasses.replace(policy.observation, normalization=None)
     task = task_of(dataclasses.replace(policy, action=action, observation=observation))
-    observations = random_observations(task.dense, 32, seed=5)
+    observations = usual_observations(task.dense, 32, seed=5)
     wanted = task.dense.predict(observations)[0]
     found = PEERS["litert"].make(task).many(observations)
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
@@ -454,7 +453,7 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 @pytest.mark.parametrize("op", ACTIVATIONS, ids=activation_name)
 def test_activations_of_the_table_in_other_frameworks(op: Activation) -> None:
     policy = activated(op, "float", "vector", seed=1)
-    observations = random_observations(policy, 64, seed=5)
+    observations = usual_observations(policy, 64, seed=5)
     x = reference.observe(policy.observation, observations)
     wanted = reference.act(policy.action, reference.run(policy, x))
     for name in FLOAT:

@@ -9,12 +9,12 @@ import math
 import numpy as np
 import pytest
 
-from policy.policies import NUMERICS, make_policy
 from policypress.measure.size import size, zero_order_bound
 from policypress.policy.artifact import encode_payload
 from policypress.policy.canonical import canonical
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import NUMERICS, make_policy
 
 
 def mixed() -> Policy:

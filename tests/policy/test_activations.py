@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.policies import make_observations, make_policy, tanh_op
 from policypress.errors import ArtifactError, UnsupportedError
 from policypress.policy.activations import FUNCTIONS, Function, NumPy, lookup
 from policypress.policy.ops import Activation, Layer
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Policy
+from policypress.testing import make_policy, random_observations, tanh_op
 
 PARAMETERS: dict[str, tuple[float, ...]] = {
     "leaky_relu": (0.2,), "elu": (1.3,), "celu": (0.7,), "softplus": (1.5,), "hardtanh": (-0.5, 2.0),
@@ -128,7 +128,7 @@ def test_files_hold_every_activation(row: Function, numerics: str) -> None:
             ops, inputs = decode_payload(encode_payload(policy))
             assert ops[1] == policy.ops[1]
             again = dataclasses.replace(policy, ops=ops, input=inputs)
-            seen = make_observations(policy, 8)
+            seen = random_observations(policy, 8)
             if numerics == "integer":  # scales of float layers are annotations
                 assert again.outputs(seen, reference=True).tobytes() == policy.outputs(seen, reference=True).tobytes()
 
@@ -160,6 +160,6 @@ def test_constant_units_are_folded_through_every_activation() -> None:
         weight[0] = 0
         policy = dataclasses.replace(policy, ops=(dataclasses.replace(first, weight=weight), *policy.ops[1:]))
         fewer = canonical(policy)
-        seen = make_observations(policy, 32)
+        seen = random_observations(policy, 32)
         assert len(fewer.layers[0].weight) < len(weight)
         assert fewer.outputs(seen, reference=True).tobytes() == policy.outputs(seen, reference=True).tobytes()

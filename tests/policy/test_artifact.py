@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from policy.policies import NUMERICS, Kind, assert_same, make_observations, make_policy, with_zero_points
 from policypress.errors import ArtifactError, ObservationError, PolicypressError
 from policypress.policy import artifact
 from policypress.policy.codec import (
@@ -43,6 +42,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import NUMERICS, Kind, assert_same, make_policy, random_observations, with_zero_points
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 HEADER = struct.Struct("<8sHIII")
@@ -86,7 +86,7 @@ def test_policies_come_back_exactly(numerics: Numerics, bits: int, kind: Kind, p
     assert_same(back, policy)
     assert artifact.encode(back) == data
     assert artifact.payload_size(policy) == len(split(data)[0])
-    observations = make_observations(policy, 3, seed=9)
+    observations = random_observations(policy, 3, seed=9)
     outputs = back.outputs(observations)
     assert outputs.tobytes() == policy.outputs(observations).tobytes()
     assert len(np.unique(outputs)) > 3
@@ -152,7 +152,7 @@ def test_zero_points_come_back() -> None:
         shifted = with_zero_points(policy, *points)
         assert_same(artifact.decode(artifact.encode(shifted)), shifted)
         assert plain < len(encode_payload(shifted)) < plain + 20
-        seen = make_observations(shifted, 50)
+        seen = random_observations(shifted, 50)
         assert np.array_equal(shifted.outputs(seen), shifted.outputs(seen, reference=True))
         assert not np.array_equal(shifted.outputs(seen), policy.outputs(seen))
 
@@ -567,7 +567,7 @@ def test_mutations_with_a_corrected_checksum(numerics: Numerics, kind: Kind, sec
         accepted += 1
         assert_same(artifact.decode(artifact.encode(policy)), policy)
         try:
-            outputs = policy.outputs(make_observations(policy, 1))
+            outputs = policy.outputs(random_observations(policy, 1))
         except ObservationError:
             continue  # absurd scales may overflow float32
         assert np.isfinite(outputs).all()
@@ -630,7 +630,7 @@ def test_residual_blocks_nest() -> None:
     policy = dataclasses.replace(policy, ops=(*policy.ops[:2], nested, *policy.ops[3:]))
     back = artifact.decode(artifact.encode(policy))
     assert_same(back, policy)
-    observation = make_observations(policy, 2)
+    observation = random_observations(policy, 2)
     assert back.outputs(observation).tobytes() == policy.outputs(observation).tobytes()
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.policies import assert_same, make_observations, make_policy, tanh_op
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
@@ -24,6 +23,7 @@ from policypress.policy.ops import (
     Residual,
 )
 from policypress.policy.policy import Policy
+from policypress.testing import assert_same, make_policy, random_observations, tanh_op
 
 
 def layer(rng: np.random.Generator, *shape: int, last: bool = False, relu: bool = True, **geometry: tuple[int, int]):  # type: ignore[no-untyped-def]
@@ -116,7 +116,7 @@ BUILDERS = [mlp, tanh_mlp, cnn, conv_to_dense]
 def test_the_same_outputs_bit_for_bit(build, seed: int) -> None:  # type: ignore[no-untyped-def]
     before = build(seed)
     after = canonical(before)
-    x = make_observations(before, 20, seed)
+    x = random_observations(before, 20, seed)
     np.testing.assert_array_equal(after.outputs(x), before.outputs(x), strict=True)
     assert_same(canonical(after), after)
     for old, new in zip(before.layers, after.layers, strict=True):
@@ -155,7 +155,7 @@ def test_the_order_of_hidden_units_leaves_no_trace(seed: int) -> None:
     moved = dataclasses.replace(first, weight=first.weight[order], bias=first.bias[order], requantize=requantize)
     reader = dataclasses.replace(second, weight=np.ascontiguousarray(second.weight[:, order]))
     shuffled = dataclasses.replace(before, ops=(moved, relu, reader, last))
-    x = make_observations(before, 5, seed)
+    x = random_observations(before, 5, seed)
     np.testing.assert_array_equal(shuffled.outputs(x), before.outputs(x))
     ours, theirs = canonical(shuffled), canonical(before)
     for a, b in zip(ours.layers, theirs.layers, strict=True):
@@ -243,7 +243,7 @@ def test_scales_of_unread_features_are_ordinary() -> None:
 def test_float_activations_stay_close_and_vectors_stay_true(numerics: str, kind: str) -> None:
     before = make_policy(numerics, kind, 8, seed=5, vectors=True)  # type: ignore[arg-type]
     after = canonical(before)
-    x = make_observations(before, 9)
+    x = random_observations(before, 9)
     np.testing.assert_allclose(after.outputs(x), before.outputs(x), rtol=1e-4, atol=1e-5)
     assert after.test_vectors is not None
     np.testing.assert_array_equal(after.test_vectors.outputs, after.outputs(after.test_vectors.observations))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_policy, tanh_op, with_zero_points
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy import checks
 from policypress.policy.checks import check_accumulators
@@ -27,6 +26,7 @@ from policypress.policy.ops import (
     Residual,
 )
 from policypress.policy.policy import Policy, TestVectors
+from policypress.testing import Builder, make_policy, tanh_op, with_zero_points
 
 ONE = np.ones(1, np.float32)
 CODES = InputQuantization(ONE, -127, 127, 8)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import make_policy
 from policypress.policy.contract import ActionTransform
 from policypress.policy.description import contract_rows, layer_titles
+from policypress.testing import make_policy
 
 BOUNDS: dict[str, Any] = {"low": np.full(2, -2.0, np.float32), "high": np.full(2, 3.0, np.float32)}
 ACTIONS = [

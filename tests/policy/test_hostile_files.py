@@ -1,4 +1,4 @@
-"""A short run of benchmarks/fuzz_policy_files.py, which counts everything but ArtifactError as a failure."""
+"""A short run of checks/fuzz_policy_files.py, which counts everything but ArtifactError as a failure."""
 
 import os
 import re
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="The memory of a process is measured on Linux.")
 def test_hostile_files_are_refused(tmp_path):
-    script = ROOT / "benchmarks" / "fuzz_policy_files.py"
+    script = ROOT / "checks" / "fuzz_policy_files.py"
     # The limit of time is for a machine that does nothing else: here a file may only not hang.
     command = [sys.executable, str(script), "--cases", "500", "--seed", "1", "--limit", "60", "--keep", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import policypress as pp
-from policy.policies import NUMERICS, Kind, make_observations, make_policy
 from policypress.errors import ArtifactError, PolicypressError, UnsupportedError
 from policypress.policy import artifact
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.packing import encode_contract
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import NUMERICS, Kind, make_policy, random_observations
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 RESULTS = Path(__file__).parents[2] / "results"
@@ -48,7 +48,7 @@ def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None
     back = artifact.decode(data)
     same_contract(back, policy)
     assert artifact.pack(back) == data
-    observations = make_observations(policy, 20, seed=9)
+    observations = random_observations(policy, 20, seed=9)
     assert back.outputs(observations).tobytes() == policy.outputs(observations).tobytes()
     assert back.predict(observations)[0].tobytes() == policy.predict(observations)[0].tobytes()
     assert (back.provenance, back.results, back.test_vectors) == ({}, {}, None)
@@ -60,7 +60,7 @@ def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None
 
 
 def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
-    policy = artifact.load(RESULTS / "keep-cheetah" / "policy.policy")
+    policy = artifact.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     assert len(artifact.pack(policy)) == pp.size(policy).payload_bytes + 19
     packed = pp.size(artifact.decode(artifact.pack(policy)))
     assert packed.payload_bytes == pp.size(policy).payload_bytes
@@ -176,7 +176,7 @@ def test_hostile_sizes_allocate_little(contract: bytes) -> None:
 
 
 def test_a_bare_payload_says_what_it_lacks(tmp_path: Path) -> None:
-    policy = artifact.load(RESULTS / "keep-cheetah" / "policy.policy")
+    policy = artifact.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     (tmp_path / "x.bin").write_bytes(artifact.encode_payload(policy))
     with pytest.raises(ArtifactError, match=r"is a bare payload, without the contract.*: open it with Policy.from_p"):
         pp.load(tmp_path / "x.bin")
@@ -186,7 +186,7 @@ def test_a_bare_payload_says_what_it_lacks(tmp_path: Path) -> None:
         ObservationTransform((17,), "float64"),
         ActionTransform("box", (6,), squash=True, low=low, high=high),
     )
-    observations = make_observations(policy, 50)
+    observations = random_observations(policy, 50)
     assert back.predict(observations)[0].tobytes() == policy.predict(observations)[0].tobytes()
     assert back.baseline_bytes == 4 * sum(layer.weight.size + layer.bias.size for layer in policy.layers)
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.policies import NUMERICS, assert_same, make_observations, make_policy
 from policypress.errors import ObservationError, PolicypressError, UnsupportedError
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import INT32_MAX, INT32_MIN, InputQuantization, Layer, MaxPool2d, Requantization, Residual
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import NUMERICS, assert_same, make_policy, random_observations
 
 ONE = np.ones(1, np.float32)
 HALF = {"multiplier": np.array([2**7], np.int32), "shift": np.array([8], np.int32), "low": 0, "high": 255}
@@ -52,7 +52,7 @@ def test_repr_tells_what_matters() -> None:
 
 def test_predict_of_one_box_observation_and_of_a_batch() -> None:
     policy = make_policy("integer", "vector")
-    batch = make_observations(policy, 4)
+    batch = random_observations(policy, 4)
     actions, state = policy.predict(batch)
     assert (actions.shape, actions.dtype, state) == ((4, 3), np.float32, None)
     assert len(np.unique(actions)) > 6
@@ -64,7 +64,7 @@ def test_predict_of_one_box_observation_and_of_a_batch() -> None:
 
 def test_predict_of_one_discrete_observation_and_of_a_batch() -> None:
     policy = make_policy("weight-only", "image", seed=1)
-    batch = make_observations(policy, 40)
+    batch = random_observations(policy, 40)
     actions, _ = policy.predict(batch)
     assert (actions.shape, actions.dtype) == ((40,), np.int64)
     assert len(np.unique(actions)) > 1
@@ -103,7 +103,7 @@ def test_predict_takes_a_list_of_floats() -> None:
 def test_predict_leaves_the_observation_alone() -> None:
     for kind, numerics in itertools.product(("vector", "image", "tanh"), NUMERICS):
         policy = make_policy(numerics, kind)  # type: ignore[arg-type]
-        observations = make_observations(policy, 3)
+        observations = random_observations(policy, 3)
         before = observations.copy()
         policy.predict(observations)
         assert np.array_equal(observations, before)

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy, tanh_op
 from policypress.errors import ObservationError
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
@@ -31,6 +30,7 @@ from policypress.policy.ops import (
     Residual,
 )
 from policypress.policy.policy import Numerics, Policy
+from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, tanh_op
 
 torch = pytest.importorskip("torch", reason="convolutions and pooling are compared with torch's")
 
@@ -331,7 +331,7 @@ def slow_pool(pool: MaxPool2d, x: Nested) -> Nested:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_integers_equal_those_of_slow_python(bits: int, kind: Kind, per_output: bool) -> None:
     policy = make_policy("integer", kind, bits=bits, seed=bits, per_output=per_output)
-    x = reference.observe(policy.observation, make_observations(policy, 6, seed=1))
+    x = reference.observe(policy.observation, random_observations(policy, 6, seed=1))
     outputs, record = recorded(policy, x)
     assert policy.input is not None
     codes = reference.quantize_input(policy.input, x)
@@ -391,7 +391,7 @@ def test_weight_only_convolution_equals_scalar_float32() -> None:
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     for numerics, kind in itertools.product(("integer", "weight-only"), ("vector", "image", "tanh")):
         policy = make_policy(numerics, kind, bits=4)  # type: ignore[arg-type]
-        observations = make_observations(policy, 9)
+        observations = random_observations(policy, 9)
         together = policy.outputs(observations)
         alone = np.concatenate([policy.outputs(one) for one in observations])
         assert together.tobytes() == alone.tobytes()
@@ -453,7 +453,7 @@ def test_float_network_is_torchs() -> None:
     def t(array: NDArray[Any]) -> Any:
         return torch.tensor(array)
 
-    observations = make_observations(policy, 3)
+    observations = random_observations(policy, 3)
     x = t(observations).float() / 255
     x = f.max_pool2d(f.conv2d(x, t(conv.weight), t(conv.bias), (2, 1), (1, 0)), (3, 2), (2, 1), (1, 1))
     y = x

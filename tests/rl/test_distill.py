@@ -317,7 +317,7 @@ def test_students_learn_from_other_episodes_than_those_that_measure_them() -> No
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"hidden": (17, 6)}, "layer 0 of 16 units cannot become 17 wide: give 1 to 16"),
+        ({"hidden": (17, 6)}, r"hidden 1 \(0\) of 16 units cannot become 17 wide: give 1 to 16"),
         ({"critic_weight": 0.1}, "critic_weight needs critics of actions, which this agent does not have"),
         ({"compression": replace(BITS8, sparsity=0.99, prune_end=0.5)}, "would leave no weight"),
     ],
@@ -334,7 +334,9 @@ def test_weights_that_are_not_finite() -> None:
     network = picker()
     with torch.no_grad():
         next(iter(network.parameters()))[0, 0] = torch.nan
-    with pytest.raises(DivergedError, match=r"^the weights of layer 0 are not finite, .*: press an earlier copy"):
+    with pytest.raises(
+        DivergedError, match=r"^the weights of hidden 1 \(0\) are not finite, .*: press an earlier copy"
+    ):
         Teacher.of(network, VECTOR, DISCRETE)
 
 

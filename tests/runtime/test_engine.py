@@ -10,6 +10,7 @@ import pickle
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import policypress as pp
-from policy.policies import NUMERICS, Builder, Kind, make_observations, make_policy
 from policypress.errors import ObservationError, PolicypressError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Numerics, Policy
 from policypress.runtime import engine, native, structures
 from policypress.runtime.lower import Fields, Input, Output, Step, lower, packed, sparse_pairs
+from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, stored_policies
 
 KERNELS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
 
@@ -173,7 +174,7 @@ def test_an_engine_of_other_sources_is_refused(compiled: str | None, monkeypatch
 def test_agrees_in_every_numerics(kernels: str, numerics: Numerics, kind: Kind) -> None:
     for bits in range(2, 9):
         policy = make_policy(numerics, kind, bits, seed=bits, per_output=bool(bits % 2))
-        assert_agrees(policy, make_observations(policy, 11, bits), kernels)
+        assert_agrees(policy, random_observations(policy, 11, bits), kernels)
 
 
 @pytest.mark.parametrize("numerics", ["integer", "weight-only"])
@@ -188,7 +189,7 @@ def test_agrees_for_all_sizes(kernels: str, numerics: Numerics) -> None:
     )
     def check(sizes: list[int], density: float, bits: int, rows: int, seed: int) -> None:
         policy = vector_policy(numerics, tuple(sizes), density, bits, seed, per_output=bool(seed % 2))
-        observations = make_observations(policy, rows, seed)
+        observations = random_observations(policy, rows, seed)
         observations[0] *= 1e6  # saturates
         assert_agrees(policy, observations, kernels)
 
@@ -199,7 +200,7 @@ def test_agrees_for_all_sizes(kernels: str, numerics: Numerics) -> None:
 def test_agrees_for_images(kernels: str, numerics: Numerics) -> None:
     for seed in range(25):
         policy = image_policy(numerics, seed, density=(0.05, 0.3, 1.0)[seed % 3])
-        assert_agrees(policy, make_observations(policy, 3, seed), kernels)
+        assert_agrees(policy, random_observations(policy, 3, seed), kernels)
 
 
 def test_the_permuting_kernel_is_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_wide_codes_and_requantizations(kernels: str) -> None:
             InputQuantization(np.full(7, 900, np.float32), -32767, 32767, 16),
             baseline_bytes=4,
         )
-        assert_agrees(policy, make_observations(policy, 20, shift), kernels)
+        assert_agrees(policy, random_observations(policy, 20, shift), kernels)
 
 
 def test_residual_blocks_inside_one_another(kernels: str) -> None:
@@ -250,7 +251,7 @@ def test_residual_blocks_inside_one_another(kernels: str) -> None:
         InputQuantization(np.array([120], np.float32), 0, 120, 8),
         baseline_bytes=4,
     )
-    assert_agrees(policy, make_observations(policy, 3), kernels)
+    assert_agrees(policy, random_observations(policy, 3), kernels)
 
 
 def test_infinite_values_inside_a_float_network_follow_the_reference(kernels: str) -> None:
@@ -288,7 +289,7 @@ def test_every_dtype_of_observations(dtype: str, kernels: str) -> None:
 
 def test_predict_takes_what_the_reference_takes() -> None:
     policy = make_policy("integer", "vector", vectors=True)
-    observations = make_observations(policy, 6)
+    observations = random_observations(policy, 6)
     expected = policy.predict(observations, reference=True)[0]
     state = (np.zeros(1),)
     for given_ in (
@@ -308,7 +309,7 @@ def test_predict_takes_what_the_reference_takes() -> None:
     assert policy.outputs(observations[2]).shape == (1, 3)
 
     image = make_policy("integer", "image")
-    frames = make_observations(image, 3)
+    frames = random_observations(image, 3)
     expected = image.predict(frames, reference=True)[0]
     assert np.array_equal(image.predict(np.moveaxis(frames, 1, -1))[0], expected)
     assert np.array_equal(image.predict(frames[1])[0], expected[1])
@@ -325,7 +326,7 @@ def test_predict_takes_numbers_of_any_kind(dtype: Any) -> None:
 
 def test_predict_refuses_what_the_reference_refuses() -> None:
     policy = make_policy("integer", "vector")
-    observation = make_observations(policy, 1)[0]
+    observation = random_observations(policy, 1)[0]
     for reference in (False, True):
         with pytest.raises(ObservationError, match="NaN, infinite or too large"):
             policy.predict(observation * np.nan, reference=reference)
@@ -343,7 +344,7 @@ def test_predict_refuses_what_the_reference_refuses() -> None:
 
 def test_an_engine_serves_many_threads() -> None:
     policy = vector_policy("integer", (17, 256, 256, 6), 0.1, 8, 0)
-    batches = [make_observations(policy, 300, seed) for seed in range(8)]
+    batches = [random_observations(policy, 300, seed) for seed in range(8)]
     expected = [policy.predict(batch, reference=True)[0] for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
@@ -353,7 +354,7 @@ def test_an_engine_serves_many_threads() -> None:
 
 def test_policies_with_an_engine_are_copied_pickled_and_freed() -> None:
     policy = make_policy("integer", "vector")
-    observation = make_observations(policy, 1)[0]
+    observation = random_observations(policy, 1)[0]
     expected = policy.predict(observation)[0]
     for other in (copy.copy(policy), copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
         assert np.array_equal(other.predict(observation)[0], expected)
@@ -371,14 +372,14 @@ def test_a_predict_of_a_subclass_stays_in_charge() -> None:
 
     policy = make_policy("integer", "vector")
     doubled = Doubled(**{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)})
-    observation = make_observations(policy, 1)[0]
+    observation = random_observations(policy, 1)[0]
     for _ in range(3):
         assert np.array_equal(doubled.predict(observation)[0], 2 * policy.predict(observation)[0])
 
 
 def test_repeat_gives_the_action() -> None:
     policy = make_policy("integer", "vector")
-    observation = make_observations(policy, 1)[0]
+    observation = random_observations(policy, 1)[0]
     found = policy.engine.repeat(observation, 3)
     assert found is not None
     assert np.array_equal(found, policy.predict(observation)[0])
@@ -397,7 +398,7 @@ def test_units_that_nobody_reads_are_not_computed() -> None:
         baseline_bytes=4,
     )
     assert lower(idle).steps[0].out_channels == 13
-    assert_agrees(idle, make_observations(idle, 20), "portable")
+    assert_agrees(idle, random_observations(idle, 20), "portable")
 
 
 @given(st.integers(1, 9), st.integers(1, 700), st.sampled_from([0.0, 0.003, 0.3, 1.0]), st.integers(0, 999))
@@ -434,9 +435,7 @@ def test_packed_weights_hold_their_bits(bits: int) -> None:
 
 
 def test_the_saved_policies_answer_as_recorded() -> None:
-    from pathlib import Path
-
-    for path in sorted((Path(__file__).parents[2] / "results").glob("*/policy.policy")):
+    for path in stored_policies(Path(__file__).parents[2] / "results").values():
         policy = pp.load(path)
         vectors = policy.test_vectors
         assert vectors is not None

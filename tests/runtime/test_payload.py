@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policy.policies import Builder, make_policy, with_zero_points
 from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
 from policypress.policy.policy import Policy
-from runtime.activations import made, orders
+from policypress.testing import Builder, every_function, make_policy, stored_policies, with_zero_points
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "src/policypress/runtime"
@@ -121,7 +120,7 @@ def test_all_arrays_come_back(library, kind, bits):
 @pytest.mark.parametrize("image", [False, True])
 def test_every_function_is_passed_by(library, image):
     for bits in range(2, 9):
-        check(library, made("integer", orders(bits), bits, bits, image))
+        check(library, every_function("integer", bits, bits, image))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -147,10 +146,7 @@ def test_large_layers_come_back(library, bits, density):
 
 @pytest.mark.parametrize("name", ["keep-cheetah", "cheetah-90", "catch-narrow"])
 def test_trained_policies_come_back(library, name):
-    path = ROOT / "results" / name / "policy.policy"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: run the tests from a checkout.")
-    check(library, load(path))
+    check(library, load(stored_policies(ROOT / "results")[name]))
 
 
 @pytest.mark.parametrize("points", [(300, 0, 0, -7), (2**15,)])

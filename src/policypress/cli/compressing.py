@@ -18,7 +18,7 @@ from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
 _WHILE_TRAINED = ("schedule", "prune_start", "prune_end", "quantize_start")
-# What `plan` takes instead of the fields' own defaults.
+# What `plan_pressing` takes instead of the fields' own defaults.
 _STUDENT = {
     "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
     "learning_rate": "0.003; 0.001 for the agent's own network, images",

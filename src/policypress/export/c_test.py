@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.export.c_text import definition, file
-from policypress.export.vectors import Answers
+from policypress.policy.observations import Answers
 
 _FLASH = "static const ENGINE_FLASH"
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
-from policypress.export.vectors import accepted
 from policypress.extras import install
 from policypress.policy.artifact import write
+from policypress.policy.observations import accepted
 from policypress.policy.policy import Policy, TestVectors
 
 if TYPE_CHECKING:

@@ -113,8 +113,11 @@ class ExactIntegers:
                 return self._residual(op, codes, shape)
             case Activation():
                 first = op.limit - codes.zero  # of the table's places, so that codes plus their zero are places
-                table = (op.lookup.table[first : first + codes.peak + 1] - op.low).astype(np.uint8)
-                tensor = g.op("Gather", g.constant(table, "table"), g.cast(codes.tensor, np.int32))
+                table = (op.lookup.table[max(first, 0) : first + codes.peak + 1] - op.low).astype(np.uint8)
+                places = g.cast(codes.tensor, np.int32)
+                if first < 0:  # a ReLU left out what the table does not hold
+                    places = g.op("Add", places, g.constant(np.int32(first)))
+                tensor = g.op("Gather", g.constant(table, "table"), places)
                 codes = _Codes(tensor, -op.low, op.high - op.low)
             case Relu():
                 codes = replace(codes, tensor=g.op("Clip", codes.tensor, g.constant(codes.dtype(codes.zero))))

@@ -16,8 +16,8 @@ from policypress.errors import ObservationError, PolicypressError, UnsupportedEr
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, compiler
 from policypress.export.onnx import check_onnx, encode_onnx, onnx_outputs
-from policypress.export.vectors import Answers, answers
 from policypress.policy import reference
+from policypress.policy.observations import Answers, answers
 from policypress.policy.policy import Policy
 from policypress.runtime.native import make_engine
 

@@ -48,20 +48,6 @@ def describe(policy: Policy) -> str:
     return "-".join([shape, *(str(len(layer.weight)) for layer in policy.layers)])
 
 
-def random_observations(policy: Policy, count: int, seed: int) -> NDArray[np.generic]:
-    """Raw observations (count, *shape) of the policy's dtype: pixels or small integers uniformly, floats normally
-    distributed, with the mean and variance of the policy's normalization if it has one."""
-    rng, observation = np.random.default_rng(seed), policy.observation
-    shape, dtype = (count, *observation.shape), np.dtype(observation.dtype)
-    if dtype.kind != "f":
-        limits = np.iinfo(dtype)
-        return rng.integers(max(limits.min, -127), min(limits.max, 255), shape, endpoint=True, dtype=dtype)
-    values = rng.normal(size=shape)
-    if observation.normalization is not None:
-        values = observation.normalization.mean + values * np.sqrt(observation.normalization.var)
-    return values.astype(dtype)
-
-
 # The policy's own network
 
 

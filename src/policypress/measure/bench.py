@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.measure.baselines import as_float, describe, random_observations, stands_for, widened
+from policypress.measure.baselines import as_float, describe, stands_for, widened
 from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
 from policypress.measure.latency import Candidate, Clock, Timing, interleave
 from policypress.measure.machine import machine
 from policypress.measure.peers import PEERS, Task
 from policypress.policy.artifact import write
+from policypress.policy.observations import usual_observations
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
 
@@ -150,7 +151,7 @@ def bench(policy: Policy, config: BenchConfig | None = None, clock: Clock = time
     own = as_float(policy)
     dense = widened(policy, config.against, config.seed) if config.against else stands_for(policy, config.seed)
     networks = [own] if dense is None or describe(dense) == describe(own) else [dense, own]
-    observations = random_observations(policy, config.batch, config.seed)
+    observations = usual_observations(policy, config.batch, config.seed)
     with _one_thread():
         entries = [_policy_entry(policy, observations), *_peer_entries(policy, networks, observations, config)]
         try:

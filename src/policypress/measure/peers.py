@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError, unknown
-from policypress.measure.baselines import parameters, random_observations
+from policypress.measure.baselines import parameters
 from policypress.policy import activations, reference
+from policypress.policy.observations import usual_observations
 from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
@@ -123,7 +124,7 @@ def torch_compiled(task: Task) -> Peer:
     peer = _torch_peer(task.dense, torch.compile(module))
     try:
         for count in (1, 2):
-            peer.many(random_observations(task.dense, count, task.seed))
+            peer.many(usual_observations(task.dense, count, task.seed))
     except Exception as error:  # whatever the compiler underneath raises
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UnsupportedError(f"torch.compile cannot compile here: {reason[:200]}.") from error
@@ -147,7 +148,7 @@ def ort_int8_qdq(task: Task) -> Peer:
     observations."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    observations = random_observations(task.dense, 64, task.seed)
+    observations = usual_observations(task.dense, 64, task.seed)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -35,6 +35,11 @@ def layer_titles(convolutional: Sequence[bool]) -> list[str]:
     return [*titles[:-1], "output"]
 
 
+def labelled(title: str, name: str) -> str:
+    """A layer's title with what the framework that trained it calls it, "hidden 1 (latent_pi.0)"; it may have none."""
+    return f"{title} ({name})" if name else title
+
+
 def _observation_words(observation: ObservationTransform) -> str:
     takes = f"{observation.dtype} array of shape {observation.shape} or a batch of them"
     if observation.image:

@@ -23,7 +23,7 @@ from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.adapters import adapter_for, check_agent, observation_transform
-from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing
+from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing, told
 from policypress.rl.teacher import Teacher
 
 
@@ -58,7 +58,7 @@ def freeze(
         "env": _environment_id(model),
         "steps": int(model.num_timesteps),
         "seed": model.seed,
-        "compression": state,
+        "compression": told(state),
         "versions": _versions(),
         **(provenance or {}),
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from policypress import config
+from policypress.config import PressMethod
 from policypress.rl.distill import Distill
 from policypress.rl.finetune import Finetune
 from policypress.rl.method import Method
 from policypress.rl.ptq import PostTraining
 
-METHODS: dict[config.Method, Method] = {"distill": Distill(), "ptq": PostTraining(), "finetune": Finetune()}
+METHODS: dict[PressMethod, Method] = {"distill": Distill(), "ptq": PostTraining(), "finetune": Finetune()}

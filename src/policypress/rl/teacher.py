@@ -51,11 +51,13 @@ class Teacher:
             raise ConfigError("a teacher without a network needs answers, a function from observations to outputs.")
         if self.imitation not in get_args(Imitation):
             raise ConfigError(f"imitation={self.imitation!r} is not one of {', '.join(get_args(Imitation))}.")
-        for node in self.graph.layers if self.graph is not None else ():
+        if self.graph is None:
+            return
+        for node in self.graph.layers:
             if not all(bool(torch.isfinite(values).all()) for values in node.module.parameters()):
                 raise DivergedError(
-                    f"the weights of layer {node.name} are not finite, the network's training diverged: press an "
-                    "earlier copy of it."
+                    f"the weights of {self.graph.label(node)} are not finite, the network's training diverged: press "
+                    "an earlier copy of it."
                 )
 
     @classmethod

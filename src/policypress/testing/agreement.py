@@ -1,0 +1,228 @@
+"""One policy through every engine: whether each answers as the reference does, and where it first does not."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.errors import ObservationError, UnsupportedError
+from policypress.export.c import CExportConfig, Weights, export_c
+from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder, compiler
+from policypress.export.onnx import check_onnx, encode_onnx
+from policypress.policy import observations as making
+from policypress.policy import reference
+from policypress.policy.policy import Policy
+from policypress.runtime.native import make_engine
+
+SINGLES = 8
+"""So many observations of a batch are asked alone too."""
+
+
+class DisagreementError(AssertionError):
+    """An engine does not answer as the reference does."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was compared, and nothing differed.
+
+    ``observations``: what the reference answers; ``refused``: what it refuses, as every engine that can must.
+    ``answers``: outputs and actions of each engine that ran. ``left_out``: why the others did not. ``kernels``: what
+    ran the native engine's steps.
+    """
+
+    observations: int
+    refused: int
+    answers: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
+
+
+class _Asked(NamedTuple):
+    policy: Policy
+    observations: NDArray[Any]
+    outputs: NDArray[np.float32]
+    actions: NDArray[Any]
+    refused: NDArray[Any]
+    weights: Weights
+    command: list[str] | None
+    flags: tuple[str, ...]
+
+
+class _Engine(Protocol):
+    """Outputs (batch, outputs) and actions (batch, *shape), or one action of one observation; ObservationError."""
+
+    def outputs(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
+
+    def predict(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+def agree(
+    policy: Policy,
+    observations: NDArray[Any] | None = None,
+    engines: Iterable[str] = ("native", "portable"),
+    *,
+    count: int = 64,
+    seed: int = 0,
+    weights: Weights = "auto",
+    command: Sequence[str] | None = None,
+    flags: Sequence[str] = ("-O2",),
+) -> Agreement:
+    """Ask each of ``engines`` (names of ``ENGINES``) what the reference is asked, in a batch and alone.
+
+    The native engine (with this machine's kernels or without), the compiled C and the exact ONNX graph of integer
+    numerics must give the same bits and refuse what the reference refuses; other ONNX graphs what their style allows.
+    ``observations`` (batch, *shape): by default ``count`` recorded, random and extreme ones, made from ``seed``.
+    ``weights``: their form in C. ``command``: the compiler, by default as ``policypress verify`` finds it, with
+    ``flags``. Raises DisagreementError with the first difference, ExportError where a library or the compiler fails.
+    """
+    asked = making.observations(policy, count, seed) if observations is None else observations
+    legal = making.legal(policy, asked)
+    refused, asked = asked[~legal], asked[legal]
+    found = Agreement(len(asked), len(refused), kernels=tuple(policy.engine.kernels()))
+    if not len(asked):
+        outputs, actions = np.empty((0, len(policy.layers[-1].weight)), np.float32), np.empty(0)
+    else:
+        outputs = reference.run(policy, reference.observe(policy.observation, asked))
+        actions = reference.act(policy.action, outputs)
+    found_command = list(command) if command is not None else compiler()
+    case = _Asked(policy, asked, outputs, actions, refused, weights, found_command, tuple(flags))
+    for name in engines:
+        try:
+            found.answers[name] = ENGINES[name](case, name)
+        except UnsupportedError as error:
+            found.left_out[name] = str(error)
+    return found
+
+
+class _Native:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def outputs(self, observations: NDArray[Any]) -> NDArray[Any]:
+        return self._given(self._engine.outputs(observations))
+
+    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
+        return self._given(self._engine.predict(observations))
+
+    def _given(self, answer: Any) -> NDArray[Any]:
+        if answer is None:
+            raise ObservationError("The native engine refuses the observation.")
+        return np.asarray(answer)
+
+
+def _native(asked: _Asked, name: str) -> int:
+    return _same_answers(asked, name, _Native(asked.policy.engine))
+
+
+def _portable(asked: _Asked, name: str) -> int:
+    return _same_answers(asked, name, _Native(make_engine(asked.policy, portable=True)))
+
+
+def _compiled(asked: _Asked, name: str) -> int:
+    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
+        export_c(asked.policy, f"{place}/c", CExportConfig("policy", weights=asked.weights, check=False))
+        built = CompiledPolicy(f"{place}/c", asked.command, asked.flags)
+        if built.self_test():
+            raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
+        return _same_answers(asked, f"{name}, weights {asked.weights}", built)
+
+
+def _self_test(asked: _Asked, name: str) -> int:
+    """The compiled C as a program of its own: with sanitizers it cannot be loaded again and again."""
+    if asked.command is None:
+        raise UnsupportedError("No C compiler was found: install one or set CC.")
+    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
+        export_c(asked.policy, f"{place}/c", CExportConfig("policy", weights=asked.weights, check=False))
+        check_folder(f"{place}/c", asked.command, asked.flags)
+    return 1
+
+
+def _integers(asked: _Asked, name: str) -> int:
+    """The build without floats, from the reference's codes."""
+    policy = asked.policy
+    if policy.input is None:
+        raise UnsupportedError(f"{policy.numerics} numerics have no build of integers only.")
+    if not len(asked.observations):
+        return 0
+    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
+        export_c(policy, f"{place}/c", CExportConfig("policy", True, asked.weights, check=False))
+        built = CompiledIntegers(f"{place}/c", asked.command, asked.flags)
+    if built.self_test():
+        raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
+    codes = reference.quantize_input(policy.input, reference.observe(policy.observation, asked.observations))
+    sums = built.run(codes.astype(np.int32))
+    _same(f"{name}, outputs", sums.astype(np.float32) * policy.layers[-1].scale, asked.outputs)
+    if policy.action.kind == "box":
+        return len(sums)
+    _same(f"{name}, actions", built.choose(sums), asked.actions)
+    return 2 * len(sums)
+
+
+def _exact(asked: _Asked, name: str) -> int:
+    return _onnx(asked, name, "exact")
+
+
+def _qdq(asked: _Asked, name: str) -> int:
+    return _onnx(asked, name, "qdq")
+
+
+def _onnx(asked: _Asked, name: str, style: str) -> int:
+    """Every integer of every step, outputs and actions, within what the style allows (nothing where it is exact)."""
+    if not len(asked.observations):
+        return 0
+    report = check_onnx(asked.policy, encode_onnx(asked.policy, style), asked.observations)
+    if not report.holds:
+        worst = report.worst
+        raise DisagreementError(f"{name}, {worst.place}: {worst.largest:g} apart, where {worst.allowed:g} is allowed.")
+    return 2 * report.observations
+
+
+ENGINES: dict[str, Callable[[_Asked, str], int]] = {
+    "native": _native,
+    "portable": _portable,
+    "C": _compiled,
+    "C, self test": _self_test,
+    "C, integers only": _integers,
+    "ONNX exact": _exact,
+    "ONNX qdq": _qdq,
+}
+
+
+def _same_answers(asked: _Asked, name: str, engine: _Engine) -> int:
+    observations, singles = asked.observations, range(min(SINGLES, len(asked.observations)))
+    try:
+        if len(observations):
+            _same(f"{name}, outputs", engine.outputs(observations), asked.outputs)
+            _same(f"{name}, actions", engine.predict(observations), asked.actions)
+        for i in singles:
+            _same(f"{name}, output {i} alone", engine.outputs(observations[i : i + 1]), asked.outputs[i : i + 1])
+            _same(f"{name}, action {i} alone", engine.predict(observations[i]), asked.actions[i])
+    except ObservationError as error:
+        raise DisagreementError(f"{name} refuses what the reference answers: {error}") from error
+    for row in asked.refused[:SINGLES]:
+        for ask in (engine.outputs, engine.predict):
+            try:
+                ask(row[None])
+            except ObservationError:
+                continue
+            raise DisagreementError(f"{name} answers what the reference refuses.")
+    return 2 * len(observations) + 2 * len(singles)
+
+
+def _same(name: str, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+    """Raises DisagreementError unless both arrays are equal in every bit."""
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+        raise DisagreementError(f"{name}: {found.dtype}{found.shape} and not {wanted.dtype}{wanted.shape}.")
+    if found.tobytes() == wanted.tobytes():
+        return
+    rows = list(zip(np.atleast_1d(found), np.atleast_1d(wanted), strict=True))
+    differing = [i for i, (a, b) in enumerate(rows) if a.tobytes() != b.tobytes()]
+    a, b = rows[differing[0]]
+    raise DisagreementError(f"{name}: {len(differing)} of {len(rows)} differ; the first, {differing[0]}: {a}, not {b}.")
