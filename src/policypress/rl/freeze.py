@@ -14,7 +14,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-import policypress
 from policypress.compression.freeze import freeze_graph, outputs_of, spread
 from policypress.errors import UnsupportedError
 from policypress.policy.canonical import canonical
@@ -22,6 +21,7 @@ from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.adapters import adapter_for, check_agent, observation_transform
 from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing
+from policypress.version import __version__
 
 
 def freeze(
@@ -98,7 +98,7 @@ def _environment_id(model: BaseAlgorithm) -> str | None:
 
 def _versions() -> dict[str, str]:
     return {
-        "policypress": policypress.__version__,
+        "policypress": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
