@@ -110,7 +110,7 @@ class Random:
         return self._image(ops)
 
     def resnet(self) -> Policy:
-        """The paper's: ``policypress.rl.networks.ResNetExtractor``."""
+        """The paper's: ``policypress.rl.resnet.ResNetExtractor``."""
         ops: list[Op] = []
         channels, same = IMAGE[0], {"padding": (1, 1)}
         keep = Requantization(np.array([200], np.int32), np.array([8], np.int32), INT32_MIN, INT32_MAX)

@@ -19,8 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from policypress.rl.compress import Source, plan, press
 from policypress.rl.curves import plot_frontier
+from policypress.rl.formats import open_agent
+from policypress.rl.plan import plan_pressing
+from policypress.rl.press import press
+from policypress.rl.sources import Source
 
 Settings = dict[str, Any]
 Result = dict[str, Any]
@@ -67,7 +70,7 @@ def slug(name: str) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    source = Source(options.agent, options.vecnormalize)
+    agent = open_agent(Source(options.agent, options.vecnormalize), options.algo, options.env)
     for family, students in FAMILIES.items():
         if options.only and family not in options.only:
             continue
@@ -75,8 +78,8 @@ def run(options: argparse.Namespace) -> None:
             started = time.monotonic()
             folder = options.out / f"{slug(f'{family} {name}')}-{options.seed}"
             student = {"seed": options.seed, "batches": options.batches, **settings.get("student", {})}
-            config = plan(source, options.algo, options.env, **{**settings, "student": student})
-            result = press(source, config, folder, resume=True)
+            config = plan_pressing(agent, **{**settings, "student": student})
+            result = press(agent, config, folder, resume=True)
             print(f"{row(folder.name, [result])} {time.monotonic() - started:.0f} s", flush=True)
 
 

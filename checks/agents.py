@@ -72,10 +72,14 @@ import policypress as pp
 from policypress.config import CompressionConfig, DistillConfig, Environment
 from policypress.errors import PolicypressError
 from policypress.rl import CompressionCallback
-from policypress.rl.agents import load_agent
-from policypress.rl.compress import Source, compress, plan, press, teacher_of
+from policypress.rl.agents import load_agent, teacher_of
+from policypress.rl.compress import compress
 from policypress.rl.environments import make_env
 from policypress.rl.evaluate import evaluate
+from policypress.rl.formats import open_agent
+from policypress.rl.plan import plan_pressing
+from policypress.rl.press import press
+from policypress.rl.sources import Source
 
 TOLERANCE = 1e-5
 EPISODE, EPISODES, FIRST_SEED = 20, 3, 1000
@@ -1023,10 +1027,10 @@ def opened(made: Agent, door: str) -> pp.Policy:
     if door == "freeze":
         return pp.freeze(made.model)
     if door == "press":
-        source = Source(made.path, made.vecnormalize)
+        agent = open_agent(Source(made.path, made.vecnormalize), made.algo, made.env)
         student = {"batches": 20, "states": 256, "collections": 1}
-        config = plan(source, made.algo, made.env, hidden=(4,), student=student, settings={"episodes": 10})
-        press(source, config, made.path.parent / "pressed")
+        config = plan_pressing(agent, hidden=(4,), student=student, settings={"episodes": 10})
+        press(agent, config, made.path.parent / "pressed")
         return pp.load(made.path.parent / "pressed" / "policy.policy")
     opened = load_agent(made.path, made.algo, made.env, vecnormalize=made.vecnormalize, trust=door == "trust")
     teacher = teacher_of(opened)

@@ -14,7 +14,7 @@ from torch import nn
 import policypress as pp
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl import evaluate
-from policypress.rl.distill import Act, Teacher
+from policypress.rl.teacher import Act, Teacher
 
 ENV, SEED = "MountainCarContinuous-v0", 1
 

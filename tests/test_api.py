@@ -179,8 +179,25 @@ def test_evaluate_needs_gymnasium_alone(tmp_path: Path) -> None:
     assert float(done.stdout) > 5
 
 
-def test_dir_shows_every_verb() -> None:
-    assert set(dir(policypress)) >= {"bench", "compress", "evaluate", "export", "freeze", "load", "train", "verify"}
+COMPLETE = (
+    "import rlcompleter, policypress; complete = rlcompleter.Completer({'policypress': policypress}).complete\n"
+    "found = iter(lambda state=iter(range(999)): complete('policypress.', next(state)), None)\n"
+    "print(json.dumps([name.removeprefix('policypress.').rstrip('()') for name in found]))\n"
+)
+"""What the Tab key shows behind "policypress." in a fresh Python."""
+
+
+def test_completion_shows_every_public_name_before_its_first_use() -> None:
+    assert set(policypress.__all__) < set(dir(policypress))
+    done = python("import json; " + COMPLETE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == sorted(policypress.__all__)
+
+
+def test_completion_shows_what_can_be_used_where_nothing_is_trained() -> None:
+    done = python("import json\n" + WITHOUT + COMPLETE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == sorted({*policypress.__all__} - {"compress", "evaluate", "freeze", "train"})
 
 
 def test_export_is_a_function_and_a_package(policy_file: Path, tmp_path: Path) -> None:
@@ -197,11 +214,16 @@ def test_export_is_a_function_and_a_package(policy_file: Path, tmp_path: Path) -
     assert (tmp_path / "a" / "a.c").exists()
 
 
-def test_a_name_whose_library_is_missing_says_what_to_install() -> None:
-    done = python(WITHOUT + "import policypress as pp; pp.freeze")
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("freeze", "torch", "train"), ("compress", "torch", "train"), ("train", "torch", "train"),
+     ("evaluate", "gymnasium", "gym")],
+)  # fmt: skip
+def test_a_name_whose_library_is_missing_says_what_to_install(name: str, module: str, extra: str) -> None:
+    done = python(WITHOUT + f"import policypress as pp; pp.{name}")
     assert done.returncode == 1
-    assert "ModuleNotFoundError: policypress.freeze: this needs torch, which is not installed: " in done.stderr
-    assert install("train") in done.stderr
+    sentence = f"ModuleNotFoundError: policypress.{name}: this needs {module}, which is not installed: {install(extra)}"
+    assert sentence in done.stderr
 
 
 def test_extras_are_those_of_the_package() -> None:

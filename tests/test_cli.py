@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import typer
+from rich.progress import Progress
 
 import policypress as pp
 from policypress import cli
-from policypress.config import ALGORITHMS, TRAINED, CompressionConfig, PressConfig, TrainConfig
+from policypress.algorithms import ALGORITHMS, TRAINED
+from policypress.cli import live
+from policypress.config import CompressionConfig, PressConfig, TrainConfig
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.search import Candidate, Knobs, Standing
@@ -119,7 +123,8 @@ def test_help_needs_no_library_of_training() -> None:
 
 
 def test_one_list_of_algorithms() -> None:
-    assert ALGORITHMS == adapters.NAMES
+    assert sorted(ALGORITHMS) == sorted(adapters.NAMES)
+    assert set(TRAINED) == {name for name, adapter in adapters.ADAPTERS.items() if adapter.while_learning}
     given = {verb: command.params for verb, command in typer.main.get_command(cli.app).commands.items()}  # type: ignore[attr-defined]
     for verb, names in (("train", TRAINED), ("compress", ALGORITHMS)):
         (algo,) = [parameter for parameter in given[verb] if parameter.name == "algo"]
@@ -224,7 +229,7 @@ def test_train_where_a_file_is(run: Run, tmp_path: Path) -> None:
 
 
 def test_train_in_a_folder_in_use(run: Run, tmp_path: Path) -> None:
-    with checkpoint.locked(tmp_path):
+    with locked(tmp_path):
         assert_one_sentence(run("train", *SMALL, "--out", tmp_path), "another process is training in")
 
 
@@ -419,12 +424,13 @@ def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch
         seen.update({**runs, "resume": resume})
         raise pp.RunError("enough.")
 
-    monkeypatch.setattr("policypress.rl.compare.train_all", capture)
+    monkeypatch.setattr("policypress.rl.side_by_side.train_all", capture)
     answer = run(
         "train", "--algo", "dqn", "--env", LOOK, "--out", tmp_path, "--steps", 500, "--sparsity", 0.7,
         "--weight-bits", 5, "--activation-bits", 0, "--input-bits", 9, "--hidden", 33, "--network", "resnet",
         "--allocation", "uniform", "--schedule", "linear", "--granularity", "channel", "--prune-start", 0,
-        "--prune-end", 0.7, "--quantize-start", 0.75, "--n-envs", 2, "--eval-every", 50, "--eval-episodes", 3,
+        "--criterion", "random", "--prune-end", 0.7,
+        "--quantize-start", 0.75, "--n-envs", 2, "--eval-every", 50, "--eval-episodes", 3,
         "--final-episodes", 4, "--set", "learning_rate=1e-3", "--set", "tau=1", "--device", "cuda", "--seed", 0,
         "--resume", "--compare", "dense",
     )  # fmt: skip
@@ -436,7 +442,7 @@ def test_every_option_reaches_the_settings(run: Run, tmp_path: Path, monkeypatch
         final_episodes=4, device="cuda", algo_kwargs={"learning_rate": 1e-3, "tau": 1},
         compression=CompressionConfig(
             sparsity=0.7, weight_bits=5, activation_bits=0, input_bits=9, allocation="uniform", schedule="linear",
-            granularity="channel", prune_start=0.0, prune_end=0.7, quantize_start=0.75,
+            granularity="channel", criterion="random", prune_start=0.0, prune_end=0.7, quantize_start=0.75,
         ),
     )  # fmt: skip
     dense, out = seen["dense"]
@@ -448,7 +454,7 @@ def test_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pyte
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("policypress.rl.compare.train_all", interrupted)
+    monkeypatch.setattr("policypress.rl.side_by_side.train_all", interrupted)
     answer = run("train", *SMALL, "--out", tmp_path / "run")
     assert answer.code == 130
     assert "go on with --resume" in answer.err
@@ -541,8 +547,8 @@ def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) ->
 
 def test_losses_are_shown_with_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(cli.Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
-    with cli._bars("loss", "#.3g") as advance:
+    monkeypatch.setattr(Progress, "update", lambda _, task, *, latest, **__: shown.append(latest))
+    with live.bars("loss", "#.3g") as advance:
         for value in (0.00123456, 2.0, None):
             advance("distill", 1, 2, value)
     assert shown == ["loss 0.00123", "loss 2.00", ""]
@@ -553,7 +559,7 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown algo": (("--algo", "her"), "algo='her' is not one of"),
     "env": (("--env", "CartPol-v1"), "did you mean CartPole-v1?"),
     "other env": (("--env", "CartPole-v1"), "name the environment that it was trained in"),
-    "wider": (("--hidden", "17,4"), "layer q_net.0 of 16 units cannot become 17 wide: give 1 to 16"),
+    "wider": (("--hidden", "17,4"), "hidden 1 (q_net.0) of 16 units cannot become 17 wide: give 1 to 16"),
     "hidden": (("--hidden", "wide"), "hidden='wide' must be widths with commas between, for example 24,24."),
     "hidden 0": (("--hidden", "0"), "must be widths of at least 1"),
     "sparsity": (("--sparsity", 1.0), "sparsity=1.0 must be at least 0 and below 1"),
@@ -571,6 +577,11 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "minutes": (("--minutes", 3), "minutes=3 are the time of a search: say what it must keep, --keep 0.95."),
     "method": (("--method", "prune"), "method='prune' is not one of distill, ptq, finetune."),
     "steps": (("--steps", 100), "are those of --method finetune"),
+    "schedule of ptq": (
+        ("--method", "ptq", "--prune-end", 0.3),
+        "prune_end is of training, and --method ptq does without",
+    ),
+    "env_kwargs": (("--env-kwargs", "size=3"), "--env-kwargs 'size=3' cannot be read: write NAME:VALUE with a Python"),
     "finetune": (("--method", "finetune"), "say how long to train on, for example --steps 100000."),
     "finetune trust": (("--method", "finetune", "--steps", 100), "add --trust if you trust the file"),
     "finetune hidden": (("--method", "finetune", "--steps", 100, "--hidden", "4,4"), "leave --hidden out"),
@@ -603,26 +614,33 @@ def test_every_option_of_compress_reaches_the_settings(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def capture(source: Any, config: PressConfig, out: Path, **options: Any) -> None:
-        seen.update(source=source, config=config, out=out, **options)
+    def capture(agent: Any, config: PressConfig, out: Path, **options: Any) -> None:
+        seen.update(agent=agent, config=config, out=out, **options)
         raise pp.RunError("enough.")
 
-    monkeypatch.setattr("policypress.rl.compress.press", capture)
+    monkeypatch.setattr("policypress.rl.press.press", capture)
     monkeypatch.setattr("policypress.rl.search.search", capture)
     answer = run(
         *pressed(picker_file, tmp_path), "--hidden", "5,4", "--rate-weight", 0.1, "--sparsity", 0.2, "--weight-bits", 5,
         "--activation-bits", 4, "--input-bits", 9, "--batches", 500, "--states", 300, "--critic-weight", 2,
-        "--learning-rate", 0.5, "--batch-size", 64, "--trust", "--seed", 3, "--resume",
+        "--learning-rate", 0.5, "--batch-size", 64, "--trust", "--seed", 3, "--resume", "--collections", 7,
+        "--critic-start", 0.25, "--allocation", "uniform", "--schedule", "linear", "--criterion", "random",
+        "--granularity", "channel", "--prune-start", 0.1, "--prune-end", 0.3, "--quantize-start", 0.4,
     )  # fmt: skip
     assert_one_sentence(answer, "enough.")
     config, student = seen["config"], seen["config"].student
-    assert (seen["source"].agent, seen["source"].trust, seen["out"]) == (picker_file, True, tmp_path)
+    source = seen["agent"].source
+    assert (source.agent, source.trust, seen["out"]) == (picker_file, True, tmp_path)
     assert seen["resume"] is True
     assert (config.algo, config.env, config.method, config.episodes) == ("dqn", PICK, "distill", 4)
     assert (student.hidden, student.batches, student.states, student.seed) == ((5, 4), 500, 300, 3)
     assert (student.critic_weight, student.learning_rate, student.batch_size) == (2, 0.5, 64)
     compression = student.compression
+    assert (student.collections, student.critic_start) == (7, 0.25)
     assert (compression.sparsity, compression.rate_weight) == (0.2, 0.1)
+    assert (compression.allocation, compression.schedule, compression.criterion) == ("uniform", "linear", "random")
+    assert (compression.prune_start, compression.prune_end, compression.quantize_start) == (0.1, 0.3, 0.4)
+    assert compression.granularity == "channel"
     assert (compression.weight_bits, compression.activation_bits, compression.input_bits) == (5, 4, 9)
 
     assert_one_sentence(run(*pressed(picker_file, tmp_path), "--keep", 0.9, "--jobs", 3), "enough.")
@@ -638,7 +656,7 @@ def test_interrupted_compress_says_how_to_go_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("policypress.rl.compress.press", interrupted)
+    monkeypatch.setattr("policypress.rl.press.press", interrupted)
     answer = run(*pressed(picker_file, tmp_path))
     assert answer.code == 130
     assert "go on with --resume" in answer.err

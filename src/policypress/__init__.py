@@ -7,7 +7,7 @@ Importing it needs NumPy only. ``freeze``, ``compress`` and ``train`` need the e
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policypress import presets
 from policypress.config import CompressionConfig, DistillConfig, Environment, PressConfig, TrainConfig
@@ -20,7 +20,7 @@ from policypress.errors import (
     RunError,
     UnsupportedError,
 )
-from policypress.extras import missing
+from policypress.extras import lacking, missing
 from policypress.measure.size import size
 from policypress.policy.artifact import load
 from policypress.policy.policy import Policy
@@ -62,27 +62,39 @@ __all__ = [
 ]
 
 
+class _Later(NamedTuple):
+    """A function that is imported when it is first asked for: the module that holds it, and the extra that brings what
+    this module imports (None: it needs NumPy alone)."""
+
+    module: str
+    extra: str | None
+
+
 _LATER = {
-    "bench": "policypress.measure.bench",
-    "compress": "policypress.rl.compress",
-    "evaluate": "policypress.rl.evaluate",
-    "freeze": "policypress.rl.freeze",
-    "train": "policypress.rl.train",
-    "verify": "policypress.export.verify",
+    "bench": _Later("policypress.measure.bench", None),
+    "compress": _Later("policypress.rl.compress", "train"),
+    "evaluate": _Later("policypress.rl.evaluate", "gym"),
+    "export": _Later("policypress.export", None),
+    "freeze": _Later("policypress.rl.freeze", "train"),
+    "train": _Later("policypress.rl.train", "train"),
+    "verify": _Later("policypress.export.verify", None),
 }
-"""Functions that are imported when they are first asked for, and where from."""
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'policypress' has no attribute {name!r}")
+    module, extra = _LATER[name]
     try:
-        if name == "export":  # the subpackage, which can be called: a function here would hide its modules
-            return importlib.import_module("policypress.export")
-        if name in _LATER:
-            return getattr(importlib.import_module(_LATER[name]), name)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"policypress.{name}: {missing(error.name or '')}", name=error.name) from error
-    raise AttributeError(f"module 'policypress' has no attribute {name!r}")
+        lacks = (lacking(extra) if extra else None) or error.name or ""
+        raise ModuleNotFoundError(f"policypress.{name}: {missing(lacks, extra)}", name=lacks) from error
+    # The subpackage policypress.export can be called: a function of its name would hide its modules.
+    return found if name == "export" else getattr(found, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    """The public names that can be used here: completion looks each of them up, and one error would end it."""
+    absent = {name for name, (_, extra) in _LATER.items() if extra and lacking(extra)}
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))} - absent)

@@ -1,38 +1,97 @@
-"""Settings: frozen, validated dataclasses that travel as JSON with a version."""
+"""Settings: frozen, validated dataclasses that travel as JSON with a version.
+
+A field annotated with a ``Setting`` is an option of the command line too, with its words, choices and default from
+here. Any other field is set in Python only.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from policypress.errors import ConfigError
 
 CONFIG_VERSION = 1
 FLOAT_BITS = 32
 
-TRAINED = ("sac", "ddpg", "td3", "tqc", "dqn", "ppo", "a2c")
-"""Algorithms whose agents are pressed while they learn."""
-ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn", "ppo", "trpo", "a2c")
-"""Algorithms whose agents are frozen, and pressed after training; ``rl.adapters`` has one adapter each."""
-
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
+PruningMethod = Literal["gradual", "set"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "allocation": ("erk", "uniform", "ivanov2025", "global"),
-    "schedule": ("cubic", "linear", "one-shot", "constant"),
-    "criterion": ("magnitude", "flow", "random"),
-    "granularity": ("auto", "tensor", "channel"),
-    "weight_range": ("mse", "minmax", "learned"),
-}
+PressMethod = Literal["distill", "ptq", "finetune"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a number lies: from ``low`` to ``high`` (None: any above), or ``other``, for ``meaning``."""
+
+    low: int
+    high: int | None = None
+    other: int | None = None
+    meaning: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        return value == self.other or (self.low <= value and (self.high is None or value <= self.high))
+
+    def __str__(self) -> str:
+        span = f"at least {self.low}" if self.high is None else f"{self.low} to {self.high}"
+        return span if self.other is None else f"{span}, or {self.other} for {self.meaning}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field's option says: ``text`` without a full stop, the ``part`` of the help that it stands in ("": the
+    first), the ``span`` of its numbers, ``shown``, the default in words if its value says little (None: the default
+    is not told), and the name of the ``option`` if it is not the field's."""
+
+    text: str
+    part: str = ""
+    span: Span | None = None
+    shown: str | None = ""
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """A field of a config: its type, its default (None if it has none), and its ``setting`` if it is an option."""
+
+    name: str
+    kind: Any
+    default: Any
+    setting: Setting | None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a type that is a Literal; () for any other."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+
+@cache
+def fields_of(cls: Any) -> tuple[ConfigField, ...]:
+    """The fields of ``cls``, a config's class, in order."""
+    kinds = get_type_hints(cls, include_extras=True)
+    found = []
+    for one in fields(cls):
+        kind, setting = kinds[one.name], None
+        if get_origin(kind) is Annotated:
+            kind, setting = get_args(kind)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        found.append(ConfigField(one.name, kind, None if default is MISSING else default, setting))
+    return tuple(found)
+
+
+PRUNING, QUANTIZATION, EVALUATION = "Pruning", "Quantization", "Evaluation"
+ENVIRONMENT, STUDENT, SEARCH = "The environment", "The student", "Search for the smallest policy"
+OTHER_METHODS = "Other methods"
+"""Parts of the help."""
 
 
 @dataclass(frozen=True)
@@ -42,40 +101,58 @@ class CompressionConfig:
     ``prune_start``, ``prune_end``, ``quantize_start`` and ``observe`` are fractions of the nominal training steps.
     """
 
-    sparsity: float = 0.0
-    """Fraction of the deployed network's weights that end as zero; biases are never pruned."""
-    allocation: Allocation = "erk"
-    schedule: Schedule = "cubic"
-    criterion: Criterion = "magnitude"
+    sparsity: Annotated[
+        float,
+        Setting("Fraction of the deployed network's weights that end as zero; biases are never pruned", PRUNING),
+    ] = 0.0
+    pruning: Annotated[
+        PruningMethod, Setting("gradual: more and more weights go; set: sparse at once, some go and come back", PRUNING)
+    ] = "gradual"
+    """"gradual": more and more weights go, by ``schedule``; "set": sparse from ``prune_start`` on, and in every
+    iteration some live weights go and as many come back elsewhere."""
+    allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", PRUNING)] = "erk"
+    schedule: Annotated[Schedule, Setting("How the sparsity grows", PRUNING)] = "cubic"
+    criterion: Annotated[
+        Criterion,
+        Setting(
+            "What a weight is kept for: its own magnitude, the flow of all paths through it, or at random", PRUNING
+        ),
+    ] = "magnitude"
     """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units."""
-    prune_start: float = 0.2
-    prune_end: float = 0.8
+    prune_start: Annotated[float, Setting("Fraction of the steps at which pruning starts", PRUNING)] = 0.2
+    prune_end: Annotated[float, Setting("Fraction of the steps at which pruning ends", PRUNING)] = 0.8
     prune_iterations: int = 600
     prune_auxiliary: bool = False
     """Also prune heads that training needs and nobody deploys (SAC's ``log_std``), as the paper does."""
-    weight_bits: int = FLOAT_BITS
-    """2 to 8, or 32 for no quantization."""
-    activation_bits: int = 8
-    """2 to 8, or 0 for float32 activations (weight-only numerics)."""
-    input_bits: int = 8
-    """2 to 16; one scale per input feature."""
-    granularity: Granularity = "auto"
-    """Weight scales: "tensor", "channel", or "auto": per channel for convolutions, per tensor for Linear."""
-    weight_range: WeightRange = "mse"
+    weight_bits: Annotated[
+        int, Setting("Bits of a weight", QUANTIZATION, Span(2, 8, FLOAT_BITS, "no quantization"))
+    ] = FLOAT_BITS
+    activation_bits: Annotated[
+        int, Setting("Bits of an activation", QUANTIZATION, Span(2, 8, 0, "float activations"))
+    ] = 8
+    """0 is weight-only numerics."""
+    input_bits: Annotated[int, Setting("Bits of an input; one scale a feature", QUANTIZATION, Span(2, 16))] = 8
+    granularity: Annotated[Granularity, Setting("What shares a scale of weights", QUANTIZATION)] = "auto"
+    """"auto": per channel for convolutions, per tensor for Linear."""
+    weight_range: Annotated[WeightRange, Setting("How the steps of the weights are found", QUANTIZATION)] = "mse"
     """"mse" tracks the scale of least squared error (Lloyd-Max), "minmax" the largest magnitude; "learned" follows the
     gradient of the loss (Esser et al. 2020)."""
-    rate_weight: float = 0.0
+    rate_weight: Annotated[
+        float,
+        Setting(
+            "Price of a weight's bits beside the loss, with learned steps; more gives a smaller payload", QUANTIZATION
+        ),
+    ] = 0.0
     """Weight of the bits that a weight takes in the payload, a part of the loss while quantizing: more of it gives
     coarser weights and more zeros. Needs weight_range="learned"; in units of the loss."""
-    quantize_start: float = 0.85
+    quantize_start: Annotated[float, Setting("Fraction of the steps from which integers are trained", QUANTIZATION)] = (
+        0.85
+    )
     observe: float = 0.05
     """How long before ``quantize_start`` ranges are measured; 0 starts cold, as the paper does."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choices)}.")
+        _check_fields(self)
         if not 0.0 <= self.sparsity < 1.0:
             raise ConfigError(
                 f"sparsity={self.sparsity} must be at least 0 and below 1, for example "
@@ -92,12 +169,6 @@ class CompressionConfig:
             )
         if self.prune_iterations < 1:
             raise ConfigError(f"prune_iterations={self.prune_iterations} must be at least 1.")
-        if self.weight_bits != FLOAT_BITS and not 2 <= self.weight_bits <= 8:
-            raise ConfigError(f"weight_bits={self.weight_bits} must be 2 to 8, or 32 for no quantization.")
-        if self.activation_bits != 0 and not 2 <= self.activation_bits <= 8:
-            raise ConfigError(f"activation_bits={self.activation_bits} must be 2 to 8, or 0 for float activations.")
-        if not 2 <= self.input_bits <= 16:
-            raise ConfigError(f"input_bits={self.input_bits} must be 2 to 16.")
         if self.rate_weight < 0.0 or (self.rate_weight and not (self.quantizes and self.weight_range == "learned")):
             raise ConfigError(
                 f"rate_weight={self.rate_weight} must be at least 0, and needs weight_bits of 2 to 8 and "
@@ -149,9 +220,19 @@ class Environment:
     """
 
     env: str
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    wrappers: tuple[str, ...] = ()
-    frame_stack: int = 1
+    env_kwargs: Annotated[
+        dict[str, Any],
+        Setting("What the environment is made with, NAME:VALUE, for example use_contact_forces:True", ENVIRONMENT),
+    ] = field(default_factory=dict)
+    wrappers: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Wrapper around it, module:Class or 'module:Class(name=value)'; the innermost first",
+            ENVIRONMENT,
+            option="wrapper",
+        ),
+    ] = ()
+    frame_stack: Annotated[int, Setting("Observations joined as VecFrameStack joins them", ENVIRONMENT, Span(1))] = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", str(self.env))
@@ -160,9 +241,7 @@ class Environment:
         object.__setattr__(self, "wrappers", tuple(self.wrappers))
         hint = ": write a factory that makes the environment, and name that"
         object.__setattr__(self, "env_kwargs", _json_values("env_kwargs", self.env_kwargs, hint))
-        _check_numbers(self)
-        if self.frame_stack < 1:
-            raise ConfigError(f"frame_stack={self.frame_stack} must be at least 1.")
+        _check_fields(self)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that say something: what stands in the provenance of a policy, and makes it again."""
@@ -177,25 +256,26 @@ class TrainConfig:
 
     algo: str
     env: str
-    steps: int
-    """Nominal environment steps; the schedule's fractions refer to them."""
+    steps: Annotated[int, Setting("Nominal environment steps")]
+    """The schedule's fractions refer to them."""
     extension: float = 0.0
     """Training goes on for this fraction of ``steps`` beyond them (0.3 in the paper)."""
-    seed: int = 1
+    seed: Annotated[int, Setting("Random seed")] = 1
     compression: CompressionConfig = field(default_factory=CompressionConfig)
-    network: Literal["mlp", "nature", "resnet"] = "mlp"
-    hidden: tuple[int, ...] = ()
-    """Widths of the deployed network's hidden layers; empty: the algorithm's default."""
-    n_envs: int = 1
+    network: Annotated[Literal["mlp", "nature", "resnet"], Setting("mlp; for images nature or resnet")] = "mlp"
+    hidden: Annotated[
+        tuple[int, ...],
+        Setting("Widths of the deployed network's hidden layers, for example 24,24", shown="the algorithm's own"),
+    ] = ()
+    n_envs: Annotated[int, Setting("Environments stepped together", span=Span(1))] = 1
     algo_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the Stable-Baselines3 algorithm."""
     optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of Adam, for example weight_decay."""
-    eval_every: int = 0
-    """Steps between evaluations; 0: twenty over the run."""
-    eval_episodes: int = 10
-    final_episodes: int = 50
-    device: str = "cpu"
+    eval_every: Annotated[int, Setting("Steps between evaluations", EVALUATION, shown="20 evaluations in all")] = 0
+    eval_episodes: Annotated[int, Setting("Episodes an evaluation", EVALUATION)] = 10
+    final_episodes: Annotated[int, Setting("Episodes of the last evaluation", EVALUATION)] = 50
+    device: Annotated[str, Setting("cpu or cuda")] = "cpu"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """This and the next two: see ``Environment``."""
     wrappers: tuple[str, ...] = ()
@@ -205,17 +285,13 @@ class TrainConfig:
         object.__setattr__(self, "algo", self.algo.lower())
         # As they come back from JSON, so that a config equals its own copy on disk.
         _settle_environment(self)
-        _check_numbers(self)
+        _check_fields(self)
         for name in ("algo_kwargs", "optimizer_kwargs"):
             object.__setattr__(self, name, _json_values(name, getattr(self, name)))
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
         if self.extension < 0.0:
             raise ConfigError(f"extension={self.extension} must not be negative.")
-        if self.n_envs < 1:
-            raise ConfigError(f"n_envs={self.n_envs} must be at least 1.")
-        if self.network not in ("mlp", "nature", "resnet"):
-            raise ConfigError(f"network={self.network!r} is not one of mlp, nature, resnet.")
         if any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
         if self.eval_every < 0 or self.eval_episodes < 1 or self.final_episodes < 2:
@@ -242,26 +318,29 @@ class DistillConfig:
     """
 
     compression: CompressionConfig = field(default_factory=CompressionConfig)
-    hidden: tuple[int, ...] = ()
-    """Widths of the student's last hidden layers; empty: the agent's own network."""
-    batches: int = 100_000
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    states: int = 100_000
-    """Observations that the student learns from, the most that are kept."""
-    collections: int = 20
-    """How often states are added while the student learns."""
-    critic_weight: float = 0.0
-    """Weight of what the student's actions lose by the agent's critics, beside the imitation."""
-    critic_start: float = 0.5
-    """Fraction of ``batches`` from which the critics count."""
-    seed: int = 1
+    hidden: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Widths of the student's last hidden layers, for example 24,24", STUDENT, shown="the agent's own network"
+        ),
+    ] = ()
+    batches: Annotated[
+        int, Setting("Batches that it learns from, at most: it stops when it has learned all", STUDENT, Span(1))
+    ] = 100_000
+    batch_size: Annotated[int, Setting("Observations a batch", STUDENT, Span(1))] = 256
+    learning_rate: Annotated[float, Setting("Of Adam, at first", STUDENT)] = 1e-3
+    states: Annotated[int, Setting("Observations that it learns from, the most that are kept", STUDENT, Span(1))] = (
+        100_000
+    )
+    collections: Annotated[int, Setting("How often states are added while it learns", STUDENT, Span(1))] = 20
+    critic_weight: Annotated[
+        float, Setting("Weight of what its actions lose by the agent's critics, beside the imitation", STUDENT)
+    ] = 0.0
+    critic_start: Annotated[float, Setting("Fraction of the batches from which the critics count", STUDENT)] = 0.5
+    seed: Annotated[int, Setting("Random seed")] = 1
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
-        for name in ("batches", "batch_size", "collections", "states"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        _check_fields(self)
         if self.states < self.batch_size:
             raise ConfigError(f"states={self.states} must be at least batch_size={self.batch_size}.")
         if self.learning_rate <= 0.0:
@@ -288,16 +367,24 @@ class PressConfig:
     env: str
     agent: str
     vecnormalize: str = ""
-    method: Literal["distill", "ptq", "finetune"] = "distill"
+    method: Annotated[
+        PressMethod,
+        Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", OTHER_METHODS),
+    ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
-    steps: int = 0
-    """Environment steps of the method "finetune"."""
-    keep: float = 0.0
-    """Share of the agent's return to keep while the payload becomes as small as it gets; 0: one student, no search."""
-    minutes: float = 0.0
-    """Time for the search."""
-    episodes: int = 50
+    steps: Annotated[int, Setting("Environment steps of --method finetune", OTHER_METHODS, shown=None)] = 0
+    keep: Annotated[
+        float,
+        Setting(
+            "Search for the smallest payload that keeps this share of the mean return, for example 0.95",
+            SEARCH,
+            shown=None,
+        ),
+    ] = 0.0
+    """0: one student, no search."""
+    minutes: Annotated[float, Setting("Time for the search", SEARCH)] = 0.0
+    episodes: Annotated[int, Setting("Episodes of a measurement", span=Span(2))] = 50
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """This and the next two: see ``Environment``."""
     wrappers: tuple[str, ...] = ()
@@ -306,9 +393,7 @@ class PressConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "algo", self.algo.lower())
         _settle_environment(self)
-        _check_numbers(self)
-        if self.method not in ("distill", "ptq", "finetune"):
-            raise ConfigError(f"method={self.method!r} is not one of distill, ptq, finetune.")
+        _check_fields(self)
         if self.method == "finetune":
             if self.steps < 1:
                 raise ConfigError("say how long to train on, for example --steps 100000.")
@@ -327,22 +412,26 @@ class PressConfig:
             raise ConfigError("keep=... searches for a precision: give weight_bits of 2 to 8.")
         if self.minutes and not self.keep:
             raise ConfigError(f"minutes={self.minutes:g} are the time of a search: say what it must keep, --keep 0.95.")
-        if self.episodes < 2:
-            raise ConfigError(f"episodes={self.episodes} must be at least 2.")
 
     @property
     def environment(self) -> Environment:
         return Environment(self.env, self.env_kwargs, self.wrappers, self.frame_stack)
 
 
-def _check_numbers(config: Any) -> None:
-    """Raises ConfigError for a field of ``config`` that is no number, no whole one or not finite, but should be."""
-    for one in fields(config):
+def _check_fields(config: Any) -> None:
+    """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although
+    it should be, or outside its span."""
+    for one in fields_of(config.__class__):
         value = getattr(config, one.name)
-        if one.type == "int" and not isinstance(value, int):
+        if one.choices and value not in one.choices:
+            raise ConfigError(f"{one.name}={value!r} is not one of {', '.join(one.choices)}.")
+        if one.kind is int and not isinstance(value, int):
             raise ConfigError(f"{one.name}={value!r} must be a whole number.")
-        if one.type == "float" and not (isinstance(value, int | float) and math.isfinite(value)):
+        if one.kind is float and not (isinstance(value, int | float) and math.isfinite(value)):
             raise ConfigError(f"{one.name}={value!r} must be a finite number.")
+        span = one.setting.span if one.setting else None
+        if span is not None and value not in span:
+            raise ConfigError(f"{one.name}={value} must be {span}.")
 
 
 def _json_values(name: str, values: Mapping[str, Any], hint: str = "") -> dict[str, Any]:
@@ -372,9 +461,17 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _TUPLES = ("hidden", "wrappers")
 
 
+_LATER = (("pruning", "gradual"),)
+"""Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
+
+
 def to_json(config: Config) -> dict[str, Any]:
     """The config as JSON values, with its version."""
-    return {"version": CONFIG_VERSION, **asdict(config)}
+    return {"version": CONFIG_VERSION, **asdict(config, dict_factory=_written)}
+
+
+def _written(values: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in values if (name, value) not in _LATER}
 
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -23,18 +23,24 @@ def install(extra: str) -> str:
     return f"pip install '{_origin()}[{extra}]'"
 
 
-def missing(module: str) -> str:
-    """The sentence for a module that could not be imported."""
+def missing(module: str, extra: str | None = None) -> str:
+    """The sentence for a ``module`` that could not be imported by what needs ``extra``; where no extra is given, the
+    first that brings the module."""
     top = module.partition(".")[0]
-    call = next((install(extra) for extra, modules in EXTRAS.items() if top in modules), f"pip install {top}")
-    return f"this needs {top}, which is not installed: {call}."
+    extra = extra or next((name for name, modules in EXTRAS.items() if top in modules), None)
+    return f"this needs {top}, which is not installed: {install(extra) if extra else f'pip install {top}'}."
+
+
+def lacking(extra: str) -> str | None:
+    """The first module that ``extra`` cannot do without and that is not installed."""
+    needed = (*EXTRAS[extra][:2], *(EXTRAS["gym"][:1] if extra == "train" else ()))
+    return next((module for module in needed if find_spec(module) is None), None)
 
 
 def require(extra: str) -> None:
     """Raises PolicypressError, before any work, if a module that ``extra`` cannot do without is not installed."""
-    for module in (*EXTRAS[extra][:2], *(EXTRAS["gym"][:1] if extra == "train" else ())):
-        if find_spec(module) is None:
-            raise PolicypressError(f"this needs {module}, which is not installed: {install(extra)}.")
+    if module := lacking(extra):
+        raise PolicypressError(missing(module, extra))
 
 
 def _origin() -> str:

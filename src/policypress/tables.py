@@ -12,6 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from policypress.policy.description import contract_rows, layer_titles
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def verification_table(result: Verification) -> Table:
             table.add_row(row.engine, "", "", row.verdict)
         else:
             table.add_row(row.engine, f"{row.difference:.6g}", f"{row.actions:,}", row.verdict)
-    what = "steps of the last layer's sums" if result.unit == "steps" else "units in the last place of float32"
+    what = {"steps": "steps of the last layer's sums", "ulps": "units in the last place of float32"}[result.unit]
     head = (
         f"{result.vectors:,} observations, {result.numerics} numerics; "
         f"largest difference from the reference in {what}; yes: every bit is the same"
@@ -203,45 +204,6 @@ def contract_table(policy: Policy) -> Table:
 def export_table(report: Report) -> Table:
     """What an export found when it checked itself."""
     return _rows(report.rows())
-
-
-def contract_rows(policy: Policy) -> dict[str, str]:
-    """The contract of inputs and outputs in words."""
-    observation, action, origin = policy.observation, policy.action, policy.provenance
-    takes = f"{observation.dtype} array of shape {observation.shape} or a batch of them"
-    if observation.image:
-        takes += f", {observation.frame_stack} stacked frames, divided by 255 inside"
-    if observation.normalization is not None:
-        takes += ", normalized inside (VecNormalize)"
-    if action.kind == "discrete":
-        gives = f"index of the largest output, from {action.start}"
-    elif action.kind == "multi-discrete":
-        gives = f"index of the largest output in each group of {', '.join(map(str, action.nvec))}"
-    elif action.kind == "multi-binary":
-        gives = f"{len(policy.layers[-1].weight)} values, 1 for every output above 0, else 0"
-    else:
-        assert action.low is not None
-        assert action.high is not None
-        bounds = f"[{float(action.low.min()):g}, {float(action.high.max()):g}]"
-        how = "tanh scaled to" if action.squash else "clipped to"
-        gives = f"{action.dtype} array of shape {action.shape}, {how} {bounds}"
-    if not any(layer.nonzeros for layer in policy.layers):
-        gives += "; constant: no weight is left"
-    rows = {"takes": takes, "gives": gives, "numerics": policy.numerics}
-    if policy.input is not None:
-        rows["input"] = f"{policy.input.bits} bits a feature"
-    if origin.get("algo"):
-        rows["trained"] = ", ".join(f"{key} {origin[key]}" for key in ("algo", "env", "steps", "seed") if key in origin)
-    measured = policy.results.get("evaluation")
-    if measured:
-        rows["return"] = (
-            f"{measured['mean']:.1f} [{measured['low']:.1f}, {measured['high']:.1f}] "
-            f"over {measured['episodes']} episodes of {measured['env']}"
-        )
-        if "ended_early" in measured:  # not on cards of before
-            rows["worst tenth"] = f"{measured['worst_tenth']:.1f}"
-            rows["ends early"] = f"{measured['ended_early']:.1%} of the episodes, before the limit of time"
-    return rows
 
 
 def _rows(rows: Mapping[str, str]) -> Table:
@@ -363,16 +325,10 @@ _NAME_WIDTH = 15  # of a network, beside seven columns of large numbers
 
 
 def layer_names(report: SizeReport) -> list[str]:
-    """What people call the layers: "conv 1 (32)", "hidden 2 (256)", numbered by kind, and "output (6)"; what they are
-    called in the framework that trained them stands in the JSON."""
-    counts = {"conv": 0, "linear": 0}
-    names = []
-    for layer in report.layers:
-        counts[layer.kind] += 1
-        kind = {"conv": "conv", "linear": "hidden"}[layer.kind]
-        place = "output" if layer is report.layers[-1] else f"{kind} {counts[layer.kind]}"
-        names.append(f"{place} ({layer.trained_shape[0]})")
-    return names
+    """The layers' titles with their units, "hidden 2 (256)"; what they are called in the framework that trained them
+    stands in the JSON."""
+    titles = layer_titles([layer.kind == "conv" for layer in report.layers])
+    return [f"{title} ({layer.trained_shape[0]})" for title, layer in zip(titles, report.layers, strict=True)]
 
 
 def _folded(network: str) -> str:

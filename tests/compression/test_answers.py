@@ -17,7 +17,7 @@ from policypress.compression.freeze import freeze_graph
 from policypress.config import CompressionConfig
 from policypress.errors import UnsupportedError
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.rl.distill import Teacher
+from policypress.rl.teacher import Teacher
 
 DISCRETE = ActionTransform("discrete", dtype="int64")
 VECTOR = ObservationTransform((4,), "float32")

@@ -22,23 +22,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from policypress.compression import Compressor, Phase, Residual, fake_quant, kernels
-from policypress.compression.fake_quant import (
-    BIAS_LIMIT,
-    FLOAT32_SHIFT,
-    INT32,
-    ActivationQuantizer,
-    FakeQuantLinear,
-    FakeQuantTanh,
-    InputQuantizer,
-    LayerQuantizer,
-    multiplier_and_shift,
-    plain_layer,
-    quantized_layer,
-    weight_channels,
-)
+from policypress.compression import Compressor, Phase, Residual, kernels
+from policypress.compression.activations import FakeQuantActivation, TableRange, activation_input
+from policypress.compression.fake_quant import FakeQuantLinear, plain_layer, quantized_layer, weight_channels
+from policypress.compression.fixed_point import FLOAT32_SHIFT, INT32, fixed_point, multiplier_and_shift
 from policypress.compression.freeze import freeze_graph
-from policypress.compression.graph import LayerNode, Node, ResidualNode, TanhNode
+from policypress.compression.graph import ActivationNode, LayerNode, Node, ResidualNode
+from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
+from policypress.compression.weight_steps import BIAS_LIMIT, LayerQuantizer
 from policypress.config import CompressionConfig, Granularity, WeightRange
 from policypress.measure.size import size
 from policypress.policy import reference
@@ -220,7 +211,7 @@ def places(nodes: Sequence[Node]) -> Iterator[Place]:
             output = layer.policypress_quantizer.output
             unit = layer.accumulator_scale() if output is None else output.scale()
             yield layer, unit.numpy(), node.relu and output is None
-        elif isinstance(node, TanhNode):
+        elif isinstance(node, ActivationNode):
             yield node.module, node.module.output.scale().numpy(), False  # type: ignore[union-attr, operator]
         else:
             yield None
@@ -636,7 +627,7 @@ def test_multiplier_and_shift(ratio: float) -> None:
 def test_requantization_is_exact_in_float32(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
     """Against Python's integers, for every accumulator of 31 bits and codes of up to eight."""
     multiplier, shift = (torch.tensor(values, dtype=torch.int32) for values in zip(*pairs, strict=True))
-    ratio = fake_quant._fixed_point(multiplier, shift)
+    ratio = fixed_point(multiplier, shift)
     assert ratio.dtype == torch.float32
     accumulators = data.draw(
         st.lists(
@@ -1066,7 +1057,8 @@ def test_gradients_of_an_unsaturated_chain_are_those_of_its_rounded_weights() ->
 
 @pytest.mark.parametrize("bits", BITS)
 def test_the_gradient_of_a_tanh_is_that_of_its_output(bits: int) -> None:
-    tanh = FakeQuantTanh(bits)
+    source = activation_input("tanh", (), signed=True, at_once=True)
+    tanh = FakeQuantActivation(nn.Tanh(), TableRange("tanh", (), bits, source))
     tanh.active = True
     x = (torch.arange(-255, 256) / 64).reshape(7, 73).requires_grad_()
     y = tanh(x)
@@ -1300,7 +1292,7 @@ def test_the_module_under_test_computes_in_integers() -> None:
     torch.manual_seed(0)
     network = mlp()
     compressor = press(network, CASES["mlp"], weight_bits=2, activation_bits=2)
-    assert {type(node.module) for node in compressor.graph.layers} == {fake_quant.FakeQuantLinear}
+    assert {type(node.module) for node in compressor.graph.layers} == {FakeQuantLinear}
     policy = frozen(compressor, (5,))
     assert {int(code) for layer in policy.layers for code in np.unique(layer.weight)} == {-1, 0, 1}
 

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="freezing starts from a torch networ
 from torch import nn  # noqa: E402
 
 from policypress.compression import Compressor, Residual, trace  # noqa: E402
-from policypress.compression.fake_quant import multiplier_and_shift  # noqa: E402
+from policypress.compression.fixed_point import multiplier_and_shift  # noqa: E402
 from policypress.compression.freeze import freeze_graph  # noqa: E402
 from policypress.config import CompressionConfig  # noqa: E402
 

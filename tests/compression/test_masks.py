@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from policypress.compression.criterion import score
-from policypress.compression.masks import Masks, top_k_mask
+from policypress.compression.criterion import scores
+from policypress.compression.masks import Enforcement, PrunedWeight, top_k_mask
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
@@ -28,12 +28,12 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @st.composite
-def scores(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
+def cases(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
     values = draw(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 3.0]) | st.floats(0, 1, width=32), min_size=1))
     return torch.tensor(values), draw(st.integers(-1, len(values) + 1))
 
 
-@given(scores())
+@given(cases())
 def test_exactly_that_many_zeros_and_the_lowest_scores(case: tuple[torch.Tensor, int]) -> None:
     values, zeros = case
     mask = top_k_mask(values, zeros)
@@ -63,21 +63,41 @@ def test_the_same_scores_give_the_same_mask() -> None:
 def test_magnitude_is_the_absolute_value_and_random_is_seeded() -> None:
     weight = nn.Parameter(torch.tensor([[1.0, -3.0], [0.0, 2.0]]))
     generator = torch.Generator().manual_seed(0)
-    magnitude = score("magnitude", weight, generator)
+    (magnitude,) = scores("magnitude", [weight], [], generator)
     assert magnitude.tolist() == [[1.0, 3.0], [0.0, 2.0]]
     assert not magnitude.requires_grad
-    first, second = (score("random", weight, generator) for _ in range(2))
+    first, second = scores("random", [weight, weight], [], generator)
     assert not torch.equal(first, second)
-    again = score("random", weight, torch.Generator().manual_seed(0))
+    (again,) = scores("random", [weight], [], torch.Generator().manual_seed(0))
     assert torch.equal(first, again)
     assert bool((first >= 0).all())
+
+
+class Masks(Enforcement):
+    """Masks of ``weights``, all trained by one optimizer."""
+
+    def __init__(self, weights: list[Any], optimizer: torch.optim.Optimizer) -> None:
+        self.pruned = [PrunedWeight(str(place), weight, optimizer) for place, weight in enumerate(weights)]
+        super().__init__(self.pruned, lambda _: None)
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        return [one.weight for one in self.pruned]
+
+    def update(self, masks: list[torch.Tensor]) -> None:
+        for one, mask in zip(self.pruned, masks, strict=True):
+            one.set_mask(mask)
+
+    def apply(self) -> None:
+        for one in self.pruned:
+            one.apply()
 
 
 def network_and_masks(name: str) -> tuple[nn.Sequential, torch.optim.Optimizer, Masks]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     optimizer = OPTIMIZERS[name](network.parameters())
-    return network, optimizer, Masks([network[0].weight, network[2].weight], optimizer)  # type: ignore[list-item]
+    return network, optimizer, Masks([network[0].weight, network[2].weight], optimizer)
 
 
 def learn(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:

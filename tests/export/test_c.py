@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_f
 from policypress.policy import reference
 from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import InputQuantization
+from policypress.policy.ops import Flatten, InputQuantization, MaxPool2d
 from policypress.policy.policy import Policy
 from policypress.testing import (
     NUMERICS,
@@ -171,6 +172,28 @@ def test_auto_counts_the_code_of_another_form(tmp_path):
     report = export_c(dataclasses.replace(policy, ops=ops), tmp_path / "out", UNCHECKED)
     assert {layer.form for layer in report.layers} == {"dense"}
     assert "ENGINE_USE_PACKED" in report.left_out
+
+
+@needs_cc
+@pytest.mark.parametrize("weights", ["auto", "payload"])
+@pytest.mark.parametrize("shape", [(3, 2, 2), (3, 1, 1)])
+def test_images_of_no_convolution_keep_their_order(shape, weights, tmp_path):
+    """Only the observation says that there are channels, and one pixel is padded and pooled like others."""
+    b = Builder("integer", 8, 3, per_output=True)
+    pool = (MaxPool2d((2, 2), (1, 1), (1, 1)),) if shape == (3, 1, 1) else ()
+    values = 3 * (4 if pool else math.prod(shape[1:]))
+    bound = np.ones(2, np.float32)
+    policy = Policy(
+        (*pool, Flatten(), b.layer(4, values, role="hidden", name="one"), b.layer(2, 4, role="raw", name="two")),
+        ObservationTransform(shape, "float32"),
+        ActionTransform("box", (2,), low=-bound, high=bound),
+        InputQuantization(b.rng.uniform(20, 40, math.prod(shape)).astype(np.float32), -127, 127, 8),
+        baseline_bytes=1,
+    )
+    export_c(policy, tmp_path / "out", CExportConfig("net", weights=weights))
+    observations = (4 * b.rng.normal(size=(50, *shape))).astype(np.float32)
+    outputs = policy.outputs(observations, reference=True)
+    assert CompiledPolicy(tmp_path / "out").outputs(observations).tobytes() == outputs.tobytes()
 
 
 @needs_cc

@@ -20,11 +20,11 @@ from policypress.config import CompressionConfig, DistillConfig, TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.artifact import pack
+from policypress.policy.description import contract_rows
 from policypress.rl import CompressionCallback, adapters, evaluate
 from policypress.rl.adapters import ADAPTERS, NAMES, Adapter, adapter_named
 from policypress.rl.callback import attach
 from policypress.rl.compress import compress
-from policypress.tables import contract_rows
 from rl.toys import (
     AIM,
     CHOOSE,

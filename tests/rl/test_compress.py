@@ -23,11 +23,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import policypress as pp
 from policypress.config import CompressionConfig, DistillConfig, PressConfig, from_json
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
-from policypress.rl import ResNetExtractor, checkpoint, evaluate
-from policypress.rl.compress import Source, compress, plan, post_training, press, scaled_hidden, teacher_of
+from policypress.rl import ResNetExtractor, evaluate
+from policypress.rl.agents import teacher_of
+from policypress.rl.compress import compress, post_training
+from policypress.rl.press import press
 from policypress.rl.search import search
-from rl.toys import EPISODE, FOLLOW, LOOK, PICK, PICK_OF_FOUR, agent, in_child, save_picker
+from policypress.rl.sources import Source
+from policypress.rl.teacher import scaled_hidden
+from rl.toys import EPISODE, FOLLOW, LOOK, PICK, PICK_OF_FOUR, agent, in_child, plan, save_picker
 
 STUDENT = {"batches": 300, "batch_size": 32, "states": 600, "learning_rate": 1e-2, "collections": 5}
 LEFT = {".lock", "config.json", "policy.policy", "result.json", "teacher.json"}
@@ -111,7 +116,7 @@ def test_a_finished_run_is_shown_and_others_are_refused(
 
 
 def test_a_folder_in_use(source: Source, tmp_path: Path) -> None:
-    with checkpoint.locked(tmp_path), pytest.raises(RunError, match="another process is training in"):
+    with locked(tmp_path), pytest.raises(RunError, match="another process is training in"):
         press(source, planned(source), tmp_path)
 
 

@@ -21,8 +21,11 @@ from policypress.errors import ConfigError, DivergedError, ObservationError, Pol
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.payload import encode_payload
 from policypress.rl import distill, evaluate
-from policypress.rl.compress import compress, post_training, teacher_of
-from policypress.rl.distill import EnvironmentStates, Teacher, imitation_loss, squashed
+from policypress.rl.agents import teacher_of
+from policypress.rl.compress import compress, post_training
+from policypress.rl.imitation import imitation_loss, squashed
+from policypress.rl.sources import EnvironmentStates
+from policypress.rl.teacher import Teacher
 from rl.toys import (
     CHOOSE,
     EPISODE,
@@ -314,7 +317,7 @@ def test_students_learn_from_other_episodes_than_those_that_measure_them() -> No
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"hidden": (17, 6)}, "layer 0 of 16 units cannot become 17 wide: give 1 to 16"),
+        ({"hidden": (17, 6)}, r"hidden 1 \(0\) of 16 units cannot become 17 wide: give 1 to 16"),
         ({"critic_weight": 0.1}, "critic_weight needs critics of actions, which this agent does not have"),
         ({"compression": replace(BITS8, sparsity=0.99, prune_end=0.5)}, "would leave no weight"),
     ],
@@ -331,7 +334,9 @@ def test_weights_that_are_not_finite() -> None:
     network = picker()
     with torch.no_grad():
         next(iter(network.parameters()))[0, 0] = torch.nan
-    with pytest.raises(DivergedError, match=r"^the weights of layer 0 are not finite, .*: press an earlier copy"):
+    with pytest.raises(
+        DivergedError, match=r"^the weights of hidden 1 \(0\) are not finite, .*: press an earlier copy"
+    ):
         Teacher.of(network, VECTOR, DISCRETE)
 
 
@@ -362,7 +367,8 @@ def test_a_student_that_acts_alike_stops_early_at_the_end_of_its_schedule(monkey
     decay = distill._decay
     monkeypatch.setattr(distill, "_decay", lambda progress: rates.append(decay(progress)) or rates[-1])
     seen: list[tuple[int, int]] = []
-    policy = student.run(lambda done, of, _: seen.append((done, of)))
+    student.run(lambda done, of, _: seen.append((done, of)))
+    policy = student.freeze()
     used = policy.provenance["batches"]
     assert 300 < used == len(rates) < LONG.batches / 4
     assert seen[-1] == (used, used)
@@ -401,7 +407,8 @@ def test_where_a_student_falls_back_the_rest_takes_longer(monkeypatch: pytest.Mo
         return from_now(pace, batch, length)
 
     monkeypatch.setattr(distill._Pace, "from_now", noted)
-    used = student.run().provenance["batches"]
+    student.run()
+    used = student.freeze().provenance["batches"]
     assert planned[:6] == [300, 600, 1_200, 2_400, 4_000, 4_000]
     assert 300 < used <= LONG.batches
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,10 +25,12 @@ from policypress.errors import ConfigError, DivergedError, RunError, Unsupported
 from policypress.rl import environments, evaluate
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
-from policypress.rl.compress import Source, plan, press
 from policypress.rl.environments import description_of, make_env, name_of
+from policypress.rl.press import press
 from policypress.rl.search import Candidate, Knobs
-from rl.toys import PICK, Follow, Pick, agent, draw, save_picker, write_picker
+from policypress.rl.sources import Source
+from policypress.rl.workers import Workers
+from rl.toys import PICK, Follow, Pick, agent, draw, plan, save_picker, write_picker
 
 mujoco = pytest.importorskip("mujoco")
 EVALUATE, SEARCH = (sys.modules[f"policypress.rl.{name}"] for name in ("evaluate", "search"))
@@ -284,14 +285,12 @@ def test_students_of_a_search_make_it_in_processes_of_their_own(here: str, tmp_p
     source = Source(save_picker(tmp_path / "agent.zip"))
     settings = {"keep": 0.1, "minutes": 1.0, "episodes": 2}
     config = plan(source, "dqn", environment, settings=settings, student={"states": 300})
-    student = replace(config.student, batches=40, hidden=(8,))
-    context = multiprocessing.get_context("spawn")
-    answers: Any = context.Queue()
-    arguments = (source, config, student, Knobs(), (12.0, 12.0), tmp_path / "students", answers)
-    worker = context.Process(target=SEARCH._train, args=arguments)
-    worker.start()
-    _, candidate = answers.get(timeout=120)
-    worker.join()
+    config = replace(config, student=replace(config.student, batches=40, hidden=(8,)))
+    with Workers[Knobs](lambda knobs: knobs.name) as workers:
+        workers.start(Knobs(), SEARCH._train, source, config, Knobs(), (12.0, 12.0), tmp_path / "students")
+        message = workers.wait(120.0)
+    assert message is not None
+    candidate = message.value
     assert isinstance(candidate, Candidate)
     policy = pp.load(tmp_path / "students" / Knobs().name / "policy.policy")
     assert policy.provenance["env"] == f"{here}:make"
@@ -299,7 +298,7 @@ def test_students_of_a_search_make_it_in_processes_of_their_own(here: str, tmp_p
 
 
 def test_training_makes_it_again(here: str, tmp_path: Path) -> None:
-    from policypress.rl.plan import plan as plan_training
+    from policypress.rl.plan import plan_training
     from policypress.rl.train import train
 
     made_of = {"env_kwargs": {"length": 4}, "wrappers": (f"{here}:Doubled",), "frame_stack": 2}
@@ -515,7 +514,7 @@ def test_an_environment_that_fails_those_who_act_blindly(tmp_path: Path, monkeyp
     def fails(*_: Any, **__: Any) -> Any:
         raise RunError("no")
 
-    monkeypatch.setattr(sys.modules["policypress.rl.compress"], "chance", fails)
+    monkeypatch.setattr(sys.modules["policypress.rl.measured"], "chance", fails)
     config = plan(Source(save_picker(tmp_path / "agent.zip")), "dqn", PICK, hidden=(8,))
     with pytest.raises(RunError, match=r"^no$"):
         press(Source(tmp_path / "agent.zip"), config, tmp_path / "run")

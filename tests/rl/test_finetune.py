@@ -23,8 +23,9 @@ from policypress.config import PressConfig
 from policypress.errors import RunError, UnsupportedError
 from policypress.rl import checkpoint
 from policypress.rl.agents import load_agent
-from policypress.rl.compress import Source, plan, press
-from rl.toys import FOLLOW, LOOK, NAMED, PICK, agent
+from policypress.rl.press import press
+from policypress.rl.sources import Source
+from rl.toys import FOLLOW, LOOK, NAMED, PICK, agent, plan
 
 FINETUNE = sys.modules["policypress.rl.finetune"]
 ENVS = {"sac": FOLLOW, "td3": FOLLOW, "dqn": PICK, "ppo": FOLLOW, "a2c": PICK}

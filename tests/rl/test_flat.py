@@ -21,9 +21,10 @@ from policypress.errors import ObservationError, UnsupportedError
 from policypress.rl import CompressionCallback, evaluate, flatten_observation
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
-from policypress.rl.compress import Source, plan, press
 from policypress.rl.environments import flat_space
-from rl.toys import PAIRED, PRESSED, SEEN, Follow, Pick
+from policypress.rl.press import press
+from policypress.rl.sources import Source
+from rl.toys import PAIRED, PRESSED, SEEN, Follow, Pick, plan
 
 SPACES: dict[str, spaces.Space[Any]] = {
     "discrete": spaces.Discrete(5),
@@ -163,7 +164,7 @@ def test_an_agent_of_dict_observations_is_pressed(method: str, tmp_path: Path) -
 
 
 def test_train_takes_every_space(tmp_path: Path) -> None:
-    from policypress.rl.plan import plan as plan_training
+    from policypress.rl.plan import plan_training
     from policypress.rl.train import train
 
     small = {"eval_every": 50, "eval_episodes": 1, "final_episodes": 2, "hidden": (8,)}

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from torch import nn
 
 import policypress as pp
-from policypress.compression.compressor import Phase
+from policypress.compression.quantization import Phase
 from policypress.config import CompressionConfig
 from policypress.errors import DivergedError, PolicypressError, UnsupportedError
 from policypress.policy.ops import Activation, Layer

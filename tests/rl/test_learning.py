@@ -48,9 +48,9 @@ def test_dqn_learns_while_it_is_pressed() -> None:
 @pytest.mark.parametrize("preset", ["policypress", "ivanov2025"])
 def test_a_whole_run_learns_at_every_setting(preset: str, tmp_path: Path) -> None:
     from policypress.rl import train
-    from policypress.rl.plan import plan
+    from policypress.rl.plan import plan_training
 
-    config = plan(
+    config = plan_training(
         "sac", FOLLOW, 2_000, preset=preset, compression={"sparsity": 0.9},
         training={"eval_every": 500, "final_episodes": 20},
         algo_kwargs={"gamma": 0.0, "learning_rate": 3e-3, "learning_starts": 100, "ent_coef": 0.01},

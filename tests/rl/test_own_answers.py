@@ -25,10 +25,10 @@ from policypress.config import CompressionConfig, DistillConfig
 from policypress.errors import UnsupportedError
 from policypress.policy import reference
 from policypress.rl.adapters import ADAPTERS, check_graph
-from policypress.rl.agents import load_agent
+from policypress.rl.agents import load_agent, teacher_of
 from policypress.rl.callback import CompressionCallback, attached_compressor
-from policypress.rl.compress import compress, post_training, teacher_of
-from policypress.rl.distill import acting
+from policypress.rl.compress import compress, post_training
+from policypress.rl.teacher import acting
 from rl.toys import FOLLOW, LOOK, PICK, PRESSED, agent, draw, random_observations
 
 SMALL = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500, "device": "cpu", "seed": 0}

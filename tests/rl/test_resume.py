@@ -22,6 +22,7 @@ import torch
 import policypress as pp
 from policypress.config import TrainConfig
 from policypress.errors import RunError
+from policypress.files import locked
 from policypress.rl import checkpoint, train
 from policypress.rl import load as load_agent
 from policypress.rl.callback import attached_compressor
@@ -196,19 +197,19 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path) -> None:
 
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     def hold() -> None:
-        with checkpoint.locked(tmp_path):
+        with locked(tmp_path):
             (tmp_path / "held").touch()
             time.sleep(60)
 
     def refused() -> bool:
         if not (tmp_path / "held").exists():
             return False
-        with pytest.raises(RunError, match="another process is training in"), checkpoint.locked(tmp_path):
+        with pytest.raises(RunError, match="another process is training in"), locked(tmp_path):
             pass
         return True
 
     assert in_child(hold, refused) == -signal.SIGKILL
-    with checkpoint.locked(tmp_path):
+    with locked(tmp_path):
         pass
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -20,9 +21,13 @@ from hypothesis import strategies as st
 import policypress as pp
 from policypress.config import PressConfig
 from policypress.errors import ConfigError, RunError
-from policypress.rl.compress import Source, plan
+from policypress.rl.distill import Distill
+from policypress.rl.formats import open_agent
+from policypress.rl.measured import PressFolder
+from policypress.rl.methods import METHODS
 from policypress.rl.search import CHANCE, COLUMNS, Candidate, Knobs, Standing, propose, search
-from rl.toys import PICK, in_child, save_picker
+from policypress.rl.sources import Source
+from rl.toys import PICK, in_child, plan, save_picker
 
 SEARCH = sys.modules["policypress.rl.search"]
 FORK = multiprocessing.get_context("fork")
@@ -262,13 +267,17 @@ def test_a_student_that_dies_says_so(source: Source, tmp_path: Path, monkeypatch
 EVALUATE = SEARCH.evaluate
 
 
-def test_an_error_of_a_student_is_the_search_s(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RunError("no space left."), ZeroDivisionError("division by zero")], ids=repr)
+def test_an_error_of_a_student_is_the_search_s(
+    error: Exception, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise RunError("no space left.")
+        raise error
 
-    monkeypatch.setattr(SEARCH, "compress", fail)
-    with pytest.raises(RunError, match=r"^no space left\.$"):
+    monkeypatch.setattr(Distill, "press", fail)
+    with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
         search(source, planned(source, minutes=0.5), tmp_path, jobs=1)
+    assert not multiprocessing.active_children()
 
 
 def test_no_time_for_a_single_student(source: Source, tmp_path: Path) -> None:
@@ -290,11 +299,8 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
     monkeypatch.undo()
     monkeypatch.setattr(SEARCH, "_TIMED_BATCHES", 20)
     students = object.__new__(SEARCH._Students)
-    from policypress.rl.agents import load_agent
-    from policypress.rl.compress import CompressFiles, teacher_of
-
-    teacher = teacher_of(load_agent(source.agent, "dqn", PICK))
-    students._config, students._files, students._teacher = planned(source), CompressFiles(tmp_path), teacher
+    students._agent, students._method = open_agent(source, "dqn", PICK), METHODS["distill"]
+    students._config, students._run = planned(source), PressFolder(tmp_path)
     batches = students._batches(200.0)  # however busy the machine is
     assert 1_000 < batches < 2_000_000
     assert batches % 1_000 == 0

@@ -28,9 +28,10 @@ from policypress.config import Environment
 from policypress.errors import RunError, UnsupportedError
 from policypress.rl import evaluate
 from policypress.rl.agents import load_agent
-from policypress.rl.compress import Source, plan, press
+from policypress.rl.press import press
+from policypress.rl.sources import Source
 from policypress.rl.statistics import beside, normalized_env, read_vecnormalize
-from rl.toys import FOLLOW, Follow, agent, random_observations
+from rl.toys import FOLLOW, Follow, agent, plan, random_observations
 
 WIDE = "toys/FollowWide-v0"
 """``Follow`` in the numbers of MuJoCo: float64 without bounds, far from zero."""

@@ -16,12 +16,13 @@ import pytest
 import policypress as pp
 from policypress.config import CompressionConfig, TrainConfig, from_json
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
+from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import checkpoint, evaluate, train
 from policypress.rl import load as load_agent
 from policypress.rl.adapters import ADAPTERS
-from policypress.rl.compare import train_all
-from policypress.rl.plan import dense_baseline, plan
+from policypress.rl.plan import dense_baseline, plan_training
+from policypress.rl.side_by_side import train_all
 from rl.toys import FILES, FOLLOW, LOOK, LOOK_CHANNELS_LAST, PICK, PRESSED, SEEN, dqn, image_dqn, run_config, sac
 
 STEPS = {"sac": 100, "dqn": 150, "ppo": 100}
@@ -174,12 +175,12 @@ def test_other_settings_do_not_touch_a_run(run: Run, change: dict[str, Any], res
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with (
-        checkpoint.locked(tmp_path / "run"),
+        locked(tmp_path / "run"),
         pytest.raises(RunError, match=r"another process is training in .*: wait for it or choose another --out"),
     ):
         train(run_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with checkpoint.locked(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         pass
 
 
@@ -287,19 +288,19 @@ def test_settings_out_of_range_name_themselves(values: dict[str, Any]) -> None:
 
 
 def test_plan_knows_the_family_of_the_environment() -> None:
-    assert plan("dqn", LOOK, 1000).network == "nature"
-    assert plan("td3", FOLLOW, 1000).algo_kwargs == {"learning_starts": 100}
-    assert plan("ppo", FOLLOW, 1000, algo_kwargs={"n_steps": 50}).algo_kwargs == {"n_steps": 50}
-    assert plan("sac", FOLLOW, 1000).compression == CompressionConfig()
-    assert plan("sac", FOLLOW, 1000, compression={"sparsity": 0.9}).compression.weight_bits == 8
-    paper = plan("sac", FOLLOW, preset="ivanov2025", compression={"sparsity": 0.9})
+    assert plan_training("dqn", LOOK, 1000).network == "nature"
+    assert plan_training("td3", FOLLOW, 1000).algo_kwargs == {"learning_starts": 100}
+    assert plan_training("ppo", FOLLOW, 1000, algo_kwargs={"n_steps": 50}).algo_kwargs == {"n_steps": 50}
+    assert plan_training("sac", FOLLOW, 1000).compression == CompressionConfig()
+    assert plan_training("sac", FOLLOW, 1000, compression={"sparsity": 0.9}).compression.weight_bits == 8
+    paper = plan_training("sac", FOLLOW, preset="ivanov2025", compression={"sparsity": 0.9})
     assert (paper.steps, paper.total_steps) == (1_000_000, 1_300_000)
     assert paper.optimizer_kwargs == {"weight_decay": 1e-4}
     assert paper.compression.activation_bits == 0
     with pytest.raises(ConfigError, match=r"say how long to train, for example steps=150000\."):
-        plan("sac", FOLLOW)
+        plan_training("sac", FOLLOW)
     with pytest.raises(ConfigError, match="preset='paper' is not one of policypress, ivanov2025"):
-        plan("sac", FOLLOW, 1000, preset="paper")
+        plan_training("sac", FOLLOW, 1000, preset="paper")
 
 
 def test_dense_baseline_differs_in_compression_alone() -> None:
@@ -323,7 +324,7 @@ def test_default_parameters_are_those_of_the_default_network(algo: str, network:
 
 
 def test_resnet_is_the_papers() -> None:
-    config = plan("dqn", LOOK, 1000, training={"network": "resnet"})
+    config = plan_training("dqn", LOOK, 1000, training={"network": "resnet"})
     model = image_dqn(ADAPTERS["dqn"].policy_kwargs(config))
     layers = pp.freeze(model).layers
     assert [layer.weight.shape[0] for layer in layers] == [32] * 5 + [64] * 10 + [512, 2]

@@ -27,9 +27,13 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.compression.compressor import Compressor
-from policypress.config import CompressionConfig, TrainConfig
+from policypress.config import CompressionConfig, PressConfig, TrainConfig
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.callback import CompressionCallback, attached_compressor
+from policypress.rl.environments import EnvLike
+from policypress.rl.formats import open_agent
+from policypress.rl.plan import plan_pressing
+from policypress.rl.sources import Source
 
 EPISODE = 10
 """Steps of an episode of every environment here."""
@@ -377,6 +381,11 @@ def draw(observation_space: spaces.Box, seed: int = 0) -> Callable[..., NDArray[
 
 
 # Runs
+
+
+def plan(source: Source, algo: str, env: EnvLike, **settings: Any) -> PressConfig:
+    """``plan_pressing`` for an agent that is opened for it."""
+    return plan_pressing(open_agent(source, algo, env), **settings)
 
 
 def run_config(algo: str = "dqn", **changes: Any) -> TrainConfig:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from policypress.config import Allocation
-from policypress.errors import ConfigError
+from policypress.errors import ConfigError, unknown
 
 Shape = Sequence[int]
 
@@ -19,12 +19,15 @@ def allocate(method: Allocation, shapes: Sequence[Shape], sparsity: float, names
     """
     sizes = [math.prod(shape) for shape in shapes]
     total = round(sparsity * sum(sizes))
-    if method == "erk":
-        ideal = _erk(shapes, sizes, total)
-    elif method == "ivanov2025":
-        ideal = _ivanov2025(shapes, sizes, total)
-    else:
-        ideal = [sparsity * size for size in sizes]
+    match method:
+        case "erk":
+            ideal = _erk(shapes, sizes, total)
+        case "ivanov2025":
+            ideal = _ivanov2025(shapes, sizes, total)
+        case "uniform" | "global":
+            ideal = [sparsity * size for size in sizes]
+        case _:
+            unknown(method)
     if method == "global" and total <= sum(sizes) - len(sizes):
         return _round_to_total(ideal, [size - 1 for size in sizes], total)
     zeros = _round_to_total(ideal, sizes, total)

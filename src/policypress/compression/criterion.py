@@ -7,15 +7,38 @@ from typing import NamedTuple
 
 import torch
 
-from policypress.compression.graph import LayerNode, Node, ResidualNode
+from policypress.compression.graph import (
+    ActivationNode,
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ReluNode,
+    ResidualNode,
+)
 from policypress.config import Criterion
+from policypress.errors import unknown
 
 
-def score(criterion: Criterion, weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Non-negative scores of ``weight``'s shape, by itself; ``generator`` decides for "random"."""
-    if criterion == "magnitude":
-        return weight.detach().abs()
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
+def scores(
+    criterion: Criterion, weights: Sequence[torch.Tensor], graphs: Sequence[Graph], generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Non-negative scores of each weight's shape; "flow" looks at the ``graphs`` that the weights are part of, and
+    ``generator`` decides for "random"."""
+    match criterion:
+        case "magnitude":
+            return [weight.detach().abs() for weight in weights]
+        case "random":
+            return [torch.rand(weight.shape, generator=generator).to(weight.device) for weight in weights]
+        case "flow":
+            found: dict[int, torch.Tensor] = {}
+            for graph in graphs:
+                by_name = flow(graph.nodes)
+                found |= {id(node.module.weight): by_name[node.name] for node in graph.layers}
+            return [found[id(weight)] for weight in weights]
+        case _:
+            unknown(criterion)
 
 
 @torch.no_grad()
@@ -46,13 +69,18 @@ class _Flow(NamedTuple):
 def _forward(nodes: Sequence[Node], x: torch.Tensor, layers: list[_Flow]) -> torch.Tensor:
     """What flows out of ``nodes``, for ``x`` that flows in; ``layers`` grows by each layer in its order."""
     for node in nodes:
-        if isinstance(node, LayerNode):
-            weight = node.module.weight.double().abs()
-            inputs = x.repeat_interleave(weight.shape[1] // len(x))  # a channel, once flattened, is its positions
-            layers.append(_Flow(node.name, weight, inputs))
-            x = _matrix(weight) @ inputs
-        elif isinstance(node, ResidualNode):
-            x = x + _forward(node.body, x, layers)
+        match node:
+            case LayerNode():
+                weight = node.module.weight.double().abs()
+                inputs = x.repeat_interleave(weight.shape[1] // len(x))  # a channel, once flattened, is its positions
+                layers.append(_Flow(node.name, weight, inputs))
+                x = _matrix(weight) @ inputs
+            case ResidualNode():
+                x = x + _forward(node.body, x, layers)
+            case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
+                pass
+            case _:
+                unknown(node)
     return x
 
 
@@ -61,15 +89,20 @@ def _backward(
 ) -> torch.Tensor:
     """What flows on from the inputs of ``nodes``, for ``out`` that flows on behind them; empties ``layers``."""
     for node in reversed(nodes):
-        if isinstance(node, LayerNode):
-            layer = layers.pop()
-            behind = out.reshape(len(layer.weight), -1).sum(1)
-            ones = [1] * (layer.weight.dim() - 2)
-            scores[layer.name] = behind.reshape(-1, 1, *ones) * layer.weight * layer.inputs.reshape(1, -1, *ones)
-            out = _matrix(layer.weight).t() @ behind
-        elif isinstance(node, ResidualNode):
-            out = out.reshape(len(layers[-1].weight), -1).sum(1)
-            out = out + _backward(node.body, out, layers, scores)
+        match node:
+            case LayerNode():
+                layer = layers.pop()
+                behind = out.reshape(len(layer.weight), -1).sum(1)
+                ones = [1] * (layer.weight.dim() - 2)
+                scores[layer.name] = behind.reshape(-1, 1, *ones) * layer.weight * layer.inputs.reshape(1, -1, *ones)
+                out = _matrix(layer.weight).t() @ behind
+            case ResidualNode():
+                out = out.reshape(len(layers[-1].weight), -1).sum(1)
+                out = out + _backward(node.body, out, layers, scores)
+            case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
+                pass
+            case _:
+                unknown(node)
     return out
 
 

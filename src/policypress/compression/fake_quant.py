@@ -10,43 +10,21 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from policypress.compression import kernels
-from policypress.config import Granularity, WeightRange
-from policypress.policy.activations import FUNCTIONS, LARGEST_CODE, lookup
-from policypress.policy.ops import ZERO_POINT_LIMIT
+from policypress.compression.activations import Source
+from policypress.compression.fixed_point import MULTIPLIER_BITS, fixed_point, multiplier_and_shift
+from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
+from policypress.compression.weight_steps import BIAS_LIMIT, LayerQuantizer
+from policypress.config import Granularity
+from policypress.errors import unknown
 
-MULTIPLIER_BITS = 8
-FLOAT32_SHIFT = 16
-"""Up to this shift, ``floor(acc * multiplier / 2**shift + 1/2)`` is exact in float32: a product below 2**24 units of
-2**-16 and its sum with 1/2 fit 24 bits, and a larger one stays above 255 codes, which are clipped."""
-MAX_SHIFT = 31
-BIAS_LIMIT = 2**22
-"""Largest bias code; keeps accumulators of common layers within float32's exact integers."""
-INT32 = (-(2**31), 2**31 - 1)
 _EXACT_FLOAT32 = 2**24
 STEP_STRIDE = 8
 """Ranges and steps follow every eighth training pass; they move slower than weights and cost as much."""
-_MOMENTUM = 0.05
-_SMALLEST_STEP = 2.0**-40
-_RARE = 0.1
-"""The share of an input's values (those at its median left out) that may lie far away without setting its range."""
-_FAR, _CUT = 5.0, 3.0
-"""In units of the distance from the median that all but the rare values keep: what is far, and the range where
-something is. Of a normal distribution 8 and 5 standard deviations; the largest of 256 values lies at 2.8."""
-_DROWNS = 4.0
-"""Rare values are cut off only as far as weights times range of their input are so many times those of the median
-input: two bits of the others' weights. Where they do no harm they set the range: a fall, a swing-up is no sentinel."""
-_ENOUGH = 32
-"""Values of an input that tell the rare ones, and a median, from the others."""
-_PAYS = 4.0
-"""A zero point must make a range this much smaller: two bits of the input, and of the weights of all others."""
-_ADAM = (0.9, 0.999)
-_TANH_UNIT, _ = FUNCTIONS["tanh"].grid or (0.0, 0)
 
 
 class _IntegerLayer(torch.autograd.Function):
@@ -88,20 +66,6 @@ class _IntegerAdd(torch.autograd.Function):
         return grad, grad, None
 
 
-class _IntegerTanh(torch.autograd.Function):
-    """``FakeQuantTanh.values``; its gradient is 1 - y * y, as that of tanh, with the output y that the table gave."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, tanh: Any) -> torch.Tensor:
-        values: torch.Tensor = tanh.values(x)
-        ctx.save_for_backward(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        return torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]), None
-
-
 class _StraightThrough(torch.autograd.Function):
     """``values``; the gradient passes to ``weight`` as it is."""
 
@@ -120,255 +84,6 @@ def _inside(grad: torch.Tensor, codes: torch.Tensor, limits: tuple[int, int]) ->
     """``grad`` where ``codes`` lie within ``limits``, else 0."""
     low, high = limits
     return torch.ops.aten.hardtanh_backward(grad, codes, low - 0.5, high + 0.5)  # type: ignore[no-any-return]
-
-
-def multiplier_and_shift(ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fixed-point form of positive ``ratio``: (multiplier in [16, 256), shift in [1, 31]), both int32.
-
-    The multiplier has eight bits, or as few as five where that lets the shift stay at FLOAT32_SHIFT.
-    """
-    ratio = ratio.double()
-    mantissa, exponent = torch.frexp(ratio)
-    multiplier = torch.round(mantissa * 2**MULTIPLIER_BITS)
-    carry = multiplier == 2**MULTIPLIER_BITS
-    multiplier = torch.where(carry, multiplier / 2, multiplier)
-    shift = MULTIPLIER_BITS - exponent - carry.int()
-    short = (shift > FLOAT32_SHIFT) & (shift <= FLOAT32_SHIFT + 3)
-    multiplier = torch.where(short, torch.round(ratio * 2**FLOAT32_SHIFT), multiplier)
-    shift = torch.where(short, FLOAT32_SHIFT, shift)
-    return multiplier.int(), shift.clamp(1, MAX_SHIFT).int()
-
-
-def _fixed_point(multiplier: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """multiplier / 2**shift, exact: float32 where requantization is exact in it, else float64."""
-    ratio = torch.ldexp(multiplier.double(), -shift)
-    return ratio.float() if int(shift.max()) <= FLOAT32_SHIFT else ratio
-
-
-class ActivationQuantizer(nn.Module):
-    """The range of a tensor and its codes of ``bits`` bits, unsigned or signed.
-
-    ``limit``: float32 of shape (features,) or (1,), the largest magnitude that has a code; a moving average of the
-    largest magnitude of each batch. With ``fixed_limit`` it never moves (images: 1.0). ``coarse`` keeps three
-    significant bits of the inverse scale, so that a scale for each input feature takes a few bits in the file.
-    """
-
-    limit: torch.Tensor
-
-    def __init__(
-        self, bits: int, signed: bool, features: int = 1, fixed_limit: float | None = None, coarse: bool = False
-    ) -> None:
-        super().__init__()
-        self.bits, self.signed, self.fixed, self.coarse = bits, signed, fixed_limit is not None, coarse
-        self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        self.low = -self.high if signed else 0
-        self.limits = (self.low, self.high)
-        self.register_buffer("limit", torch.full((features,), fixed_limit or 0.0))
-
-    @property
-    def per_feature(self) -> bool:
-        return self.limit.numel() > 1
-
-    def scale(self) -> torch.Tensor:
-        """One code in real units, float32, shape of ``limit``."""
-        return self.inverse_scale().reciprocal() if self.coarse else self._safe_limit().div(self.high)
-
-    def inverse_scale(self) -> torch.Tensor:
-        inverse = self._safe_limit().reciprocal().mul(self.high)
-        if self.coarse:
-            mantissa, exponent = torch.frexp(inverse)
-            inverse = torch.ldexp((mantissa * 8).floor_(), exponent - 3)  # never a smaller range than observed
-        return inverse
-
-    @torch.no_grad()
-    def observe(self, magnitude: torch.Tensor) -> None:
-        """Moves the range towards ``magnitude`` (shape of ``limit``), the largest of a batch."""
-        if self.fixed:
-            return
-        fresh = self.limit == 0
-        moved = self.limit + _MOMENTUM * (magnitude - self.limit)
-        self.limit.copy_(torch.where(fresh, magnitude, moved))
-
-    def observe_values(self, values: torch.Tensor) -> None:
-        """``observe`` for a tensor of values; an unsigned range looks at positive ones."""
-        largest = values.abs().amax() if self.signed else values.amax().clamp(min=0.0)
-        self.observe(largest.float().reshape(1))
-
-    def _safe_limit(self) -> torch.Tensor:
-        # A range that never saw a signal (dead layer, constant feature) still needs a positive scale.
-        return self.limit.clamp(min=1e-6)
-
-
-def _sorted(x: torch.Tensor) -> torch.Tensor:
-    """``x`` (n, features) as (features, n), every feature sorted: by NumPy, which takes a twentieth of torch's time."""
-    return torch.from_numpy(np.sort(x.detach().t().cpu().numpy(), axis=1)).to(x.device)
-
-
-class InputQuantizer(ActivationQuantizer):
-    """The ranges of a network's inputs, float32 of shape (features,): rare values far away set none of them.
-
-    ``offset``: the middle of the range where that lies far from zero (and ``shifts`` allows it), else 0; ``limit`` is
-    the largest distance from it. ``seen``: (4, features), moving averages of the largest magnitude, of the median, of
-    the largest distance from that, all of them without rare values far away; and of the largest distance with them.
-    """
-
-    offset: torch.Tensor
-    seen: torch.Tensor
-
-    def __init__(self, bits: int, features: int, shifts: bool) -> None:
-        super().__init__(bits, signed=True, features=features, coarse=True)
-        self.shifts = shifts
-        self.register_buffer("offset", torch.zeros(features))
-        self.register_buffer("seen", torch.zeros(4, features))
-
-    def zero_point(self) -> torch.Tensor | None:
-        """Codes that stand for 0, whole numbers in float32 of shape (features,); None if all are 0."""
-        return torch.round(self.offset * self.inverse_scale()) if bool(self.offset.any()) else None
-
-    def middle(self) -> torch.Tensor | None:
-        """What code 0 stands for, float32 of shape (features,); None if it is 0 for all."""
-        zeros = self.zero_point()
-        return None if zeros is None else zeros * self.scale()
-
-    @torch.no_grad()
-    def observe_inputs(self, x: torch.Tensor, weight: torch.Tensor) -> None:
-        """Moves the ranges towards those of the batch ``x`` (n, features), which the layer of ``weight`` (out,
-        features) takes."""
-        reach, middle, spread, farthest = self.seen
-        earlier = (reach == 0) & (self.limit > 0)  # ranges from before there were zero points go on as they are
-        for row in (reach, spread, farthest):
-            row.copy_(torch.where(earlier, self.limit, row))
-        fresh, largest = reach == 0, x.abs().amax(0)
-        if len(x) < _ENOUGH:
-            distance = torch.where(fresh, largest, (x - middle).abs().amax(0))
-            batch = torch.stack([largest, middle, distance, distance])
-        else:
-            median = _sorted(x)[:, (len(x) - 1) // 2]
-            distances = _sorted((x - torch.where(fresh, median, middle)).abs())
-            most = distances[:, -1]
-            usual = distances.gather(1, len(x) - 1 - (_RARE * distances.count_nonzero(1)).long()[:, None])[:, 0]
-            weights = weight.abs().amax(0)
-            effect = weights * most
-            harmless = _DROWNS * torch.where(effect > 0, effect, torch.nan).nanmedian() / weights
-            rare = (most > _FAR * usual) & (most > harmless)
-            cut = torch.where(rare, torch.maximum(_CUT * usual, harmless), most)
-            within = torch.where(rare, torch.minimum(largest, median.abs() + cut), largest)
-            batch = torch.stack([within, median, cut, most])
-        self.seen.copy_(torch.where(fresh, batch, self.seen + _MOMENTUM * (batch - self.seen)))
-        pays = (_PAYS * torch.maximum(spread, self._finest(middle)) <= reach) & self.shifts
-        self.offset.copy_(torch.where(pays, middle, 0.0))
-        self.limit.copy_(torch.where(pays, spread, reach))
-
-    def cut(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` (n, features) with rare values far away cut off at the range, as its codes will be."""
-        _, _, spread, farthest = self.seen
-        rare = farthest > 2 * spread
-        if not bool(rare.any()):
-            return x
-        reach = torch.where(rare, self.limit, torch.inf)
-        return x.clamp(self.offset - reach, self.offset + reach)
-
-    def _safe_limit(self) -> torch.Tensor:
-        return torch.maximum(super()._safe_limit(), self._finest(self.offset))
-
-    def _finest(self, offset: torch.Tensor) -> torch.Tensor:
-        """The smallest range around ``offset`` whose zero point stays below its limit."""
-        finest: torch.Tensor = offset.abs() * (self.high / ZERO_POINT_LIMIT)
-        return finest
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("offset", "seen"):  # of checkpoints from before there were zero points
-            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-class LayerQuantizer(nn.Module):
-    """Quantization state of one layer: the step of its weights, and the ranges of its input and output.
-
-    ``step``: float32, shape (1,) or (out,), real value of one weight code. The range of the input is owned here if
-    this is the first layer, else it is the upstream layer's ``output``.
-    """
-
-    step: torch.Tensor
-    moments: torch.Tensor
-    updates: torch.Tensor
-
-    def __init__(
-        self,
-        bits: int,
-        channels: int,
-        weight_range: WeightRange,
-        source: ActivationQuantizer | None,
-        output: ActivationQuantizer | None,
-        *,
-        owns_source: bool = False,
-        leader: LayerQuantizer | None = None,
-    ) -> None:
-        super().__init__()
-        self.bits, self.weight_range = bits, weight_range
-        self.high = 2 ** (bits - 1) - 1
-        self.register_buffer("step", torch.zeros(channels))
-        if weight_range == "learned":
-            self.register_buffer("moments", torch.zeros(2, channels))
-            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self.gradient: torch.Tensor | None = None  # of the loss for the step's logarithm, since the last update
-        self._elsewhere = (source, leader)  # in a tuple: not submodules, they belong to other layers
-        self.owns_source = owns_source
-        # The first layer's, in a target network too: its inputs do not lie on the grid yet, but for images.
-        first = owns_source or (leader is not None and leader.owns_source)
-        self.rounds_input = source is not None and first and not source.fixed
-        if owns_source:
-            self.input = source
-        self.output = output
-
-    @property
-    def source(self) -> ActivationQuantizer | None:
-        """Range of the layer's input; None in weight-only numerics."""
-        return self._elsewhere[0]
-
-    @property
-    def leader(self) -> LayerQuantizer | None:
-        """In a target network: the quantizer of the same layer of the deployed network."""
-        return self._elsewhere[1]
-
-    def follower(self) -> LayerQuantizer:
-        """A quantizer for the same layer of a target network: these ranges, and this step when its weights change."""
-        channels = self.step.numel()
-        follower = LayerQuantizer(self.bits, channels, self.weight_range, self.source, self.output, leader=self)
-        follower.step.copy_(self.step)
-        return follower
-
-    @torch.no_grad()
-    def update_step(self, weight: torch.Tensor, bias: torch.Tensor, bias_unit: torch.Tensor | float) -> None:
-        """Fits ``step`` to ``weight`` (out, ...): by largest magnitude, or one Lloyd-Max iteration of the least
-        squared error from the step before. Never so small that a bias code would pass BIAS_LIMIT."""
-        rows = weight.flatten(1) if self.step.numel() > 1 else weight.reshape(1, -1)
-        step = rows.abs().amax(1) / self.high
-        if self.weight_range == "learned":  # starts as Esser et al. 2020 propose
-            first = 2.0 * rows.abs().mean(1) / math.sqrt(self.high)
-            step = torch.where(self.step > 0, self.step, first)
-        elif self.weight_range == "mse":
-            previous = torch.where(self.step > 0, torch.minimum(self.step, step), step)
-            codes = (rows / previous.clamp(min=_SMALLEST_STEP)[:, None]).round_().clamp_(-self.high, self.high)
-            power = (codes * codes).sum(1)
-            step = torch.where(power > 0, (codes * rows).sum(1) / power.clamp(min=1.0), step)
-        floor = bias.abs() / (bias_unit * BIAS_LIMIT)
-        floor = floor if self.step.numel() > 1 else floor.amax(0, keepdim=True)
-        self.step.copy_(torch.maximum(step, floor).clamp(min=_SMALLEST_STEP))
-
-    @torch.no_grad()
-    def learn_step(self, learning_rate: float) -> None:
-        """One step of Adam on the logarithm of ``step``, with the gradients gathered since the last one."""
-        if self.gradient is None:
-            return
-        self.updates += 1
-        first, second = self.moments
-        first.lerp_(self.gradient, 1.0 - _ADAM[0])
-        second.lerp_(self.gradient.square(), 1.0 - _ADAM[1])
-        corrections = [1.0 - beta ** int(self.updates) for beta in _ADAM]
-        move = (first / corrections[0]) / ((second / corrections[1]).sqrt() + 1e-12)
-        self.step.mul_(torch.exp(-learning_rate * move)).clamp_(min=_SMALLEST_STEP)
-        self.gradient = None
 
 
 class _Constants(NamedTuple):
@@ -658,7 +373,7 @@ class _FakeQuantized(nn.Module):
             inverse_source=one if source is None else source.inverse_scale(),
             source_scale=one if source is None else source.scale(),
             zero_point=source.zero_point() if isinstance(source, InputQuantizer) else None,
-            ratio=one if output is None else _fixed_point(*multiplier_and_shift(self.exact_ratio())),
+            ratio=one if output is None else fixed_point(*multiplier_and_shift(self.exact_ratio())),
             output_scale=1.0 if output is None else float(output.scale()),
         )
 
@@ -672,7 +387,7 @@ class _FakeQuantized(nn.Module):
         )
         bias = (self._bias() * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
         bias = bias.clamp_(-BIAS_LIMIT, BIAS_LIMIT)
-        wide = source is not None and largest * source.high + BIAS_LIMIT >= _EXACT_FLOAT32
+        wide = source is not None and largest * source.reach + BIAS_LIMIT >= _EXACT_FLOAT32
         return _Codes(weight, bias, wide)
 
     def _bias_grid(self) -> torch.Tensor:
@@ -709,11 +424,10 @@ class _FakeQuantized(nn.Module):
     @torch.no_grad()
     def _observe_source(self, x: torch.Tensor) -> None:
         source = self.policypress_quantizer.source
-        if source is not None and not source.fixed:
-            if isinstance(source, InputQuantizer):
-                source.observe_inputs(x, self.weight)
-            else:
-                source.observe_values(x.detach())
+        if isinstance(source, InputQuantizer):
+            source.observe_inputs(x, self.weight)
+        elif isinstance(source, ActivationQuantizer):
+            source.observe_values(x.detach())
 
 
 def _broadcast(values: torch.Tensor, dims: int) -> torch.Tensor:
@@ -732,7 +446,7 @@ class FakeQuantConv2d(_FakeQuantized, nn.Conv2d):
 class FakeQuantAdd(nn.Module):
     """Adds two quantized tensors as the frozen policy does: both requantized to one range, added, clipped."""
 
-    def __init__(self, skip: ActivationQuantizer, branch: ActivationQuantizer, output: ActivationQuantizer) -> None:
+    def __init__(self, skip: Source, branch: Source, output: ActivationQuantizer) -> None:
         super().__init__()
         self._operands = (skip, branch)  # they belong to upstream layers
         self.output, self.active, self._passes = output, False, 0
@@ -753,7 +467,7 @@ class FakeQuantAdd(nn.Module):
         key = [(id(q.limit), q.limit._version) for q in (*self._operands, self.output)]
         if self._ratios_key != key:
             self._ratios_key = key
-            self._ratios = [_fixed_point(*multiplier_and_shift(ratio)) for ratio in self.exact_ratios()]
+            self._ratios = [fixed_point(*multiplier_and_shift(ratio)) for ratio in self.exact_ratios()]
         skip, branch = (
             # As kernels.requantize, but with the limits of int32, which are never met.
             (kernels.quantize(value, quantizer.inverse_scale(), quantizer.limits) * ratio).add_(0.5).floor_().float()
@@ -765,44 +479,6 @@ class FakeQuantAdd(nn.Module):
         """Codes of the sum for one code of the skip and of the branch, float64, before they become fixed point."""
         skip, branch = (q.scale().double() / self.output.scale().double() for q in self._operands)
         return skip, branch
-
-
-class FakeQuantTanh(nn.Tanh):
-    """Tanh as the frozen policy computes it: a table from the codes of the layer before (``tanh_input``) to codes of
-    ``bits`` bits in the range ``output``, [-1, 1]. Nothing of it is state: until ``active`` it is an ordinary tanh.
-    """
-
-    table: torch.Tensor
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.output = _constant_range(bits, 1.0)
-        self.active = False
-        table = lookup("tanh", (), _TANH_UNIT, bits, LARGEST_CODE).table
-        # The last entry stands for NaN, which must not be lost: it says that the training diverged.
-        codes = torch.tensor(np.concatenate([table, [np.nan]]), dtype=torch.float32)
-        self.register_buffer("table", codes * self.output.scale(), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.active:
-            return super().forward(x)
-        return _IntegerTanh.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
-
-    def values(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` on the layer's grid to values on that of the output, float32."""
-        places = (x * (1 / _TANH_UNIT)).add_(LARGEST_CODE)  # whole numbers, exactly
-        return self.table[places.nan_to_num_(nan=len(self.table) - 1).int()]
-
-
-def tanh_input() -> ActivationQuantizer:
-    """The range of a layer's output that a FakeQuantTanh takes."""
-    return _constant_range(LARGEST_CODE.bit_length() + 1, LARGEST_CODE * _TANH_UNIT)
-
-
-def _constant_range(bits: int, limit: float) -> ActivationQuantizer:
-    quantizer = ActivationQuantizer(bits, signed=True, fixed_limit=limit)
-    quantizer.register_buffer("limit", quantizer.limit, persistent=False)
-    return quantizer
 
 
 def quantized_layer(
@@ -823,7 +499,15 @@ def plain_layer(module: nn.Module) -> nn.Linear | nn.Conv2d:
 
 def weight_channels(module: nn.Linear | nn.Conv2d, granularity: Granularity) -> int:
     """How many weight scales the layer has."""
-    per_channel = granularity == "channel" or (granularity == "auto" and isinstance(module, nn.Conv2d))
+    match granularity:
+        case "channel":
+            per_channel = True
+        case "tensor":
+            per_channel = False
+        case "auto":
+            per_channel = isinstance(module, nn.Conv2d)
+        case _:
+            unknown(granularity)
     return module.weight.shape[0] if per_channel else 1
 
 

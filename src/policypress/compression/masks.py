@@ -1,11 +1,14 @@
-"""Masks beside the optimizer: pruned weights and their moments stay exactly zero."""
+"""Masks beside the optimizers: pruned weights and their moments stay exactly zero."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 def top_k_mask(scores: torch.Tensor, zeros: int) -> torch.Tensor:
@@ -24,65 +27,90 @@ def top_k_mask(scores: torch.Tensor, zeros: int) -> torch.Tensor:
     return mask.view_as(scores)
 
 
-class Masks:
-    """One boolean mask for each pruned weight, enforced in every optimizer step.
+@dataclass(eq=False)
+class PrunedWeight:
+    """A weight that may be pruned: its name, the optimizer that trains it, and weights of target networks
+    (``followers``, of its shape) that are pruned with it. ``mask``: where it is live, boolean, of its shape."""
 
-    A weight that is pruned becomes zero together with its moments (any optimizer state of its shape), and from then on
-    its gradient is zeroed before each step: Adam, SGD and weight decay then leave it exactly zero, without a pass over
-    the moments. A weight that somebody else has written to since is zeroed too. Modules are left as they are, so that
-    save, load and deepcopy of the network keep working.
-    """
+    name: str
+    weight: nn.Parameter
+    optimizer: torch.optim.Optimizer
+    followers: Sequence[torch.Tensor] = ()
+    mask: torch.Tensor = field(init=False)
 
-    def __init__(self, weights: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
-        self.weights = list(weights)
-        self.masks = [torch.ones_like(weight, dtype=torch.bool) for weight in self.weights]
-        self._factors = [torch.ones_like(weight) for weight in self.weights]
-        self._versions = [weight._version for weight in self.weights]
-        self._watch(optimizer)
+    def __post_init__(self) -> None:
+        self.mask = torch.ones_like(self.weight, dtype=torch.bool)
+        self._factor = torch.ones_like(self.weight)
+        self._version = self.weight._version
 
-    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-
-    def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Enforces the masks in the steps of ``optimizer``, which has taken the place of another one."""
-        self.remove()
-        self._watch(optimizer)
-        self.apply()
-
-    def update(self, masks: Sequence[torch.Tensor]) -> None:
-        """Sets new masks, one for each weight, and applies them at once."""
-        self.masks = list(masks)
+    @torch.no_grad()
+    def set_mask(self, mask: torch.Tensor) -> None:
+        """Prunes by ``mask`` at once. What comes back starts from zero, with moments of zero."""
         # Multiplying by the weight's own dtype is several times faster than by a boolean.
-        self._factors = [mask.to(weight.dtype) for mask, weight in zip(masks, self.weights, strict=True)]
+        self._factor = (mask & self.mask).to(self.weight.dtype)
         self.apply()
+        for follower in self.followers:
+            follower.mul_(self._factor)
+        self.mask, self._factor = mask, mask.to(self.weight.dtype)
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zeroes pruned weights and their moments, for example after loading them from elsewhere."""
-        for weight, factor in zip(self.weights, self._factors, strict=True):
-            weight.mul_(factor)
-            for value in self._optimizer.state.get(weight, {}).values():
-                if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                    value.mul_(factor)
+        """Zeroes what is pruned of the weight and of its moments: any optimizer state of its shape."""
+        self.weight.mul_(self._factor)
+        for value in self.optimizer.state.get(self.weight, {}).values():
+            if isinstance(value, torch.Tensor) and value.shape == self.weight.shape:
+                value.mul_(self._factor)
+
+    def before_step(self) -> None:
+        if self.weight._version != self._version:
+            self.weight.mul_(self._factor)
+        if self.weight.grad is not None:
+            self.weight.grad.mul_(self._factor)
+
+    def after_step(self) -> None:
+        self._version = self.weight._version
+
+
+class Enforcement:
+    """Keeps pruned weights exactly zero in every step of their optimizers.
+
+    What is pruned is zero together with its moments, and its gradient is zeroed before each step: Adam, SGD and weight
+    decay then leave it exactly zero, without a pass over the moments. A weight that somebody else has written to since
+    is zeroed too. Modules are left as they are, so that save, load and deepcopy of the network keep working.
+    ``look`` is called before that with the weights of the step, whose gradients are whole.
+    """
+
+    def __init__(self, weights: Sequence[PrunedWeight], look: Callable[[Sequence[PrunedWeight]], None]) -> None:
+        self._weights, self._look = list(weights), look
+        self._handles: list[RemovableHandle] = []
+        self._of: dict[torch.optim.Optimizer, list[PrunedWeight]] = {}
+        self.watch()
+
+    def watch(self) -> None:
+        """Goes on with the optimizers that the weights name now."""
+        self.remove()
+        self._of = {}
+        for one in self._weights:
+            self._of.setdefault(one.optimizer, []).append(one)
+        for optimizer in self._of:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     def remove(self) -> None:
-        """Stops enforcing; zeros stay until the next optimizer step."""
+        """Stops; zeros stay until the next optimizer step."""
         for handle in self._handles:
             handle.remove()
+        self._handles.clear()
 
     @torch.no_grad()
-    def _before_step(self, *_: Any) -> None:
-        for weight, factor, version in zip(self.weights, self._factors, self._versions, strict=True):
-            if weight._version != version:
-                weight.mul_(factor)
-            if weight.grad is not None:
-                weight.grad.mul_(factor)
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = self._of[optimizer]
+        self._look(weights)
+        for one in weights:
+            one.before_step()
 
-    def _after_step(self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if args or kwargs:  # a closure has computed gradients of its own
-            self.apply()
-        self._versions = [weight._version for weight in self.weights]
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for one in self._of[optimizer]:
+            if args or kwargs:  # a closure has computed gradients of its own
+                one.apply()
+            one.after_step()

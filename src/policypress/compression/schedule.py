@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from policypress.config import CompressionConfig, Schedule
+from policypress.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,17 @@ class PruningSchedule:
         "one-shot" prunes everything at ``end``, "constant" everything at ``start``.
         """
         progress = iteration / self.iterations
-        if self.kind == "cubic":
-            return 1.0 - math.pow(1.0 - progress, 3)
-        if self.kind == "linear":
-            return progress
-        if self.kind == "one-shot":
-            return 1.0 if iteration >= self.iterations else 0.0
-        return 1.0
+        match self.kind:
+            case "cubic":
+                return 1.0 - math.pow(1.0 - progress, 3)
+            case "linear":
+                return progress
+            case "one-shot":
+                return 1.0 if iteration >= self.iterations else 0.0
+            case "constant":
+                return 1.0
+            case _:
+                unknown(self.kind)
 
     def due(self, step: int) -> float:
         """Fraction of the target sparsity at ``step``; 0 before ``start``."""

@@ -21,6 +21,7 @@ from policypress.export import c_folder, c_header, c_payload, c_source, c_test, 
 from policypress.export.c_names import RESERVED, name_of
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.policy import reference
+from policypress.policy.description import labelled, layer_titles
 from policypress.policy.observations import Answers, answers
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
@@ -75,9 +76,10 @@ class CExportConfig:
 class LayerFlash:
     """A layer's ``form`` ("dense", "packed", "sparse" or "real") and the bytes of its weights, counts included.
 
-    In "payload" form: of all that the layer takes there.
+    In "payload" form: of all that the layer takes there. ``title``: "hidden 1"; ``name``: the training framework's.
     """
 
+    title: str
     name: str
     form: str
     weight_bytes: int
@@ -119,8 +121,8 @@ class CExport:
     def rows(self) -> dict[str, str]:
         """What people read of it."""
         layers = {
-            f"{number} {layer.name}": f"{layer.form} weights, {layer.weight_bytes:,} bytes"
-            for number, layer in enumerate(self.layers, 1)
+            labelled(layer.title, layer.name): f"{layer.form} weights, {layer.weight_bytes:,} bytes"
+            for layer in self.layers
         }
         return layers | {
             "constants": f"{self.constant_bytes:,} bytes of flash beside code: {self.array_bytes:,} in arrays, "
@@ -221,7 +223,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         name=name,
         numerics=policy.numerics,
         integer_only=integer,
-        layers=_layers(program, unpacked),
+        layers=_layers(policy, program, unpacked),
         array_bytes=constants.bytes,
         structure_bytes=structures,
         work_bytes=program.work_size,
@@ -281,17 +283,18 @@ def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payl
     return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
 
 
-def _layers(program: Program, unpacked: c_payload.Unpacked | None) -> tuple[LayerFlash, ...]:
+def _layers(policy: Policy, program: Program, unpacked: c_payload.Unpacked | None) -> tuple[LayerFlash, ...]:
+    titles = iter(layer_titles([layer.is_conv for layer in policy.layers]))
     found = []
     for step in program.steps:
         if step.layer is None or step.form is None or step.weight is None:
             continue
         size = step.weight.nbytes + (0 if step.counts is None else step.counts.nbytes)
-        found.append(LayerFlash(step.layer, step.form.name.lower(), size))
+        found.append(LayerFlash(next(titles), step.layer, step.form.name.lower(), size))
     if unpacked is None:
         return tuple(found)
     sizes = zip(found, unpacked.layer_bytes, strict=True)
-    return tuple(LayerFlash(layer.name, "payload", size) for layer, size in sizes)
+    return tuple(dataclasses.replace(layer, form="payload", weight_bytes=size) for layer, size in sizes)
 
 
 def _check(folder: Path) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from policypress.errors import ExportError
 from policypress.export.compile import FORMAT, STRICT
+from policypress.policy.description import contract_rows, labelled
 from policypress.policy.policy import Policy
-from policypress.tables import contract_rows
 
 if TYPE_CHECKING:
     from policypress.export.c import CExport
@@ -107,7 +107,7 @@ if ({name}_predict(observation, action) != ENGINE_OK)
     if report.unpacked_bytes:
         use = f"{name}_init(); /* once: unpacks the weights into RAM */\n{use}"
     contract = "\n".join(f"- {key}: {value}" for key, value in contract_rows(policy).items())
-    layers = "\n".join(f"| {c.name or '-'} | {c.form} | {c.weight_bytes:,} |" for c in report.layers)
+    layers = "\n".join(f"| {labelled(c.title, c.name)} | {c.form} | {c.weight_bytes:,} |" for c in report.layers)
     return "".join(
         c if c in "\n" or " " <= c <= "~" else "."
         for c in f"""\

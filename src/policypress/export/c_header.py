@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from policypress.export.c_text import ID, TYPES, comment, macro, runtime
+from policypress.policy.description import contract_rows
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Program
-from policypress.tables import contract_rows
 
 
 def header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:

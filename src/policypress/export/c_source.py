@@ -28,10 +28,10 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
     forms = {step.form for step in layers}
     walks = {step.source_type for step in steps if step.kind in (Kind.LAYER, Kind.RELU)}
     windows = bool(kinds & {Kind.MAX_POOL, Kind.PAD, Kind.FLATTEN})
-    images = windows or any(step.height * step.width > 1 or step.out_height * step.out_width > 1 for step in steps)
+    images = any(step.height * step.width > 1 or step.out_height * step.out_width > 1 for step in steps)
     return {
         "ENGINE_USE_KERNELS": 0,
-        "ENGINE_USE_IMAGES": images or bool(entry.pixel_codes),
+        "ENGINE_USE_IMAGES": images or windows or entry.channels > 1 or bool(entry.pixel_codes),
         "ENGINE_USE_WINDOWS": windows,
         "ENGINE_USE_ADD": Kind.ADD in kinds,
         "ENGINE_USE_WIDE": Type.S32 in walks,

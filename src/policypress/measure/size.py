@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class LayerSize:
     the payload; and the ``bound`` in bits."""
 
     name: str
-    kind: str
+    kind: Literal["conv", "linear"]
     shape: tuple[int, ...]
     trained_shape: tuple[int, ...]
     sparsity: float

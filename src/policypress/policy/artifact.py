@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ArtifactError, PolicypressError
+from policypress.files import write_whole
 from policypress.policy.canonical import canonical
 from policypress.policy.card import Card, decode_card, encode_card
 from policypress.policy.codec import Bytes
@@ -63,20 +62,10 @@ def save(policy: Policy, path: str | Path) -> None:
 
 def write(data: bytes, path: str | Path) -> None:
     """Write ``data`` to ``path``, at once or not at all; raises PolicypressError if that is impossible."""
-    target = Path(path)
-    # In the same folder, because only a rename within a file system is atomic.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), data)
     except OSError as error:
-        raise PolicypressError(f"Cannot write {target}: {error.strerror}.") from error
+        raise PolicypressError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 def load(path: str | Path) -> Policy:

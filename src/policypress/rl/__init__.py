@@ -9,7 +9,7 @@ from policypress.rl.evaluate import Evaluation, evaluate
 if find_spec("torch") and find_spec("stable_baselines3"):
     from policypress.rl.callback import CompressionCallback
     from policypress.rl.checkpoint import load
-    from policypress.rl.networks import ResNetExtractor
+    from policypress.rl.resnet import ResNetExtractor
     from policypress.rl.train import train
 
 __all__ = ["CompressionCallback", "Evaluation", "ResNetExtractor", "evaluate", "flatten_observation", "load", "train"]

@@ -1,4 +1,7 @@
-"""What differs between algorithms, one adapter each: the only place that asks which algorithm it is."""
+"""What differs between algorithms, one adapter each: the only place that asks which algorithm it is.
+
+Another algorithm is a class and its row in ``_ALL``. ``policypress.algorithms`` reads its name from the text here.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl.environments import flat_size
-from policypress.rl.networks import EXTRACTOR_KWARGS, ResNetExtractor
+from policypress.rl.resnet import EXTRACTOR_KWARGS, ResNetExtractor
 from policypress.rl.statistics import frames_over, statistics_of
 
 try:
@@ -74,6 +77,8 @@ class Adapter(ABC):
     action_spaces: tuple[type[spaces.Space[Any]], ...]
     policy_module: str
     """Where the policy classes of the algorithm live."""
+    while_learning = True
+    """Whether its agents can be pressed while they learn; ``trained_graph`` says why not."""
 
     @abstractmethod
     def graph(self, model: BaseAlgorithm) -> Graph:
@@ -227,6 +232,7 @@ class TQCAdapter(SACAdapter):
 
 class CrossQAdapter(SACAdapter):
     name, policy_module = "crossq", "sb3_contrib.crossq.policies"
+    while_learning = False
     model_class: Any = getattr(sb3_contrib, "CrossQ", None)
     critic_hidden = (1024, 1024)
 
@@ -313,6 +319,7 @@ class DQNAdapter(_ValueAdapter):
 
 class QRDQNAdapter(_ValueAdapter):
     name, policy_module = "qrdqn", "sb3_contrib.qrdqn.policies"
+    while_learning = False
     model_class: Any = getattr(sb3_contrib, "QRDQN", None)
 
     def graph(self, model: Any) -> Graph:
@@ -382,6 +389,7 @@ class A2CAdapter(_PolicyAdapter):
 
 class TRPOAdapter(_PolicyAdapter):
     name, setting = "trpo", "cg_max_steps"
+    while_learning = False
     model_class: Any = getattr(sb3_contrib, "TRPO", None)
 
     def trained_graph(self, model: Any) -> Graph:

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from policypress.rl.adapters import (
     Adapter,
     Critic,
     Imitation,
+    adapter_for,
     adapter_named,
     adapter_that_saved,
     checked_graph,
@@ -46,7 +48,9 @@ from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY, check_settings, unpickled
 from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
 from policypress.rl.pickles import saved_data
+from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
+from policypress.rl.teacher import Teacher
 
 _OPTIMIZER_KWARGS = ("optimizer_class", "optimizer_kwargs", "device")
 """What decides about learning alone: left out when a policy is rebuilt."""
@@ -78,10 +82,58 @@ class Agent:
     evidence: Evidence
     vecnormalize: Path | None = None
 
+    @cached_property
+    def teacher(self) -> Teacher:
+        """What a student needs of it."""
+        return Teacher(
+            self.graph,
+            self.observation,
+            self.action,
+            self.imitation,
+            self.critics,
+            _provenance(self.adapter, self.model),
+        )
+
     @property
     def training_return(self) -> float | None:
         """Mean return of the last training episodes, with exploration; None if unknown."""
         return float(np.mean(self.training_returns)) if self.training_returns else None
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip, as ``model.save`` writes it."""
+    return zipfile.is_zipfile(path)
+
+
+def open_zip(source: Source, algo: str, env: EnvLike) -> OpenedAgent:
+    """The agent in a zip of Stable-Baselines3; raises what ``load_agent`` raises."""
+    agent = load_agent(
+        source.agent, algo, env, vecnormalize=source.vecnormalize, trust=source.trust, force=source.force
+    )
+    judge = partial(check_return, agent, force=source.force)
+    return OpenedAgent(source, algo, env, agent.teacher, agent.vecnormalize, judge, agent.model)
+
+
+def teacher_of(model: BaseAlgorithm | Agent | Teacher) -> Teacher:
+    """What a student needs of an agent; UnsupportedError for agents that cannot be pressed."""
+    if isinstance(model, Teacher):
+        return model
+    if isinstance(model, Agent):
+        return model.teacher
+    adapter, observation = adapter_for(model), observation_transform(model)
+    model.policy.set_training_mode(False)
+    return Teacher(
+        checked_graph(adapter, model),
+        observation,
+        adapter.action_transform(model),
+        adapter.imitation(model),
+        tuple(adapter.critics(model)),
+        _provenance(adapter, model),
+    )
+
+
+def _provenance(adapter: Adapter, model: BaseAlgorithm) -> dict[str, Any]:
+    return {"algo": adapter.name, "steps": int(model.num_timesteps), "seed": model.seed}
 
 
 def load_agent(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,7 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from policypress.compression.compressor import Compressor, Phase
+from policypress.compression.compressor import Compressor
+from policypress.compression.quantization import Phase
 from policypress.config import CompressionConfig, from_json, to_json
 from policypress.errors import DIVERGED, ConfigError, DivergedError, PolicypressError
 from policypress.rl.adapters import adapter_for, check_graph, observation_transform
@@ -119,6 +121,14 @@ def follow_optimizer(model: BaseAlgorithm) -> None:
     if optimizer is not compressor.optimizer:
         compressor.follow(optimizer)
         _fuse(optimizer)
+
+
+def told(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a policy's provenance says of a model's state: all but what only training on needs, its masks."""
+    if state is None:
+        return None
+    stands = {name: value for name, value in state["compressor"].items() if name != "pruning"}
+    return {**state, "compressor": stands}
 
 
 def missing(model: BaseAlgorithm) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import random
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from policypress.config import CompressionConfig, from_json
 from policypress.errors import RunError
+from policypress.files import new_folder
 from policypress.rl.adapters import Adapter, adapter_named, adapter_that_saved
 from policypress.rl.callback import STATE_ATTRIBUTE, attach
 
@@ -169,16 +166,14 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -
         array = getattr(buffer, name, None)
         if isinstance(array, np.memmap):
             array.flush()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    model.save(partial / "agent.zip")
     everything = {**state, "random": _random_state()}
     if isinstance(buffer, ReplayBuffer):
         everything["buffer"] = {"pos": buffer.pos, "full": buffer.full}
-    (partial / "state.json").write_text(json.dumps(everything))
-    partial.rename(final)
+    with new_folder(final) as partial:
+        model.save(partial / "agent.zip")
+        (partial / "state.json").write_text(json.dumps(everything))
     for old in folder.iterdir():
-        if old != final and (old.name.startswith("step-") or old.name.startswith(".partial-")):
+        if old != final and old.name.startswith(("step-", ".step-", ".partial-")):  # the last: of earlier versions
             shutil.rmtree(old)
 
 
@@ -201,54 +196,6 @@ def restore_checkpoint(model: BaseAlgorithm, checkpoint: Path) -> dict[str, Any]
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     return state
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` for this process; RunError if another one trains there or nothing can be written. A folder that
-    it made is gone again if nothing is in it at the end."""
-    new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        opened = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RunError(f"nothing can be written to {folder} ({error.strerror}): choose another --out.") from error
-    with opened as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"another process is training in {folder}: wait for it or choose another --out.") from error
-        try:
-            yield
-        finally:
-            if new and folder.is_dir() and [path.name for path in folder.iterdir()] == [".lock"]:
-                shutil.rmtree(folder)
-
-
-@contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and is removed otherwise."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def remove_partial(*paths: Path) -> None:
-    """Removes the temporary files of ``paths`` that a killed process left; nothing may be writing them."""
-    for path in paths:
-        for partial in path.parent.glob(f".{path.name}[-.]*"):
-            partial.unlink()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path`` at once: readers see the old file or the new one."""
-    with replace_file(path) as partial:
-        partial.write_text(text)
 
 
 def _torch_bytes(value: Any) -> bytes:

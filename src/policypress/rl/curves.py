@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policypress.rl.checkpoint import replace_file
+from policypress.files import replace_file
 
 
 def plot_curves(curves: Mapping[str, Sequence[Mapping[str, str]]], path: Path) -> None:

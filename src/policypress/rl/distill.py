@@ -8,130 +8,61 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from policypress.compression.answers import answer, check_layers, compare, probes, tolerance_of
 from policypress.compression.compressor import Compressor
 from policypress.compression.fake_quant import STEP_STRIDE
-from policypress.compression.freeze import freeze_graph, spread
-from policypress.compression.graph import Graph, trace
-from policypress.compression.student import forward, student
-from policypress.config import DistillConfig, dumps
+from policypress.compression.freeze import spread
+from policypress.compression.student import fresh, student
+from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError, DivergedError, RunError
+from policypress.files import replace_file
 from policypress.policy import reference
-from policypress.policy.canonical import canonical
-from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.policy import Policy
-from policypress.rl.adapters import Critic, Imitation
-from policypress.rl.checkpoint import replace_file
-from policypress.rl.environments import EnvLike, make_envs
-
-Act = Callable[[NDArray[Any]], NDArray[Any]]
-States = Callable[[Act, Act, float, int], NDArray[Any]]
-"""``states(teacher, student, share, count)``: ``count`` raw observations, met while the student acts in ``share`` of
-the time and the teacher in the rest. Recorded logs, which do not depend on who acts, may ignore the first three."""
-Progress = Callable[[int, int, float | None], None]
-"""Called with (batches done, batches, loss); with steps, and no loss, while an agent is trained on."""
+from policypress.rl.freeze import freeze_student
+from policypress.rl.imitation import agreement, imitation_loss, squashed
+from policypress.rl.method import Method
+from policypress.rl.runs import Progress
+from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_for
+from policypress.rl.teacher import Teacher, acting
 
 _FIRST_STATES = 0.1  # of all states, from the teacher's own episodes, before the first batch
 _LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
 _ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
-_REDRAW = 0.02  # of the steps: who acts is drawn anew
 _DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
 # ``agreement`` from which nothing is left to learn, and below which something is again.
 _AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99, "multi-binary": 0.99}
 _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-binary": 0.98}
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
-_TEMPERATURE = 0.25  # of Q values, in their own standard deviations
 _IMPORTANCE_STATES = 512
 _CHECKPOINTS = 50
 _CHUNK = 1024
 
 
-@dataclass(frozen=True, eq=False)
-class Teacher:
-    """A trained network: its deployed path and what happens before and after it.
+class Distill(Method):
+    """A student that learns to act as the agent does."""
 
-    ``imitation`` says what its outputs are: "action" (of a Box), "logits" of a categorical policy or Q "values".
-    ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1). Raises DivergedError for weights
-    that are not finite.
-    """
+    def check(self, agent: OpenedAgent, config: PressConfig) -> None:
+        check_config(agent.teacher, config.student)
 
-    graph: Graph
-    observation: ObservationTransform
-    action: ActionTransform
-    imitation: Imitation = "action"
-    critics: Sequence[Critic] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for node in self.graph.layers:
-            if not all(bool(torch.isfinite(values).all()) for values in node.module.parameters()):
-                raise DivergedError(
-                    f"the weights of layer {node.name} are not finite, the network's training diverged: press an "
-                    "earlier copy of it."
-                )
-
-    @classmethod
-    def of(cls, network: nn.Sequential, observation: ObservationTransform, action: ActionTransform) -> Teacher:
-        """A plain PyTorch actor; its outputs are the action of a Box, or the logits of discrete ones.
-
-        A Tanh at its end is the one of an action with ``squash``, and applied once. Raises UnsupportedError for a
-        network that cannot be pressed, or that answers something else than its layers one after another.
-        """
-        if action.squash and isinstance(network, nn.Sequential) and len(network) and isinstance(network[-1], nn.Tanh):
-            graph = _before_tanh(network, observation)
-        else:
-            graph = trace(network)
-            check_layers(graph, observation.shape, observation.image)
-        if any(node.module.weight.dtype != torch.float32 for node in graph.layers):
-            graph = trace(student(graph, (), torch.zeros(1, *observation.shape)))
-        return cls(graph, observation, action, "action" if action.kind == "box" else "logits")
-
-    @property
-    def baseline_bytes(self) -> int:
-        """The dense float32 network in bytes."""
-        return 4 * sum(p.numel() for node in self.graph.layers for p in node.module.parameters())
-
-    @torch.no_grad()
-    def outputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Last layer's outputs for preprocessed observations (n, ...)."""
-        return forward(self.graph, x)
-
-    def policy(self) -> Policy:
-        """The teacher itself, in float32."""
-        return freeze_graph(self.graph, self.observation, self.action, provenance=self.provenance)
-
-
-def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> Graph:
-    """What ``network`` computes before the Tanh at its end, which must be all that follows."""
-    graph = trace(nn.Sequential(OrderedDict(list(network._modules.items())[:-1])))
-    like = graph.layers[0].module.weight.detach()
-    for scale, x in probes(observation.shape, observation.image, like.dtype):
-        ours = forward(graph, torch.as_tensor(x).to(like)).detach().tanh()
-        compare(
-            "the network",
-            answer(network, x, like),
-            ours.double().cpu().numpy(),
-            scale,
-            tolerance=tolerance_of(like.dtype),
-        )
-    return graph
+    @contextmanager
+    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Distillation]:
+        with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
+            yield Distillation(teacher, states, config.student, folder)
 
 
 class Distillation:
-    """One student on its way: ``run`` trains it to the end and freezes it.
+    """One student on its way: ``run`` trains it to the end, ``freeze`` gives its policy.
 
     ``config.batches`` are an upper bound. Whenever states are added, the student is asked about them before it learns
     from them; if it acts as the teacher does, nothing is left to learn but integers and the price of bits, and the rest
@@ -164,8 +95,8 @@ class Distillation:
         if saved is not None:
             self._restore(saved)
 
-    def run(self, progress: Progress | None = None) -> Policy:
-        """Trains what is left to train; returns the frozen student."""
+    def run(self, progress: Progress | None = None) -> None:
+        """Trains what is left to train."""
         config = self._config
         collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
@@ -185,7 +116,11 @@ class Distillation:
                     progress(self._done, self._pace.batches, loss)
         self._compressor.step(config.batches)
         self._network.eval()
-        return self._freeze()
+
+    def freeze(self) -> Policy:
+        """The student as it stands."""
+        told = {"distill": json.loads(dumps(self._config)), "batches": self._done}
+        return freeze_student(self._teacher, self._compressor.graph, told, self._memory.some())
 
     def _learn(self, step: int) -> float:
         """One batch, at ``step`` of the schedule, which has ``config.batches``; returns the loss.
@@ -247,23 +182,6 @@ class Distillation:
         self._memory.add(self._states(acting(teacher, teacher.outputs), acting(teacher, self._network), share, count))
         self._adjust_pace(torch.arange(before, self._memory.count))
         self._network.train()
-
-    def _freeze(self) -> Policy:
-        teacher = self._teacher
-        return canonical(
-            freeze_graph(
-                self._compressor.graph,
-                teacher.observation,
-                teacher.action,
-                baseline_bytes=teacher.baseline_bytes,
-                provenance={
-                    **teacher.provenance,
-                    "distill": json.loads(dumps(self._config)),
-                    "batches": self._done,
-                },
-                observations=self._memory.some(),
-            )
-        )
 
     def _save(self) -> None:
         if self._checkpoint is None:
@@ -342,153 +260,25 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
-    # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
-    network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
+    if teacher.graph is not None:
+        # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
+        network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
+    elif config.hidden:
+        network = fresh(math.prod(teacher.observation.shape), config.hidden, teacher.output_count)
+    else:
+        raise ConfigError(
+            "the teacher's network is not known, so its student cannot be a copy of it: give the student's widths, for "
+            "example --hidden 24,24 (hidden=(24, 24))."
+        )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
     return network, optimizer, compressor
 
 
-def acting(teacher: Teacher, network: Callable[[torch.Tensor], torch.Tensor]) -> Act:
-    """Deterministic actions of ``network``, between the teacher's transforms, for raw observations (n, ...)."""
-
-    @torch.no_grad()
-    def act(observations: NDArray[Any]) -> NDArray[Any]:
-        x = torch.from_numpy(reference.observe(teacher.observation, observations))
-        return reference.act(teacher.action, network(x).numpy())
-
-    return act
-
-
-def met_by_teacher(teacher: Teacher, states: States, count: int) -> NDArray[Any]:
-    """``count`` observations of the teacher's own episodes; ConfigError if ``states`` gives none."""
-    act = acting(teacher, teacher.outputs)
-    observations = states(act, act, 0.0, count)
-    if not len(observations):
-        raise ConfigError("the function of states gave none: return as many observations as it is asked for.")
-    return observations
-
-
-def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
-    """Outputs for a Box as actions in units of half its range, [-1, 1]; where it has no bounds, as they are."""
-    if action.squash:
-        return torch.tanh(outputs)
-    low, high = _bounds(action)
-    bounded = torch.isfinite(high - low)
-    centre, half = torch.where(bounded, (high + low) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
-    return (outputs - centre) / half
-
-
-def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How far the student's ``outputs`` are from the teacher's, both (n, outputs) before the action transform.
-
-    Actions: mean squared error in units of half the Box's range, nothing where both lie beyond the same bound. Logits:
-    Kullback-Leibler divergence, of Bernoulli distributions where choices are binary. Q values: the same of their
-    softmax, at a temperature relative to their spread.
-    """
-    action = teacher.action
-    if teacher.imitation == "action":
-        error = squashed(action, outputs) - squashed(action, wanted)
-        if not action.squash:
-            low, high = _bounds(action)
-            beyond = ((outputs > high) & (wanted > high)) | ((outputs < low) & (wanted < low))
-            error = error.masked_fill(beyond, 0.0)
-        return error.square().mean()
-    if action.kind == "multi-binary":
-        share = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, share, reduction="none")
-        return (F.binary_cross_entropy_with_logits(outputs, share, reduction="none") - entropy).sum(1).mean()
-    divergences = [
-        F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
-        for ours, theirs in _by_group(action, outputs, _log_odds(teacher, wanted))
-    ]
-    return torch.stack(divergences).sum()
-
-
-def agreement(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> float:
-    """How nearly the student's ``outputs`` give the teacher's actions, both (n, outputs); 1 where they are the same.
-
-    A Box: the share of the actions' variance that is explained, of the worst action. Choices: how likely the teacher
-    is to do what the student does over how likely it is to do what it likes best, so that a near tie weighs little.
-    """
-    action = teacher.action
-    if action.kind == "box":
-        if not action.squash:
-            outputs, wanted = (values.clamp(*_bounds(action)) for values in (outputs, wanted))
-        ours, theirs = (squashed(action, values) for values in (outputs, wanted))
-        missed, variance = (ours - theirs).square().mean(0), theirs.var(0, unbiased=False)
-        return float((1.0 - missed / variance.clamp(min=1e-12)).amin())
-    wanted = _log_odds(teacher, wanted)
-    kept = torch.ones(len(wanted))
-    if action.kind == "multi-binary":
-        less = torch.exp(-wanted.abs())  # the odds of what the teacher likes less
-        return float(torch.where((outputs > 0) == (wanted > 0), 1.0, less).prod(1).mean())
-    for ours, theirs in _by_group(action, outputs, wanted):
-        likely = theirs.softmax(1)
-        kept = kept * likely.gather(1, ours.argmax(1, keepdim=True))[:, 0] / likely.amax(1)
-    return float(kept.mean())
-
-
-def _log_odds(teacher: Teacher, wanted: torch.Tensor) -> torch.Tensor:
-    """Logits of the teacher's choices."""
-    if teacher.imitation == "values":
-        return wanted / (_TEMPERATURE * wanted.std(dim=1).mean()).clamp(min=1e-6)
-    return wanted
-
-
-def _by_group(
-    action: ActionTransform, outputs: torch.Tensor, wanted: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    groups = list(action.nvec) or [outputs.shape[1]]
-    return list(zip(outputs.split(groups, dim=1), wanted.split(groups, dim=1), strict=True))
-
-
-def _bounds(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:
-    assert action.low is not None
-    assert action.high is not None
-    return torch.from_numpy(action.low.ravel()), torch.from_numpy(action.high.ravel())
-
-
 def _decay(progress: float) -> float:
     """Factor of the learning rate: 1, then half a cosine to 0."""
     return 0.5 * (1.0 + math.cos(math.pi * max(0.0, (progress - (1.0 - _DECAY)) / _DECAY)))
-
-
-class EnvironmentStates:
-    """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
-
-    def __init__(self, env: EnvLike, count: int = 10, seed: int = 0, padding: NDArray[Any] | float = 0.0) -> None:
-        self._envs = make_envs(env, count, padding=padding)
-        self._random = np.random.default_rng(seed)
-        # Hashed, so that no student learns from the very episodes that measure it: those count up from a seed.
-        seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
-        self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
-        self._by_student = np.zeros(len(self._envs), bool)
-
-    def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
-        states: list[NDArray[Any]] = []
-        while len(states) < count:
-            now = np.stack(self._observations)
-            states.extend(now)
-            # Drawn anew now and then, so that the teacher also acts from where the student went.
-            redrawn = self._random.random(len(now)) < _REDRAW
-            self._by_student[redrawn] = self._random.random(int(redrawn.sum())) < share
-            for act, group in ((teacher, ~self._by_student), (student, self._by_student)):
-                if group.any():
-                    for index, action in zip(np.flatnonzero(group), act(now[group]), strict=True):
-                        self._step(int(index), action)
-        return np.stack(states[:count])
-
-    def _step(self, index: int, action: Any) -> None:
-        env = self._envs[index]
-        self._observations[index], _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            self._observations[index], _ = env.reset()
-
-    def close(self) -> None:
-        for env in self._envs:
-            env.close()
 
 
 class _Memory:
@@ -497,10 +287,9 @@ class _Memory:
 
     def __init__(self, size: int, teacher: Teacher, folder: Path | None, kept: int) -> None:
         transform = teacher.observation
-        outputs = len(teacher.graph.layers[-1].module.weight)
         self._teacher, self.count = teacher, kept
         self._raw = _array(folder, "states", (size, *transform.shape), transform.dtype, kept)
-        self._outputs = _array(folder, "outputs", (size, outputs), "float32", kept)
+        self._outputs = _array(folder, "outputs", (size, teacher.output_count), "float32", kept)
         self.outputs = torch.from_numpy(self._outputs)
         # Preprocessed vectors are kept too; images would take four times the memory and are preprocessed when read.
         self._inputs = None if transform.image else torch.zeros(size, *transform.shape)

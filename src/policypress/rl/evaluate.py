@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from policypress.config import Environment
 from policypress.errors import ConfigError, RunError
 from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
+from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.environments import EnvLike, description_of, make_envs, name_of, padding_of
 
+FINAL_SEED = 1000
+"""Episodes that measure a finished policy start from ``reset(seed=1000 + i)``."""
 _PARALLEL = 25
 MAX_STEPS = 100_000
 """An episode that is longer has no end; those of Atari have 27,000 steps at most."""
@@ -106,6 +109,21 @@ def evaluate(
     return _episodes(
         env, act, episodes, seed, padding, progress, lambda made: _check_spaces(policy, made, name_of(env))
     )
+
+
+def evaluate_actions(
+    act: Callable[[NDArray[Any]], Iterable[Any]],
+    env: EnvLike,
+    observation: ObservationTransform,
+    *,
+    episodes: int = 20,
+    seed: int = 1000,
+) -> Evaluation:
+    """``evaluate`` for whatever acts: ``act`` maps raw observations (n, ...), as ``observation`` describes them, to
+    actions (n, ...)."""
+    described = description_of(env)
+    padding = padding_of(observation, described.frame_stack if described else 1)
+    return _episodes(env, lambda observations, _: act(np.stack(list(observations.values()))), episodes, seed, padding)
 
 
 def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000, steps: int) -> tuple[str, Evaluation]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -15,12 +18,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
 from policypress.config import Environment, PressConfig
 from policypress.errors import UnsupportedError
+from policypress.files import replace_file
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
+from policypress.rl.adapters import adapter_for
 from policypress.rl.callback import CompressionCallback, divergence
-from policypress.rl.distill import Progress
 from policypress.rl.environments import make_env
 from policypress.rl.freeze import freeze
+from policypress.rl.method import Method
+from policypress.rl.runs import Progress
+from policypress.rl.sources import OpenedAgent
 from policypress.rl.statistics import normalized_env, read_vecnormalize
 
 REBUILT_STEPS = 10_000
@@ -28,45 +35,67 @@ REBUILT_STEPS = 10_000
 _CHECKPOINTS = 50
 
 
-def finetune(
-    agent: Path, vecnormalize: Path | None, config: PressConfig, folder: Path, progress: Progress | None = None
-) -> Policy:
-    """Trains the agent on for ``config.steps`` steps while it is pruned and quantized; returns the frozen policy.
+class Finetune(Method):
+    """The agent's own algorithm, with the callback."""
 
-    Goes on from the checkpoint in ``folder`` if there is one. Unpickles the agent: see ``check_trust``.
-    """
-    saved = folder / "agent.zip"
-    env = _environment(config.environment, vecnormalize, training=True)
-    try:
-        resumed = saved.exists()
-        model: Any = checkpoint.load(saved if resumed else agent, config.algo, env=env)
-        if not resumed:
-            model.num_timesteps = 0
+    def check(self, agent: OpenedAgent, config: PressConfig) -> None:
+        if not agent.source.trust:
+            raise UnsupportedError(
+                "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you "
+                "trust the file, or use --method distill."
+            )
+        model = _trainable(agent)
+        adapter_for(model).trained_graph(model)
+
+    @contextmanager
+    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Training]:
+        _trainable(agent)
+        env = _environment(config.environment, agent.vecnormalize, training=True)
+        try:
+            yield Training(agent.source.agent, env, config, folder)
+        finally:
+            env.close()
+
+
+def _trainable(agent: OpenedAgent) -> BaseAlgorithm:
+    if agent.model is None:
+        raise UnsupportedError(
+            f"{agent.source.agent} is no agent that Stable-Baselines3 can train on: use --method distill."
+        )
+    return agent.model
+
+
+class Training:
+    """An agent that goes on learning for ``config.steps`` steps in ``env``; it is unpickled from ``agent``, or from
+    the checkpoint in ``folder`` if there is one."""
+
+    def __init__(self, agent: Path, env: VecEnv, config: PressConfig, folder: Path | None) -> None:
+        self._config = config
+        self._saved = None if folder is None else folder / "agent.zip"
+        if self._saved is not None and self._saved.exists():
+            self._model: Any = checkpoint.load(self._saved, config.algo, env=env)
+        else:
+            self._model = checkpoint.load(agent, config.algo, env=env)
+            self._model.num_timesteps = 0
+
+    def run(self, progress: Progress | None = None) -> None:
+        model, config = self._model, self._config
         if isinstance(model, OffPolicyAlgorithm):
             _rebuild_buffer(model)
-        folder.mkdir(parents=True, exist_ok=True)
         with divergence(model):
             model.learn(
                 config.steps - model.num_timesteps,
                 callback=[
                     CompressionCallback(config.student.compression, config.steps),
-                    _Checkpoints(saved, config.steps, progress),
+                    _Checkpoints(self._saved, config.steps, progress),
                 ],
                 reset_num_timesteps=False,
                 log_interval=None,
             )
-        return freeze(model, provenance={**config.environment.as_dict(), "finetuned": config.steps})
-    finally:
-        env.close()
 
-
-def check_trust(trust: bool) -> None:
-    """Raises UnsupportedError without ``trust``: optimizers and settings of the algorithm are read by unpickling."""
-    if not trust:
-        raise UnsupportedError(
-            "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you trust "
-            "the file, or use --method distill."
-        )
+    def freeze(self) -> Policy:
+        told = {**self._config.environment.as_dict(), "finetuned": self._config.steps}
+        return freeze(self._model, provenance=told)
 
 
 def _environment(environment: Environment, vecnormalize: Path | None, training: bool) -> VecEnv:
@@ -99,7 +128,7 @@ def _rebuild_buffer(model: OffPolicyAlgorithm) -> None:
 class _Checkpoints(BaseCallback):
     """Saves the agent now and then, and reports."""
 
-    def __init__(self, path: Path, steps: int, progress: Progress | None) -> None:
+    def __init__(self, path: Path | None, steps: int, progress: Progress | None) -> None:
         super().__init__()
         self._path, self._steps, self._progress = path, steps, progress
         self._every = max(1, steps // _CHECKPOINTS)
@@ -121,7 +150,9 @@ class _Checkpoints(BaseCallback):
         if self.num_timesteps < self._next:
             return
         self._next = self.num_timesteps + self._every
-        with checkpoint.replace_file(self._path) as partial, partial.open("wb") as file:
-            self.model.save(file)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(self._path) as partial, partial.open("wb") as file:
+                self.model.save(file)
         if self._progress is not None:
             self._progress(min(self.num_timesteps, self._steps), self._steps, None)

@@ -1,9 +1,10 @@
-"""A Stable-Baselines3 agent to ``Policy``."""
+"""An agent or its student to ``Policy``: the one place that freezes them."""
 
 from __future__ import annotations
 
 import platform
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policypress.compression.freeze import freeze_graph, outputs_of, spread
+from policypress.compression.graph import Graph
 from policypress.errors import UnsupportedError
 from policypress.policy.canonical import canonical
-from policypress.policy.contract import ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.adapters import adapter_for, check_agent, observation_transform
-from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing
+from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing, told
+from policypress.rl.teacher import Teacher
 from policypress.version import __version__
 
 
@@ -55,23 +58,47 @@ def freeze(
         "env": _environment_id(model),
         "steps": int(model.num_timesteps),
         "seed": model.seed,
-        "compression": state,
+        "compression": told(state),
         "versions": _versions(),
         **(provenance or {}),
     }
     recorded = _recorded_observations(model, observation)
-    policy = canonical(
-        freeze_graph(
-            adapter.graph(model),
-            observation,
-            adapter.action_transform(model),
-            baseline_bytes=baseline_bytes,
-            provenance=origin,
-            observations=recorded,
-        )
+    policy = _frozen(
+        adapter.graph(model), observation, adapter.action_transform(model), baseline_bytes, origin, recorded
     )
     check_agent(model, outputs_of(policy))
     return policy
+
+
+def freeze_student(teacher: Teacher, graph: Graph, provenance: Mapping[str, Any], observations: NDArray[Any]) -> Policy:
+    """The policy of a student with this ``graph``, between the teacher's transforms and compared with its size.
+
+    ``provenance`` is added to the teacher's; ``observations`` (n, ...) become test vectors. Raises what
+    ``freeze_graph`` raises.
+    """
+    origin = {**teacher.provenance, **provenance}
+    return _frozen(graph, teacher.observation, teacher.action, teacher.baseline_bytes, origin, observations)
+
+
+def _frozen(
+    graph: Graph,
+    observation: ObservationTransform,
+    action: ActionTransform,
+    baseline_bytes: int | None,
+    provenance: dict[str, Any],
+    observations: NDArray[Any] | None,
+) -> Policy:
+    """Every policy that is made of an agent or a student, in its smallest form."""
+    return canonical(
+        freeze_graph(
+            graph,
+            observation,
+            action,
+            baseline_bytes=baseline_bytes,
+            provenance=provenance,
+            observations=observations,
+        )
+    )
 
 
 def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArray[Any] | None:

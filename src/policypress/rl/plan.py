@@ -1,25 +1,37 @@
-"""From what a user asks for to a complete TrainConfig: preset, family of the environment, overrides."""
+"""From what a user asks for to complete settings: a TrainConfig or a PressConfig."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from gymnasium import spaces
 
 from policypress import presets
-from policypress.config import CompressionConfig, Environment, TrainConfig
+from policypress.config import (
+    FLOAT_BITS,
+    CompressionConfig,
+    DistillConfig,
+    Environment,
+    PressConfig,
+    TrainConfig,
+)
 from policypress.errors import ConfigError
 from policypress.rl.adapters import adapter_named
-from policypress.rl.environments import is_atari, make_env
+from policypress.rl.environments import description_of, is_atari, make_env, name_of
+from policypress.rl.sources import OpenedAgent, digest
+from policypress.rl.teacher import scaled_hidden
 
 DEFAULT_PRESET = "policypress"
 _DEFAULT_BITS = 8
+AUTO_SHRINK = 100
+"""``hidden="auto"`` divides every width by its root, and so the parameters by about it: 26-26 for 256-256."""
+_RATE_WEIGHT = 0.005
 
 
-def plan(
+def plan_training(
     algo: str,
     env: str,
     steps: int | None = None,
@@ -58,6 +70,58 @@ def plan(
 def dense_baseline(config: TrainConfig) -> TrainConfig:
     """The same run without any compression."""
     return replace(config, compression=CompressionConfig(), hidden=())
+
+
+def plan_pressing(
+    agent: OpenedAgent,
+    *,
+    method: str = "distill",
+    hidden: tuple[int, ...] | Literal["auto"] | None = None,
+    compression: Mapping[str, Any] | None = None,
+    student: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> PressConfig:
+    """The PressConfig for an agent, with fields of CompressionConfig (``compression``), DistillConfig (``student``)
+    and PressConfig (``settings``) replaced by those given.
+
+    A distilled student is narrow ("auto": about a hundredth of the parameters) at a learned precision, unless a
+    sparsity or widths are given; 8 bits everywhere. Raises ConfigError for what does not fit together.
+    """
+    environment, source = description_of(agent.env), agent.source
+    if environment is None:
+        raise ConfigError(
+            f"a run keeps in its folder how {name_of(agent.env)} is made, for other processes: name a class or "
+            "function in a module, or call policypress.compress."
+        )
+    given = {"weight_bits": 8, **(compression or {})}
+    searched = bool((settings or {}).get("keep"))
+    if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
+        raise ConfigError("a search finds hidden widths, rate_weight and batches itself: leave them or keep out.")
+    if hidden is None and method == "distill" and not given.get("sparsity"):
+        hidden = "auto"
+    quantizes = given["weight_bits"] != FLOAT_BITS
+    if method == "distill" and ((quantizes and (searched or hidden)) or "rate_weight" in given):
+        given = {"weight_range": "learned", "rate_weight": 0.0 if given.get("sparsity") else _RATE_WEIGHT, **given}
+    if method == "distill":
+        pruned = given.get("sparsity", 0.0) > 0.0
+        start = 0.6 if pruned else 0.1
+        given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
+    widths = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
+    # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
+    gentle = not widths or agent.teacher.observation.image
+    student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
+    return PressConfig(
+        agent.algo,
+        environment.env,
+        digest(source.agent),
+        "" if agent.vecnormalize is None else digest(agent.vecnormalize),
+        env_kwargs=environment.env_kwargs,
+        wrappers=environment.wrappers,
+        frame_stack=environment.frame_stack,
+        method=method,  # type: ignore[arg-type]
+        student=DistillConfig(CompressionConfig(**given), hidden=widths, **student),
+        **(settings or {}),
+    )
 
 
 def _compression(preset: str, given: dict[str, Any]) -> CompressionConfig:

@@ -6,11 +6,8 @@ import csv
 import io
 import json
 import math
-import multiprocessing
 import os
-import queue
 import shutil
-import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,27 +18,21 @@ from typing import Any
 import torch
 
 from policypress.config import DistillConfig, PressConfig
-from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.errors import ConfigError, RunError
+from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of
 from policypress.measure.size import size
-from policypress.policy import artifact
 from policypress.policy.policy import Policy
-from policypress.rl import checkpoint
-from policypress.rl.compress import (
-    AUTO_SHRINK,
-    CompressFiles,
-    Source,
-    compress,
-    existing,
-    measure,
-    measured_teacher,
-    scaled_hidden,
-    teacher_of,
-    write_result,
-)
 from policypress.rl.curves import plot_frontier
-from policypress.rl.distill import Teacher, check_config
 from policypress.rl.evaluate import evaluate
+from policypress.rl.formats import open_agent
+from policypress.rl.measured import PressFolder, measured_student, measured_teacher, returns_of
+from policypress.rl.method import Method
+from policypress.rl.methods import METHODS
+from policypress.rl.plan import AUTO_SHRINK
+from policypress.rl.sources import OpenedAgent, Source
+from policypress.rl.teacher import scaled_hidden
+from policypress.rl.workers import Tell, Workers
 
 CHANCE = 0.02
 """Students of the same knobs and another seed differ by about as much in what they keep."""
@@ -152,7 +143,7 @@ def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) 
 
 
 def search(
-    source: Source,
+    source: Source | OpenedAgent,
     config: PressConfig,
     out: Path,
     *,
@@ -171,26 +162,25 @@ def search(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1.")
-    files = CompressFiles(Path(out))
-    agent = source.open(config.algo, config.environment)
-    teacher = teacher_of(agent)
-    check_config(teacher, config.student)
-    with checkpoint.locked(files.out):
-        if (finished := existing(files, config, resume)) is not None:
+    method = METHODS[config.method]
+    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
+    method.check(agent, config)
+    agent.teacher.network("narrowed")
+    folder = PressFolder(out)
+    with folder.opened(config, resume) as finished:
+        if finished is not None:
             return finished
         watch = watch or (lambda _: None)
         watch(Standing("measuring the agent", 0.0, 60.0 * config.minutes))
-        measured = measured_teacher(files, agent, teacher, config, source.force)
-        # What the agent's file tells has been judged: students need not hear of it again.
-        judged = replace(source, vecnormalize=agent.vecnormalize, force=True)
-        students = _Students(judged, config, files, teacher, report, watch)
+        measured = measured_teacher(folder, agent, config)
+        students = _Students(agent, method, config, folder, report, watch)
         jobs = jobs or os.cpu_count() or 1
         students.train(jobs)
-        return _finish(students, files, config, measured, jobs)
+        return _finish(students, folder, config, measured, jobs)
 
 
 def _finish(
-    students: _Students, files: CompressFiles, config: PressConfig, teacher: dict[str, Any], jobs: int
+    students: _Students, folder: PressFolder, config: PressConfig, teacher: dict[str, Any], jobs: int
 ) -> dict[str, Any]:
     """The smallest student that also keeps enough from the seeds of the final measurement, or else the closest."""
     if not students.found:
@@ -202,7 +192,7 @@ def _finish(
     most = -math.inf
     chosen: Policy | None = None
     for candidate in students.by_size():
-        policy, result = measure(students.policy(candidate), config, teacher, seconds)
+        policy, result = measured_student(students.policy(candidate), config, teacher, seconds)
         _, low, _ = share_of(result["evaluation"]["returns"], teacher["returns"])
         result["reached"] = low >= config.keep
         if closest is None or result["reached"] or low > most:
@@ -211,8 +201,7 @@ def _finish(
             break
     assert chosen is not None
     assert closest is not None
-    write_result(files, chosen, closest)
-    return closest
+    return folder.finish(chosen, closest)
 
 
 class _Students:
@@ -220,24 +209,23 @@ class _Students:
 
     def __init__(
         self,
-        source: Source,
+        agent: OpenedAgent,
+        method: Method,
         config: PressConfig,
-        files: CompressFiles,
-        teacher: Teacher,
+        folder: PressFolder,
         report: Report | None,
         watch: Watch,
     ) -> None:
-        self._watch = watch
-        self._source, self._config, self._files, self._teacher, self._report = source, config, files, teacher, report
-        self._folder = files.out / "students"
+        self._agent, self._method, self._config = agent, method, config
+        self._run, self._report, self._watch = folder, report, watch
+        self._folder = folder.out / "students"
         self.found: dict[Knobs, Candidate] = {}
         for file in sorted(self._folder.glob("*/candidate.json")):
             candidate = _candidate(json.loads(file.read_text()))
             self.found[candidate.knobs] = candidate
         if self.found:  # the last ones may have ended when nobody was there to hear of it
             self._write()
-        reference = evaluate(teacher.policy(), config.environment, episodes=config.episodes, seed=SEARCH_SEED)
-        self._returns = reference.returns
+        self._returns = returns_of(agent.teacher, config.environment, config.episodes, SEARCH_SEED).returns
 
     def train(self, jobs: int) -> None:
         """Until the time is over; students that are not finished then stay where they are, for another call."""
@@ -247,40 +235,23 @@ class _Students:
         deadline = time.monotonic() + available - spent
         share = 60.0 * self._config.minutes / ROUNDS
         batches = self._batches(share)
-        context = multiprocessing.get_context("spawn")
-        answers: Any = context.Queue()
-        running: dict[Knobs, Any] = {}
-        try:
+        # What the agent's file tells has been judged: students need not hear of it again.
+        judged = replace(self._agent.source, vecnormalize=self._agent.vecnormalize, force=True)
+        with Workers[Knobs](lambda knobs: f"student {knobs.name}", ", and fewer --jobs") as workers:
             while True:
-                while len(running) < jobs and time.monotonic() + 0.7 * share < deadline:
-                    knobs = self._unfinished(running) or propose(self.found, set(running), self._config.keep)
-                    arguments = (self._source, self._config, self._student(knobs, batches), knobs, self._returns)
-                    worker = context.Process(target=_train, args=(*arguments, self._folder, answers), daemon=True)
-                    _start(worker)
-                    running[knobs] = worker
-                if not running or time.monotonic() > deadline:
+                while len(workers.running) < jobs and time.monotonic() + 0.7 * share < deadline:
+                    running = workers.running
+                    knobs = self._unfinished(running) or propose(self.found, running, self._config.keep)
+                    config = replace(self._config, student=self._student(knobs, batches))
+                    workers.start(knobs, _train, judged, config, knobs, self._returns, self._folder)
+                if not workers.running or time.monotonic() > deadline:
                     return
                 seconds = available - (deadline - time.monotonic())
-                widths = tuple(self._student(knobs, batches).hidden for knobs in running)
+                widths = tuple(self._student(knobs, batches).hidden for knobs in workers.running)
                 self._watch(Standing("training", seconds, available, widths, len(self.found), self._best()))
-                try:
-                    knobs, answer = answers.get(timeout=min(1.0, max(0.01, deadline - time.monotonic())))
-                except queue.Empty:
-                    for knobs, worker in running.items():
-                        if worker.exitcode not in (None, 0):
-                            raise RunError(
-                                f"student {knobs.name} died (exit code {worker.exitcode}), perhaps for want of memory: "
-                                "go on with --resume, and fewer --jobs."
-                            ) from None
-                    continue
-                running.pop(knobs).join()
-                if isinstance(answer, Exception):
-                    raise answer
-                self._add(answer)
-        finally:
-            for worker in running.values():
-                worker.terminate()
-                worker.join()
+                message = workers.wait(min(1.0, max(0.01, deadline - time.monotonic())))
+                if message is not None:
+                    self._add(message.value)
 
     def by_size(self) -> list[Candidate]:
         """Those that keep enough, the smallest first; all others behind them, the closest first."""
@@ -302,7 +273,7 @@ class _Students:
     def _write(self) -> None:
         """The best student so far and the frontier."""
         best = self._folder / self.by_size()[0].knobs.name / "policy.policy"
-        artifact.write(best.read_bytes(), self._files.policy)
+        write_whole(self._run.policy, best.read_bytes())
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -313,10 +284,10 @@ class _Students:
                 | {"name": one.knobs.name, "rate_weight": one.knobs.rate_weight, "seed": one.knobs.seed}
                 | {"hidden": "-".join(map(str, one.hidden))}
             )
-        checkpoint.write_whole(self._files.out / "frontier.csv", text.getvalue())
+        write_whole(self._run.out / "frontier.csv", text.getvalue())
         plot_frontier(
             {"students": [(one.payload_bytes, one.share, one.low, one.high) for one in self.found.values()]},
-            self._files.out / "frontier.png",
+            self._run.out / "frontier.png",
             keep=self._config.keep,
         )
 
@@ -324,13 +295,13 @@ class _Students:
         given = self._config.student
         return replace(
             given,
-            hidden=scaled_hidden(self._teacher, knobs.factor),
+            hidden=scaled_hidden(self._agent.teacher, knobs.factor),
             compression=replace(given.compression, weight_range="learned", rate_weight=knobs.rate_weight),
             batches=batches,
             seed=given.seed + knobs.seed - 1,
         )
 
-    def _unfinished(self, running: Mapping[Knobs, Any]) -> Knobs | None:
+    def _unfinished(self, running: set[Knobs]) -> Knobs | None:
         """A student of an earlier call that was interrupted."""
         for file in sorted(self._folder.glob("*/knobs.json")):
             knobs = Knobs(**json.loads(file.read_text()))
@@ -341,75 +312,53 @@ class _Students:
     def _batches(self, seconds: float) -> int:
         """How many batches a student gets, so that it takes about ``seconds``; a round number, the same in every call
         of one run."""
-        file = self._files.out / "batches.json"
+        file = self._run.out / "batches.json"
         if not file.exists():
             probe = replace(self._student(Knobs(), _TIMED_BATCHES), states=self._config.student.batch_size)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
+            timed_config = replace(self._config, student=replace(probe, compression=compression))
             marks: list[float] = []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # so few batches may leave a student without a weight
-                compress(
-                    self._teacher,
-                    self._config.environment,
-                    replace(probe, compression=compression),
-                    progress=lambda *_: marks.append(time.monotonic()),
-                )
+                self._method.press(self._agent, timed_config, progress=lambda *_: marks.append(time.monotonic()))
             timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
             pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
             batches = max(1_000, round(seconds / pace, -3))
-            checkpoint.write_whole(file, json.dumps(int(batches)))
+            write_whole(file, json.dumps(int(batches)))
         return int(json.loads(file.read_text()))
 
 
-def _start(worker: Any) -> None:
-    """Starts a process that Ctrl-C in the terminal does not reach: this one ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        worker.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _train(
+    tell: Tell,
     source: Source,
     config: PressConfig,
-    student: DistillConfig,
     knobs: Knobs,
     teacher_returns: tuple[float, ...],
     students: Path,
-    answers: Any,
-) -> None:
-    """One student in a process of its own: trained, measured and written; the answer is a Candidate or an error."""
+) -> Candidate:
+    """One student in a process of its own: trained, measured and written."""
     torch.set_num_threads(1)
     folder = students / knobs.name
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
     def alive(*_: Any) -> None:
-        if not parent.is_alive():
-            raise RunError("the process that started this search is gone: go on with --resume.")
+        tell()
 
-    try:
-        with checkpoint.locked(folder):  # a student of a killed search lives on until it notices
-            checkpoint.write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
-            agent = source.open(config.algo, config.environment)
-            started = time.monotonic()
-            policy = compress(
-                teacher_of(agent), config.environment, student, folder=folder / "checkpoint", progress=alive
-            )
-            result = evaluate(policy, config.environment, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
-            bytes_of, shares = size(policy), share_of(result.returns, teacher_returns)
-            candidate = Candidate(
-                knobs, student.hidden, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros,
-                *shares, result.worst_tenth, result.ended_early, round(time.monotonic() - started, 1),
-            )  # fmt: skip
-            search = {**result.as_dict(), "kept": dict(zip(("share", "low", "high"), shares, strict=True))}
-            replace(policy, results={"search": search}).save(folder / "policy.policy")
-            checkpoint.write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        answers.put((knobs, candidate))
-    except PolicypressError as error:
-        answers.put((knobs, error))
+    with locked(folder):  # a student of a killed search lives on until it notices
+        write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
+        agent = open_agent(source, config.algo, config.environment)
+        started = time.monotonic()
+        policy = METHODS[config.method].press(agent, config, folder / "checkpoint", alive)
+        result = evaluate(policy, config.environment, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
+        bytes_of, shares = size(policy), share_of(result.returns, teacher_returns)
+        candidate = Candidate(
+            knobs, config.student.hidden, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros,
+            *shares, result.worst_tenth, result.ended_early, round(time.monotonic() - started, 1),
+        )  # fmt: skip
+        search = {**result.as_dict(), "kept": dict(zip(("share", "low", "high"), shares, strict=True))}
+        replace(policy, results={"search": search}).save(folder / "policy.policy")
+        write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return candidate
 
 
 def _candidate(values: dict[str, Any]) -> Candidate:

@@ -6,10 +6,8 @@ import csv
 import inspect
 import io
 import json
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,70 +20,39 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from policypress.config import TrainConfig, dumps, from_json
-from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.config import TrainConfig, dumps
+from policypress.errors import ConfigError, PolicypressError
+from policypress.files import replace_file, write_whole
 from policypress.measure.size import sizes
 from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import Adapter, adapter_named
 from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
 from policypress.rl.environments import make_env
-from policypress.rl.evaluate import evaluate
+from policypress.rl.evaluate import FINAL_SEED, evaluate
 from policypress.rl.freeze import freeze
-
-Progress = Callable[[int, int, float | None], None]
-"""Called with (steps done, total steps, latest evaluation's mean return)."""
+from policypress.rl.runs import Progress, RunFolder
 
 EVALUATION_COLUMNS = ("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds")
-FINAL_SEED = 1000
-"""Final episodes start from ``reset(seed=1000 + i)``, evaluations while training from 500 + i."""
-_TRAINING_EVALUATION_SEED = 500
+_TRAINING_EVALUATION_SEED = 500  # other episodes than those of the final evaluation
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """Where a run keeps what."""
+class TrainingFolder(RunFolder[TrainConfig]):
+    """What a training run leaves."""
 
-    out: Path
+    settings = TrainConfig
+    early = ("evaluations.csv", "tensorboard")
+    late = ("agent.zip",)
 
-    @property
-    def config(self) -> Path:
-        return self.out / "config.json"
+    def __init__(self, out: Path) -> None:
+        super().__init__(out)
+        self.agent = self.out / "agent.zip"
+        self.evaluations = self.out / "evaluations.csv"
+        self.replay = self.checkpoint / "replay"
+        self.tensorboard = self.out / "tensorboard"
 
-    @property
-    def policy(self) -> Path:
-        return self.out / "policy.policy"
-
-    @property
-    def agent(self) -> Path:
-        return self.out / "agent.zip"
-
-    @property
-    def evaluations(self) -> Path:
-        return self.out / "evaluations.csv"
-
-    @property
-    def result(self) -> Path:
-        return self.out / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.out / "checkpoint"
-
-    @property
-    def replay(self) -> Path:
-        return self.checkpoints / "replay"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.out / "tensorboard"
-
-    def remove(self) -> None:
-        """Leaves nothing of a run in which nothing was learned."""
-        for file in (self.config, self.evaluations):
-            file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.tensorboard):
-            shutil.rmtree(folder, ignore_errors=True)
+    def begun(self) -> bool:
+        return self.result.exists() or checkpoint.newest_checkpoint(self.checkpoint) is not None
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -95,51 +62,29 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, progress: Pro
     checkpoint if ``resume``, at most 1 % of its steps behind. Raises RunError when ``out`` holds something else,
     ConfigError for settings that contradict each other.
     """
-    files = RunFiles(Path(out))
+    folder = TrainingFolder(out)
     adapter = check(config)
-    with checkpoint.locked(files.out):
-        if (finished := _existing(files, config, resume)) is not None:
+    with folder.opened(config, resume) as finished:
+        if finished is not None:
             return finished
-        checkpoint.remove_partial(files.config, files.evaluations, files.policy, files.agent, files.result)
-        checkpoint.write_whole(files.config, dumps(config))
         try:
-            return _run(config, files, adapter, progress)
+            return _run(config, folder, adapter, progress)
         except PolicypressError:
-            if checkpoint.newest_checkpoint(files.checkpoints) is None:
-                files.remove()
+            if not folder.begun():
+                folder.remove()
             raise
 
 
-def _existing(files: RunFiles, config: TrainConfig, resume: bool) -> dict[str, Any] | None:
-    """The result of a finished run, or None if a run may start or go on here; RunError otherwise."""
-    finished, unfinished = files.result.exists(), checkpoint.newest_checkpoint(files.checkpoints) is not None
-    if not files.config.exists() or not (finished or unfinished):
-        return None  # nothing has been learned here
-    try:
-        found = from_json(TrainConfig, json.loads(files.config.read_text()))
-    except (json.JSONDecodeError, ConfigError) as error:
-        raise RunError(f"{files.config} cannot be read: choose another --out, or remove the folder.") from error
-    if found != config:
-        raise RunError(f"{files.out} holds a run with other settings: choose another --out or repeat its settings.")
-    if finished:
-        shutil.rmtree(files.checkpoints, ignore_errors=True)  # what a kill after the result left
-        result: dict[str, Any] = json.loads(files.result.read_text())
-        return result
-    if not resume:
-        raise RunError(f"{files.out} holds an unfinished run: add --resume to go on, or choose another --out.")
-    return None
-
-
-def _run(config: TrainConfig, files: RunFiles, adapter: Adapter, progress: Progress | None) -> dict[str, Any]:
+def _run(config: TrainConfig, folder: TrainingFolder, adapter: Adapter, progress: Progress | None) -> dict[str, Any]:
     # One thread: on these small networks more only wait for each other, and the same seed gives the same bytes.
     torch.set_num_threads(1)
-    found = checkpoint.newest_checkpoint(files.checkpoints)
+    found = checkpoint.newest_checkpoint(folder.checkpoint)
     env = _training_env(config)
     try:
-        model, state = _model(config, files, adapter, env, found)
+        model, state = _model(config, folder, adapter, env, found)
         compression = CompressionCallback(config.compression, config.steps)
-        run = _RunCallback(config, files, adapter, state, progress)
-        model.set_logger(configure(str(files.tensorboard), ["tensorboard"]))
+        run = _RunCallback(config, folder, adapter, state, progress)
+        model.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         with divergence(model):
             model.learn(
                 config.total_steps - model.num_timesteps,
@@ -149,19 +94,18 @@ def _run(config: TrainConfig, files: RunFiles, adapter: Adapter, progress: Progr
             )
         run.evaluate_if_due(final=True)
         run.save()
-        return _finish(config, files, model, adapter, run)
+        return _finish(config, folder, model, adapter, run)
     finally:
         env.close()
 
 
 def _finish(
-    config: TrainConfig, files: RunFiles, model: BaseAlgorithm, adapter: Adapter, run: _RunCallback
+    config: TrainConfig, folder: TrainingFolder, model: BaseAlgorithm, adapter: Adapter, run: _RunCallback
 ) -> dict[str, Any]:
     policy = _freeze(config, model, adapter)
     evaluation = evaluate(policy, episodes=config.final_episodes, seed=FINAL_SEED).as_dict()
     policy = replace(policy, results={"evaluation": evaluation})
-    policy.save(files.policy)
-    with checkpoint.replace_file(files.agent) as partial:
+    with replace_file(folder.agent) as partial:
         model.save(partial)
     result = {
         "config": json.loads(dumps(config)),
@@ -172,16 +116,12 @@ def _finish(
         "numerics": policy.numerics,
         "versions": policy.provenance["versions"],
     }
-    text = json.dumps(result, indent=2)
-    checkpoint.write_whole(files.result, text)
-    shutil.rmtree(files.checkpoints, ignore_errors=True)
-    written: dict[str, Any] = json.loads(text)
-    return written
+    return folder.finish(policy, result)
 
 
 def read_evaluations(out: Path) -> list[dict[str, str]]:
     """The learning curve of a run, one row an evaluation (EVALUATION_COLUMNS)."""
-    return list(csv.DictReader(io.StringIO(RunFiles(Path(out)).evaluations.read_text())))
+    return list(csv.DictReader(io.StringIO(TrainingFolder(out).evaluations.read_text())))
 
 
 def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter, unfinished: bool = False) -> Policy:
@@ -200,16 +140,16 @@ def _training_env(config: TrainConfig) -> DummyVecEnv:
 
 
 def _model(
-    config: TrainConfig, files: RunFiles, adapter: Adapter, env: DummyVecEnv, found: Path | None
+    config: TrainConfig, folder: TrainingFolder, adapter: Adapter, env: DummyVecEnv, found: Path | None
 ) -> tuple[Any, dict[str, Any]]:
     if found is not None:
         model: Any = checkpoint.load(found / "agent.zip", config.algo, env=env, device=config.device)
         # Loading seeded the environment for the run's first episode; it starts one of its own instead.
         env.seed(config.seed + model.num_timesteps)
-        checkpoint.map_replay_buffer(model, files.replay, resume=True)
+        checkpoint.map_replay_buffer(model, folder.replay, resume=True)
         return model, checkpoint.restore_checkpoint(model, found)
     model = _new_model(config, adapter, env)
-    checkpoint.map_replay_buffer(model, files.replay, resume=False)
+    checkpoint.map_replay_buffer(model, folder.replay, resume=False)
     return model, {}
 
 
@@ -298,13 +238,13 @@ class _RunCallback(BaseCallback):
     def __init__(
         self,
         config: TrainConfig,
-        files: RunFiles,
+        folder: TrainingFolder,
         adapter: Adapter,
         state: dict[str, Any],
         progress: Progress | None,
     ) -> None:
         super().__init__()
-        self._config, self._files, self._adapter, self._progress = config, files, adapter, progress
+        self._config, self._folder, self._adapter, self._progress = config, folder, adapter, progress
         self._rows: list[dict[str, Any]] = state.get("evaluations", [])
         self._seconds_before = float(state.get("seconds", 0.0))
         self._started = time.monotonic()
@@ -367,13 +307,13 @@ class _RunCallback(BaseCallback):
         writer = csv.DictWriter(text, EVALUATION_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        checkpoint.write_whole(self._files.evaluations, text.getvalue())
+        write_whole(self._folder.evaluations, text.getvalue())
         self._report()
 
     def save(self) -> None:
         model: Any = self.model
         state = {"evaluations": self._rows, "seconds": self.seconds}
-        checkpoint.save_checkpoint(model, self._files.checkpoints, state)
+        checkpoint.save_checkpoint(model, self._folder.checkpoint, state)
 
     def _report(self) -> None:
         if self._progress is not None:

@@ -251,7 +251,7 @@ INTEGER_POSITION(position_s32, int32_t)
 
 #if ENGINE_USE_FLOAT
 /* Sums over the inputs ascending, zero weights left out, every product and every sum rounded. */
-static void position_f32(const engine_step *s, const window *v, const float *x, float *target, size_t step) {
+APART static void position_f32(const engine_step *s, const window *v, const float *x, float *target, size_t step) {
     const ENGINE_ROM float *bias = s->bias;
     const ENGINE_ROM uint8_t *pair = s->weight;
     const ENGINE_ROM int8_t *weight = s->weight;
@@ -506,7 +506,7 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
 }
 
 #if ENGINE_USE_TABLES
-static void look_up(const engine_step *s, const unsigned char *source, unsigned char *target) {
+APART static void look_up(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const size_t n = source_size(s);
     for (size_t i = 0; i < n; i++)
         target[i] = (unsigned char)s->table[get(source, s->source_type, s->source_zero, i) - s->low];
@@ -514,7 +514,7 @@ static void look_up(const engine_step *s, const unsigned char *source, unsigned 
 #endif
 
 #if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
-static void activate(const engine_step *s, const unsigned char *source, unsigned char *target) {
+APART static void activate(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const size_t n = source_size(s);
     const float *from = (const void *)source;
     float *to = (void *)target;

@@ -1,0 +1,129 @@
+"""``policypress compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from policypress.algorithms import ALGORITHMS
+from policypress.cli import texts
+from policypress.cli.live import bars, resumable, standing
+from policypress.cli.options import ENV, Fields, options
+from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
+from policypress.config import SEARCH, CompressionConfig, DistillConfig, Environment, PressConfig
+from policypress.errors import ConfigError
+from policypress.extras import require
+
+_SEARCH_MINUTES = 10.0
+_WHILE_TRAINED = ("schedule", "prune_start", "prune_end", "quantize_start")
+# What `plan_pressing` takes instead of the fields' own defaults.
+_STUDENT = {
+    "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
+    "learning_rate": "0.003; 0.001 for the agent's own network, images",
+}
+_COMPRESSION = {
+    "weight_bits": "8",
+    "weight_range": "learned of a narrow student, else mse",
+    "rate_weight": "0.005 of a narrow student",
+    "criterion": "flow of a student, else magnitude",
+    "prune_start": "0 of a student, else 0.2",
+    "prune_end": "0.5 of a student, else 0.8",
+    "quantize_start": "0.1 of a student, 0.6 with --sparsity, else 0.85",
+}
+
+
+def _widths_or_auto(text: str, name: str) -> tuple[int, ...] | Literal["auto"]:
+    return "auto" if text == "auto" else texts.widths(text, name)
+
+
+@app.command()
+@options(
+    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _widths_or_auto}),
+    compression=Fields(CompressionConfig, defaults=_COMPRESSION),
+    pressing=Fields(PressConfig, defaults={"minutes": f"{_SEARCH_MINUTES:g} with --keep"}),
+    environment=Fields(Environment),
+)
+def compress(
+    agent: Annotated[Path, typer.Argument(help="The zip that Stable-Baselines3's save wrote.")],
+    algo: Annotated[str, typer.Option(help=f"Algorithm that trained it: {', '.join(ALGORITHMS)}.")],
+    env: Annotated[str, typer.Option(help=ENV)],
+    out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
+    student: dict[str, Any],
+    compression: dict[str, Any],
+    pressing: dict[str, Any],
+    environment: dict[str, Any],
+    jobs: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=SEARCH, help="Students trained at once for --keep. Default: one a core."),
+    ] = None,
+    vecnormalize: Annotated[
+        Path | None, typer.Option(help="The file that VecNormalize.save wrote, if the agent was trained with it.")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Press it although its file or its return say that statistics are missing."),
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open the agent by unpickling, which can run any code in it.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
+    require("train")
+    from policypress.rl.formats import open_agent
+    from policypress.rl.plan import plan_pressing
+    from policypress.rl.press import press
+    from policypress.rl.search import search
+    from policypress.rl.sources import Source
+    from policypress.tables import candidate_line, compress_table
+
+    method = pressing.pop("method", "distill")
+    if method == "ptq" and (useless := [name for name in _WHILE_TRAINED if name in compression]):
+        raise ConfigError(f"{useless[0]} is of training, and --method ptq does without: leave it out.")
+    if pressing.get("keep"):
+        pressing.setdefault("minutes", _SEARCH_MINUTES)
+    opened = open_agent(Source(agent, vecnormalize, trust, force), algo, Environment(env, **environment))
+    config = plan_pressing(
+        opened,
+        method=method,
+        hidden=student.pop("hidden", None),
+        compression=compression,
+        student=student,
+        settings=pressing,
+    )
+    with resumable():
+        if not config.keep:
+            with bars("loss", "#.3g") as advance:
+                result = press(
+                    opened,
+                    config,
+                    out,
+                    resume=resume,
+                    progress=lambda done, of, loss: advance(config.method, done, of, loss),
+                )
+        else:
+            with standing() as watch:
+                result = search(
+                    opened,
+                    config,
+                    out,
+                    resume=resume,
+                    jobs=jobs,
+                    report=lambda candidate, best: stderr.print(
+                        candidate_line(candidate, best), markup=False, soft_wrap=True
+                    ),
+                    watch=watch,
+                )
+    if as_json:
+        print_json(result)
+    else:
+        stdout.print(compress_table(result))
+        print_files(f"policy  {out / 'policy.policy'}")
+    if not result.get("reached", True):
+        fail(
+            f"no student keeps {100 * config.keep:.3g} % of the mean return by the lower end of its interval; this is "
+            "the closest: --resume with more --minutes, or keep less."
+        )

@@ -1,0 +1,241 @@
+"""The verbs on a policy's file: ``policypress info``, ``evaluate``, ``bench``, ``pack``, ``export`` and ``verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from policypress.cli import texts
+from policypress.cli.live import bars
+from policypress.cli.options import ENV, Fields, options
+from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
+from policypress.config import Environment
+from policypress.errors import ConfigError, PolicypressError
+from policypress.export import FORMATS
+
+PolicyArgument = Annotated[Path, typer.Argument(help="A .policy file.")]
+SeedOption = Annotated[int, typer.Option(help="Random seed.")]
+
+
+@app.command()
+def info(policy: PolicyArgument, as_json: JsonOption = False) -> None:
+    """Show what a policy takes and gives, and where its bytes are."""
+    import policypress
+    from policypress.export.c import flash_bytes
+    from policypress.policy.description import contract_rows
+    from policypress.tables import byte_table, contract_table, layer_table
+
+    loaded = policypress.load(policy)
+    report, flash, disk = policypress.size(loaded), flash_bytes(loaded), policy.stat().st_size
+    if as_json:
+        found = {
+            "contract": contract_rows(loaded),
+            "numerics": loaded.numerics,
+            "size": {**report.as_dict(), "disk_bytes": disk, "flash_bytes": flash},
+            "provenance": loaded.provenance,
+            "results": loaded.results,
+        }
+        print_json(found)
+    else:
+        stdout.print(contract_table(loaded), layer_table(report), byte_table(report, disk, flash))
+
+
+@app.command()
+@options(environment=Fields(Environment))
+def evaluate(
+    policy: PolicyArgument,
+    environment: dict[str, Any],
+    env: Annotated[
+        str | None, typer.Option(help=ENV + " Default: the one of the training, with its settings and wrappers.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Number of episodes.", min=2)] = 20,
+    seed: Annotated[int, typer.Option(help="Episode i starts from reset(seed=seed+i).")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode."""
+    import policypress
+    from policypress.rl.evaluate import evaluate as run
+    from policypress.tables import evaluation_table
+
+    loaded = policypress.load(policy)
+    if environment and env is None:
+        raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
+    with bars("episodes") as advance:
+        result = run(
+            loaded,
+            None if env is None else Environment(env, **environment),
+            episodes=episodes,
+            seed=seed,
+            progress=lambda done, of: advance("episodes", done, of, None),
+        )
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        stdout.print(evaluation_table(result))
+
+
+@app.command()
+def bench(
+    policy: PolicyArgument,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Hidden widths of the dense float32 network that peers run, for example 256,256. "
+            "Default: those that the policy's file tells."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Observations of a batch.")] = 256,
+    seconds: Annotated[float, typer.Option(help="Length of the whole run.")] = 10.0,
+    peers: Annotated[
+        str,
+        typer.Option(help="all, or names with commas: sb3, torch, ort; a wrong one shows them all."),
+    ] = "all",
+    chart: Annotated[Path | None, typer.Option(help="Draw the comparison to this PNG.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead, flash, RAM and instructions on an emulated microcontroller, checked bit for bit: "
+            "cortex-m0, cortex-m3 or cortex-m4. May be given more than once."
+        ),
+    ] = None,
+    seed: SeedOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
+    if target:
+        _bench_targets(policy, target, as_json)
+        return
+    import policypress
+    from policypress.measure.bench import BenchConfig, plot
+    from policypress.measure.bench import bench as run
+    from policypress.measure.peers import named
+    from policypress.tables import bench_notes, bench_table, energy_table
+
+    config = BenchConfig(
+        against=() if against is None else texts.widths(against, "against"),
+        batch=batch,
+        seconds=seconds,
+        peers=() if peers == "all" else named(peers),
+        seed=seed,
+    )
+    if chart is not None:
+        import matplotlib  # noqa: F401  (missing is better known before than after)
+
+        if not chart.parent.is_dir():
+            raise PolicypressError(f"Cannot write {chart}: there is no folder {chart.parent}.")
+    loaded = policypress.load(policy)
+    # No bar: a thread that draws would disturb what is timed.
+    stderr.print(f"timing for about {seconds:g} s")
+    report = run(loaded, config)
+    if chart is not None:
+        plot(report, chart)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        stdout.print(bench_table(report), energy_table(report))
+        stdout.print(bench_notes(report), markup=False)
+
+
+@app.command()
+def pack(
+    policy: PolicyArgument,
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    payload_only: Annotated[
+        bool, typer.Option("--payload-only", help="Write the bare payload, which load does not open by itself.")
+    ] = False,
+) -> None:
+    """Write a policy as small as it gets: payload and contract alone, without names, provenance and test vectors."""
+    import policypress
+    from policypress.policy.artifact import encode_payload, write
+    from policypress.policy.artifact import pack as packed
+    from policypress.policy.canonical import canonical
+
+    loaded = canonical(policypress.load(policy))
+    payload = encode_payload(loaded)
+    data = payload if payload_only else packed(loaded)
+    write(data, out)
+    frame = "" if payload_only else f", of which {len(payload):,} are the payload"
+    print_files(f"{out}  {len(data):,} bytes{frame}")
+
+
+@app.command()
+def export(
+    policy: PolicyArgument,
+    to: Annotated[str, typer.Option(help=f"Format: {' or '.join(FORMATS)}.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
+    style: Annotated[
+        str | None,
+        typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
+    ] = None,
+    observation: Annotated[
+        str | None, typer.Option(help="Of onnx: float32 for a policy that takes float64. Default: the policy's dtype.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file or its folder.")
+    ] = None,
+    integer_only: Annotated[
+        bool | None, typer.Option("--integer-only", help="Of c: codes in, sums out, no float operation.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of c: auto, dense, packed, sparse or payload. Default: auto, the fewest bytes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random observations that it is checked with.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a policy in another format, after checking that it answers as the policy does."""
+    import policypress
+    from policypress.export import export as run
+    from policypress.export import name_of
+    from policypress.tables import export_table
+
+    given: dict[str, Any] = {
+        "style": style, "observation": observation, "name": name, "integer_only": integer_only, "weights": weights,
+    }  # fmt: skip
+    wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
+    loaded = policypress.load(policy)
+    if to == "c" and name is None:
+        wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
+    report = run(loaded, out, to, **wanted)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        stdout.print(export_table(report))
+        print_files(f"{to}  {out}")
+
+
+@app.command()
+def verify(
+    policy: PolicyArgument,
+    vectors: Annotated[int, typer.Option(help="Observations to compare, at most.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every engine with the reference: native, portable, compiled C and ONNX Runtime."""
+    import policypress
+    from policypress.export.verify import verify as run
+    from policypress.tables import verification_table
+
+    result = run(policypress.load(policy), vectors, seed)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        stdout.print(verification_table(result))
+    if not result.holds:
+        fail("an engine does not answer as the reference does.")
+
+
+def _bench_targets(policy: Path, targets: list[str], as_json: bool) -> None:
+    import policypress
+    from policypress.measure.microcontroller import measure_on_target
+    from policypress.tables import target_table
+
+    loaded = policypress.load(policy)
+    reports = [measure_on_target(loaded, target) for target in targets]
+    if as_json:
+        print_json([report.as_dict() for report in reports])
+    else:
+        stdout.print(target_table(reports))
+    if any(report.differing for report in reports):
+        fail("an action differs from the reference's.")

@@ -1,0 +1,49 @@
+"""Values in the texts of options. Whatever cannot be read raises ConfigError, which says how to write it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from policypress.errors import ConfigError
+
+
+def widths(text: str, name: str = "hidden") -> tuple[int, ...]:
+    """``24,24``; ``name`` is the option's."""
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} must be widths with commas between, for example 24,24.") from None
+
+
+def keywords(texts: Sequence[str], name: str) -> dict[str, Any]:
+    """``NAME:VALUE`` each, as the RL Zoo writes them, values as Python does; ``name`` is the option's."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, colon, value = text.partition(":")
+        try:
+            if not (colon and key.isidentifier()):
+                raise ValueError
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {text!r} cannot be read: write NAME:VALUE with a Python value, texts in "
+                'quotes, for example "use_contact_forces:True".'
+            ) from error
+    return found
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` each, values as JSON does, and any other value as a text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text} has no value: write it as NAME=VALUE, for example learning_rate=1e-3.")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

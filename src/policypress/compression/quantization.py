@@ -1,0 +1,242 @@
+"""When a network's layers measure their ranges, and when they compute in integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import nn
+
+from policypress.compression.activations import FakeQuantActivation, Source, TableRange, activation_input
+from policypress.compression.fake_quant import STEP_STRIDE, FakeQuantAdd, plain_layer, quantized_layer, weight_channels
+from policypress.compression.graph import (
+    ActivationNode,
+    Add,
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ReluNode,
+    ResidualNode,
+    walk,
+)
+from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
+from policypress.compression.weight_steps import LayerQuantizer
+from policypress.config import CompressionConfig
+from policypress.errors import unknown
+
+_STEP_RATE = 0.1  # learning rate of the logarithm of a weight step over that of the weights
+
+
+class Phase(Enum):
+    """What quantization is doing: nothing, measuring ranges, or computing in integers."""
+
+    FLOAT = 0
+    OBSERVE = 1
+    QUANTIZE = 2
+
+
+class Quantization:
+    """Fake quantization of ``graph``, which ``optimizer`` trains, and of ``targets``, Graphs of target networks.
+
+    ``steps``: the nominal training steps that the config's fractions refer to. ``image`` inputs are in [0, 1].
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        optimizer: torch.optim.Optimizer,
+        config: CompressionConfig,
+        steps: int,
+        *,
+        targets: Sequence[Graph] = (),
+        image: bool = False,
+    ) -> None:
+        self.graph, self.config, self.steps, self.phase = graph, config, steps, Phase.FLOAT
+        self._targets, self._image = tuple(targets), image
+        self._trained = [node for node in graph.layers if not node.fixed]
+        self._updates = 0
+        self._watch(optimizer)
+
+    def _watch(self, optimizer: torch.optim.Optimizer) -> None:
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Goes on with ``optimizer``, which trains the same weights in place of another one."""
+        for handle in self._handles:
+            handle.remove()
+        self._watch(optimizer)
+        self._forget()
+
+    def step(self, step: int) -> None:
+        """Brings the phase to where the config wants it after ``step`` training steps."""
+        if not self.config.quantizes:
+            return
+        start = self.config.quantize_start * self.steps
+        if self.phase is Phase.FLOAT and step >= start - self.config.observe * self.steps:
+            self._set_phase(Phase.OBSERVE)
+        if self.phase is Phase.OBSERVE and step >= start:
+            self._set_phase(Phase.QUANTIZE)
+
+    def ranges(self) -> dict[str, float]:
+        """Largest magnitude with a code, for the output of each quantized layer."""
+        found = {}
+        for node in self.graph.layers:
+            quantizer = getattr(node.module, "policypress_quantizer", None)
+            if quantizer is not None and quantizer.output is not None:
+                found[node.name] = float(quantizer.output.limit)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values; the ranges are the network's own."""
+        return {"phase": self.phase.name}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._set_phase(Phase[state["phase"]])
+
+    def remove(self) -> None:
+        """Gives the network its plain layers back."""
+        self._set_phase(Phase.FLOAT)
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_step(self, *_: Any) -> None:
+        price = self.config.rate_weight
+        if price and self.phase is Phase.QUANTIZE:
+            weights = sum(node.module.weight.numel() for node in self._trained)
+            for node in self._trained:
+                node.module.add_rate_gradient(price / weights)  # type: ignore[operator]
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self.phase is not Phase.QUANTIZE:
+            return
+        self._updates += 1
+        self._forget()
+        learned = self.config.weight_range == "learned" and self._updates % STEP_STRIDE == 0
+        if learned:
+            rate = float(optimizer.param_groups[0]["lr"])
+            for node in self._trained:
+                node.module.policypress_quantizer.learn_step(_STEP_RATE * STEP_STRIDE * rate)  # type: ignore[union-attr, operator]
+
+    def _forget(self) -> None:
+        if self.phase is Phase.QUANTIZE:
+            for node in self.graph.layers:
+                node.module.forget()  # type: ignore[operator]
+
+    def _set_phase(self, phase: Phase) -> None:
+        was, self.phase = self.phase, phase
+        active = phase is Phase.QUANTIZE
+        for graph in (self.graph, *self._targets):
+            if was is Phase.FLOAT and phase is not Phase.FLOAT:
+                self._insert_quantizers(graph)
+            for node in graph.layers:
+                if phase is Phase.FLOAT and was is not Phase.FLOAT:
+                    node.replace(plain_layer(node.module))
+                elif phase is not Phase.FLOAT:
+                    node.module.active = active  # type: ignore[assignment]
+            for residual in _residuals(graph):
+                if phase is Phase.FLOAT:
+                    residual.block.add = Add()
+                else:
+                    residual.block.add.active = active  # type: ignore[assignment]
+            for activation in _activations(graph):
+                module = activation.module
+                if isinstance(module, FakeQuantActivation):  # a plain one where activations stay float
+                    module.active = active
+                    if phase is Phase.FLOAT:
+                        activation.replace(module.plain)
+        if active:
+            for node in self.graph.layers:
+                node.module.update_step()  # type: ignore[operator]
+
+    def _insert_quantizers(self, graph: Graph) -> None:
+        """Swaps layers for fake-quantized ones; those of target networks follow the deployed network's."""
+        if graph is not self.graph:
+            for node, deployed in zip(graph.layers, self.graph.layers, strict=True):
+                follower = deployed.module.policypress_quantizer.follower()  # type: ignore[union-attr, operator]
+                node.replace(quantized_layer(node.module, follower, active=False))
+            for block, deployed_block in zip(_residuals(graph), _residuals(self.graph), strict=True):
+                block.block.add = deployed_block.block.add
+            for activation, deployed_one in zip(_activations(graph), _activations(self.graph), strict=True):
+                if isinstance(deployed_one.module, FakeQuantActivation):
+                    activation.replace(FakeQuantActivation(activation.module, deployed_one.module.output))
+            return
+        config = self.config
+        source: ActivationQuantizer | None = None
+        if config.activation_bits:
+            if self._image:
+                source = ActivationQuantizer(config.input_bits, signed=False, fixed_limit=1.0)
+            else:
+                first = graph.layers[0].module
+                if isinstance(first, nn.Linear):
+                    begin = next(node for node in graph.nodes if not isinstance(node, FlattenNode))
+                    source = InputQuantizer(config.input_bits, first.in_features, shifts=begin is graph.layers[0])
+                else:
+                    source = ActivationQuantizer(config.input_bits, signed=True, coarse=True)
+        self._quantize_chain(graph.nodes, source, graph.layers)
+
+    def _quantize_chain(
+        self, nodes: Sequence[Node], source: Source | None, layers: Sequence[LayerNode]
+    ) -> Source | None:
+        """Quantizes ``nodes``, whose input has the range ``source``; returns that of what they give."""
+        bits = self.config.activation_bits
+        for place, node in enumerate(nodes):
+            match node:
+                case LayerNode():
+                    output: ActivationQuantizer | None = None
+                    if source is not None and node is not layers[-1]:
+                        reach = node.reach if node.reach < math.inf else None
+                        usual = ActivationQuantizer(bits, signed=not node.relu, fixed_limit=reach)
+                        output = _for_activation(nodes[place + 1 :], signed=not node.relu, layer=True) or usual
+                    quantizer = LayerQuantizer(
+                        self.config.weight_bits,
+                        weight_channels(node.module, self.config.granularity),
+                        "minmax" if node.fixed else self.config.weight_range,
+                        source,
+                        output,
+                        owns_source=source is not None and node is layers[0],
+                    )
+                    node.replace(quantized_layer(node.module, quantizer, active=False))
+                    source = output
+                case ActivationNode():
+                    if source is not None:
+                        source = TableRange(node.function, node.parameters, bits, source)
+                        node.replace(FakeQuantActivation(node.module, source))
+                case ResidualNode():
+                    branch = self._quantize_chain(node.body, source, layers)
+                    if source is not None and branch is not None:
+                        usual = ActivationQuantizer(bits, signed=True)
+                        output = _for_activation(nodes[place + 1 :], signed=True, layer=False) or usual
+                        node.block.add = FakeQuantAdd(source, branch, output)
+                        source = output
+                case ReluNode() | FlattenNode() | PoolNode():
+                    pass
+                case _:
+                    unknown(node)
+        return source
+
+
+def _for_activation(following: Sequence[Node], *, signed: bool, layer: bool) -> ActivationQuantizer | None:
+    """The range of what a ``layer`` (or a sum) gives if an activation takes it, the next of the ``following`` nodes
+    or behind those that keep codes as they are."""
+    for place, node in enumerate(following):
+        if isinstance(node, ActivationNode):
+            return activation_input(node.function, node.parameters, signed=signed, at_once=layer and place == 0)
+        if not isinstance(node, ReluNode | FlattenNode | PoolNode):
+            break
+    return None
+
+
+def _residuals(graph: Graph) -> list[ResidualNode]:
+    return [node for node in walk(graph.nodes) if isinstance(node, ResidualNode)]
+
+
+def _activations(graph: Graph) -> list[ActivationNode]:
+    return [node for node in walk(graph.nodes) if isinstance(node, ActivationNode)]

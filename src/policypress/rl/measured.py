@@ -1,0 +1,117 @@
+"""An agent and its student, measured from the same seeds, and what a run of pressing leaves."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from policypress.config import Environment, PressConfig, dumps
+from policypress.errors import ConfigError, PolicypressError
+from policypress.files import write_whole
+from policypress.measure.returns import kept
+from policypress.measure.size import sizes
+from policypress.policy.policy import Policy
+from policypress.rl.evaluate import FINAL_SEED, Evaluation, chance, evaluate, evaluate_actions
+from policypress.rl.runs import RunFolder
+from policypress.rl.sources import OpenedAgent
+from policypress.rl.teacher import Teacher, acting
+
+_CHANCE_STEPS = 10  # times the agent's longest episode, after which one of who acts without looking is over
+
+
+class PressFolder(RunFolder[PressConfig]):
+    """What a run of pressing leaves. A search also goes on in more or less time than it was given first."""
+
+    settings = PressConfig
+    others = "another run: choose another --out or repeat its settings and files"
+    early = ("teacher.json",)
+
+    def goes_on(self, found: PressConfig, config: PressConfig) -> bool:
+        return replace(found, minutes=config.minutes) == config
+
+
+def returns_of(teacher: Teacher, env: Environment, episodes: int, seed: int) -> Evaluation:
+    """What the teacher itself returns, in float32."""
+    if teacher.graph is None:
+        act = acting(teacher, teacher.outputs)
+        return evaluate_actions(act, env, teacher.observation, episodes=episodes, seed=seed)
+    return evaluate(teacher.policy(), env, episodes=episodes, seed=seed)
+
+
+def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfig) -> dict[str, Any]:
+    """The teacher's evaluation in float32, measured once a folder, and in it as "chance" what acting without looking
+    returns; warns where the teacher does no better. Raises RunError if it acts far below its training, ConfigError if a
+    search needs shares of a return that is next to nothing. What is wrong with the agent leaves no run behind."""
+    file = folder.out / "teacher.json"
+    measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if "chance" not in measured:
+        try:
+            result = returns_of(agent.teacher, config.environment, config.episodes, FINAL_SEED)
+            agent.check_return(result.returns, config.env)
+            if config.keep and kept(result.returns, result.returns).share is None:
+                raise ConfigError(
+                    f"the agent's return, {_return(result.summary())}, is too near to 0 for a share of it: press it "
+                    "without --keep."
+                )
+            actions, blind = chance(
+                config.environment, episodes=config.episodes, seed=FINAL_SEED, steps=_CHANCE_STEPS * max(result.lengths)
+            )
+        except PolicypressError:
+            folder.remove()
+            raise
+        measured = {**result.as_dict(), "chance": {"actions": actions, **blind.summary()}}
+        write_whole(file, json.dumps(measured))
+    if (note := _at_chance(measured)) is not None:
+        warnings.warn(note, stacklevel=2)
+    return measured
+
+
+def measured_student(
+    policy: Policy, config: PressConfig, teacher: dict[str, Any], seconds: float
+) -> tuple[Policy, dict[str, Any]]:
+    """``policy`` with what it returns from the teacher's seeds on its card, and the contents of ``result.json``."""
+    evaluation = evaluate(policy, config.environment, episodes=config.episodes, seed=FINAL_SEED).as_dict()
+    share = asdict(kept(evaluation["returns"], teacher["returns"], teacher["chance"]["high"]))
+    policy = replace(policy, results={"evaluation": evaluation, "teacher": teacher, "kept": share})
+    result = {
+        "config": json.loads(dumps(config)),
+        "teacher": teacher,
+        "evaluation": evaluation,
+        "kept": share,
+        "notes": notes(policy, teacher, share),
+        "size": sizes(policy),
+        "numerics": policy.numerics,
+        "batches": policy.provenance.get("batches"),
+        "wall_seconds": round(seconds, 1),
+    }
+    return policy, result
+
+
+def notes(policy: Policy, teacher: Mapping[str, Any], share: Mapping[str, Any]) -> list[str]:
+    """Sentences without which the figures of a student would mislead."""
+    found = []
+    if (at_chance := _at_chance(teacher)) is not None:
+        found.append(at_chance)
+    elif share["share"] is None:
+        found.append("the agent's return is too near to 0 for a share of it.")
+    if not any(layer.nonzeros for layer in policy.layers):
+        found.append("the student's action is constant: none of its weights is left.")
+    return found
+
+
+def _at_chance(teacher: Mapping[str, Any]) -> str | None:
+    """That the agent does no better than acting without looking, or None if it does."""
+    blind = teacher["chance"]
+    if teacher["low"] > blind["high"]:
+        return None
+    return (
+        f"the agent does no better than {blind['actions']} ({_return(teacher)} against {_return(blind)}): there is "
+        "nothing learned that a student could keep."
+    )
+
+
+def _return(measured: Mapping[str, Any]) -> str:
+    return f"{measured['mean']:,.1f} [{measured['low']:,.1f}, {measured['high']:,.1f}]"

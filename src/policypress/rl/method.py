@@ -1,0 +1,46 @@
+"""What every way of pressing an agent is: prepared, run (resumable, with progress) and frozen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from policypress.config import PressConfig
+from policypress.policy.policy import Policy
+from policypress.rl.runs import Progress
+from policypress.rl.sources import OpenedAgent
+
+
+class Pressing(Protocol):
+    """One agent on its way to a small policy."""
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Does what is left to do."""
+
+    def freeze(self) -> Policy:
+        """The policy that came of it."""
+
+
+class Method(ABC):
+    """A way of pressing. Another one is a subclass and a row of ``rl.methods``."""
+
+    @abstractmethod
+    def check(self, agent: OpenedAgent, config: PressConfig) -> None:
+        """Raises ConfigError or UnsupportedError, before any work, for what does not fit together."""
+
+    @abstractmethod
+    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> AbstractContextManager[Pressing]:
+        """The work, ready to run; what it needs is closed with the ``with`` block.
+
+        ``folder`` keeps a checkpoint, from which the same call goes on.
+        """
+
+    def press(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None = None, progress: Progress | None = None
+    ) -> Policy:
+        """Prepares, runs and freezes."""
+        with self.prepare(agent, config, folder) as work:
+            work.run(progress)
+            return work.freeze()

@@ -1,0 +1,46 @@
+"""``policypress compress``: an agent that is already trained, pressed in minutes and measured against itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from policypress.config import PressConfig
+from policypress.errors import DivergedError
+from policypress.rl.formats import open_agent
+from policypress.rl.measured import PressFolder, measured_student, measured_teacher
+from policypress.rl.methods import METHODS
+from policypress.rl.runs import Progress
+from policypress.rl.sources import OpenedAgent, Source
+
+
+def press(
+    source: Source | OpenedAgent,
+    config: PressConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Presses ``source``, an agent or its files, as ``config`` says, measures it against itself from the same seeds and
+    writes everything under ``out``; returns the contents of ``result.json``.
+
+    A finished run with the same config is returned as it is; an unfinished one goes on if ``resume``. Raises RunError
+    when ``out`` holds something else, UnsupportedError or ConfigError before anything is written.
+    """
+    method = METHODS[config.method]
+    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
+    method.check(agent, config)
+    folder = PressFolder(out)
+    with folder.opened(config, resume) as finished:
+        if finished is not None:
+            return finished
+        teacher = measured_teacher(folder, agent, config)
+        started = time.monotonic()
+        try:
+            policy = method.press(agent, config, folder.checkpoint, progress)
+        except DivergedError:  # it would again
+            folder.remove()
+            raise
+        return folder.finish(*measured_student(policy, config, teacher, time.monotonic() - started))

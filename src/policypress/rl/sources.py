@@ -1,0 +1,124 @@
+"""Where agents and states come from, whatever the format of the one and the origin of the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from policypress.errors import ConfigError, RunError
+from policypress.rl.environments import EnvLike, description_of, make_envs, makes_env, padding_of
+from policypress.rl.teacher import Act, Teacher, acting
+
+States = Callable[[Act, Act, float, int], NDArray[Any]]
+"""``states(teacher, student, share, count)``: ``count`` raw observations, met while the student acts in ``share`` of
+the time and the teacher in the rest. Recorded logs, which do not depend on who acts, may ignore the first three."""
+
+_REDRAW = 0.02  # of the steps: who acts is drawn anew
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of an agent; ``rl.formats.open_agent`` opens them."""
+
+    agent: Path
+    vecnormalize: Path | None = None
+    trust: bool = False
+    """Open the agent by unpickling, which can run any code in it."""
+    force: bool = False
+    """Go on where the agent's file or its return say that statistics of VecNormalize are missing or wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedAgent:
+    """An agent whose files have been read, as it acts in ``env``.
+
+    ``vecnormalize``: the file of its statistics, given or found. ``check_return(returns, name)`` raises RunError, or
+    warns, where its deterministic returns in the environment called ``name`` are far below those of its training.
+    ``model``: in evaluation mode; None where Stable-Baselines3 cannot train it on.
+    """
+
+    source: Source
+    algo: str
+    env: EnvLike
+    teacher: Teacher
+    vecnormalize: Path | None = None
+    check_return: Callable[[Sequence[float], str], None] = lambda *_: None
+    model: BaseAlgorithm | None = None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; RunError if it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): give the zip that model.save wrote.") from error
+
+
+@contextmanager
+def states_for(teacher: Teacher, env: EnvLike | States, seed: int) -> Iterator[tuple[Teacher, States]]:
+    """The teacher, whose provenance then names the environment, and states: met in ``env`` from ``seed`` on, or those
+    that a function gives."""
+    if not makes_env(env):
+        yield teacher, env  # type: ignore[misc]
+        return
+    described = description_of(env)  # type: ignore[arg-type]
+    padding = padding_of(teacher.observation, described.frame_stack if described else 1)
+    states = EnvironmentStates(env, seed=seed, padding=padding)  # type: ignore[arg-type]
+    try:
+        origin = described.as_dict() if described else {}
+        yield replace(teacher, provenance={**teacher.provenance, **origin}), states
+    finally:
+        states.close()
+
+
+def met_by_teacher(teacher: Teacher, states: States, count: int) -> NDArray[Any]:
+    """``count`` observations of the teacher's own episodes; ConfigError if ``states`` gives none."""
+    act = acting(teacher, teacher.outputs)
+    observations = states(act, act, 0.0, count)
+    if not len(observations):
+        raise ConfigError("the function of states gave none: return as many observations as it is asked for.")
+    return observations
+
+
+class EnvironmentStates:
+    """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
+
+    def __init__(self, env: EnvLike, count: int = 10, seed: int = 0, padding: NDArray[Any] | float = 0.0) -> None:
+        self._envs = make_envs(env, count, padding=padding)
+        self._random = np.random.default_rng(seed)
+        # Hashed, so that no student learns from the very episodes that measure it: those count up from a seed.
+        seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
+        self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
+        self._by_student = np.zeros(len(self._envs), bool)
+
+    def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
+        states: list[NDArray[Any]] = []
+        while len(states) < count:
+            now = np.stack(self._observations)
+            states.extend(now)
+            # Drawn anew now and then, so that the teacher also acts from where the student went.
+            redrawn = self._random.random(len(now)) < _REDRAW
+            self._by_student[redrawn] = self._random.random(int(redrawn.sum())) < share
+            for act, group in ((teacher, ~self._by_student), (student, self._by_student)):
+                if group.any():
+                    for index, action in zip(np.flatnonzero(group), act(now[group]), strict=True):
+                        self._step(int(index), action)
+        return np.stack(states[:count])
+
+    def _step(self, index: int, action: Any) -> None:
+        env = self._envs[index]
+        self._observations[index], _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            self._observations[index], _ = env.reset()
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()

@@ -1,0 +1,134 @@
+"""Work in processes of its own: started, heard of, and ended with whoever started it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import queue
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from policypress.errors import PolicypressError, RunError
+
+K = TypeVar("K")
+
+Tell = Callable[..., None]
+"""``tell(*values)`` sends values to the process that started the work, if there are any; RunError if it is gone."""
+
+
+@dataclass(frozen=True)
+class Message(Generic[K]):
+    """What a worker tells: values on its way, or, ``done``, what its work returned."""
+
+    key: K
+    value: Any
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class _Failure(Generic[K]):
+    key: K
+    error: Exception
+    trace: str
+
+
+class _WorkerTrace(Exception):
+    """Where in the worker an error was raised; shown as its cause."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class Workers(Generic[K]):
+    """Processes that do one piece of work each, by key; leaving the ``with`` block ends those that still run.
+
+    ``name`` says in an error which worker it was; ``less``, what to do if memory was short.
+    """
+
+    def __init__(self, name: Callable[[K], str], less: str = "") -> None:
+        self._name, self._less = name, less
+        self._context: Any = multiprocessing.get_context("spawn")
+        self._messages: Any = self._context.Queue()
+        self._running: dict[K, Any] = {}
+
+    def __enter__(self) -> Workers[K]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._running.values():
+            worker.terminate()
+            worker.join()
+
+    @property
+    def running(self) -> set[K]:
+        return set(self._running)
+
+    def start(self, key: K, work: Callable[..., Any], *arguments: Any) -> None:
+        """Calls ``work(tell, *arguments)`` in a process of its own; all of it, and what it returns, is pickled.
+
+        Ctrl-C in the terminal does not reach that process: this one ends it.
+        """
+        worker = self._context.Process(target=_run, args=(key, self._messages, work, arguments), daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._running[key] = worker
+
+    def wait(self, seconds: float) -> Message[K] | None:
+        """The next message of any worker; None if none comes in ``seconds``.
+
+        Raises the error that a worker raised, as it is, and RunError if one died without a word.
+        """
+        dead = [key for key, worker in self._running.items() if worker.exitcode is not None]
+        try:
+            message = self._messages.get(timeout=seconds)
+        except queue.Empty:
+            if dead:  # before, so that what they told has been heard
+                raise self._death(dead[0]) from None
+            return None
+        if isinstance(message, _Failure):
+            raise message.error from (
+                None if isinstance(message.error, PolicypressError) else _WorkerTrace(message.trace)
+            )
+        assert isinstance(message, Message)
+        if message.done:
+            self._running.pop(message.key).join()
+        return message
+
+    def _death(self, key: K) -> RunError:
+        code = self._running[key].exitcode
+        killed = code == -signal.SIGKILL
+        return RunError(
+            f"{self._name(key)} died (exit code {code}){', perhaps for want of memory' if killed else ''}: go on with "
+            f"--resume{self._less if killed else ''}."
+        )
+
+
+def _run(key: Any, messages: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def tell(*values: Any) -> None:
+        if not parent.is_alive():
+            raise RunError("the process that started this one is gone: go on with --resume.")
+        if values:
+            messages.put(Message(key, values))
+
+    try:
+        messages.put(Message(key, work(tell, *arguments), done=True))
+    except Exception as error:  # whatever it is, it is told of where somebody reads it
+        messages.put(_Failure(key, _sendable(error), traceback.format_exc()))
+
+
+def _sendable(error: Exception) -> Exception:
+    """``error``, or what it says where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error of any library can refuse in any way
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
