@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from rich.console import Console
 
 import policypress as pp
 from policypress import cli
@@ -873,7 +874,7 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     policy = make_policy("integer", "vector", vectors=True)
     policy.save(tmp_path / "a.policy")
-    monkeypatch.setattr(cli, "_out", cli.Console(width=80, highlight=False))
+    monkeypatch.setattr("policypress.cli.files.stdout", Console(width=80, highlight=False))
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["policypress", "export", str(tmp_path / "a.policy"), *map(str, words)])
