@@ -31,6 +31,7 @@ from check import record  # noqa: E402
 import policypress as pp  # noqa: E402
 from policypress.errors import ExportError, PolicypressError  # noqa: E402
 from policypress.export.c import CExportConfig, Weights, export_c  # noqa: E402
+from policypress.export.compile import STRICT  # noqa: E402
 from policypress.measure.microcontroller import expected_answers  # noqa: E402
 from policypress.policy import reference  # noqa: E402
 from policypress.testing import accepted, observations, random_policy, stored_policies  # noqa: E402
@@ -38,7 +39,7 @@ from policypress.testing import accepted, observations, random_policy, stored_po
 NAMES = ("cheetah-90", "cheetah-98", "cheetah-narrow", "keep-cheetah", "walker-16", "walker-narrow")
 FORMS: tuple[Weights, ...] = ("auto", "dense", "sparse", "packed")
 OPTIMIZE = "-O2"
-STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Wconversion", "-Werror")  # c99 has no constants in flash
+DIALECT = "-std=gnu99"  # c99 has no constants in flash
 CODE_BYTES = 4096  # of observations in one firmware
 TICK = 64  # cycles
 SECONDS = 300  # that a command may take
@@ -139,7 +140,7 @@ def build(folder: Path, mcu: str, program: str, *, test: bool = False, empty: bo
     """Compiles ``program``, with the self test or without the policy; its bytes of flash and of static RAM."""
     facts = json.loads((folder / "export.json").read_text())
     sources = ["main.c"] if empty else [*facts["sources"], "main.c"] + ["policy_vectors.c"] * test
-    command = ["avr-gcc", f"-mmcu={mcu}", OPTIMIZE, *STRICT]
+    command = ["avr-gcc", f"-mmcu={mcu}", OPTIMIZE, *STRICT, DIALECT]
     command += [f"-DEMPTY={int(empty)}", f"-DSELF_TEST={int(test)}"]
     command += ["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"]
     run(*command, *sources, "-o", program, folder=folder)

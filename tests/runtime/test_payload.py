@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from policypress.export.compile import STRICT
 from policypress.policy.artifact import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
@@ -19,7 +20,6 @@ from policypress.testing import Builder, every_function, make_policy, stored_pol
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "src/policypress/runtime"
 SOURCES = [str(RUNTIME / "payload.c")]
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror"]
 SENTINEL = 0x5A
 
 
