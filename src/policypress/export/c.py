@@ -18,8 +18,9 @@ import numpy as np
 
 import policypress
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.export import RESERVED, c_folder, c_header, c_payload, c_source, c_test, c_text, name_of
+from policypress.export import c_folder, c_header, c_payload, c_source, c_test, c_text
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
+from policypress.export.names import RESERVED, name_of
 from policypress.policy import reference
 from policypress.policy.description import labelled, layer_titles
 from policypress.policy.observations import Answers, answers
