@@ -3,11 +3,11 @@
     python checks/onnx_agreement.py           # some minutes
     python checks/onnx_agreement.py --tanh    # and the tanh of style exact over every float32, some minutes more
 
-Random policies are `make_policy` of policypress.testing: MLPs with ReLU and with each activation, and CNNs with a
-residual block, max pooling and each activation, 2 to 8 bits, one scale a layer or one an output. Observations are
-random and extreme (`policypress.export.onnx_check.check_observations`), a pair is a policy and an observation. Trained
-policies are those of results/. Vector policies take float64 observations with odd seeds and float32 ones with even
-seeds; in OpenVINO float32 ones alone. Exit code 1 if a graph does not agree.
+Random policies are `make_policy` and `activated` of policypress.testing: MLPs with ReLU and with each activation, and
+CNNs with residual blocks, max pooling and each activation, 2 to 8 bits, one scale a layer or one an output.
+Observations are random and extreme (`policypress.export.onnx_check.check_observations`), a pair is a policy and an
+observation. Trained policies are those of results/. Vector policies take float64 observations with odd seeds and
+float32 ones with even seeds; in OpenVINO float32 ones alone. Exit code 1 if a graph does not agree.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from policypress.export.onnx import STYLES, check_onnx, encode_onnx
 from policypress.export.onnx_check import Runner, check_observations, compare
 from policypress.measure.machine import lines, machine
 from policypress.policy import reference
-from policypress.policy.activations import FUNCTIONS
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import FLOAT_BITS, Layer
+from policypress.policy.ops import FLOAT_BITS, Activation, Layer
 from policypress.policy.policy import Policy
-from policypress.testing import NUMERICS, make_policy, stored_policies
+from policypress.testing import ACTIVATIONS, NUMERICS, activated, make_policy, stored_policies
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # for OpenVINO
 
 
 KINDS = ("vector", "image", "tanh")
-CASES = [*((kind, None) for kind in KINDS), *itertools.product(("vector", "image"), FUNCTIONS)]
-"""Kind and function of random policies."""
+CASES = [*((kind, None) for kind in KINDS), *itertools.product(("vector", "image"), ACTIVATIONS)]
+"""Kind and activation of random policies."""
 OBSERVATIONS = 150
 
 
@@ -49,13 +48,13 @@ def agreement(seeds: int) -> None:
     for numerics, style in itertools.product(NUMERICS, STYLES):
         policies = pairs = step = 0
         same = largest = 0.0
-        for (kind, function), bits, seed in itertools.product(CASES, range(2, 9), range(seeds)):
-            policy = random_policy(numerics, kind, bits, seed, function=function)
+        for (kind, op), bits, seed in itertools.product(CASES, range(2, 9), range(seeds)):
+            policy = random_policy(numerics, kind, bits, seed, op=op)
             model = encode_onnx(policy, style)
             observations = check_observations(policy, OBSERVATIONS, seed)
             report = check_onnx(policy, model, observations)
             if not report.holds:
-                raise SystemExit(f"{numerics} {kind} {function or ''} {bits} bits seed {seed}, {style}: {report.worst}")
+                raise SystemExit(f"{numerics} {kind} {op or ''} {bits} bits seed {seed}, {style}: {report.worst}")
             policies, pairs = policies + 1, pairs + len(observations)
             step, same = max(step, report.step_difference), same + report.equal_actions * len(observations)
             wanted = policy.outputs(observations[:OBSERVATIONS])  # the extreme ones of float numerics are huge
@@ -67,9 +66,11 @@ def agreement(seeds: int) -> None:
 
 
 def random_policy(
-    numerics: Any, kind: Any, bits: int, seed: int, narrow: bool = False, function: str | None = None
+    numerics: Any, kind: Any, bits: int, seed: int, narrow: bool = False, op: Activation | None = None
 ) -> Policy:
-    policy = make_policy(numerics, kind, bits, seed, per_output=seed // 2 % 2 == 0, function=function)
+    if op is not None:
+        return activated(op, numerics, kind, bits, seed)
+    policy = make_policy(numerics, kind, bits, seed, per_output=seed // 2 % 2 == 0)
     if kind == "image" or not (narrow or seed % 2 == 0):
         return policy
     return dataclasses.replace(policy, observation=dataclasses.replace(policy.observation, dtype="float32"))

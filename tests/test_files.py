@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from policypress.errors import RunError
-from policypress.files import locked, remove_partial, replace_file, write_whole
+from policypress.files import locked, new_folder, remove_partial, replace_file, write_whole
 
 
 def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
@@ -36,6 +36,19 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(OSError, match=r"a\.json"):
         write_whole(path / "b.json", "no folder")
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "made" / "step") as partial:
+        (partial / "a").touch()
+        assert not (tmp_path / "made" / "step").exists()
+    assert [path.name for path in (tmp_path / "made" / "step").iterdir()] == ["a"]
+    with pytest.raises(TypeError), new_folder(tmp_path / "made" / "other") as partial:
+        (partial / "a").write_text(5)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["step"]
+    (tmp_path / "made" / ".step.0f.tmp").mkdir()
+    remove_partial(tmp_path / "made" / "step")
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["step"]
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from policypress.errors import RunError
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and is removed otherwise."""
-    # In the same folder, because only a rename within a file system is atomic.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    partial = _partial(path)
     try:
         yield partial
         with partial.open("rb") as file:
@@ -26,6 +25,19 @@ def replace_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, which must not exist: it becomes ``path`` when the block ends well, and is
+    removed otherwise."""
+    partial = _partial(path)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes ``content`` (text as UTF-8) to ``path`` at once: readers see the old file or the new one."""
     with replace_file(path) as partial:
@@ -33,10 +45,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def remove_partial(*paths: Path) -> None:
-    """Removes the temporary files of ``paths`` that a killed process left; nothing may be writing them."""
+    """Removes the temporary files and folders of ``paths`` that a killed process left; nothing may be writing them."""
     for path in paths:
         for partial in path.parent.glob(f".{path.name}[-.]*"):  # "-": as earlier versions named them
-            partial.unlink()
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink()
 
 
 @contextmanager
@@ -61,3 +76,8 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             if new and folder.is_dir() and [path.name for path in folder.iterdir()] == [".lock"]:
                 shutil.rmtree(folder)
+
+
+def _partial(path: Path) -> Path:
+    """A new name in the same folder, because only a rename within a file system is atomic."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

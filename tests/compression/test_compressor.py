@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from policypress.compression import Compressor, Graph, Phase, Residual, trace
-from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.activations import FakeQuantActivation
 from policypress.compression.fake_quant import FakeQuantAdd, FakeQuantConv2d, FakeQuantLinear
-from policypress.compression.graph import Add
+from policypress.compression.graph import ActivationNode, Add, walk
 from policypress.config import Allocation, CompressionConfig, Criterion, Schedule
 from policypress.errors import ConfigError, UnsupportedError
 
@@ -360,20 +360,20 @@ def test_observing_changes_no_output(build: Callable[[], nn.Sequential]) -> None
     assert torch.equal(training.evaluate(), before)
 
 
-@pytest.mark.parametrize(("activation_bits", "kinds"), [(8, {FakeQuantTanh}), (0, {nn.Tanh})])
+@pytest.mark.parametrize(("activation_bits", "kinds"), [(8, {FakeQuantActivation}), (0, {nn.Tanh})])
 def test_a_tanh_becomes_a_table_where_activations_are_integers(activation_bits: int, kinds: set[type]) -> None:
     training = Training(network=tanh_mlp(), weight_bits=8, activation_bits=activation_bits, quantize_start=0.5)
     keys = training.network.state_dict().keys()
     training.run(0, 60, stride=5)
-    tanhs = [module for module in training.network.modules() if isinstance(module, nn.Tanh)]
+    tanhs = [node.module for node in walk(training.compressor.graph.nodes) if isinstance(node, ActivationNode)]
     assert {type(module) for module in tanhs} == kinds
     assert len(trace(training.network).nodes) == len(training.compressor.graph.nodes)  # as freeze does later
-    assert all(module.active for module in tanhs if isinstance(module, FakeQuantTanh))
+    assert all(module.active for module in tanhs if isinstance(module, FakeQuantActivation))
     added = [key for key in training.network.state_dict() if key not in keys]
     assert all("policypress_quantizer" in key or ".add." in key for key in added)  # as policypress.rl.load expects
     training.compressor.remove()
     assert training.network.state_dict().keys() == keys
-    assert sum(isinstance(module, nn.Tanh) for module in training.network.modules()) == (3 if activation_bits else 2)
+    assert sum(isinstance(module, nn.Tanh) for module in training.network.modules()) == 2  # one in two places
 
 
 def test_training_and_evaluation_mode_survive_the_swap() -> None:
@@ -398,7 +398,7 @@ def test_remove_gives_the_plain_network_back_and_frees_the_weights(build: Callab
     with torch.no_grad():
         assert torch.equal(plain(training.batch(10_000)), training.evaluate())
     assert all(torch.equal(a, b) for a, b in zip(weights, training.weights, strict=True))
-    assert not any(isinstance(module, FakeQuantAdd | FakeQuantTanh) for module in training.network.modules())
+    assert not any(isinstance(module, FakeQuantAdd | FakeQuantActivation) for module in training.network.modules())
     training.network.train()
     training.optimizer.zero_grad()
     training.network(training.batch(0)).square().mean().backward()
@@ -633,7 +633,8 @@ def test_a_quantized_target_network_follows_its_weights(build: Callable[[], nn.S
         assert not torch.equal(before, after)
         assert torch.equal(outputs(target), after)  # the first pass after an update is no other than the second
         assert torch.equal(outputs(network), after) is (tau == 1.0)
-    assert all(isinstance(module, FakeQuantTanh) for module in target.modules() if isinstance(module, nn.Tanh))
+    tanhs = [node.module for node in trace(target).nodes if isinstance(node, ActivationNode)]
+    assert all(isinstance(module, FakeQuantActivation) for module in tanhs)
     compressor.remove()
     assert target.state_dict().keys() == build().state_dict().keys()
 

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policypress.compression import Compressor, Phase, Residual, kernels
-from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.activations import FakeQuantActivation, TableRange, activation_input
 from policypress.compression.fake_quant import FakeQuantLinear, plain_layer, quantized_layer, weight_channels
 from policypress.compression.fixed_point import FLOAT32_SHIFT, INT32, fixed_point, multiplier_and_shift
 from policypress.compression.freeze import freeze_graph
-from policypress.compression.graph import LayerNode, Node, ResidualNode, TanhNode
+from policypress.compression.graph import ActivationNode, LayerNode, Node, ResidualNode
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
 from policypress.compression.weight_steps import BIAS_LIMIT, LayerQuantizer
 from policypress.config import CompressionConfig, Granularity, WeightRange
@@ -211,7 +211,7 @@ def places(nodes: Sequence[Node]) -> Iterator[Place]:
             output = layer.policypress_quantizer.output
             unit = layer.accumulator_scale() if output is None else output.scale()
             yield layer, unit.numpy(), node.relu and output is None
-        elif isinstance(node, TanhNode):
+        elif isinstance(node, ActivationNode):
             yield node.module, node.module.output.scale().numpy(), False  # type: ignore[union-attr, operator]
         else:
             yield None
@@ -1057,7 +1057,8 @@ def test_gradients_of_an_unsaturated_chain_are_those_of_its_rounded_weights() ->
 
 @pytest.mark.parametrize("bits", BITS)
 def test_the_gradient_of_a_tanh_is_that_of_its_output(bits: int) -> None:
-    tanh = FakeQuantTanh(bits)
+    source = activation_input("tanh", (), signed=True, at_once=True)
+    tanh = FakeQuantActivation(nn.Tanh(), TableRange("tanh", (), bits, source))
     tanh.active = True
     x = (torch.arange(-255, 256) / 64).reshape(7, 73).requires_grad_()
     y = tanh(x)

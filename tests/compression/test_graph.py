@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from policypress.compression import Residual, trace
-from policypress.compression.graph import FlattenNode, LayerNode, PoolNode, ReluNode, ResidualNode, TanhNode
+from policypress.compression.activations import function_of, module_of
+from policypress.compression.graph import ActivationNode, FlattenNode, LayerNode, PoolNode, ReluNode, ResidualNode
 from policypress.errors import UnsupportedError
 
 END = nn.Linear(4, 2)
@@ -80,12 +81,19 @@ def test_a_tanh_is_a_node_behind_its_layer_also_when_it_is_shared() -> None:
         nn.Sequential(nn.Linear(3, 4)), tanh, Residual(nn.Sequential(nn.Linear(4, 4), tanh)), nn.Linear(4, 4), tanh, END
     )
     nodes = trace(network).nodes
-    assert [type(node) for node in nodes] == [LayerNode, TanhNode, ResidualNode, LayerNode, TanhNode, LayerNode]
+    assert [type(node) for node in nodes] == [
+        LayerNode,
+        ActivationNode,
+        ResidualNode,
+        LayerNode,
+        ActivationNode,
+        LayerNode,
+    ]
     assert isinstance(nodes[2], ResidualNode)
     tanhs = [nodes[1], nodes[2].body[1], nodes[4]]
-    assert [node.name for node in tanhs if isinstance(node, TanhNode)] == ["1", "2.body.1", "4"]
+    assert [node.name for node in tanhs if isinstance(node, ActivationNode)] == ["1", "2.body.1", "4"]
     for node in tanhs:
-        assert isinstance(node, TanhNode)
+        assert isinstance(node, ActivationNode)
         assert node.module is tanh
     other = nn.Identity()
     nodes[1].replace(other)  # type: ignore[union-attr]
@@ -99,27 +107,87 @@ def test_a_tanh_is_a_node_behind_its_layer_also_when_it_is_shared() -> None:
         [nn.Linear(4, 4), nn.ReLU()],
         [nn.Linear(4, 4), nn.Tanh()],
         [nn.Linear(4, 4), nn.Flatten()],
-        [Residual(nn.Sequential(nn.Linear(4, 4)))],
-        [],
+        [nn.Linear(4, 4), nn.Dropout(0.5), nn.Identity()],
+        [nn.Linear(4, 4), Residual(nn.Sequential(nn.SiLU(), nn.Linear(4, 4)))],
     ],
-    ids=["relu", "tanh", "flatten", "residual", "nothing"],
+    ids=["relu", "tanh", "flatten", "dropout", "residual"],
 )
-def test_a_tanh_must_follow_a_layer_at_once(before: list[nn.Module]) -> None:
-    sentence = rf"Tanh at 0\.{len(before)} must follow a Linear or Conv2d layer at once"
-    with pytest.raises(UnsupportedError, match=sentence):
-        trace(nn.Sequential(nn.Sequential(*before, nn.Tanh()), END))
-    if before:
-        with pytest.raises(UnsupportedError, match=rf"Tanh at 0\.body\.{len(before)} must follow"):
-            trace(nn.Sequential(Residual(nn.Sequential(*before, nn.Tanh())), END))
+def test_an_activation_may_follow_anything_behind_the_first_layer(before: list[nn.Module]) -> None:
+    nodes = trace(nn.Sequential(nn.Sequential(*before, nn.ELU(alpha=0.5)), END)).nodes
+    assert isinstance(nodes[-2], ActivationNode)
+    assert (nodes[-2].name, nodes[-2].function, nodes[-2].parameters) == (f"0.{len(before)}", "elu", (0.5,))
+
+
+@pytest.mark.parametrize("before", [[], [nn.Flatten()], [nn.ReLU()]])
+def test_an_activation_before_the_first_layer_is_refused(before: list[nn.Module]) -> None:
+    for network in (
+        nn.Sequential(*before, nn.SiLU(), END),
+        nn.Sequential(*before, Residual(nn.Sequential(nn.SiLU(), nn.Linear(4, 4))), END),
+    ):
+        with pytest.raises(UnsupportedError, match=r"silu at \S+ comes before the first layer: apply it in the env"):
+            trace(network)
+
+
+class Swish(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+
+class Doubled(nn.SiLU):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "parameters"),
+    [
+        (Swish(), "silu", ()),
+        (nn.Tanh(), "tanh", ()),
+        (nn.LeakyReLU(0.25), "leaky_relu", (0.25,)),
+        (nn.ELU(0.5, inplace=True), "elu", (0.5,)),
+        (nn.SELU(), "selu", ()),
+        (nn.CELU(2.0), "celu", (2.0,)),
+        (nn.SiLU(inplace=True), "silu", ()),
+        (nn.GELU(), "gelu", ()),
+        (nn.GELU("tanh"), "gelu_tanh", ()),
+        (nn.Mish(), "mish", ()),
+        (nn.Softplus(2.0), "softplus", (2.0,)),
+        (nn.Sigmoid(), "sigmoid", ()),
+        (nn.Softsign(), "softsign", ()),
+        (nn.Hardtanh(-2.0, 3.0), "hardtanh", (-2.0, 3.0)),
+        (nn.ReLU6(), "hardtanh", (0.0, 6.0)),
+        (nn.Hardsigmoid(), "hardsigmoid", ()),
+        (nn.Hardswish(), "hardswish", ()),
+    ],
+)
+def test_modules_are_rows_of_the_table(module: nn.Module, function: str, parameters: tuple[float, ...]) -> None:
+    for training in (True, False):
+        module.train(training)
+        assert function_of(module) == (function, parameters)
+        assert module.training is training
+    made = module_of(function, parameters)
+    assert function_of(made) == (function, parameters)
+    x = torch.linspace(-9, 9, 100)
+    torch.testing.assert_close(made(x.clone()), module(x.clone()))
+
+
+def test_a_class_that_answers_otherwise_is_no_row() -> None:
+    assert function_of(Doubled()) is None
 
 
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        (nn.ELU(), "ELU at hidden.act cannot be pressed: hidden activations must be ReLU or Tanh"),
+        (
+            nn.PReLU(),
+            "PReLU at hidden.act cannot be pressed: hidden activations must be ReLU or one of tanh, leaky_relu",
+        ),
+        (nn.RReLU(), "RReLU at hidden.act cannot be pressed"),
+        (nn.LogSigmoid(), "LogSigmoid at hidden.act cannot be pressed"),
+        (nn.Softplus(threshold=1.0), "Softplus at hidden.act cannot be pressed"),
+        (nn.Softmax(dim=1), "Softmax at hidden.act cannot be pressed"),
         (nn.BatchNorm1d(4), "BatchNorm1d at hidden.act cannot be pressed"),
         (nn.LayerNorm(4), "LayerNorm at hidden.act cannot be pressed"),
-        (nn.Dropout(0.1), "Dropout at hidden.act cannot be pressed"),
         (nn.GRU(4, 4), "GRU at hidden.act cannot be pressed"),
         (nn.ModuleList([nn.ReLU()]), "ModuleList at hidden.act cannot be pressed.*containers nn.Sequential"),
         (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d at hidden.act cannot be pressed"),

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from activated import ACTIVATIONS, activated, activation_name
 from policypress.export.onnx import STYLES, check_onnx, encode_onnx, onnx_outputs
 from policypress.export.onnx_check import check_observations, compare, formula_error
 from policypress.export.onnx_functions import activate
@@ -19,7 +18,7 @@ from policypress.export.onnx_graph import IR_VERSION, OPSET, Graph, Style
 from policypress.policy import reference
 from policypress.policy.ops import Activation
 from policypress.policy.policy import Numerics, Policy
-from policypress.testing import Kind
+from policypress.testing import ACTIVATIONS, Kind, activated, activation_name
 
 each = pytest.mark.parametrize("op", ACTIVATIONS, ids=activation_name)
 

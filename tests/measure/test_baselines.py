@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activated import ACTIVATIONS, activated, activation_name
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.baselines import as_float, describe, parameters, stands_for, widened
 from policypress.policy import reference
@@ -17,7 +16,16 @@ from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Policy
-from policypress.testing import Builder, make_policy, random_observations, usual_observations, with_zero_points
+from policypress.testing import (
+    ACTIVATIONS,
+    Builder,
+    activated,
+    activation_name,
+    make_policy,
+    random_observations,
+    usual_observations,
+    with_zero_points,
+)
 
 FINER = 16
 WIDE = 60_000

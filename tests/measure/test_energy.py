@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activated import activated
 from policypress.errors import UnsupportedError
 from policypress.measure.baselines import as_float
 from policypress.measure.energy import PICOJOULES, Counts, Meter, count, energy, memory, operations
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Activation, Flatten, InputQuantization, Layer, MaxPool2d, Relu, Requantization
 from policypress.policy.policy import Policy
-from policypress.testing import make_policy, with_zero_points
+from policypress.testing import activated, make_policy, with_zero_points
 
 
 def requantization(high: int = 255) -> Requantization:

@@ -14,7 +14,6 @@ import onnx
 import pytest
 from rich.console import Console
 
-from activated import ACTIVATIONS, activated, activation_name
 from policypress import cli
 from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure import bench as bench_module
@@ -29,7 +28,7 @@ from policypress.policy.contract import ActionTransform
 from policypress.policy.ops import Activation
 from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
-from policypress.testing import Kind, make_policy, usual_observations
+from policypress.testing import ACTIVATIONS, Kind, activated, activation_name, make_policy, usual_observations
 
 INSTALLED = [name for name in PEERS if name not in ("litert", "torch-compile")]
 FLOAT = ["torch", "ort"]

@@ -18,8 +18,7 @@ from policypress.policy.policy import Numerics, Policy
 from policypress.runtime import native
 from policypress.runtime.lower import lower
 from policypress.runtime.structures import Finish, Kind
-from policypress.testing import NUMERICS, Builder
-from runtime.activations import limited, made, orders, seen
+from policypress.testing import NUMERICS, Builder, every_function, random_observations
 
 needs_cc = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -30,8 +29,8 @@ SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 @pytest.mark.parametrize("portable", [True, False])
 def test_the_engine_has_every_function(numerics: Numerics, image: bool, portable: bool) -> None:
     for bits in range(2, 9):
-        policy = made(numerics, orders(bits), bits, bits, image)
-        batch = seen(policy, 40, bits)
+        policy = every_function(numerics, bits, bits, image)
+        batch = random_observations(policy, 40, bits)
         found = native.make_engine(policy, portable=portable).outputs(batch)
         assert found is not None
         assert found.tobytes() == policy.outputs(batch, reference=True).tobytes()
@@ -71,7 +70,8 @@ def test_a_function_behind_a_layer_is_its_finish() -> None:
     for function, finish in (("tanh", Finish.TABLE), ("softsign", Finish.TABLE), ("gelu", Finish.BYTES)):
         op = Activation(function, 1 / 32, 8, 200)
         first = limited(b.layer(9, 7, role="signed", name="first"), -200, 100)
-        policy = dataclasses.replace(made("integer", [], 8, 1), ops=(first, op, b.layer(4, 9, role="raw", name="last")))
+        last = b.layer(4, 9, role="raw", name="last")
+        policy = dataclasses.replace(every_function("integer", 8, 1), ops=(first, op, last))
         steps = lower(policy).steps
         assert [step.kind for step in steps] == [Kind.LAYER, Kind.LAYER]
         assert steps[0].finish == finish
@@ -81,9 +81,15 @@ def test_a_function_behind_a_layer_is_its_finish() -> None:
         assert [step.kind for step in lower(twice).steps] == [Kind.LAYER, Kind.LOOK_UP, Kind.LAYER]
 
 
+def limited(layer: Layer, low: int, high: int) -> Layer:
+    """The layer with codes from ``low`` to ``high``."""
+    assert layer.requantize is not None
+    return dataclasses.replace(layer, requantize=dataclasses.replace(layer.requantize, low=low, high=high))
+
+
 def assert_compiled_agrees(policy: Policy, folder: Path, flags: tuple[str, ...] = ("-O2",)) -> None:
     """Exported with every form of weights that is taken for it."""
-    batch = seen(policy, 20, 1)
+    batch = random_observations(policy, 20, 1)
     for weights in WEIGHTS[:: 4 if policy.input is not None else 5]:
         export_c(policy, folder / weights, CExportConfig(name="functions", weights=weights, check=False))
         compiled = CompiledPolicy(folder / weights, flags=flags)
@@ -95,7 +101,7 @@ def assert_compiled_agrees(policy: Policy, folder: Path, flags: tuple[str, ...] 
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_exported_c_has_every_function(numerics: Numerics, image: bool, tmp_path: Path) -> None:
-    assert_compiled_agrees(made(numerics, orders(1), 7, 1, image), tmp_path)
+    assert_compiled_agrees(every_function(numerics, 7, 1, image), tmp_path)
 
 
 @needs_cc
@@ -105,7 +111,7 @@ def test_exported_c_has_every_function_in_all_bits(numerics: Numerics, tmp_path:
     for bits in range(2, 9):
         for image in (False, True):
             folder = tmp_path / f"{bits}{image}"
-            assert_compiled_agrees(made(numerics, orders(bits + 10), bits, bits, image), folder)
+            assert_compiled_agrees(every_function(numerics, bits, bits + 10, image), folder)
 
 
 @needs_cc
@@ -113,7 +119,7 @@ def test_exported_c_has_every_function_in_all_bits(numerics: Numerics, tmp_path:
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_sanitizers_find_nothing(numerics: Numerics, tmp_path: Path) -> None:
     for bits in range(2, 9):
-        policy = made(numerics, orders(bits + 20), bits, bits, bool(bits % 2))
+        policy = every_function(numerics, bits, bits + 20, bool(bits % 2))
         for weights in WEIGHTS[:: 4 if policy.input is not None else 5]:
             folder = tmp_path / f"{weights}{bits}"
             export_c(policy, folder, CExportConfig(name="functions", weights=weights, check=False))
@@ -122,12 +128,12 @@ def test_sanitizers_find_nothing(numerics: Numerics, tmp_path: Path) -> None:
 
 @needs_cc
 def test_exported_integers_have_every_function(tmp_path: Path) -> None:
-    policy = made("integer", orders(3), 8, 3)
+    policy = every_function("integer", 8, 3)
     export_c(policy, tmp_path / "out", CExportConfig(name="functions", integer_only=True))
     compiled = CompiledIntegers(tmp_path / "out")
     assert compiled.self_test() == 0
     assert policy.input is not None
-    batch = seen(policy, 20, 1)
+    batch = random_observations(policy, 20, 1)
     record: list[np.ndarray] = []
     reference.run(policy, reference.observe(policy.observation, batch), record)
     codes = reference.quantize_input(policy.input, batch).astype(np.int32)

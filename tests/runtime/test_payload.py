@@ -14,8 +14,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure
 from policypress.policy.policy import Policy
-from policypress.testing import Builder, make_policy, stored_policies, with_zero_points
-from runtime.activations import made, orders
+from policypress.testing import Builder, every_function, make_policy, stored_policies, with_zero_points
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "src/policypress/runtime"
@@ -121,7 +120,7 @@ def test_all_arrays_come_back(library, kind, bits):
 @pytest.mark.parametrize("image", [False, True])
 def test_every_function_is_passed_by(library, image):
     for bits in range(2, 9):
-        check(library, made("integer", orders(bits), bits, bits, image))
+        check(library, every_function("integer", bits, bits, image))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -1,60 +1,204 @@
-"""Activations as the frozen policy computes them: tables from small codes to codes."""
+"""Activations between PyTorch and the table of ``policy.activations``: which module is which row, and its codes."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from policypress.compression.ranges import ActivationQuantizer, constant_range
-from policypress.policy.activations import FUNCTIONS, LARGEST_CODE, lookup
+from policypress.compression.ranges import ActivationQuantizer, GridQuantizer, constant_range
+from policypress.policy.activations import FUNCTIONS, LARGEST_CODE, Lookup, NumPy, lookup
 
-_TANH_UNIT, _ = FUNCTIONS["tanh"].grid or (0.0, 0)
+Parameters = tuple[float, ...]
+
+_SIGNED_BYTE = 127
+_GRID = torch.cat([torch.linspace(-16.0, 16.0, 4096), torch.tensor([-1e3, -100.0, 100.0, 1e3])]).reshape(-1, 4)
+"""Where a module's answers are compared with a row's, as a batch of vectors."""
+_TOLERANCE = 1e-5
 
 
-class FakeQuantTanh(nn.Tanh):
-    """Tanh as the frozen policy computes it: a table from the codes of the layer before (``tanh_input``) to codes of
-    ``bits`` bits in the range ``output``, [-1, 1]. Nothing of it is state: until ``active`` it is an ordinary tanh.
+def function_of(module: nn.Module) -> tuple[str, Parameters] | None:
+    """The row of ``FUNCTIONS`` that ``module`` computes, and its parameters; None if it is none.
+
+    A class of torch.nn that a row names is that row, if it answers as the row does. Another one, if it has no
+    parameters, is the row of usual parameters that answers the same: a Swish written as x * sigmoid(x) is "silu".
+    """
+    if isinstance(module, FakeQuantActivation):
+        return module.output.function, module.output.parameters
+    for row in FUNCTIONS.values():
+        known = any(type(module) is getattr(nn, name) for name in row.torch)
+        if known and all(getattr(module, name) == value for name, value in row.fixed.items()):
+            parameters = tuple(float(np.float32(getattr(module, name))) for name in row.parameters)
+            return (row.name, parameters) if row.legal(*parameters) and _answers(module, row.name, parameters) else None
+    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
+        return None
+    for row in FUNCTIONS.values():
+        if _answers(module, row.name, row.usual):
+            return row.name, row.usual
+    return None
+
+
+def module_of(function: str, parameters: Parameters) -> nn.Module:
+    """A module of torch.nn that computes the row ``function``."""
+    row = FUNCTIONS[function]
+    module: nn.Module = getattr(nn, row.torch[0])(**dict(zip(row.parameters, parameters, strict=True)), **row.fixed)
+    return module
+
+
+@torch.no_grad()
+def _answers(module: nn.Module, function: str, parameters: Parameters) -> bool:
+    """Whether ``module`` answers as the row does, trained or not."""
+    wanted = FUNCTIONS[function](_GRID.numpy(), *parameters)
+    training = module.training
+    try:
+        for mode in (True, False):
+            found = module.train(mode).forward(_GRID.clone())
+            if not isinstance(found, torch.Tensor) or found.shape != _GRID.shape:
+                return False
+            if not bool((np.abs(found.numpy() - wanted) <= _TOLERANCE * (1 + np.abs(wanted))).all()):
+                return False
+    except (IndexError, RuntimeError, TypeError, ValueError):  # it wants other shapes
+        return False
+    finally:
+        module.train(training)
+    return True
+
+
+def activation_input(function: str, parameters: Parameters, *, signed: bool, at_once: bool) -> ActivationQuantizer:
+    """The range of what an activation's table takes, at the output of the layer or sum before it.
+
+    ``at_once``: nothing lies between, so that codes need no byte. Its unit is the row's own, or a power of two that
+    is observed.
+    """
+    row = FUNCTIONS[function]
+    if row.grid is not None and signed and at_once:
+        unit, largest = row.grid
+        return constant_range(largest.bit_length() + 1, largest * unit)
+    largest = LARGEST_CODE if at_once or not signed else _SIGNED_BYTE
+    return GridQuantizer(largest.bit_length() + signed, signed, row.domain(*parameters))
+
+
+class TableRange:
+    """The codes that an activation's table gives, of ``bits`` bits, as the range of what the next layer takes.
+
+    ``source``: the range of what the table takes, any whose codes it has room for.
     """
 
-    table: torch.Tensor
+    fixed, per_feature = True, False
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, function: str, parameters: Parameters, bits: int, source: Source) -> None:
+        self.function, self.parameters, self.bits, self.source = function, parameters, bits, source
+        self._found: Lookup | None = None
+        self._of: tuple[torch.Tensor | None, int] = (None, 0)
+
+    @property
+    def limit(self) -> torch.Tensor:
+        """What everything here depends on: the observed range that comes first, float32."""
+        return self.source.limit
+
+    @property
+    def unit(self) -> float:
+        """What a code that the table takes is worth, a float32 number."""
+        return float(self.source.scale())
+
+    @property
+    def largest(self) -> int:
+        """The largest code that the table takes."""
+        return self.source.reach
+
+    @property
+    def lookup(self) -> Lookup:
+        limit = self.limit
+        if self._found is None or self._of[0] is not limit or self._of[1] != limit._version:
+            self._found = lookup(self.function, self.parameters, self.unit, self.bits, self.largest)
+            self._of = (limit, limit._version)
+        return self._found
+
+    @property
+    def low(self) -> int:
+        return self.lookup.low
+
+    @property
+    def high(self) -> int:
+        return self.lookup.high
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return self.lookup.low, self.lookup.high
+
+    @property
+    def reach(self) -> int:
+        """The largest magnitude of a code."""
+        return max(-self.low, self.high)
+
+    def scale(self) -> torch.Tensor:
+        """One code in real units, float32 of shape (1,)."""
+        return self.limit.new_full((1,), float(self.lookup.scale))
+
+    def inverse_scale(self) -> torch.Tensor:
+        return self.scale().reciprocal()
+
+
+class FakeQuantActivation(nn.Module):
+    """An activation as the frozen policy computes it: by the table of ``output``.
+
+    Until ``active`` it is ``plain``, the module that it took the place of. Nothing of it is state.
+    """
+
+    def __init__(self, plain: nn.Module, output: TableRange) -> None:
         super().__init__()
-        self.output = constant_range(bits, 1.0)
-        self.active = False
-        table = lookup("tanh", (), _TANH_UNIT, bits, LARGEST_CODE).table
-        # The last entry stands for NaN, which must not be lost: it says that the training diverged.
-        codes = torch.tensor(np.concatenate([table, [np.nan]]), dtype=torch.float32)
-        self.register_buffer("table", codes * self.output.scale(), persistent=False)
+        self.plain, self.output, self.active = plain, output, False
+        self._tables: tuple[Lookup, torch.Tensor, torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.active:
-            return super().forward(x)
-        return _IntegerTanh.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+            return self.plain(x)  # type: ignore[no-any-return]
+        return _IntegerActivation.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
 
-    def values(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` on the layer's grid to values on that of the output, float32."""
-        places = (x * (1 / _TANH_UNIT)).add_(LARGEST_CODE)  # whole numbers, exactly
-        return self.table[places.nan_to_num_(nan=len(self.table) - 1).int()]
+    def places(self, x: torch.Tensor) -> torch.Tensor:
+        """Where the tables hold what ``x`` becomes, int32 of its shape."""
+        source, largest = self.output.source, self.output.largest
+        # Whole numbers already, but behind a dropout. The last entry stands for NaN.
+        codes = (x * source.inverse_scale()).round_().clamp_(*source.limits)
+        return codes.add_(largest).nan_to_num_(nan=2 * largest + 1).int()
+
+    def tables(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and slopes, float32 on the device of ``x``, of the codes -largest to largest, and NaN behind them:
+        that must not be lost, it says that the training diverged."""
+        found = self.output.lookup
+        if self._tables is None or self._tables[0] is not found or self._tables[1].device != x.device:
+            row, parameters, largest = FUNCTIONS[self.output.function], self.output.parameters, self.output.largest
+            points = np.arange(-largest, largest + 1, dtype=np.float32) * np.float32(self.output.unit)
+            slopes = np.broadcast_to(row.slope(NumPy, points, row(points, *parameters), *parameters), points.shape)
+            values = found.table.astype(np.float32) * found.scale
+            made = [torch.tensor(np.append(one, np.float32(math.nan))).to(x.device) for one in (values, slopes)]
+            self._tables = (found, made[0], made[1])
+        return self._tables[1:]
 
 
-def tanh_input() -> ActivationQuantizer:
-    """The range of a layer's output that a FakeQuantTanh takes."""
-    return constant_range(LARGEST_CODE.bit_length() + 1, LARGEST_CODE * _TANH_UNIT)
-
-
-class _IntegerTanh(torch.autograd.Function):
-    """``FakeQuantTanh.values``; its gradient is 1 - y * y, as that of tanh, with the output y that the table gave."""
+class _IntegerActivation(torch.autograd.Function):
+    """The values of a FakeQuantActivation's table; its gradient is the slope of the function at the input's code."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, tanh: Any) -> torch.Tensor:
-        values: torch.Tensor = tanh.values(x)
-        ctx.save_for_backward(values)
-        return values
+    def forward(ctx: Any, x: torch.Tensor, activation: FakeQuantActivation) -> torch.Tensor:
+        values, slopes = activation.tables(x)
+        places = activation.places(x)
+        found = values[places]
+        # tanh's is 1 - y * y with the output y that the table gave, as it ever was.
+        ctx.of_output = activation.output.function == "tanh"
+        ctx.save_for_backward(*((found,) if ctx.of_output else (places, slopes)))
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        return torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]), None
+        if ctx.of_output:
+            return torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]), None
+        places, slopes = ctx.saved_tensors
+        return grad * slopes[places], None
+
+
+Source = ActivationQuantizer | TableRange
+"""The range of a layer's input."""

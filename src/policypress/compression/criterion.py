@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 import torch
 
-from policypress.compression.graph import Graph, LayerNode, Node, ResidualNode
+from policypress.compression.graph import (
+    ActivationNode,
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ReluNode,
+    ResidualNode,
+)
 from policypress.config import Criterion
 from policypress.errors import unknown
 
@@ -60,13 +69,18 @@ class _Flow(NamedTuple):
 def _forward(nodes: Sequence[Node], x: torch.Tensor, layers: list[_Flow]) -> torch.Tensor:
     """What flows out of ``nodes``, for ``x`` that flows in; ``layers`` grows by each layer in its order."""
     for node in nodes:
-        if isinstance(node, LayerNode):
-            weight = node.module.weight.double().abs()
-            inputs = x.repeat_interleave(weight.shape[1] // len(x))  # a channel, once flattened, is its positions
-            layers.append(_Flow(node.name, weight, inputs))
-            x = _matrix(weight) @ inputs
-        elif isinstance(node, ResidualNode):
-            x = x + _forward(node.body, x, layers)
+        match node:
+            case LayerNode():
+                weight = node.module.weight.double().abs()
+                inputs = x.repeat_interleave(weight.shape[1] // len(x))  # a channel, once flattened, is its positions
+                layers.append(_Flow(node.name, weight, inputs))
+                x = _matrix(weight) @ inputs
+            case ResidualNode():
+                x = x + _forward(node.body, x, layers)
+            case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
+                pass
+            case _:
+                unknown(node)
     return x
 
 
@@ -75,15 +89,20 @@ def _backward(
 ) -> torch.Tensor:
     """What flows on from the inputs of ``nodes``, for ``out`` that flows on behind them; empties ``layers``."""
     for node in reversed(nodes):
-        if isinstance(node, LayerNode):
-            layer = layers.pop()
-            behind = out.reshape(len(layer.weight), -1).sum(1)
-            ones = [1] * (layer.weight.dim() - 2)
-            scores[layer.name] = behind.reshape(-1, 1, *ones) * layer.weight * layer.inputs.reshape(1, -1, *ones)
-            out = _matrix(layer.weight).t() @ behind
-        elif isinstance(node, ResidualNode):
-            out = out.reshape(len(layers[-1].weight), -1).sum(1)
-            out = out + _backward(node.body, out, layers, scores)
+        match node:
+            case LayerNode():
+                layer = layers.pop()
+                behind = out.reshape(len(layer.weight), -1).sum(1)
+                ones = [1] * (layer.weight.dim() - 2)
+                scores[layer.name] = behind.reshape(-1, 1, *ones) * layer.weight * layer.inputs.reshape(1, -1, *ones)
+                out = _matrix(layer.weight).t() @ behind
+            case ResidualNode():
+                out = out.reshape(len(layers[-1].weight), -1).sum(1)
+                out = out + _backward(node.body, out, layers, scores)
+            case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
+                pass
+            case _:
+                unknown(node)
     return out
 
 

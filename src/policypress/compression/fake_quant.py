@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from policypress.compression import kernels
+from policypress.compression.activations import Source
 from policypress.compression.fixed_point import MULTIPLIER_BITS, fixed_point, multiplier_and_shift
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
 from policypress.compression.weight_steps import BIAS_LIMIT, LayerQuantizer
@@ -386,7 +387,7 @@ class _FakeQuantized(nn.Module):
         )
         bias = (self._bias() * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
         bias = bias.clamp_(-BIAS_LIMIT, BIAS_LIMIT)
-        wide = source is not None and largest * source.high + BIAS_LIMIT >= _EXACT_FLOAT32
+        wide = source is not None and largest * source.reach + BIAS_LIMIT >= _EXACT_FLOAT32
         return _Codes(weight, bias, wide)
 
     def _bias_grid(self) -> torch.Tensor:
@@ -423,11 +424,10 @@ class _FakeQuantized(nn.Module):
     @torch.no_grad()
     def _observe_source(self, x: torch.Tensor) -> None:
         source = self.policypress_quantizer.source
-        if source is not None and not source.fixed:
-            if isinstance(source, InputQuantizer):
-                source.observe_inputs(x, self.weight)
-            else:
-                source.observe_values(x.detach())
+        if isinstance(source, InputQuantizer):
+            source.observe_inputs(x, self.weight)
+        elif isinstance(source, ActivationQuantizer):
+            source.observe_values(x.detach())
 
 
 def _broadcast(values: torch.Tensor, dims: int) -> torch.Tensor:
@@ -446,7 +446,7 @@ class FakeQuantConv2d(_FakeQuantized, nn.Conv2d):
 class FakeQuantAdd(nn.Module):
     """Adds two quantized tensors as the frozen policy does: both requantized to one range, added, clipped."""
 
-    def __init__(self, skip: ActivationQuantizer, branch: ActivationQuantizer, output: ActivationQuantizer) -> None:
+    def __init__(self, skip: Source, branch: Source, output: ActivationQuantizer) -> None:
         super().__init__()
         self._operands = (skip, branch)  # they belong to upstream layers
         self.output, self.active, self._passes = output, False, 0

@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.activations import FakeQuantActivation
 from policypress.compression.answers import answer, compare, probes, tolerance_of
 from policypress.compression.fake_quant import FakeQuantAdd
 from policypress.compression.fixed_point import INT32, multiplier_and_shift
 from policypress.compression.graph import (
+    ActivationNode,
     FlattenNode,
     Graph,
     LayerNode,
     Node,
     PoolNode,
+    ReluNode,
     ResidualNode,
-    TanhNode,
     clipped,
 )
 from policypress.compression.ranges import InputQuantizer
-from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError
-from policypress.policy.activations import FUNCTIONS
+from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError, unknown
 from policypress.policy.checks import check_accumulators
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
@@ -141,25 +141,33 @@ def _ops(nodes: Sequence[Node]) -> tuple[Op, ...]:
 
 
 def _op(node: Node) -> Op:
-    if isinstance(node, LayerNode):
-        return _layer(node)
-    if isinstance(node, TanhNode):
-        tanh, grid = node.module, FUNCTIONS["tanh"].grid
-        assert grid is not None
-        if isinstance(tanh, FakeQuantTanh) and tanh.active:
-            return Activation("tanh", grid[0], tanh.output.bits, grid[1])
-        return Activation("tanh")
-    if isinstance(node, FlattenNode):
-        return Flatten()
-    if isinstance(node, PoolNode):
-        return MaxPool2d(node.kernel, node.stride, node.padding)
-    if isinstance(node, ResidualNode):
-        add = node.block.add
-        if not (isinstance(add, FakeQuantAdd) and add.active):
-            return Residual(_ops(node.body))
-        skip, branch = (_requantization(ratio, *INT32) for ratio in add.exact_ratios())
-        return Residual(_ops(node.body), skip, branch, add.output.low, add.output.high)
-    return Relu()
+    match node:
+        case LayerNode():
+            return _layer(node)
+        case ActivationNode():
+            return _activation(node)
+        case ReluNode():
+            return Relu()
+        case FlattenNode():
+            return Flatten()
+        case PoolNode():
+            return MaxPool2d(node.kernel, node.stride, node.padding)
+        case ResidualNode():
+            add = node.block.add
+            if not (isinstance(add, FakeQuantAdd) and add.active):
+                return Residual(_ops(node.body))
+            skip, branch = (_requantization(ratio, *INT32) for ratio in add.exact_ratios())
+            return Residual(_ops(node.body), skip, branch, add.output.low, add.output.high)
+        case _:
+            unknown(node)
+
+
+def _activation(node: ActivationNode) -> Activation:
+    module = node.module
+    if not (isinstance(module, FakeQuantActivation) and module.active):
+        return Activation(node.function, parameters=node.parameters)
+    found = module.output
+    return Activation(node.function, found.unit, found.bits, found.largest, node.parameters)
 
 
 def _layer(node: LayerNode) -> Layer:

@@ -9,9 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
+from policypress.compression.activations import Parameters, function_of
 from policypress.errors import UnsupportedError
+from policypress.policy.activations import FUNCTIONS
 from policypress.policy.description import labelled, layer_titles
+
+_BARE = "a bare layer cannot be pressed: wrap it in nn.Sequential."
 
 
 class Add(nn.Module):
@@ -86,12 +91,15 @@ class ReluNode:
 
 
 @dataclass(frozen=True, eq=False)
-class TanhNode:
-    """A Tanh, at once after a layer: attribute ``attribute`` of ``owner``."""
+class ActivationNode:
+    """An elementwise ``function`` of ``policy.activations`` with its parameters: attribute ``attribute`` of ``owner``,
+    anywhere behind the first layer."""
 
     owner: nn.Module
     attribute: str
     name: str
+    function: str
+    parameters: Parameters
 
     @property
     def module(self) -> nn.Module:
@@ -121,7 +129,7 @@ class ResidualNode:
     body: tuple[Node, ...]
 
 
-Node = LayerNode | ReluNode | TanhNode | FlattenNode | PoolNode | ResidualNode
+Node = LayerNode | ReluNode | ActivationNode | FlattenNode | PoolNode | ResidualNode
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +146,7 @@ class Graph:
 
     @property
     def layers(self) -> tuple[LayerNode, ...]:
-        return tuple(_layers(self.nodes))
+        return tuple(node for node in walk(self.nodes) if isinstance(node, LayerNode))
 
     @property
     def parameters(self) -> int:
@@ -153,20 +161,27 @@ class Graph:
 
 
 def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
-    """The chain of Linear, Conv2d, ReLU, Tanh, MaxPool2d, Flatten and Residual modules under ``root``.
+    """The chain of Linear, Conv2d, ReLU, MaxPool2d, Flatten, Residual modules and activations under ``root``.
 
     ``paths`` names the submodules that run one after another ("" is ``root`` itself); containers must be
-    nn.Sequential. Raises UnsupportedError for any other module, and when there is no layer.
+    nn.Sequential. Dropout and Identity do nothing in a policy and vanish. Raises UnsupportedError for any other module,
+    for an activation before the first layer or behind the last, and when there is no layer.
     """
     nodes: list[Node] = []
     for path in paths:
         owner_path, _, attribute = path.rpartition(".")
         owner = root.get_submodule(owner_path)
         nodes += _trace_module(owner if attribute else None, attribute, root.get_submodule(path), path)
-    graph = Graph(_chain(nodes), root if tuple(paths) == ("",) else None)
+    graph = Graph(tuple(_fuse_relu(nodes)), root if tuple(paths) == ("",) else None)
     if not graph.layers:
         raise UnsupportedError("the network has no Linear or Conv2d layer to press.")
-    if isinstance(graph.nodes[-1], TanhNode):
+    first = next(node for node in walk(graph.nodes) if isinstance(node, LayerNode | ActivationNode))
+    if isinstance(first, ActivationNode):
+        raise UnsupportedError(
+            f"{first.function} at {first.name} comes before the first layer: apply it in the environment, by a wrapper "
+            "of its observations."
+        )
+    if isinstance(graph.nodes[-1], ActivationNode) and graph.nodes[-1].function == "tanh":
         raise UnsupportedError(
             f"the Tanh at {graph.nodes[-1].name}, the network's end, is the action's own: leave it out, and give "
             "ActionTransform(squash=True), which applies it."
@@ -207,11 +222,9 @@ def clipped(graph: Graph) -> Graph:
 
 
 def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, name: str) -> list[Node]:
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.Tanh):
+    if isinstance(module, nn.Linear | nn.Conv2d):
         if owner is None:
-            raise UnsupportedError("a bare layer cannot be pressed: wrap it in nn.Sequential.")
-        if isinstance(module, nn.Tanh):
-            return [TanhNode(owner, attribute, name)]
+            raise UnsupportedError(_BARE)
         if isinstance(module, nn.Conv2d):
             check_convolution(module, name)
         return [LayerNode(owner, attribute, name, relu=False, fixed=isinstance(module, FixedLinear))]
@@ -225,7 +238,8 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
             for node in _trace_module(module, key, child, prefix + key)
         ]
     if isinstance(module, Residual):
-        return [ResidualNode(module, _chain(_trace_module(module, "body", module.body, f"{name}.body")))]
+        body = _trace_module(module, "body", module.body, f"{name}.body")
+        return [ResidualNode(module, tuple(_fuse_relu(body)))]
     if isinstance(module, nn.ReLU):
         return [ReluNode(module.reach if isinstance(module, BoundedReLU) else math.inf)]
     if isinstance(module, nn.Flatten):
@@ -240,24 +254,21 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
                 f"MaxPool2d at {name or 'the root'} must have dilation=1, ceil_mode=False and return_indices=False."
             )
         return [PoolNode(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))]
-    if isinstance(module, nn.Identity):
+    if isinstance(module, nn.Identity | _DropoutNd):
         return []
+    if (found := function_of(module)) is not None:
+        if owner is None:
+            raise UnsupportedError(_BARE)
+        return [ActivationNode(owner, attribute, name, *found)]
     raise UnsupportedError(
-        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU or Tanh, "
-        "layers Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers nn.Sequential."
+        f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU or one of "
+        f"{', '.join(FUNCTIONS)}, layers Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers "
+        "nn.Sequential."
     )
 
 
-def _chain(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """``nodes`` with every ReLU in the layer it follows; raises UnsupportedError for a Tanh that follows none."""
-    chain = tuple(_fuse_relu(nodes))
-    for before, node in zip((None, *chain), chain, strict=False):
-        if isinstance(node, TanhNode) and not (isinstance(before, LayerNode) and not before.relu):
-            raise UnsupportedError(f"Tanh at {node.name} must follow a Linear or Conv2d layer at once.")
-    return chain
-
-
 def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:
+    """``nodes`` with every ReLU in the layer it follows."""
     previous: Node | None = None
     for node in nodes:
         if isinstance(node, ReluNode) and isinstance(previous, LayerNode):
@@ -270,12 +281,12 @@ def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:
         yield previous
 
 
-def _layers(nodes: Sequence[Node]) -> Iterator[LayerNode]:
+def walk(nodes: Sequence[Node]) -> Iterator[Node]:
+    """Every node in the order it ends, those of residual blocks before their block."""
     for node in nodes:
-        if isinstance(node, LayerNode):
-            yield node
-        elif isinstance(node, ResidualNode):
-            yield from _layers(node.body)
+        if isinstance(node, ResidualNode):
+            yield from walk(node.body)
+        yield node
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

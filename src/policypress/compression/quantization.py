@@ -10,12 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from policypress.compression.activations import FakeQuantTanh, tanh_input
+from policypress.compression.activations import FakeQuantActivation, Source, TableRange, activation_input
 from policypress.compression.fake_quant import STEP_STRIDE, FakeQuantAdd, plain_layer, quantized_layer, weight_channels
-from policypress.compression.graph import Add, FlattenNode, Graph, LayerNode, Node, ResidualNode, TanhNode
+from policypress.compression.graph import (
+    ActivationNode,
+    Add,
+    FlattenNode,
+    Graph,
+    LayerNode,
+    Node,
+    PoolNode,
+    ReluNode,
+    ResidualNode,
+    walk,
+)
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
 from policypress.compression.weight_steps import LayerQuantizer
 from policypress.config import CompressionConfig
+from policypress.errors import unknown
 
 _STEP_RATE = 0.1  # learning rate of the logarithm of a weight step over that of the weights
 
@@ -129,17 +141,17 @@ class Quantization:
                     node.replace(plain_layer(node.module))
                 elif phase is not Phase.FLOAT:
                     node.module.active = active  # type: ignore[assignment]
-            for residual in _residuals(graph.nodes):
+            for residual in _residuals(graph):
                 if phase is Phase.FLOAT:
                     residual.block.add = Add()
                 else:
                     residual.block.add.active = active  # type: ignore[assignment]
-            for tanh in _tanhs(graph.nodes):
-                module = tanh.module
-                if isinstance(module, FakeQuantTanh):  # nn.Tanh where activations stay float
+            for activation in _activations(graph):
+                module = activation.module
+                if isinstance(module, FakeQuantActivation):  # a plain one where activations stay float
                     module.active = active
                     if phase is Phase.FLOAT:
-                        tanh.replace(nn.Tanh())
+                        activation.replace(module.plain)
         if active:
             for node in self.graph.layers:
                 node.module.update_step()  # type: ignore[operator]
@@ -150,10 +162,11 @@ class Quantization:
             for node, deployed in zip(graph.layers, self.graph.layers, strict=True):
                 follower = deployed.module.policypress_quantizer.follower()  # type: ignore[union-attr, operator]
                 node.replace(quantized_layer(node.module, follower, active=False))
-            for block, deployed_block in zip(_residuals(graph.nodes), _residuals(self.graph.nodes), strict=True):
+            for block, deployed_block in zip(_residuals(graph), _residuals(self.graph), strict=True):
                 block.block.add = deployed_block.block.add
-            for tanh, deployed_tanh in zip(_tanhs(graph.nodes), _tanhs(self.graph.nodes), strict=True):
-                tanh.replace(deployed_tanh.module)
+            for activation, deployed_one in zip(_activations(graph), _activations(self.graph), strict=True):
+                if isinstance(deployed_one.module, FakeQuantActivation):
+                    activation.replace(FakeQuantActivation(activation.module, deployed_one.module.output))
             return
         config = self.config
         source: ActivationQuantizer | None = None
@@ -170,55 +183,60 @@ class Quantization:
         self._quantize_chain(graph.nodes, source, graph.layers)
 
     def _quantize_chain(
-        self, nodes: Sequence[Node], source: ActivationQuantizer | None, layers: Sequence[LayerNode]
-    ) -> ActivationQuantizer | None:
-        config = self.config
-        for node, following in zip(nodes, (*nodes[1:], None), strict=True):
-            if isinstance(node, LayerNode):
-                output = None
-                if source is not None and isinstance(following, TanhNode):
-                    output = tanh_input()
-                elif source is not None and node is not layers[-1]:
-                    reach = node.reach if node.reach < math.inf else None
-                    output = ActivationQuantizer(config.activation_bits, signed=not node.relu, fixed_limit=reach)
-                quantizer = LayerQuantizer(
-                    config.weight_bits,
-                    weight_channels(node.module, config.granularity),
-                    "minmax" if node.fixed else config.weight_range,
-                    source,
-                    output,
-                    owns_source=source is not None and node is layers[0],
-                )
-                node.replace(quantized_layer(node.module, quantizer, active=False))
-                source = output
-            elif isinstance(node, TanhNode) and source is not None:
-                tanh = FakeQuantTanh(config.activation_bits)
-                node.replace(tanh)
-                source = tanh.output
-            elif isinstance(node, ResidualNode):
-                branch = self._quantize_chain(node.body, source, layers)
-                if source is not None and branch is not None:
-                    output = ActivationQuantizer(config.activation_bits, signed=True)
-                    node.block.add = FakeQuantAdd(source, branch, output)
+        self, nodes: Sequence[Node], source: Source | None, layers: Sequence[LayerNode]
+    ) -> Source | None:
+        """Quantizes ``nodes``, whose input has the range ``source``; returns that of what they give."""
+        bits = self.config.activation_bits
+        for place, node in enumerate(nodes):
+            match node:
+                case LayerNode():
+                    output: ActivationQuantizer | None = None
+                    if source is not None and node is not layers[-1]:
+                        reach = node.reach if node.reach < math.inf else None
+                        usual = ActivationQuantizer(bits, signed=not node.relu, fixed_limit=reach)
+                        output = _for_activation(nodes[place + 1 :], signed=not node.relu, layer=True) or usual
+                    quantizer = LayerQuantizer(
+                        self.config.weight_bits,
+                        weight_channels(node.module, self.config.granularity),
+                        "minmax" if node.fixed else self.config.weight_range,
+                        source,
+                        output,
+                        owns_source=source is not None and node is layers[0],
+                    )
+                    node.replace(quantized_layer(node.module, quantizer, active=False))
                     source = output
+                case ActivationNode():
+                    if source is not None:
+                        source = TableRange(node.function, node.parameters, bits, source)
+                        node.replace(FakeQuantActivation(node.module, source))
+                case ResidualNode():
+                    branch = self._quantize_chain(node.body, source, layers)
+                    if source is not None and branch is not None:
+                        usual = ActivationQuantizer(bits, signed=True)
+                        output = _for_activation(nodes[place + 1 :], signed=True, layer=False) or usual
+                        node.block.add = FakeQuantAdd(source, branch, output)
+                        source = output
+                case ReluNode() | FlattenNode() | PoolNode():
+                    pass
+                case _:
+                    unknown(node)
         return source
 
 
-def _residuals(nodes: Sequence[Node]) -> list[ResidualNode]:
-    """Every residual block, those inside others included."""
-    found = []
-    for node in nodes:
-        if isinstance(node, ResidualNode):
-            found += [node, *_residuals(node.body)]
-    return found
+def _for_activation(following: Sequence[Node], *, signed: bool, layer: bool) -> ActivationQuantizer | None:
+    """The range of what a ``layer`` (or a sum) gives if an activation takes it, the next of the ``following`` nodes
+    or behind those that keep codes as they are."""
+    for place, node in enumerate(following):
+        if isinstance(node, ActivationNode):
+            return activation_input(node.function, node.parameters, signed=signed, at_once=layer and place == 0)
+        if not isinstance(node, ReluNode | FlattenNode | PoolNode):
+            break
+    return None
 
 
-def _tanhs(nodes: Sequence[Node]) -> list[TanhNode]:
-    """Every Tanh, those inside residual blocks included."""
-    found = []
-    for node in nodes:
-        if isinstance(node, TanhNode):
-            found.append(node)
-        elif isinstance(node, ResidualNode):
-            found += _tanhs(node.body)
-    return found
+def _residuals(graph: Graph) -> list[ResidualNode]:
+    return [node for node in walk(graph.nodes) if isinstance(node, ResidualNode)]
+
+
+def _activations(graph: Graph) -> list[ActivationNode]:
+    return [node for node in walk(graph.nodes) if isinstance(node, ActivationNode)]

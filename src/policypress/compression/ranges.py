@@ -43,6 +43,8 @@ class ActivationQuantizer(nn.Module):
         self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.low = -self.high if signed else 0
         self.limits = (self.low, self.high)
+        self.reach = self.high
+        """The largest magnitude of a code."""
         self.register_buffer("limit", torch.full((features,), fixed_limit or 0.0))
 
     @property
@@ -77,6 +79,28 @@ class ActivationQuantizer(nn.Module):
     def _safe_limit(self) -> torch.Tensor:
         # A range that never saw a signal (dead layer, constant feature) still needs a positive scale.
         return self.limit.clamp(min=1e-6)
+
+
+class GridQuantizer(ActivationQuantizer):
+    """A range whose codes are worth a power of two each: what the table of an activation takes.
+
+    ``domain``: beyond it the activation does not change, so that values there need no codes of their own.
+    """
+
+    def __init__(self, bits: int, signed: bool, domain: tuple[float, float]) -> None:
+        super().__init__(bits, signed)
+        self.domain = domain
+
+    def scale(self) -> torch.Tensor:
+        # Of 2**n codes the last is cut off, rather than the unit doubled; a range that is no number has some unit.
+        mantissa, exponent = torch.frexp((self._safe_limit() / (self.high + 1)).nan_to_num(nan=1.0, posinf=1.0))
+        return torch.ldexp(torch.ones_like(mantissa), exponent - (mantissa == 0.5).int())
+
+    def inverse_scale(self) -> torch.Tensor:
+        return self.scale().reciprocal()
+
+    def observe_values(self, values: torch.Tensor) -> None:
+        super().observe_values(values.clamp(*self.domain))
 
 
 def constant_range(bits: int, limit: float) -> ActivationQuantizer:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policypress.compression.activations import FakeQuantTanh
+from policypress.compression.activations import module_of
 from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear
 from policypress.compression.graph import (
+    ActivationNode,
     FlattenNode,
     Graph,
     LayerNode,
@@ -22,10 +23,9 @@ from policypress.compression.graph import (
     ReluNode,
     Residual,
     ResidualNode,
-    TanhNode,
     clip_layers,
 )
-from policypress.errors import ConfigError
+from policypress.errors import ConfigError, unknown
 
 
 def forward(graph: Graph, x: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor, *, 
 
 def _unclipped(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> list[Any]:
     widths = hidden_widths(graph)
-    linear = all(isinstance(node, LayerNode | ReluNode | TanhNode | FlattenNode) for node in graph.nodes) and all(
+    linear = all(isinstance(node, LayerNode | ReluNode | ActivationNode | FlattenNode) for node in graph.nodes) and all(
         isinstance(node.module, nn.Linear) for node in graph.layers
     )
     first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
@@ -78,14 +78,17 @@ def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
             return x.relu() if node.relu else x
         case ReluNode():
             return x.relu()
-        case TanhNode():
-            return node.module(x) if isinstance(node.module, FakeQuantTanh) else x.tanh()
+        case ActivationNode():
+            # Without hooks, and not in place: what the function itself gives.
+            return node.module.forward(x.clone() if getattr(node.module, "inplace", False) else x)  # type: ignore[no-any-return]
         case FlattenNode():
             return x.flatten(1)
         case PoolNode():
             return F.max_pool2d(x, node.kernel, node.stride, node.padding)
         case ResidualNode():
             return node.block.add(x, forward(Graph(node.body), x))  # type: ignore[no-any-return]
+        case _:
+            unknown(node)
 
 
 def _layer_outputs(module: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
@@ -104,32 +107,39 @@ def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[
     kept = torch.arange(x.shape[1])
     for node in graph.nodes:
         before, x = x, _apply(node, x)
-        if isinstance(node, LayerNode):
-            count, units = wanted[id(node)], len(node.module.weight)
-            chosen = torch.arange(units)
-            if count != units:
-                if id(node) not in reader_of or not 1 <= count <= units:
+        match node:
+            case LayerNode():
+                count, units = wanted[id(node)], len(node.module.weight)
+                chosen = torch.arange(units)
+                if count != units:
+                    if id(node) not in reader_of or not 1 <= count <= units:
+                        raise ConfigError(
+                            f"{graph.label(node)} of {units} units cannot become {count} wide: give 1 to {units}, and "
+                            "leave layers beside residual blocks as they are."
+                        )
+                    chosen = _most_important(x, reader_of[id(node)].module.weight, count)
+                yield _layer(node.module, chosen, kept)
+                kept = chosen
+                if node.relu:
+                    yield nn.ReLU()
+            case FlattenNode():
+                positions = math.prod(before.shape[2:])
+                kept = (kept[:, None] * positions + torch.arange(positions)).flatten()
+                yield nn.Flatten()
+            case ResidualNode():
+                if any(wanted[id(inner)] != len(inner.module.weight) for inner in Graph(node.body).layers):
                     raise ConfigError(
-                        f"{graph.label(node)} of {units} units cannot become {count} wide: give 1 to {units}, and "
-                        "leave layers beside residual blocks as they are."
+                        "layers inside residual blocks keep their width: name the layers behind them only."
                     )
-                chosen = _most_important(x, reader_of[id(node)].module.weight, count)
-            yield _layer(node.module, chosen, kept)
-            kept = chosen
-            if node.relu:
+                yield Residual(nn.Sequential(*_narrowed(Graph(node.body), hidden_widths(Graph(node.body)), before)))
+            case PoolNode():
+                yield nn.MaxPool2d(node.kernel, node.stride, node.padding)
+            case ReluNode():
                 yield nn.ReLU()
-        elif isinstance(node, FlattenNode):
-            positions = math.prod(before.shape[2:])
-            kept = (kept[:, None] * positions + torch.arange(positions)).flatten()
-            yield nn.Flatten()
-        elif isinstance(node, ResidualNode):
-            if any(wanted[id(inner)] != len(inner.module.weight) for inner in Graph(node.body).layers):
-                raise ConfigError("layers inside residual blocks keep their width: name the layers behind them only.")
-            yield Residual(nn.Sequential(*_narrowed(Graph(node.body), hidden_widths(Graph(node.body)), before)))
-        elif isinstance(node, PoolNode):
-            yield nn.MaxPool2d(node.kernel, node.stride, node.padding)
-        else:
-            yield nn.ReLU() if isinstance(node, ReluNode) else nn.Tanh()
+            case ActivationNode():
+                yield module_of(node.function, node.parameters)
+            case _:
+                unknown(node)
 
 
 def _neighbours(nodes: Sequence[Node]) -> Iterator[tuple[LayerNode, LayerNode]]:

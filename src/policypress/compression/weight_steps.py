@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from policypress.compression.activations import Source
 from policypress.compression.ranges import ActivationQuantizer
 from policypress.config import WeightRange
 from policypress.errors import unknown
@@ -33,7 +34,7 @@ class LayerQuantizer(nn.Module):
         bits: int,
         channels: int,
         weight_range: WeightRange,
-        source: ActivationQuantizer | None,
+        source: Source | None,
         output: ActivationQuantizer | None,
         *,
         owns_source: bool = False,
@@ -57,7 +58,7 @@ class LayerQuantizer(nn.Module):
         self.output = output
 
     @property
-    def source(self) -> ActivationQuantizer | None:
+    def source(self) -> Source | None:
         """Range of the layer's input; None in weight-only numerics."""
         return self._elsewhere[0]
 

@@ -50,6 +50,7 @@ class QdqIntegers:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._spare = 1
 
     def network(self, policy: Policy, quantization: InputQuantization, x: str) -> str:
         g = self.graph
@@ -61,6 +62,7 @@ class QdqIntegers:
             x = clip(g, x, np.float32(low), np.float32(high))
             # QuantizeLinear rounds too, but OpenVINO fuses it with the Clip and the Mul in front, wrongly.
             value = self._codes(g.op("Round", x), low, high)
+        self._spare = int(all(layer.reach(-128, 127).max() < 2**31 for layer in policy.layers))
         last = policy.layers[-1].scale.astype(np.float64)
         outputs = self._ops(policy.ops, value, policy.observation.shape, last)
         assert isinstance(outputs, str)
@@ -102,9 +104,10 @@ class QdqIntegers:
     def _activation(self, op: Activation, value: _Quantized) -> _Quantized:
         g = self.graph
         found, scale = op.lookup, float(op.lookup.scale)
-        x = g.op("Mul", value.tensor, g.constant(np.float32(op.unit / value.scale)))
-        if (value.low, value.high) == (-127, 127):  # then -128 may occur, see ``_rounded``
-            x = clip(g, x, np.float32(-op.limit * op.unit), np.float32(op.limit * op.unit))
+        x = value.tensor
+        if (value.low, value.high) == (-127, 127):  # -128 may occur, see ``_rounded``, but has no place in the table
+            x = clip(g, x, np.float32(-127 * value.scale), np.float32(127 * value.scale))
+        x = g.op("Mul", x, g.constant(np.float32(op.unit / value.scale)))
         y = activate(g, op.as_float, x, "qdq")
         if found.high - found.low < 255 and not activations.FUNCTIONS[op.function].odd:
             y = clip(g, y, np.float32(found.low * scale), np.float32(found.high * scale))
@@ -150,13 +153,13 @@ class QdqIntegers:
         """``tensor`` rounded to multiples of ``scale`` and clipped; ``scale`` is 1 if the codes do not fit 8 bits.
 
         Symmetric limits of all 8 bits are left to the type, which goes one unit further down: a Clip would keep the
-        layer in front from being fused.
+        layer in front from being fused. Not where an accumulator does not bear that unit.
         """
         g = self.graph
         info = _type(low, high)
         if info is None:
             tensor = g.op("Floor", g.op("Add", tensor, g.constant(np.float32(0.5))))
-        if info is None or not (low <= info.min + 1 and high == info.max):
+        if info is None or high < info.max or low > info.min + self._spare:
             tensor = clip(g, tensor, np.float32(low * scale), np.float32(high * scale))
         return self._codes(tensor, low, high, scale)
 

@@ -100,6 +100,11 @@ class Agent:
         return float(np.mean(self.training_returns)) if self.training_returns else None
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip, as ``model.save`` writes it."""
+    return zipfile.is_zipfile(path)
+
+
 def open_zip(source: Source, algo: str, env: EnvLike) -> OpenedAgent:
     """The agent in a zip of Stable-Baselines3; raises what ``load_agent`` raises."""
     agent = load_agent(
@@ -125,6 +130,10 @@ def teacher_of(model: BaseAlgorithm | Agent | Teacher) -> Teacher:
         tuple(adapter.critics(model)),
         _provenance(adapter, model),
     )
+
+
+def _provenance(adapter: Adapter, model: BaseAlgorithm) -> dict[str, Any]:
+    return {"algo": adapter.name, "steps": int(model.num_timesteps), "seed": model.seed}
 
 
 def load_agent(
@@ -216,15 +225,6 @@ def check_return(agent: Agent, returns: Sequence[float], env: str, *, force: boo
 
 
 # The zip
-
-
-def _provenance(adapter: Adapter, model: BaseAlgorithm) -> dict[str, Any]:
-    return {"algo": adapter.name, "steps": int(model.num_timesteps), "seed": model.seed}
-
-
-def is_zip(path: Path) -> bool:
-    """Whether a file is a zip, as ``model.save`` writes it."""
-    return zipfile.is_zipfile(path)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -6,7 +6,6 @@ import io
 import json
 import random
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from policypress.config import CompressionConfig, from_json
 from policypress.errors import RunError
+from policypress.files import new_folder
 from policypress.rl.adapters import Adapter, adapter_named, adapter_that_saved
 from policypress.rl.callback import STATE_ATTRIBUTE, attach
 
@@ -166,16 +166,14 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -
         array = getattr(buffer, name, None)
         if isinstance(array, np.memmap):
             array.flush()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    model.save(partial / "agent.zip")
     everything = {**state, "random": _random_state()}
     if isinstance(buffer, ReplayBuffer):
         everything["buffer"] = {"pos": buffer.pos, "full": buffer.full}
-    (partial / "state.json").write_text(json.dumps(everything))
-    partial.rename(final)
+    with new_folder(final) as partial:
+        model.save(partial / "agent.zip")
+        (partial / "state.json").write_text(json.dumps(everything))
     for old in folder.iterdir():
-        if old != final and (old.name.startswith("step-") or old.name.startswith(".partial-")):
+        if old != final and old.name.startswith(("step-", ".step-", ".partial-")):  # the last: of earlier versions
             shutil.rmtree(old)
 
 

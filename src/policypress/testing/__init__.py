@@ -12,6 +12,7 @@ from policypress.policy.observations import (
     random_observations,
     usual_observations,
 )
+from policypress.testing.activated import ACTIVATIONS, activated, activation_name, every_function
 from policypress.testing.agreement import ENGINES, Agreement, DisagreementError, agree
 from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, tanh_op, with_zero_points
 from policypress.testing.random_policies import random_policy
@@ -19,6 +20,7 @@ from policypress.testing.same import assert_same
 from policypress.testing.stored import stored_policies
 
 __all__ = [
+    "ACTIVATIONS",
     "ENGINES",
     "NUMERICS",
     "Agreement",
@@ -27,9 +29,12 @@ __all__ = [
     "DisagreementError",
     "Kind",
     "accepted",
+    "activated",
+    "activation_name",
     "agree",
     "answers",
     "assert_same",
+    "every_function",
     "extreme_observations",
     "make_policy",
     "observations",

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.policy.activations import FUNCTIONS
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.policy.observations import random_observations
 from policypress.policy.ops import (
@@ -67,25 +66,15 @@ class Builder(Draw):
         return Layer(weight, bias, self.bits, scale, role == "hidden", requantize, name=name, **geometry)
 
     def tanh(self, bits: int) -> Activation:
-        return self.usual("tanh", bits)
+        return tanh_op(bits if self.integer else 0)
 
-    def usual(self, function: str, bits: int) -> Activation:
-        """``function`` with its usual parameters, of codes up to 255."""
-        row = FUNCTIONS[function]
-        unit, limit = row.grid or (1 / 32, 255)
-        return (
-            Activation(function, unit, bits, limit, row.usual)
-            if self.integer
-            else Activation(function, parameters=row.usual)
-        )
-
-    def residual(self, channels: int, name: str, between: Op | None = None) -> Residual:
-        """The block of the paper's network: ReLU, conv, ReLU (or ``between``), conv, which gives accumulators."""
+    def residual(self, channels: int, name: str) -> Residual:
+        """The block of the paper's network: ReLU, conv, ReLU, conv; the second gives accumulators."""
         same: dict[str, Any] = {"padding": (1, 1)}
         body: tuple[Op, ...] = (
             Relu(),
             self.layer(channels, channels, 3, 3, role="signed", name=f"{name}.0", **same),
-            between or Relu(),
+            Relu(),
             self.layer(channels, channels, 3, 3, role="raw", name=f"{name}.1", **same),
         )
         if not self.integer:
@@ -107,13 +96,8 @@ def make_policy(
     seed: int = 0,
     per_output: bool = True,
     vectors: bool = False,
-    function: str | None = None,
 ) -> Policy:
-    """A random policy: a vector one with box actions (with ReLU or "tanh"), or an image one with discrete actions.
-
-    ``function``: of a vector policy what its layers are followed by; of an image one what follows its max pooling, a
-    layer inside the residual block, and the block.
-    """
+    """A random policy: a vector one with box actions (with ReLU or "tanh"), or an image one with discrete actions."""
     b = Builder(numerics, bits, seed, per_output)
     if kind != "image":
         ops: tuple[Op, ...] = (
@@ -121,12 +105,12 @@ def make_policy(
             b.layer(7, 9, role="hidden", name="second"),
             b.layer(3, 7, role="raw", name="mean"),
         )
-        if kind == "tanh" or function:
+        if kind == "tanh":
             ops = (
                 b.layer(9, 5, role="tanh", name="first"),
-                b.usual(function or "tanh", max(bits, 3)),
+                b.tanh(max(bits, 3)),
                 b.layer(7, 9, role="tanh", name="second"),
-                b.usual(function or "tanh", 8),
+                b.tanh(8),
                 ops[-1],
             )
         moments = b.rng.normal(size=5), b.rng.uniform(0.5, 2, 5)
@@ -139,9 +123,8 @@ def make_policy(
         head: tuple[Op, ...] = (
             b.layer(3, 2, 3, 3, role="signed", name="stem", padding=(1, 0), stride=(2, 1)),
             MaxPool2d((3, 2), (2, 1), (1, 1)),
-            *([b.usual(function, bits)] if function else []),
-            b.residual(3, "block", b.usual(function, bits) if function else None),
-            b.usual(function, 8) if function else Relu(),
+            b.residual(3, "block"),
+            Relu(),
             Flatten(),
         )
         shape: tuple[int, ...] = (2, 9, 8)

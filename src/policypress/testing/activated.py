@@ -1,4 +1,4 @@
-"""Policies that hold one activation wherever one may stand: behind layers, pools and blocks, and inside of blocks."""
+"""Random policies that hold one activation, or every one, wherever one may stand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from policypress.policy.activations import FUNCTIONS
-from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Shape
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Activation, Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Residual, Shape
 from policypress.policy.policy import Numerics, Policy
-from policypress.testing import Builder, Kind, make_policy
+from policypress.testing.policies import Builder, Kind, make_policy
 
 Role = Literal["hidden", "signed", "tanh", "raw"]
 
@@ -103,5 +104,52 @@ class _Maker:
         """A residual block that holds the activation, inside or at the end."""
         block = self.builder.residual(3, "block")
         inner, last = (self.fed(op) for op in block.body if isinstance(op, Layer))
-        body = (inner, self.act(127), *([last] if ends_in_layer else []))
+        body: tuple[Op, ...] = (inner, self.act(127), *([last] if ends_in_layer else []))
         return dataclasses.replace(block, body=body, branch=block.branch if ends_in_layer else block.skip)
+
+
+def every_function(numerics: Numerics, bits: int, seed: int, image: bool = False) -> Policy:
+    """A policy of 7 values, or of an ``image``, and 4 actions with every function once.
+
+    In random order, with random parameters, behind layers of ``bits`` bits, pools, ReLU, residual sums and one another.
+    """
+    b = Builder(numerics, bits, seed, per_output=seed % 2 == 1)
+    names = iter(str(name) for name in b.rng.permutation(list(FUNCTIONS)))
+    shape: Shape = (3, 6, 5) if image else (7,)
+    observed = shape
+    ops: list[Op] = []
+    for name in names:
+        reach = b.pick(127, 255, 60)
+        sizes = (6, shape[0], 3, 3) if image else (18, shape[0])
+        layer = b.layer(*sizes, role="signed", name=name, **({"padding": (1, 1)} if image else {}))
+        if layer.requantize is not None:
+            low = -reach if b.often(0.7) else 0
+            layer = dataclasses.replace(layer, requantize=dataclasses.replace(layer.requantize, low=low, high=reach))
+        ops.append(layer)
+        between = b.pick("nothing", "nothing", "pool", "relu", "residual")
+        if between == "pool" and image:
+            ops.append(MaxPool2d((3, 3), (1, 1), (1, 1)))
+        elif between == "relu":
+            ops.append(Relu())
+        elif between == "residual" and image:
+            ops.append(b.residual(6, f"{name}.r"))
+            reach = max(reach, 127)
+        act = b.any_activation(name, reach, b.pick(*range(2, 9)))
+        ops.append(act)
+        if b.often(0.5) and (another := next(names, None)) is not None:
+            reach = max(1, -act.low, act.high) if b.integer else 1
+            ops.append(b.any_activation(another, reach, b.pick(*range(2, 9))))
+        shape = (6, *shape[1:]) if image else (18,)
+    if image:
+        ops.append(Flatten())
+    ops.append(b.layer(4, math.prod(shape), role="raw", name="last"))
+    bound = np.full(4, 1e30, np.float32)
+    scale, low, high = (255, 0, 255) if image else (30, -127, 127)
+    codes = InputQuantization(np.array([scale], np.float32), low, high, 8)
+    return Policy(
+        tuple(ops),
+        ObservationTransform(observed, "uint8" if image else "float32", image=image),
+        ActionTransform("box", (4,), low=-bound, high=bound),
+        codes if b.integer else None,
+        baseline_bytes=4,
+    )
