@@ -23,6 +23,7 @@ from policypress.errors import (
 from policypress.extras import lacking, missing
 from policypress.policy.artifact import load
 from policypress.policy.policy import Policy
+from policypress.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from policypress.export import export
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from policypress.rl.evaluate import evaluate
     from policypress.rl.freeze import freeze
     from policypress.rl.train import train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",

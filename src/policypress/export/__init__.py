@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from policypress.errors import ConfigError
-from policypress.export.names import RESERVED, identifier, name_of
+from policypress.export.c_names import RESERVED, identifier, name_of
 from policypress.policy.policy import Policy
 
 __all__ = ["FORMATS", "RESERVED", "Report", "export", "identifier", "name_of", "options_of"]

@@ -16,11 +16,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-import policypress
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import c_folder, c_header, c_payload, c_source, c_test, c_text
+from policypress.export.c_names import RESERVED, name_of
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
-from policypress.export.names import RESERVED, name_of
 from policypress.policy import reference
 from policypress.policy.description import labelled, layer_titles
 from policypress.policy.observations import Answers, answers
@@ -29,6 +28,7 @@ from policypress.policy.policy import Policy
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
 from policypress.runtime.structures import Form
+from policypress.version import __version__
 
 __all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c"]
 
@@ -194,7 +194,7 @@ def _sizes(layer: Layer, pairs: int) -> dict[Form, int]:
 
 def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[str, str], CExport]:
     """Every file of the export by name, and the report."""
-    integer, name, version = config.integer_only, cast(str, config.name), policypress.__version__
+    integer, name, version = config.integer_only, cast(str, config.name), __version__
     if policy.input is None and (integer or config.weights != "auto"):
         option = "integer_only" if integer else f"weights={config.weights}"
         raise UnsupportedError(f"{option} is for policies of integer numerics, not {policy.numerics} ones.")

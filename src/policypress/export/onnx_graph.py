@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-import policypress
 from policypress.policy.ops import Activation, Layer, MaxPool2d, Op, Requantization
 from policypress.policy.policy import Policy
+from policypress.version import __version__
 
 Style = Literal["exact", "qdq"]
 
@@ -118,7 +118,7 @@ class Graph:
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="policypress",
-            producer_version=policypress.__version__,
+            producer_version=__version__,
         )
 
     def _name(self, kind: str) -> str:

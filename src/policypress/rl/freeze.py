@@ -15,7 +15,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-import policypress
 from policypress.compression.freeze import freeze_graph, outputs_of, spread
 from policypress.compression.graph import Graph
 from policypress.errors import UnsupportedError
@@ -25,6 +24,7 @@ from policypress.policy.policy import Policy
 from policypress.rl.adapters import adapter_for, check_agent, observation_transform
 from policypress.rl.callback import STATE_ATTRIBUTE, follow_optimizer, missing, told
 from policypress.rl.teacher import Teacher
+from policypress.version import __version__
 
 
 def freeze(
@@ -125,7 +125,7 @@ def _environment_id(model: BaseAlgorithm) -> str | None:
 
 def _versions() -> dict[str, str]:
     return {
-        "policypress": policypress.__version__,
+        "policypress": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,

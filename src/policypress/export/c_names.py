@@ -1,4 +1,4 @@
-"""What an export to C may be called."""
+"""Names in exported C: what an export may be called, and after what it is called where nobody says."""
 
 from __future__ import annotations
 
