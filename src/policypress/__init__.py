@@ -21,8 +21,7 @@ from policypress.errors import (
     UnsupportedError,
 )
 from policypress.extras import lacking, missing
-from policypress.policy.artifact import load
-from policypress.policy.policy import Policy
+from policypress.policy import Policy, load
 from policypress.version import __version__ as __version__
 
 if TYPE_CHECKING:
