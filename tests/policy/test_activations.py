@@ -82,7 +82,6 @@ def test_codes_stand_for_values(row: Function, bits: int, limit: int, exponent: 
     assert found.high - found.low <= 2**bits - 1
     assert (found.low <= found.table).all()
     assert (found.table <= found.high).all()
-    assert found.table[limit] == np.rint(values[limit] / found.scale)
     off = np.abs(found.table * np.float64(found.scale) - values)
     assert off.max() <= 0.501 * found.scale + 1e-6  # nothing is cut off
     if row.bound is None:  # every code is used for what there is
