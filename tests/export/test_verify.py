@@ -15,6 +15,7 @@ from rich.console import Console
 import policypress
 from policypress import cli
 from policypress.errors import ObservationError
+from policypress.export import engines
 from policypress.export import verify as module
 from policypress.export.onnx import encode_onnx, onnx_outputs
 from policypress.export.verify import verify
@@ -119,7 +120,7 @@ def test_observations_that_overflow_in_another_order_are_told(monkeypatch):
 def test_a_corrupted_constant_is_found(numerics, monkeypatch):
     """The C of a policy whose biases differ by the least, against the policy."""
     policy = make_policy(numerics, "vector")
-    honest = module.export_c
+    honest = engines.export_c
 
     def altered(policy, *args):
         last = policy.ops[-1]
@@ -127,7 +128,7 @@ def test_a_corrupted_constant_is_found(numerics, monkeypatch):
         bias[1] = bias[1] + 1 if policy.input is not None else np.nextafter(bias[1], np.float32(9))
         return honest(dataclasses.replace(policy, ops=(*policy.ops[:-1], dataclasses.replace(last, bias=bias))), *args)
 
-    monkeypatch.setattr(module, "export_c", altered)
+    monkeypatch.setattr(engines, "export_c", altered)
     result = verify(policy, 64)
     rows = {row.engine: row for row in result.rows}
     assert not result.holds
@@ -149,7 +150,7 @@ def test_an_engine_that_refuses_does_not_agree(monkeypatch):
         predict = outputs
 
     monkeypatch.setenv("CC", "no-such-compiler")
-    monkeypatch.setattr(module, "make_engine", lambda *args, **kwargs: Refuses())
+    monkeypatch.setattr(engines, "make_engine", lambda *args, **kwargs: Refuses())
     result = verify(policy, 16)
     row = {row.engine: row for row in result.rows}["portable engine"]
     assert (row.difference, row.actions, row.holds) == (float("inf"), 16, False)
@@ -159,13 +160,13 @@ def test_an_engine_that_refuses_does_not_agree(monkeypatch):
 @pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
 def test_compiled_c_that_refuses_does_not_agree(monkeypatch):
     policy = make_policy("weight-only", "vector")
-    honest = module.export_c
+    honest = engines.export_c
 
     def altered(policy, *args):
         last = dataclasses.replace(policy.ops[-1], scale=np.float32([3e38]), bias=np.float32([3e38] * 3))
         return honest(dataclasses.replace(policy, ops=(*policy.ops[:-1], last)), *args)
 
-    monkeypatch.setattr(module, "export_c", altered)
+    monkeypatch.setattr(engines, "export_c", altered)
     result = verify(policy, 16)
     row = {row.engine: row for row in result.rows}["compiled C"]
     assert (row.difference, row.actions, row.holds) == (float("inf"), result.vectors, False)
@@ -185,7 +186,7 @@ def test_the_command_line(broken, tmp_path, monkeypatch, capsys):
     policy.save(tmp_path / "p.policy")
     if broken:
         other = make_engine(make_policy("integer", "vector", seed=1))
-        monkeypatch.setattr(module, "make_engine", lambda *args, **kwargs: other)
+        monkeypatch.setattr(engines, "make_engine", lambda *args, **kwargs: other)
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(sys, "argv", ["policypress", "verify", str(tmp_path / "p.policy"), "--vectors", "16", "--json"])
     code: object = 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ObservationError, PolicypressError, UnsupportedError
-from policypress.export.c import CExportConfig, export_c
-from policypress.export.compile import CompiledIntegers, CompiledPolicy, compiler
+from policypress.export.compile import compiler
+from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx, onnx_outputs
-from policypress.policy import reference
 from policypress.policy.observations import Answers, answers
 from policypress.policy.policy import Policy
-from policypress.runtime.native import make_engine
 
 Unit = Literal["steps", "ulps"]
 
@@ -78,8 +74,8 @@ def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
     """Compare every engine with the reference on recorded, random and extreme observations, ``vectors`` at most."""
     wanted = answers(policy, vectors, seed)
     rows = [
-        _row("native engine", policy, wanted, lambda: _native(policy.engine, wanted)),
-        _row("portable engine", policy, wanted, lambda: _native(make_engine(policy, portable=True), wanted)),
+        _row("native engine", policy, wanted, Native(policy)),
+        _row("portable engine", policy, wanted, Native(policy, portable=True)),
         *_compiled(policy, wanted),
         *(_onnx(policy, wanted, style) for style in ("exact", "qdq")),
     ]
@@ -87,61 +83,30 @@ def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
     return Verification(len(wanted.observations), policy.numerics, unit, tuple(rows))
 
 
-def _row(
-    engine: str, policy: Policy, wanted: Answers, run: Callable[[], tuple[NDArray[Any], NDArray[Any]]], note: str = ""
-) -> Agreement:
-    """What outputs and actions of ``run`` say, which promises the same bits."""
+def _row(name: str, policy: Policy, wanted: Answers, engine: Engine, acts: bool = True) -> Agreement:
+    """What the outputs and, if it ``acts``, the actions of an engine say, which promises the same bits."""
     try:
-        outputs, actions = run()
+        outputs = engine.outputs(wanted.observations)
+        actions = engine.predict(wanted.observations) if acts else wanted.actions
     except ObservationError as error:  # the reference did not refuse any
-        return Agreement(engine, math.inf, len(wanted.actions), False, str(error))
+        return Agreement(name, math.inf, len(wanted.actions), False, str(error))
     difference, different = _difference(policy, outputs, wanted.outputs), _different(actions, wanted.actions)
     same = outputs.tobytes() == wanted.outputs.tobytes() and different == 0
-    return Agreement(engine, difference, different, same, note)
-
-
-def _native(engine: Any, wanted: Answers) -> tuple[NDArray[Any], NDArray[Any]]:
-    found = engine.outputs(wanted.observations), engine.predict(wanted.observations)
-    missing = tuple(np.full(array.shape, np.nan) for array in (wanted.outputs, wanted.actions))
-    outputs, actions = (gap if array is None else array for array, gap in zip(found, missing, strict=True))
-    return outputs, actions
+    return Agreement(name, difference, different, same, "" if acts else "gives sums, no actions")
 
 
 def _compiled(policy: Policy, wanted: Answers) -> list[Agreement]:
     command = compiler()
     if command is None:
         return [Agreement("compiled C", None, None, None, "no C compiler was found: install one or set CC")]
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
-        export_c(policy, f"{place}/c", CExportConfig(name="policy", vectors=8, check=False))
-        built = CompiledPolicy(f"{place}/c", command)
-
-        def run() -> tuple[NDArray[Any], NDArray[Any]]:
-            return built.outputs(wanted.observations), built.predict(wanted.observations)
-
-        rows.append(_row("compiled C", policy, wanted, run))
-        if policy.input is not None:
-            rows.append(_integers(policy, wanted, f"{place}/integers", command))
+    rows = [_row("compiled C", policy, wanted, compiled(policy, command=command))]
+    if policy.input is not None:
+        try:
+            integers = Integers(policy, command=command)
+            rows.append(_row("compiled C, integers only", policy, wanted, integers, integers.acts))
+        except UnsupportedError as error:
+            rows.append(Agreement("compiled C, integers only", None, None, None, str(error)))
     return rows
-
-
-def _integers(policy: Policy, wanted: Answers, folder: str, command: list[str]) -> Agreement:
-    """The build without floats, from the reference's codes."""
-    engine = "compiled C, integers only"
-    try:
-        export_c(policy, folder, CExportConfig(name="policy", vectors=8, check=False, integer_only=True))
-    except UnsupportedError as error:
-        return Agreement(engine, None, None, None, str(error))
-    assert policy.input is not None
-    codes = reference.quantize_input(policy.input, reference.observe(policy.observation, wanted.observations))
-    built = CompiledIntegers(folder, command)
-    sums = built.run(codes.astype(np.int32))
-
-    def run() -> tuple[NDArray[Any], NDArray[Any]]:
-        outputs = sums.astype(np.float32) * policy.layers[-1].scale
-        return outputs, wanted.actions if policy.action.kind == "box" else built.choose(sums)
-
-    return _row(engine, policy, wanted, run, "gives sums, no actions" if policy.action.kind == "box" else "")
 
 
 def _onnx(policy: Policy, wanted: Answers, style: str) -> Agreement:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ObservationError, UnsupportedError
 from policypress.export.c import CExportConfig, Weights, export_c
-from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder, compiler
+from policypress.export.compile import check_folder, compiler
+from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx
 from policypress.policy import observations as making
 from policypress.policy import reference
 from policypress.policy.policy import Policy
-from policypress.runtime.native import make_engine
 
 SINGLES = 8
 """So many observations of a batch are asked alone too."""
@@ -52,14 +52,6 @@ class _Asked(NamedTuple):
     weights: Weights
     command: list[str] | None
     flags: tuple[str, ...]
-
-
-class _Engine(Protocol):
-    """Outputs (batch, outputs) and actions (batch, *shape), or one action of one observation; ObservationError."""
-
-    def outputs(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
-
-    def predict(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
 
 
 def agree(
@@ -100,37 +92,19 @@ def agree(
     return found
 
 
-class _Native:
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def outputs(self, observations: NDArray[Any]) -> NDArray[Any]:
-        return self._given(self._engine.outputs(observations))
-
-    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
-        return self._given(self._engine.predict(observations))
-
-    def _given(self, answer: Any) -> NDArray[Any]:
-        if answer is None:
-            raise ObservationError("The native engine refuses the observation.")
-        return np.asarray(answer)
-
-
 def _native(asked: _Asked, name: str) -> int:
-    return _same_answers(asked, name, _Native(asked.policy.engine))
+    return _same_answers(asked, name, Native(asked.policy))
 
 
 def _portable(asked: _Asked, name: str) -> int:
-    return _same_answers(asked, name, _Native(make_engine(asked.policy, portable=True)))
+    return _same_answers(asked, name, Native(asked.policy, portable=True))
 
 
 def _compiled(asked: _Asked, name: str) -> int:
-    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
-        export_c(asked.policy, f"{place}/c", CExportConfig("policy", weights=asked.weights, check=False))
-        built = CompiledPolicy(f"{place}/c", asked.command, asked.flags)
-        if built.self_test():
-            raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
-        return _same_answers(asked, f"{name}, weights {asked.weights}", built)
+    built = compiled(asked.policy, asked.weights, asked.command, asked.flags)
+    if built.self_test():
+        raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
+    return _same_answers(asked, f"{name}, weights {asked.weights}", built)
 
 
 def _self_test(asked: _Asked, name: str) -> int:
@@ -144,24 +118,16 @@ def _self_test(asked: _Asked, name: str) -> int:
 
 
 def _integers(asked: _Asked, name: str) -> int:
-    """The build without floats, from the reference's codes."""
-    policy = asked.policy
-    if policy.input is None:
-        raise UnsupportedError(f"{policy.numerics} numerics have no build of integers only.")
+    """The build without floats, which has no observations to refuse."""
+    built, name = Integers(asked.policy, asked.weights, asked.command, asked.flags), f"{name}, weights {asked.weights}"
+    if built.self_test():
+        raise DisagreementError(f"{name}: its self test fails.")
     if not len(asked.observations):
         return 0
-    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
-        export_c(policy, f"{place}/c", CExportConfig("policy", True, asked.weights, check=False))
-        built = CompiledIntegers(f"{place}/c", asked.command, asked.flags)
-    if built.self_test():
-        raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
-    codes = reference.quantize_input(policy.input, reference.observe(policy.observation, asked.observations))
-    sums = built.run(codes.astype(np.int32))
-    _same(f"{name}, outputs", sums.astype(np.float32) * policy.layers[-1].scale, asked.outputs)
-    if policy.action.kind == "box":
-        return len(sums)
-    _same(f"{name}, actions", built.choose(sums), asked.actions)
-    return 2 * len(sums)
+    _same(f"{name}, outputs", built.outputs(asked.observations), asked.outputs)
+    if built.acts:
+        _same(f"{name}, actions", built.predict(asked.observations), asked.actions)
+    return (1 + built.acts) * len(asked.observations)
 
 
 def _exact(asked: _Asked, name: str) -> int:
@@ -194,7 +160,7 @@ ENGINES: dict[str, Callable[[_Asked, str], int]] = {
 }
 
 
-def _same_answers(asked: _Asked, name: str, engine: _Engine) -> int:
+def _same_answers(asked: _Asked, name: str, engine: Engine) -> int:
     observations, singles = asked.observations, range(min(SINGLES, len(asked.observations)))
     try:
         if len(observations):
