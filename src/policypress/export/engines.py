@@ -1,25 +1,30 @@
-"""The engines that answer for a policy beside the reference: ``verify`` and ``policypress.testing`` ask them alike."""
+"""What answers for a policy beside the reference: the native engine and compiled C.
+
+All have ``outputs`` of the last layer, (batch, outputs), and ``predict``, actions (batch, *shape); both raise
+ObservationError for observations that are refused.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.errors import ObservationError
+from policypress.errors import ObservationError, UnsupportedError
 from policypress.export.c import CExportConfig, Weights, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy
 from policypress.policy import reference
 from policypress.policy.policy import Policy
 from policypress.runtime.native import make_engine
 
+_VECTORS = 8  # of the self test
+
 
 class Engine(Protocol):
-    """Outputs (batch, outputs) and actions (batch, *shape), or one action of one observation; ObservationError."""
+    """Asked with a batch (count, *shape); ``predict`` takes one observation (*shape) too, and gives one action."""
 
     def outputs(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
 
@@ -27,9 +32,9 @@ class Engine(Protocol):
 
 
 class Native:
-    """The extension, with the kernels of this machine or ``portable``; it raises ObservationError as others do."""
+    """The engine that a Policy asks; ``portable``: without the kernels of this machine."""
 
-    def __init__(self, policy: Policy, portable: bool = False) -> None:
+    def __init__(self, policy: Policy, *, portable: bool = False) -> None:
         self._engine = make_engine(policy, portable=True) if portable else policy.engine
 
     def outputs(self, observations: NDArray[Any]) -> NDArray[Any]:
@@ -44,44 +49,42 @@ class Native:
         return np.asarray(answer)
 
 
-@contextmanager
 def compiled(
-    policy: Policy, command: Sequence[str] | None = None, flags: Sequence[str] = ("-O2",), weights: Weights = "auto"
-) -> Iterator[CompiledPolicy]:
-    """The policy exported to C, in a folder that goes again, and compiled. ``weights``: their form."""
+    policy: Policy, weights: Weights = "auto", command: Sequence[str] | None = None, flags: Sequence[str] = ("-O2",)
+) -> CompiledPolicy:
+    """The policy exported to C with this form of weights, compiled and loaded."""
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
-        export_c(policy, place, CExportConfig("policy", weights=weights, check=False))
-        yield CompiledPolicy(place, command, flags)
+        export_c(policy, f"{place}/c", CExportConfig("policy", weights=weights, vectors=_VECTORS, check=False))
+        return CompiledPolicy(f"{place}/c", command, flags)
 
 
 class Integers:
-    """The build of the exported C without floats, given the reference's codes."""
+    """The policy as C without floats, fed with the reference's codes. Of box actions it gives sums alone: ``acts`` is
+    False then, and nothing is to be predicted. Raises UnsupportedError for a policy that has no such build."""
 
-    def __init__(self, policy: Policy, built: CompiledIntegers) -> None:
-        assert policy.input is not None
-        self._policy, self._input, self.built = policy, policy.input, built
+    def __init__(
+        self, policy: Policy, weights: Weights = "auto", command: Sequence[str] | None = None,
+        flags: Sequence[str] = ("-O2",),
+    ) -> None:  # fmt: skip
+        if policy.input is None:
+            raise UnsupportedError(f"{policy.numerics} numerics have no build of integers only.")
+        self._policy, self._input, self.acts = policy, policy.input, policy.action.kind != "box"
+        with tempfile.TemporaryDirectory(prefix="policypress-") as place:
+            config = CExportConfig("policy", integer_only=True, weights=weights, vectors=_VECTORS, check=False)
+            export_c(policy, f"{place}/c", config)
+            self._built = CompiledIntegers(f"{place}/c", command, flags)
+
+    def self_test(self) -> int:
+        """0, or the number of the first test vector that differs."""
+        return self._built.self_test()
 
     def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = self._sums(observations).astype(np.float32) * self._policy.layers[-1].scale
-        return outputs
+        found: NDArray[np.float32] = self._sums(observations).astype(np.float32) * self._policy.layers[-1].scale
+        return found
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[Any] | None:
-        """Actions; None for a box, which this build leaves to its user."""
-        return None if self._policy.action.kind == "box" else self.built.choose(self._sums(observations))
+    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
+        return self._built.choose(self._sums(observations))
 
     def _sums(self, observations: NDArray[Any]) -> NDArray[np.int32]:
-        x = reference.observe(self._policy.observation, observations)
-        return self.built.run(reference.quantize_input(self._input, x).astype(np.int32))
-
-
-@contextmanager
-def integers(
-    policy: Policy, command: Sequence[str] | None = None, flags: Sequence[str] = ("-O2",), weights: Weights = "auto"
-) -> Iterator[Integers]:
-    """The policy, in integer numerics, exported and compiled without floats; as ``compiled``.
-
-    Raises UnsupportedError where it needs some.
-    """
-    with tempfile.TemporaryDirectory(prefix="policypress-") as place:
-        export_c(policy, place, CExportConfig("policy", True, weights, check=False))
-        yield Integers(policy, CompiledIntegers(place, command, flags))
+        codes = reference.quantize_input(self._input, reference.observe(self._policy.observation, observations))
+        return self._built.run(codes.astype(np.int32))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policypress.errors import ObservationError, PolicypressError, UnsupportedError
 from policypress.export.compile import compiler
-from policypress.export.engines import Engine, Integers, Native, compiled, integers
+from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx, onnx_outputs
 from policypress.policy.observations import Answers, answers
 from policypress.policy.policy import Policy
@@ -83,32 +83,30 @@ def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
     return Verification(len(wanted.observations), policy.numerics, unit, tuple(rows))
 
 
-def _row(name: str, policy: Policy, wanted: Answers, engine: Engine | Integers) -> Agreement:
-    """What outputs and actions of ``engine`` say, which promises the same bits."""
+def _row(name: str, policy: Policy, wanted: Answers, engine: Engine, acts: bool = True) -> Agreement:
+    """What the outputs and, if it ``acts``, the actions of an engine say, which promises the same bits."""
     try:
-        outputs, actions = engine.outputs(wanted.observations), engine.predict(wanted.observations)
+        outputs = engine.outputs(wanted.observations)
+        actions = engine.predict(wanted.observations) if acts else wanted.actions
     except ObservationError as error:  # the reference did not refuse any
         return Agreement(name, math.inf, len(wanted.actions), False, str(error))
-    note, actions = ("gives sums, no actions", wanted.actions) if actions is None else ("", actions)
     difference, different = _difference(policy, outputs, wanted.outputs), _different(actions, wanted.actions)
     same = outputs.tobytes() == wanted.outputs.tobytes() and different == 0
-    return Agreement(name, difference, different, same, note)
+    return Agreement(name, difference, different, same, "" if acts else "gives sums, no actions")
 
 
 def _compiled(policy: Policy, wanted: Answers) -> list[Agreement]:
     command = compiler()
     if command is None:
         return [Agreement("compiled C", None, None, None, "no C compiler was found: install one or set CC")]
-    with compiled(policy, command) as built:
-        rows = [_row("compiled C", policy, wanted, built)]
-    if policy.input is None:
-        return rows
-    name = "compiled C, integers only"
-    try:
-        with integers(policy, command) as without_floats:
-            return [*rows, _row(name, policy, wanted, without_floats)]
-    except UnsupportedError as error:
-        return [*rows, Agreement(name, None, None, None, str(error))]
+    rows = [_row("compiled C", policy, wanted, compiled(policy, command=command))]
+    if policy.input is not None:
+        try:
+            integers = Integers(policy, command=command)
+            rows.append(_row("compiled C, integers only", policy, wanted, integers, integers.acts))
+        except UnsupportedError as error:
+            rows.append(Agreement("compiled C, integers only", None, None, None, str(error)))
+    return rows
 
 
 def _onnx(policy: Policy, wanted: Answers, style: str) -> Agreement:

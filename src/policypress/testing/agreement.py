@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from policypress.errors import ObservationError, UnsupportedError
 from policypress.export.c import CExportConfig, Weights, export_c
 from policypress.export.compile import check_folder, compiler
-from policypress.export.engines import Engine, Native, compiled, integers
+from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx
 from policypress.policy import observations as making
 from policypress.policy import reference
@@ -101,10 +101,10 @@ def _portable(asked: _Asked, name: str) -> int:
 
 
 def _compiled(asked: _Asked, name: str) -> int:
-    with compiled(asked.policy, asked.command, asked.flags, asked.weights) as built:
-        if built.self_test():
-            raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
-        return _same_answers(asked, f"{name}, weights {asked.weights}", built)
+    built = compiled(asked.policy, asked.weights, asked.command, asked.flags)
+    if built.self_test():
+        raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
+    return _same_answers(asked, f"{name}, weights {asked.weights}", built)
 
 
 def _self_test(asked: _Asked, name: str) -> int:
@@ -118,21 +118,16 @@ def _self_test(asked: _Asked, name: str) -> int:
 
 
 def _integers(asked: _Asked, name: str) -> int:
-    """The build without floats, from the reference's codes."""
-    policy = asked.policy
-    if policy.input is None:
-        raise UnsupportedError(f"{policy.numerics} numerics have no build of integers only.")
+    """The build without floats, which has no observations to refuse."""
+    built, name = Integers(asked.policy, asked.weights, asked.command, asked.flags), f"{name}, weights {asked.weights}"
+    if built.self_test():
+        raise DisagreementError(f"{name}: its self test fails.")
     if not len(asked.observations):
         return 0
-    with integers(policy, asked.command, asked.flags, asked.weights) as without_floats:
-        if without_floats.built.self_test():
-            raise DisagreementError(f"{name}, weights {asked.weights}: its self test fails.")
-        actions = without_floats.predict(asked.observations)
-        _same(f"{name}, outputs", without_floats.outputs(asked.observations), asked.outputs)
-    if actions is None:
-        return len(asked.observations)
-    _same(f"{name}, actions", actions, asked.actions)
-    return 2 * len(asked.observations)
+    _same(f"{name}, outputs", built.outputs(asked.observations), asked.outputs)
+    if built.acts:
+        _same(f"{name}, actions", built.predict(asked.observations), asked.actions)
+    return (1 + built.acts) * len(asked.observations)
 
 
 def _exact(asked: _Asked, name: str) -> int:
