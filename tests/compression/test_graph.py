@@ -220,7 +220,7 @@ def test_what_cannot_be_pressed_is_named_with_its_place(module: nn.Module, sente
         (nn.Sequential(), "the network has no Linear or Conv2d layer"),
         (nn.Sequential(nn.Linear(3, 3), nn.Flatten()), "the network must end in a Linear or Conv2d layer"),
         (nn.Sequential(Residual(nn.Sequential(nn.Linear(3, 3)))), "the network must end in a Linear or Conv2d"),
-        (nn.LogSigmoid(), "LogSigmoid at the root cannot be pressed"),
+        (nn.PReLU(), "PReLU at the root cannot be pressed"),
         (nn.Tanh(), "a bare layer cannot be pressed: wrap it in nn.Sequential"),
     ],
     ids=["bare", "no layer", "empty", "flatten last", "residual last", "root", "bare tanh"],
