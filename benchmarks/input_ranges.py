@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from policypress.compression import Compressor, compressor
-from policypress.compression.fake_quant import InputQuantizer
+from policypress.compression import Compressor, quantization
 from policypress.compression.freeze import freeze_graph
+from policypress.compression.ranges import InputQuantizer
 from policypress.config import CompressionConfig
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.policy import Policy
@@ -140,7 +140,7 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 for name, rule in rules.items():
                     torch.manual_seed(seed)
-                    compressor.InputQuantizer = rule  # type: ignore[misc]
+                    quantization.InputQuantizer = rule  # type: ignore[misc]
                     float_network = network(CASES[case](10_000), 32)
                     layers = nn.Sequential(*(type(m)(m.in_features, m.out_features) if isinstance(m, nn.Linear) else m
                                              for m in float_network))  # fmt: skip

@@ -250,7 +250,7 @@ def make_case(seed: int, index: int, sources: list[Source], weights: np.ndarray)
 
 def load_sources() -> tuple[list[Source], np.ndarray]:
     """Trained and small policies, and how often each is taken: small ones often, because they take little time."""
-    sources = [Source(artifact.load(path), path.read_bytes()) for path in stored_policies(ROOT / "results").values()]
+    sources = [Source(Policy.load(path), path.read_bytes()) for path in stored_policies(ROOT / "results").values()]
     for numerics in ("integer", "weight-only", "float"):
         for kind in ("vector", "image", "tanh"):
             for bits in (2, 8):
@@ -274,13 +274,13 @@ def run_case(data: bytes, limit_bytes: int) -> tuple[str, float]:
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, hard))
     start = time.perf_counter()
     try:
-        policy = artifact.decode(data)
+        policy = Policy.from_bytes(data)
     except ArtifactError:
         return "refused", time.perf_counter() - start
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     seconds = time.perf_counter() - start
-    artifact.decode(artifact.encode(policy))
+    Policy.from_bytes(artifact.encode(policy))
     try:
         policy.predict(random_observations(policy, 1)[0])
     except ObservationError:

@@ -25,6 +25,8 @@ STUDENT = (*SHORT, "--batches", "600", "--states", "2000")
 RUNS: dict[str, tuple[str, ...]] = {
     "train": ("train", *AGENT, "--steps", "1200", "--sparsity", "0.8", "--hidden", "32,32", "--eval-episodes", "1",
               "--final-episodes", "2", "--eval-every", "600", "--set", "learning_starts=100"),
+    "tanh": ("train", "--algo", "ppo", "--env", "InvertedPendulum-v5", "--steps", "1024", "--sparsity", "0.5",
+             "--eval-episodes", "1", "--final-episodes", "2", "--eval-every", "600", "--set", "n_steps=128"),
     "narrow": ("compress", "{agent}", *AGENT, *STUDENT, "--hidden", "12,12"),
     "sparse": ("compress", "{agent}", *AGENT, *STUDENT, "--sparsity", "0.7"),
     "ptq": ("compress", "{agent}", *AGENT, *SHORT, "--method", "ptq", "--sparsity", "0.3"),

@@ -21,15 +21,14 @@ from policypress.errors import (
     UnsupportedError,
 )
 from policypress.extras import lacking, missing
-from policypress.measure.size import size
-from policypress.policy.artifact import load
-from policypress.policy.policy import Policy
+from policypress.policy import Policy, load
 from policypress.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from policypress.export import export
     from policypress.export.verify import verify
     from policypress.measure.bench import bench
+    from policypress.measure.size import size
     from policypress.rl.compress import compress
     from policypress.rl.evaluate import evaluate
     from policypress.rl.freeze import freeze
@@ -76,6 +75,7 @@ _LATER = {
     "evaluate": _Later("policypress.rl.evaluate", "gym"),
     "export": _Later("policypress.export", None),
     "freeze": _Later("policypress.rl.freeze", "train"),
+    "size": _Later("policypress.measure.size", None),
     "train": _Later("policypress.rl.train", "train"),
     "verify": _Later("policypress.export.verify", None),
 }

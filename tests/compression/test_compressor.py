@@ -653,7 +653,7 @@ def test_the_optimizer_must_train_the_network() -> None:
 
 
 def test_unsupported_networks_are_refused_before_training() -> None:
-    for module in (nn.ELU(), nn.BatchNorm1d(16), nn.Conv2d(16, 16, 1, groups=4)):
+    for module in (nn.PReLU(), nn.BatchNorm1d(16), nn.Conv2d(16, 16, 1, groups=4)):
         network = nn.Sequential(nn.Linear(5, 16), module, nn.Linear(16, 3))
         with pytest.raises(UnsupportedError, match=r"cannot be pressed: hidden activations must be ReLU|groups=1"):
             Compressor(network, torch.optim.Adam(network.parameters()), CompressionConfig(), 10)

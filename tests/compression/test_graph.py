@@ -180,7 +180,7 @@ def test_a_class_that_answers_otherwise_is_no_row() -> None:
     [
         (
             nn.PReLU(),
-            "PReLU at hidden.act cannot be pressed: hidden activations must be ReLU or one of tanh, leaky_relu",
+            "PReLU at hidden.act cannot be pressed: hidden activations must be ReLU or one of tanh,",
         ),
         (nn.RReLU(), "RReLU at hidden.act cannot be pressed"),
         (nn.LogSigmoid(), "LogSigmoid at hidden.act cannot be pressed"),

@@ -23,8 +23,7 @@ from policypress.errors import ConfigError, ExportError, ObservationError, Unsup
 from policypress.export import c, identifier, name_of
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
-from policypress.policy import reference
-from policypress.policy.artifact import load
+from policypress.policy import load, reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, MaxPool2d
 from policypress.policy.policy import Policy

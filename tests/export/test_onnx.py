@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from rich.console import Console
 
 import policypress as pp
 from policypress import cli
+from policypress.cli import terminal
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import FORMATS, export
 from policypress.export import onnx as onnx_export
@@ -874,7 +874,7 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     policy = make_policy("integer", "vector", vectors=True)
     policy.save(tmp_path / "a.policy")
-    monkeypatch.setattr("policypress.cli.files.stdout", Console(width=80, highlight=False))
+    monkeypatch.setattr(terminal.stdout, "width", 80)
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["policypress", "export", str(tmp_path / "a.policy"), *map(str, words)])

@@ -81,19 +81,17 @@ def test_integers_keep_what_their_style_promises(kind: Kind, op: Activation) -> 
 
 
 @each
-@pytest.mark.parametrize("numerics", ["weight-only", "float"])
-def test_floats_differ_by_roundings_alone(numerics: Numerics, op: Activation) -> None:
-    kinds: tuple[Kind, ...] = ("vector", "image")
-    for kind in kinds:
-        policy = activated(op, numerics, kind, seed=ACTIVATIONS.index(op))
-        observations = seen(policy)[:40]
-        x = reference.observe(policy.observation, observations)
-        largest = np.abs(reference.run(policy, x)).max()
-        for style in STYLES:
-            report = check_onnx(policy, encode_onnx(policy, style), observations)
-            assert report.holds, report.worst
-            assert report.outputs_difference < 1e-5 * largest
-            assert report.outputs.allowed < 3e-2 * largest
+@pytest.mark.parametrize(("numerics", "kind"), [("weight-only", "image"), ("float", "vector")])
+def test_floats_differ_by_roundings_alone(numerics: Numerics, kind: Kind, op: Activation) -> None:
+    policy = activated(op, numerics, kind, seed=ACTIVATIONS.index(op))
+    observations = seen(policy)[:40]
+    x = reference.observe(policy.observation, observations)
+    largest = np.abs(reference.run(policy, x)).max()
+    for style in STYLES:
+        report = check_onnx(policy, encode_onnx(policy, style), observations)
+        assert report.holds, report.worst
+        assert report.outputs_difference < 1e-5 * largest
+        assert report.outputs.allowed < 3e-2 * largest
 
 
 def test_codes_on_both_sides_of_zero_lie_in_bytes_with_a_zero_point() -> None:
@@ -116,7 +114,14 @@ def test_the_lowest_code_of_int8_is_none_of_the_tables() -> None:
     assert report.holds, report.worst
 
 
-@each
+QUICK = ("gelu", "leaky_relu", "hardtanh")
+
+
+@pytest.mark.parametrize(
+    "op",
+    [pytest.param(op, marks=() if op.function in QUICK else pytest.mark.slow) for op in ACTIVATIONS],
+    ids=activation_name,
+)
 def test_openvino_runs_them(op: Activation) -> None:
     pytest.importorskip("openvino")
     from export.openvino_peer import OpenVinoRunner

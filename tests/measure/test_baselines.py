@@ -199,7 +199,7 @@ def test_activations_keep_their_units(op: Activation) -> None:
     policy = activated(op, "integer", "vector", 8, seed=1)
     network = as_float(policy)
     assert [inner for inner in network.ops if isinstance(inner, Activation)] == [op] * 3
-    x = reference.observe(policy.observation, random_observations(policy, 200, seed=1))
+    x = reference.observe(policy.observation, usual_observations(policy, 200, seed=1))
     wanted, found = reference.run(policy, x), reference.run(network, x)
     assert np.ptp(wanted) > 0.1
     assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.99

@@ -64,7 +64,7 @@ def join(payload: bytes, card: bytes, vectors: bytes, version: int = 3) -> bytes
 
 def refused(data: bytes, words: str) -> None:
     with pytest.raises(ArtifactError, match=words) as error:
-        artifact.decode(data)
+        Policy.from_bytes(data)
     sentence = str(error.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -82,7 +82,7 @@ def refused(data: bytes, words: str) -> None:
 def test_policies_come_back_exactly(numerics: Numerics, bits: int, kind: Kind, per_output: bool) -> None:
     policy = make_policy(numerics, kind, bits=bits, seed=bits, per_output=per_output, vectors=True)
     data = artifact.encode(policy)
-    back = artifact.decode(data)
+    back = Policy.from_bytes(data)
     assert_same(back, policy)
     assert artifact.encode(back) == data
     assert artifact.payload_size(policy) == len(split(data)[0])
@@ -97,7 +97,7 @@ def test_policies_come_back_exactly(numerics: Numerics, bits: int, kind: Kind, p
 def test_files_come_back(tmp_path: Path) -> None:
     policy = make_policy("integer", "image", vectors=True)
     artifact.save(policy, str(tmp_path / "a.policy"))
-    assert_same(artifact.load(tmp_path / "a.policy"), policy)
+    assert_same(Policy.load(tmp_path / "a.policy"), policy)
 
 
 def test_infinite_bounds_and_odd_numbers_come_back() -> None:
@@ -106,7 +106,7 @@ def test_infinite_bounds_and_odd_numbers_come_back() -> None:
     action = ActionTransform("box", (3,), dtype="float64", low=bounds[0], high=bounds[1])
     results = {"large": 10**30, "small": 5e-324, "neg": -0.0, "text": "\u2028\0 ☃", "none": None, "yes": True}
     policy = dataclasses.replace(policy, action=action, results=results)
-    assert_same(artifact.decode(artifact.encode(policy)), policy)
+    assert_same(Policy.from_bytes(artifact.encode(policy)), policy)
 
 
 @pytest.mark.parametrize("limits", [(0, 255), (-127, 127), (0, 15), (-32767, 32767), (-5, 9), (3, 40_000)])
@@ -139,7 +139,7 @@ def test_shapes_of_actions_and_observations_come_back() -> None:
         action=ActionTransform("box", (3, 1), low=bounds, high=bounds + 1),
         input=InputQuantization(np.arange(1, 7, dtype=np.float32), -7, 7, 4),
     )
-    back = artifact.decode(artifact.encode(policy))
+    back = Policy.from_bytes(artifact.encode(policy))
     assert_same(back, policy)
     actions, _ = back.predict(np.ones((4, 2, 3), np.int16))
     assert actions.shape == (4, 3, 1)
@@ -150,7 +150,7 @@ def test_zero_points_come_back() -> None:
     plain = len(encode_payload(policy))
     for points in ((300, 0, 0, -7, 0), (-(2**15), 2**15), (1,)):
         shifted = with_zero_points(policy, *points)
-        assert_same(artifact.decode(artifact.encode(shifted)), shifted)
+        assert_same(Policy.from_bytes(artifact.encode(shifted)), shifted)
         assert plain < len(encode_payload(shifted)) < plain + 20
         seen = random_observations(shifted, 50)
         assert np.array_equal(shifted.outputs(seen), shifted.outputs(seen, reference=True))
@@ -175,7 +175,7 @@ def test_multi_discrete_actions_come_back() -> None:
     policy = dataclasses.replace(
         policy, ops=(*policy.ops[:-1], wide), action=ActionTransform("multi-discrete", (11,), "int64", nvec=nvec)
     )
-    back = artifact.decode(artifact.encode(policy))
+    back = Policy.from_bytes(artifact.encode(policy))
     assert_same(back, policy)
     assert back.action.nvec == nvec
     assert back.predict(np.ones((4, 5)))[0].shape == (4, 11)
@@ -189,7 +189,7 @@ def test_a_sparse_float_policy_is_stored_sparse() -> None:
     sparse = dataclasses.replace(first, weight=np.where(np.arange(45).reshape(9, 5) % 9, 0, first.weight))
     smaller = dataclasses.replace(policy, ops=(sparse, *rest))
     assert artifact.payload_size(smaller) < artifact.payload_size(policy) - 60
-    assert_same(artifact.decode(artifact.encode(smaller)), smaller)
+    assert_same(Policy.from_bytes(artifact.encode(smaller)), smaller)
 
 
 def test_equal_policies_give_equal_bytes() -> None:
@@ -226,7 +226,7 @@ def test_the_payload_holds_only_what_runs() -> None:
     )
     payload = artifact.encode_payload(policy)
     assert artifact.encode_payload(bare) == payload
-    assert_same(artifact.decode(artifact.encode(bare)), bare)
+    assert_same(Policy.from_bytes(artifact.encode(bare)), bare)
     ops, quantization = artifact.decode_payload(payload)
     assert_same(quantization, policy.input)
     for op, layer in zip(ops, policy.layers, strict=True):
@@ -261,9 +261,9 @@ def test_saving_replaces_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(PolicypressError, match="No space left"):
         artifact.save(new, path)
     monkeypatch.undo()
-    assert_same(artifact.load(path), old)
+    assert_same(Policy.load(path), old)
     artifact.save(new, path)
-    assert_same(artifact.load(path), new)
+    assert_same(Policy.load(path), new)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.policy"]
 
 
@@ -272,12 +272,12 @@ def test_files_that_cannot_be_written_or_read(tmp_path: Path) -> None:
     with pytest.raises(PolicypressError, match=r"Cannot write .*No such file"):
         artifact.save(policy, tmp_path / "nowhere" / "a.policy")
     with pytest.raises(ArtifactError, match=r"Cannot read .*No such file"):
-        artifact.load(tmp_path / "nothing.policy")
+        Policy.load(tmp_path / "nothing.policy")
     with pytest.raises(ArtifactError, match=r"Cannot read .*directory"):
-        artifact.load(tmp_path)
+        Policy.load(tmp_path)
     (tmp_path / "text.policy").write_text("hello, this is text")
     with pytest.raises(ArtifactError, match=r"Cannot load .*text\.policy: it is not a policy file\."):
-        artifact.load(tmp_path / "text.policy")
+        Policy.load(tmp_path / "text.policy")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_every_altered_byte() -> None:
             damaged = bytearray(FILE)
             damaged[place] ^= flip
             with pytest.raises(ArtifactError):
-                artifact.decode(bytes(damaged))
+                Policy.from_bytes(bytes(damaged))
 
 
 def test_bytes_after_the_end() -> None:
@@ -412,7 +412,7 @@ def test_test_vectors_that_do_not_match() -> None:
     for wrong in (vectors[:-1], vectors + b"\0", vectors[:7], struct.pack("<II", 2**32 - 1, 3) + vectors[8:]):
         refused(join(payload, card, wrong), "section|declares")
     empty = struct.pack("<II", 0, 3)
-    assert len(artifact.decode(join(payload, card, empty)).test_vectors.observations) == 0  # type: ignore[union-attr]
+    assert len(Policy.from_bytes(join(payload, card, empty)).test_vectors.observations) == 0  # type: ignore[union-attr]
     refused(join(payload, card, struct.pack("<II", 0, 4)), "Test vectors")
 
 
@@ -560,12 +560,12 @@ def test_mutations_with_a_corrected_checksum(numerics: Numerics, kind: Kind, sec
         changed = list(sections)
         changed[section] = mutate(rng, sections[section])
         try:
-            policy = artifact.decode(join(*changed))
+            policy = Policy.from_bytes(join(*changed))
         except ArtifactError:
             continue  # any other exception fails the test
         # What is accepted must run, and come back when it is written again.
         accepted += 1
-        assert_same(artifact.decode(artifact.encode(policy)), policy)
+        assert_same(Policy.from_bytes(artifact.encode(policy)), policy)
         try:
             outputs = policy.outputs(random_observations(policy, 1))
         except ObservationError:
@@ -583,7 +583,7 @@ def test_mutations_of_whole_files(numerics: Numerics) -> None:
         damaged = mutate(rng, data)
         if damaged != data:
             with pytest.raises(ArtifactError):
-                artifact.decode(damaged)
+                Policy.from_bytes(damaged)
 
 
 @settings(max_examples=300)
@@ -592,16 +592,16 @@ def test_any_payload_decodes_or_is_refused(payload: bytes, integer: bool) -> Non
     _, card, vectors = split(FILE)
     begin = stream(*(ONE_INPUT if integer else FLOAT_INPUT), *layer(3, 2))
     with contextlib.suppress(ArtifactError):  # any other exception fails the test
-        artifact.decode(join(begin[:-1] + payload, card, vectors))
+        Policy.from_bytes(join(begin[:-1] + payload, card, vectors))
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_policy(data: bytes) -> None:
     with pytest.raises(ArtifactError):
-        artifact.decode(data)
+        Policy.from_bytes(data)
     with pytest.raises(ArtifactError):
-        artifact.decode(b"\x89POLICY\n" + data)
+        Policy.from_bytes(b"\x89POLICY\n" + data)
 
 
 json_values = st.recursive(
@@ -619,7 +619,7 @@ def test_any_provenance_and_name_come_back(provenance: dict[str, Any], name: str
     assert isinstance(first, Layer)
     ops = (dataclasses.replace(first, name=name), *rest)
     policy = dataclasses.replace(policy, ops=ops, provenance=provenance)
-    assert_same(artifact.decode(artifact.encode(policy)), policy)
+    assert_same(Policy.from_bytes(artifact.encode(policy)), policy)
 
 
 def test_residual_blocks_nest() -> None:
@@ -628,14 +628,14 @@ def test_residual_blocks_nest() -> None:
     assert isinstance(block, Residual)
     nested = Residual((Residual((*block.body, block)),))
     policy = dataclasses.replace(policy, ops=(*policy.ops[:2], nested, *policy.ops[3:]))
-    back = artifact.decode(artifact.encode(policy))
+    back = Policy.from_bytes(artifact.encode(policy))
     assert_same(back, policy)
     observation = random_observations(policy, 2)
     assert back.outputs(observation).tobytes() == policy.outputs(observation).tobytes()
 
 
 def test_a_loaded_policy_does_not_share_or_freeze_memory() -> None:
-    policy: Policy = artifact.decode(FILE)
+    policy: Policy = Policy.from_bytes(FILE)
     for layer in policy.layers:
         assert layer.weight.flags.writeable
         assert layer.bias.dtype == np.int32

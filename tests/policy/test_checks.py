@@ -11,7 +11,7 @@ import pytest
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.policy import checks
 from policypress.policy.checks import check_accumulators
-from policypress.policy.contract import ActionTransform
+from policypress.policy.contract import ActionTransform, TestVectors
 from policypress.policy.ops import (
     INT32_MAX,
     INT32_MIN,
@@ -25,7 +25,7 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
-from policypress.policy.policy import Policy, TestVectors
+from policypress.policy.policy import Policy
 from policypress.testing import Builder, make_policy, tanh_op, with_zero_points
 
 ONE = np.ones(1, np.float32)

@@ -30,7 +30,7 @@ def sealed(body: bytes) -> bytes:
 
 def refused(data: bytes, words: str) -> None:
     with pytest.raises(ArtifactError, match=words) as error:
-        artifact.decode(data)
+        Policy.from_bytes(data)
     assert str(error.value).endswith(".")
 
 
@@ -45,7 +45,7 @@ def same_contract(ours: Policy, theirs: Policy) -> None:
 def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None:
     policy = canonical(make_policy(numerics, kind, 8, seed=3, vectors=True))
     data = artifact.pack(policy)
-    back = artifact.decode(data)
+    back = Policy.from_bytes(data)
     same_contract(back, policy)
     assert artifact.pack(back) == data
     observations = random_observations(policy, 20, seed=9)
@@ -56,13 +56,13 @@ def test_packed_policies_act_as_they_did(numerics: Numerics, kind: Kind) -> None
     numbers = 0 if moments is None else 16 * moments.mean.size + 16
     bounds = 8 * policy.layers[-1].bias.size
     assert len(data) - len(artifact.encode_payload(back)) < 30 + bounds + numbers
-    artifact.decode(artifact.encode(back))
+    Policy.from_bytes(artifact.encode(back))
 
 
 def test_the_contract_of_a_trained_policy_takes_tens_of_bytes() -> None:
-    policy = artifact.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
+    policy = Policy.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     assert len(artifact.pack(policy)) == pp.size(policy).payload_bytes + 19
-    packed = pp.size(artifact.decode(artifact.pack(policy)))
+    packed = pp.size(Policy.from_bytes(artifact.pack(policy)))
     assert packed.payload_bytes == pp.size(policy).payload_bytes
     assert [layer.name for layer in packed.layers] == ["layer 0", "layer 1", "layer 2"]
 
@@ -98,7 +98,7 @@ def comes_back(action: ActionTransform, baseline: int) -> None:
     outputs = policy.layers[-1].weight.shape[0]
     assert outputs == 3
     policy = dataclasses.replace(policy, action=action, baseline_bytes=baseline)
-    back = artifact.decode(artifact.pack(policy))
+    back = Policy.from_bytes(artifact.pack(policy))
     assert (back.baseline_bytes, back.action.kind, back.action.shape) == (baseline, action.kind, action.shape)
     assert (back.action.dtype, back.action.squash, back.action.start) == (action.dtype, action.squash, action.start)
     assert back.action.nvec == action.nvec
@@ -133,7 +133,7 @@ def test_damage_with_a_right_checksum_is_a_policy_or_refused() -> None:
     for at, value in itertools.product(range(len(contract)), (0, 1, 2, 4, 8, 16, 64, 127, 128, 255)):
         changed = contract[:at] + bytes([value]) + contract[at + 1 :]
         try:
-            back = artifact.decode(sealed(data[:START] + changed + data[START + len(contract) :]))
+            back = Policy.from_bytes(sealed(data[:START] + changed + data[START + len(contract) :]))
         except ArtifactError:
             continue
         again = encode_contract(back.observation, back.action, back.baseline_bytes)
@@ -167,7 +167,7 @@ def test_hostile_sizes_allocate_little(contract: bytes) -> None:
     data = sealed(artifact.PACKED_MAGIC + b"\x01" + contract + b"\x00" * 8)
     tracemalloc.start()
     with pytest.raises(ArtifactError):
-        artifact.decode(data)
+        Policy.from_bytes(data)
     assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
     tracemalloc.stop()
 
@@ -176,7 +176,7 @@ def test_hostile_sizes_allocate_little(contract: bytes) -> None:
 
 
 def test_a_bare_payload_says_what_it_lacks(tmp_path: Path) -> None:
-    policy = artifact.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
+    policy = Policy.load(RESULTS / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
     (tmp_path / "x.bin").write_bytes(artifact.encode_payload(policy))
     with pytest.raises(ArtifactError, match=r"is a bare payload, without the contract.*: open it with Policy.from_p"):
         pp.load(tmp_path / "x.bin")

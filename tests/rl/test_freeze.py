@@ -132,9 +132,12 @@ def test_outputs_before_the_action_are_equal_bit_for_bit_in_integers(algo: str, 
         np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU, nn.ELU, nn.GELU])
 @pytest.mark.parametrize("algo", ["sac", "dqn"])
-def test_hidden_tanh_is_equal_bit_for_bit_also_after_loading(algo: str, tmp_path: Path) -> None:
-    model = AGENTS[algo](ENVS[algo], gamma=0.0, learning_rate=1e-2, policy_kwargs={"activation_fn": nn.Tanh})
+def test_hidden_activations_are_equal_bit_for_bit_also_after_loading(
+    algo: str, activation: type[nn.Module], tmp_path: Path
+) -> None:
+    model = AGENTS[algo](ENVS[algo], gamma=0.0, learning_rate=1e-2, policy_kwargs={"activation_fn": activation})
     learn(model, steps=100)
     model.policy.set_training_mode(False)
     model.save(tmp_path / "agent.zip")

@@ -9,8 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from policypress import config as settings
-from policypress.config import PressConfig, dumps
+from policypress.config import PressConfig, PressMethod, dumps
 from policypress.errors import RunError
 from policypress.rl.measured import PressFolder
 from policypress.rl.methods import METHODS
@@ -90,4 +89,4 @@ def test_what_nobody_can_go_on_with_is_removed(tmp_path: Path) -> None:
 
 
 def test_every_method_that_a_config_names_is_there() -> None:
-    assert tuple(METHODS) == get_args(settings.Method)
+    assert tuple(METHODS) == get_args(PressMethod)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policypress.export.compile import STRICT
-from policypress.policy.artifact import load
+from policypress.policy import load
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import InputQuantization, Layer, Residual
 from policypress.policy.payload import decode_payload, encode_payload, payload_structure

@@ -17,7 +17,7 @@ from policypress.errors import ConfigError
 from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
-_WHILE_TRAINED = ("schedule", "prune_start", "prune_end", "quantize_start")
+_WHILE_TRAINED = ("pruning", "schedule", "prune_start", "prune_end", "quantize_start")
 # What `plan_pressing` takes instead of the fields' own defaults.
 _STUDENT = {
     "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",

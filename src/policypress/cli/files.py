@@ -187,7 +187,7 @@ def export(
     """Write a policy in another format, after checking that it answers as the policy does."""
     import policypress
     from policypress.export import export as run
-    from policypress.export import name_of
+    from policypress.export import name_of, options_of
     from policypress.tables import export_table
 
     given: dict[str, Any] = {
@@ -195,7 +195,7 @@ def export(
     }  # fmt: skip
     wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
     loaded = policypress.load(policy)
-    if to == "c" and name is None:
+    if name is None and "name" in options_of(to):
         wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
     report = run(loaded, out, to, **wanted)
     if as_json:

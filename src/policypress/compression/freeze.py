@@ -29,7 +29,7 @@ from policypress.compression.graph import (
 from policypress.compression.ranges import InputQuantizer
 from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError, unknown
 from policypress.policy.checks import check_accumulators
-from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
 from policypress.policy.ops import (
     FLOAT_BITS,
     Activation,
@@ -42,7 +42,7 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
-from policypress.policy.policy import Policy, TestVectors
+from policypress.policy.policy import Policy
 
 _TEST_VECTOR_BYTES = 65_536
 _DROWNS = 64  # an input whose weights, in units of its range, are so many times as large as another's

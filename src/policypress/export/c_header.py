@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from policypress.errors import unknown
 from policypress.export.c_text import ID, TYPES, comment, macro, runtime
+from policypress.policy.contract import ActionTransform
 from policypress.policy.description import contract_rows
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Program
@@ -95,23 +97,32 @@ void {name}_run(const int32_t codes[], int32_t sums[]);
 /* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
 void {name}_run_in(const int32_t codes[], int32_t sums[], engine_word *work);
 """
-    if action.kind == "discrete":
-        body += f"""
-/* The action for sums: index of the largest output in float32, the first of equals{_from(action.start)}. */
-int32_t {name}_choose(const int32_t sums[]);
-"""
-    elif action.kind == "multi-discrete":
-        body += f"""
-/* The action for sums: index of the largest output of every group in float32, the first of equals. */
-void {name}_choose(const int32_t sums[], int32_t choices[]);
-"""
-    elif action.kind == "multi-binary":
-        body += f"""
-/* The action for sums: 1 for every output above 0, else 0. */
-void {name}_choose(const int32_t sums[], int32_t choices[]);
-"""
+    body += _choice(name, action)
     functions = ("run", "run_in", *(("choose",) if action.kind != "box" else ()))
     return _header(name, lines, functions, body, payload)
+
+
+def _choice(name: str, action: ActionTransform) -> str:
+    """What declares NAME_choose, if there is one."""
+    match action.kind:
+        case "box":
+            return ""
+        case "discrete":
+            start = _from(action.start)
+            return f"""
+/* The action for sums: index of the largest output in float32, the first of equals{start}. */
+int32_t {name}_choose(const int32_t sums[]);
+"""
+        case "multi-discrete":
+            what = "index of the largest output of every group in float32, the first of equals"
+        case "multi-binary":
+            what = "1 for every output above 0, else 0"
+        case _:
+            unknown(action.kind)
+    return f"""
+/* The action for sums: {what}. */
+void {name}_choose(const int32_t sums[], int32_t choices[]);
+"""
 
 
 def _header(name: str, lines: Sequence[str], functions: Sequence[str], body: str, payload: bool) -> str:
@@ -170,13 +181,22 @@ def _heading(policy: Policy, name: str, version: str) -> list[str]:
 def _action_lines(policy: Policy) -> list[str]:
     action = policy.action
     size, kind = math.prod(action.shape), TYPES[action.dtype]
-    if action.kind == "discrete":
-        return [f"Action: one {kind}, the index of the largest output, the first of equals{_from(action.start)}."]
-    if action.kind == "multi-discrete":
-        groups = ", ".join(map(str, action.nvec))
-        return [f"Action: {size} {kind} values, in groups of {groups} outputs the index of the largest one each."]
-    if action.kind == "multi-binary":
-        return [f"Action: {size} {kind} values, 1 for every output above 0, else 0."]
+    match action.kind:
+        case "discrete":
+            return [f"Action: one {kind}, the index of the largest output, the first of equals{_from(action.start)}."]
+        case "multi-discrete":
+            groups = ", ".join(map(str, action.nvec))
+            return [f"Action: {size} {kind} values, in groups of {groups} outputs the index of the largest one each."]
+        case "multi-binary":
+            return [f"Action: {size} {kind} values, 1 for every output above 0, else 0."]
+        case "box":
+            return _box_lines(action)
+        case _:
+            unknown(action.kind)
+
+
+def _box_lines(action: ActionTransform) -> list[str]:
+    size, kind = math.prod(action.shape), TYPES[action.dtype]
     assert action.low is not None
     assert action.high is not None
     how = "low + 0.5 * (tanh(output) + 1) * (high - low)" if action.squash else "clip(output, low, high)"

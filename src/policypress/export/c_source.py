@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policypress.errors import unknown
 from policypress.export.c_text import WIDTH, Constants, comment, file, folded, runtime
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Output, Program
@@ -133,21 +134,47 @@ void {name}_run(const int32_t codes[], int32_t sums[]) {{
     {name}_run_in(codes, sums, work);
 }}
 """
-    if policy.action.kind != "box":
-        body += "\n" + _choose(policy, leave, name, constants)
+    body += _choose(policy, leave, name, constants)
     text = _source(name, used, unpacked, constants.text, body)
     return text, constants, len(program.steps) * size_of("engine_step", used)
 
 
 def _choose(policy: Policy, leave: Output, name: str, constants: Constants) -> str:
-    """Argmax of the sums times their scales, as float32 would compare them, in integers; their signs if binary."""
-    if policy.action.kind == "multi-binary":
-        return f"""\
+    """The function NAME_choose and what it needs; nothing for box actions."""
+    match policy.action.kind:
+        case "box":
+            return ""
+        case "multi-binary":
+            return f"""
 void {name}_choose(const int32_t sums[], int32_t choices[]) {{
     for (size_t i = 0; i < {leave.outputs}; i++)
         choices[i] = sums[i] > 0;
 }}
 """
+        case "discrete":
+            start = f" + {policy.action.start}" if policy.action.start else ""
+            return f"""{_largest(policy, constants)}
+int32_t {name}_choose(const int32_t sums[]) {{
+    return largest(sums, 0, {leave.outputs}){start};
+}}
+"""
+        case "multi-discrete":
+            text = _largest(policy, constants)
+            assert leave.nvec is not None
+            sizes = constants.name("group_sizes", leave.nvec)
+            return f"""{text}
+void {name}_choose(const int32_t sums[], int32_t choices[]) {{
+    size_t first = 0;
+    for (size_t g = 0; g < {leave.groups}; first += (size_t){sizes}[g++])
+        choices[g] = largest(sums, first, first + (size_t){sizes}[g]);
+}}
+"""
+        case _:
+            unknown(policy.action.kind)
+
+
+def _largest(policy: Policy, constants: Constants) -> str:
+    """Argmax of the sums times their scales, as float32 would compare them, in integers."""
     scale = policy.layers[-1].scale
     bits = scale.view(np.uint32)
     biased = (bits >> 23).astype(np.int32)  # scales are positive
@@ -155,7 +182,7 @@ void {name}_choose(const int32_t sums[], int32_t choices[]) {{
     exponent = (np.maximum(biased, 1) - 150).astype(np.int16)
     at = "output" if scale.size > 1 else "0"
     names = constants.name("scale_significand", significand), constants.name("scale_exponent", exponent)
-    text = f"""\
+    text = f"""
 /* value / 2^shift, rounded to the nearest integer, halves to even; shift from 1 to 63. */
 static uint64_t rounded(uint64_t value, unsigned shift) {{
     const uint64_t half = (uint64_t)1 << (shift - 1), whole = value >> shift, rest = value - (whole << shift);
@@ -211,22 +238,7 @@ static int32_t largest(const int32_t sums[], size_t first, size_t end) {{
     return (int32_t)(best - first);
 }}
 """
-    if policy.action.kind == "discrete":
-        start = f" + {policy.action.start}" if policy.action.start else ""
-        return f"""{text}
-int32_t {name}_choose(const int32_t sums[]) {{
-    return largest(sums, 0, {leave.outputs}){start};
-}}
-"""
-    assert leave.nvec is not None
-    sizes = constants.name("group_sizes", leave.nvec)
-    return f"""{text}
-void {name}_choose(const int32_t sums[], int32_t choices[]) {{
-    size_t first = 0;
-    for (size_t g = 0; g < {leave.groups}; first += (size_t){sizes}[g++])
-        choices[g] = largest(sums, first, first + (size_t){sizes}[g]);
-}}
-"""
+    return text
 
 
 def _steps(program: Program, constants: Constants) -> str:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from policypress.errors import ConfigError, ExportError
 from policypress.extras import install
 from policypress.policy.artifact import write
+from policypress.policy.contract import TestVectors
 from policypress.policy.observations import accepted
-from policypress.policy.policy import Policy, TestVectors
+from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
     from policypress.export.onnx_check import OnnxReport

@@ -62,11 +62,10 @@ def stable_baselines3(task: Task) -> Peer:
     to be fed by hand; this one call does what ours does.
     """
     import gymnasium as gym
+    import stable_baselines3 as sb3
     import torch
     from gymnasium import spaces
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-
-    from policypress.rl.adapters import adapter_named
 
     policy = task.dense
     transform, action = policy.observation, policy.action
@@ -94,16 +93,16 @@ def stable_baselines3(task: Task) -> Peer:
     if action.kind == "discrete":
         fitting += ("ppo", "a2c")
     trained = str(policy.provenance.get("algo"))
-    adapter = adapter_named(trained if trained in fitting else usual)
+    algorithm: Any = getattr(sb3, (trained if trained in fitting else usual).upper())
     found = next((op for op in policy.ops if isinstance(op, Activation)), None)
     activation = torch.nn.ReLU if found is None else partial(_activation, found)
-    kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": adapter.net_arch(hidden)}
+    kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": hidden}
     if not plain:
         kwargs["features_extractor_class"] = Body
-    known = inspect.signature(adapter.model_class).parameters
+    known = inspect.signature(algorithm).parameters
     memory = {"buffer_size": 1} if "buffer_size" in known else {"n_steps": 2, "batch_size": 2}  # it will not learn
     smaller: dict[str, Any] = {name: value for name, value in memory.items() if name in known}
-    model = adapter.model_class("MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu", seed=task.seed, **smaller)
+    model = algorithm("MlpPolicy", Nothing(), policy_kwargs=kwargs, device="cpu", seed=task.seed, **smaller)
 
     def predict(observation: NDArray[Any]) -> NDArray[Any]:
         return model.predict(observation, deterministic=True)[0]  # type: ignore[no-any-return]

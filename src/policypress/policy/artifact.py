@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,13 @@ from policypress.files import write_whole
 from policypress.policy.canonical import canonical
 from policypress.policy.card import Card, decode_card, encode_card
 from policypress.policy.codec import Bytes
-from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
 from policypress.policy.ops import layers_of
 from policypress.policy.packing import decode_contract, encode_contract
 from policypress.policy.payload import decode_payload, encode_payload, payload_size
-from policypress.policy.policy import Policy, TestVectors
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 __all__ = [
     "decode",
@@ -49,6 +52,8 @@ _HEADER = struct.Struct("<8sHIII")  # magic, version, lengths of payload, card a
 _COUNTS = struct.Struct("<II")  # test vectors, and outputs of each
 _DIGEST_BYTES = 8
 _PACKED_DIGEST_BYTES = 4
+Make = Callable[..., "Policy"]
+"""Makes a policy of its fields: the class itself, which is made on top of this module."""
 _ZIP = b"PK\x03\x04"  # what Stable-Baselines3 saves agents as
 
 
@@ -68,7 +73,7 @@ def write(data: bytes, path: str | Path) -> None:
         raise PolicypressError(f"Cannot write {path}: {error.strerror}.") from error
 
 
-def load(path: str | Path) -> Policy:
+def load(path: str | Path, make: Make) -> Policy:
     """Policy in the file ``path``; raises ArtifactError if it cannot be read or is not a valid policy."""
     try:
         with open(path, "rb") as file:
@@ -80,7 +85,7 @@ def load(path: str | Path) -> Policy:
     except OSError as error:
         raise ArtifactError(f"Cannot read {path}: {error.strerror}.") from error
     try:
-        return _decode(data)
+        return _decode(data, make)
     except PolicypressError as error:
         raise ArtifactError(f"Cannot load {path}: {error}") from error
 
@@ -112,7 +117,7 @@ def pack(policy: Policy) -> bytes:
 
 
 def from_payload(
-    data: bytes, observation: ObservationTransform, action: ActionTransform, baseline_bytes: int | None = None
+    data: bytes, observation: ObservationTransform, action: ActionTransform, baseline_bytes: int | None, make: Make
 ) -> Policy:
     """Policy of a bare payload and the contract that it lacks.
 
@@ -122,27 +127,27 @@ def from_payload(
     ops, quantization = decode_payload(data)
     if baseline_bytes is None:
         baseline_bytes = 4 * sum(layer.weight.size + layer.bias.size for layer in layers_of(ops))
-    return Policy(ops, observation, action, quantization, baseline_bytes)
+    return make(ops, observation, action, quantization, baseline_bytes)
 
 
-def decode(data: bytes) -> Policy:
+def decode(data: bytes, make: Make) -> Policy:
     """Policy in the bytes that ``encode`` returned; raises ArtifactError for anything else."""
     try:
-        return _decode(data)
+        return _decode(data, make)
     except PolicypressError as error:
         raise ArtifactError(f"Cannot decode the policy: {error}") from error
 
 
-def _decode(data: bytes) -> Policy:
+def _decode(data: bytes, make: Make) -> Policy:
     if data.startswith(PACKED_MAGIC):
-        return _decode_packed(data)
+        return _decode_packed(data, make)
     payload, card_bytes, vectors = _sections(data)
     card = decode_card(card_bytes)
     annotations = iter(card.annotations)
     ops, quantization = decode_payload(payload, annotations)
     if next(annotations, None) is not None:
         raise ArtifactError("its card describes more layers than it has.")
-    return Policy(
+    return make(
         ops=ops,
         observation=card.observation,
         action=card.action,
@@ -154,7 +159,7 @@ def _decode(data: bytes) -> Policy:
     )
 
 
-def _decode_packed(data: bytes) -> Policy:
+def _decode_packed(data: bytes, make: Make) -> Policy:
     start = len(PACKED_MAGIC) + 1
     if len(data) < start + _PACKED_DIGEST_BYTES:
         raise ArtifactError("it is truncated.")
@@ -167,7 +172,7 @@ def _decode_packed(data: bytes) -> Policy:
     encoded = encode_contract(*contract)
     if not body.startswith(encoded, start):
         raise ArtifactError("its contract is not written as it should be.")
-    return from_payload(body[start + len(encoded) :], *contract)
+    return from_payload(body[start + len(encoded) :], *contract, make)
 
 
 def _sections(data: bytes) -> list[bytes]:

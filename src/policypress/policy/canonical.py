@@ -9,14 +9,17 @@ here; units that are constant stay, because folding them would round.)
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy import reference
+from policypress.policy.contract import TestVectors
 from policypress.policy.ops import InputQuantization, Layer, Op, Residual
-from policypress.policy.policy import Policy, TestVectors
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 _MANY = 256  # weights of a unit
 

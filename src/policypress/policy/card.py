@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from policypress.errors import ArtifactError, PolicypressError
 from policypress.policy.contract import ACTION_KINDS, ActionKind, ActionTransform, Normalization, ObservationTransform
 from policypress.policy.payload import Annotation, layer_annotations
-from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 T = TypeVar("T")
 _ACTION_KINDS: dict[str, ActionKind] = {kind: kind for kind in ACTION_KINDS}

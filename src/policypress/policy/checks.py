@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from policypress.policy.ops import (
     Residual,
     Shape,
 )
-from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 MAX_DEPTH = 8  # residual blocks inside one another
 MAX_OPS = 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,3 +139,15 @@ class ActionTransform:
             "The lower bound of an action exceeds the upper one",
         )
         require(bool(np.all(np.isfinite(span))) or not self.squash, "A squashed action's bounds lie too far apart")
+
+
+@dataclass(frozen=True, eq=False)
+class TestVectors:
+    """Recorded observations and what the reference answered: ``outputs`` of the last layer (float32, before
+    the action transform) and ``actions``."""
+
+    __test__ = False  # not a pytest class
+
+    observations: NDArray[Any]
+    outputs: NDArray[np.float32]
+    actions: NDArray[Any]

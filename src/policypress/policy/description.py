@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 
 def contract_rows(policy: Policy) -> dict[str, str]:

@@ -4,14 +4,16 @@ reference's answers."""
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ObservationError
 from policypress.policy import reference
-from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 
 class Answers(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,9 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
-from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 _LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION = range(8)
 _USUAL_BITS = 8

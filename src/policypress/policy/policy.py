@@ -12,25 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import PolicypressError
-from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy import artifact
+from policypress.policy import reference as numpy_reference
+from policypress.policy.checks import check_accumulators, check_structure
+from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
+from policypress.policy.doubled import warn_if_normalized
 from policypress.policy.ops import FLOAT_BITS, InputQuantization, Layer, Op, layers_of
 
 if TYPE_CHECKING:
     from policypress.runtime.engine import Engine
 
 Numerics = Literal["integer", "weight-only", "float"]
-
-
-@dataclass(frozen=True, eq=False)
-class TestVectors:
-    """Recorded observations and what the reference answered: ``outputs`` of the last layer (float32, before
-    the action transform) and ``actions``."""
-
-    __test__ = False  # not a pytest class
-
-    observations: NDArray[Any]
-    outputs: NDArray[np.float32]
-    actions: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +49,7 @@ class Policy:
             return "integer"
         return "float" if all(layer.weight_bits == FLOAT_BITS for layer in self.layers) else "weight-only"
 
-    # The modules below import the classes above, so they are imported when first needed.
-
     def __post_init__(self) -> None:
-        from policypress.policy.checks import check_accumulators, check_structure
-
         check_structure(self)
         if self.input is not None:
             check_accumulators(self.ops, self.input)
@@ -92,8 +80,6 @@ class Policy:
 
         ``reference``: by the NumPy reference. Raises ObservationError like ``predict``.
         """
-        from policypress.policy import reference as numpy_reference
-
         if not reference:
             found = self.engine.outputs(observations)
             if found is None:
@@ -120,13 +106,9 @@ class Policy:
         Raises ObservationError if an observation does not fit, PolicypressError if ``deterministic`` is
         False.
         """
-        from policypress.policy import reference as numpy_reference
-
         if not deterministic:
             raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
         if episode_start is not None and self.observation.normalization is not None and np.all(episode_start):
-            from policypress.policy.doubled import warn_if_normalized
-
             warn_if_normalized(sys._getframe(1))
         actions = None if reference else self.engine.predict(observation)
         if actions is not None:
@@ -144,16 +126,17 @@ class Policy:
 
         Raises PolicypressError if it holds what a file cannot, OSError if the file cannot be written.
         """
-        from policypress.policy import artifact
-
         artifact.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
         """Policy in a ``.policy`` or packed file; raises ArtifactError if the file is not a valid one."""
-        from policypress.policy import artifact
+        return artifact.load(path, cls)
 
-        return artifact.load(path)
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Policy:
+        """Policy in the bytes of a ``.policy`` or packed file; raises ArtifactError for anything else."""
+        return artifact.decode(data, cls)
 
     @classmethod
     def from_payload(
@@ -164,9 +147,7 @@ class Policy:
         ``baseline_bytes``: the dense float32 network that ratios compare with; None: one of the payload's own shapes.
         Raises ArtifactError for bytes that are no payload, UnsupportedError for a contract that does not fit.
         """
-        from policypress.policy import artifact
-
-        return artifact.from_payload(data, observation, action, baseline_bytes)
+        return artifact.from_payload(data, observation, action, baseline_bytes, cls)
 
     def __repr__(self) -> str:
         layers = self.layers

@@ -7,7 +7,7 @@ bit, because this module rounds in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -27,7 +27,9 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
-from policypress.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]

@@ -510,9 +510,12 @@ def _margins(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
 
 def _centred(action: ActionTransform, outputs: NDArray[Any]) -> NDArray[Any]:
     """Outputs without what decides nothing: a constant for all of a group of choices."""
-    if action.kind in ("box", "multi-binary"):
-        return outputs
-    return np.concatenate([group - group.mean(axis=1, keepdims=True) for group in _groups(action, outputs)], axis=1)
+    match action.kind:
+        case "box" | "multi-binary":
+            return outputs
+        case "discrete" | "multi-discrete":
+            centred = [group - group.mean(axis=1, keepdims=True) for group in _groups(action, outputs)]
+            return np.concatenate(centred, axis=1)
 
 
 def _observations(space: Any) -> Iterator[tuple[float, Any]]:
@@ -603,7 +606,9 @@ def _discrete_action(space: Any) -> ActionTransform:
         return ActionTransform("multi-discrete", space.shape, "int64", nvec=tuple(int(n) for n in space.nvec))
     if isinstance(space, spaces.MultiBinary):
         return ActionTransform("multi-binary", space.shape, "int64")
-    return ActionTransform("discrete", dtype="int64", start=int(space.start))
+    if isinstance(space, spaces.Discrete):
+        return ActionTransform("discrete", dtype="int64", start=int(space.start))
+    raise UnsupportedError(f"actions of {space} cannot be pressed: they must be discrete or binary.")
 
 
 def _critic(extractor: nn.Module, network: nn.Module) -> Critic:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from policypress.config import Environment
-from policypress.errors import ConfigError, RunError
+from policypress.errors import ConfigError, RunError, UnsupportedError
 from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
@@ -147,7 +147,9 @@ def _constant(space: spaces.Space[Any]) -> Any:
         return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return space.start
-    return np.zeros(space.shape or (), space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return np.zeros(space.shape, space.dtype)
+    raise UnsupportedError(f"actions of {space} are not known: they must be Box, discrete or binary.")
 
 
 def _episodes(

@@ -11,7 +11,7 @@ from typing import Any
 from policypress.config import Environment, PressConfig, dumps
 from policypress.errors import ConfigError, PolicypressError
 from policypress.files import write_whole
-from policypress.measure.returns import kept
+from policypress.measure.returns import beats_chance, kept
 from policypress.measure.size import sizes
 from policypress.policy.policy import Policy
 from policypress.rl.evaluate import FINAL_SEED, Evaluation, chance, evaluate, evaluate_actions
@@ -105,7 +105,7 @@ def notes(policy: Policy, teacher: Mapping[str, Any], share: Mapping[str, Any]) 
 def _at_chance(teacher: Mapping[str, Any]) -> str | None:
     """That the agent does no better than acting without looking, or None if it does."""
     blind = teacher["chance"]
-    if teacher["low"] > blind["high"]:
+    if beats_chance(teacher["low"], blind["high"]):
         return None
     return (
         f"the agent does no better than {blind['actions']} ({_return(teacher)} against {_return(blind)}): there is "

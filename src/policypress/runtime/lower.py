@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,11 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
-from policypress.policy.policy import Policy
 from policypress.policy.reference import quantize_input
 from policypress.runtime.structures import Action, Dtype, Finish, Form, Kind, Type
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 Choice = Callable[[Layer, int], Form]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.policy.policy import Policy
 from policypress.runtime import engine
 from policypress.runtime.lower import Fields, Program, lower
 from policypress.runtime.structures import dtype_of
+
+if TYPE_CHECKING:
+    from policypress.policy.policy import Policy
 
 _SLACK = 64  # bytes of a row after each tensor: vector kernels write whole vectors
 

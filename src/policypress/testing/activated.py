@@ -26,7 +26,7 @@ _PARAMETERS: dict[str, tuple[tuple[float, ...], ...]] = {
 ACTIVATIONS = tuple(
     Activation(name, parameters=parameters)
     for name, row in FUNCTIONS.items()
-    for parameters in _PARAMETERS.get(name, ((1.0,) * len(row.parameters),))
+    for parameters in _PARAMETERS.get(name, (row.usual,))
 )
 """Every function of the table in float numerics, with one or more parameters."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
+from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform, TestVectors
 from policypress.policy.observations import random_observations
 from policypress.policy.ops import (
     FLOAT_BITS,
@@ -25,7 +25,7 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
-from policypress.policy.policy import Numerics, Policy, TestVectors
+from policypress.policy.policy import Numerics, Policy
 from policypress.testing.draw import Draw
 
 NUMERICS: tuple[Numerics, ...] = ("integer", "weight-only", "float")

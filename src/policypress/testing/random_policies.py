@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policypress.errors import unknown
 from policypress.policy.activations import FUNCTIONS, LARGEST_CODE
-from policypress.policy.contract import OBSERVATION_DTYPES, ActionTransform, Normalization, ObservationTransform
+from policypress.policy.contract import (
+    OBSERVATION_DTYPES,
+    ActionKind,
+    ActionTransform,
+    Normalization,
+    ObservationTransform,
+)
 from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
@@ -140,7 +147,8 @@ class _Maker(Draw):
                 return [Flatten()]
             case "activation":
                 return self.activations()
-        return self.relu()
+            case _:  # "relu", and blocks that would lie too deep
+                return self.relu()
 
     def relu(self) -> list[Op]:
         if self.integer:
@@ -285,7 +293,8 @@ class _Maker(Draw):
         return tuple(ops)
 
     def action(self) -> tuple[ActionTransform, int]:
-        match self.pick("box", "box", "discrete", "multi-discrete", "multi-binary"):
+        kind: ActionKind = self.pick("box", "box", "discrete", "multi-discrete", "multi-binary")
+        match kind:
             case "multi-binary":
                 count = self.pick(1, 4, 9)
                 return ActionTransform("multi-binary", (count,), "int64"), count
@@ -294,6 +303,12 @@ class _Maker(Draw):
             case "multi-discrete":
                 nvec = tuple(int(n) for n in self.rng.integers(1, 6, self.pick(1, 2, 5)))
                 return ActionTransform("multi-discrete", (len(nvec),), "int64", nvec=nvec), sum(nvec)
+            case "box":
+                return self.box()
+            case _:
+                unknown(kind)
+
+    def box(self) -> tuple[ActionTransform, int]:
         shape = self.pick((1,), (3,), (6,), (2, 3), (17,))
         low = self.rng.uniform(-2, 0, shape).astype(np.float32)
         high = self.rng.uniform(0, 2, shape).astype(np.float32)
