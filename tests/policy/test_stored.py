@@ -2,7 +2,7 @@
 
 ``stored.json`` holds digests of what the version that stored them answered. `python tests/policy/test_stored.py` prints
 those of the version at hand: for new files only, never to let a change pass. The files of ``stored/`` were made once,
-of random weights, three for each activation: in integers behind layers, in integers behind a
+of random weights (now `policypress.testing.activated`), three for each activation: in integers behind layers, behind a
 pool, inside a residual block and behind it, and in float32.
 """
 

@@ -432,7 +432,7 @@ def test_a_policy_that_answers_does_not_warn() -> None:
     [
         (lambda: RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu"), "RecurrentPPO agents cannot be pressed"),
         (lambda: sac(SEEN, policy="MultiInputPolicy"), "images beside other things"),
-        (lambda: dqn(policy_kwargs={"activation_fn": torch.nn.ELU}), "ELU at q_net.1"),
+        (lambda: dqn(policy_kwargs={"activation_fn": torch.nn.Tanhshrink}), "Tanhshrink at q_net.1"),
     ],
 )
 def test_agents_that_cannot_be_pressed(make: Any, sentence: str) -> None:
