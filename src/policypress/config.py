@@ -22,6 +22,7 @@ Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
 PruningMethod = Literal["gradual", "set"]
+Structure = Literal["unstructured"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 PressMethod = Literal["distill", "ptq", "finetune"]
@@ -110,6 +111,9 @@ class CompressionConfig:
     ] = "gradual"
     """"gradual": more and more weights go, by ``schedule``; "set": sparse from ``prune_start`` on, and in every
     iteration some live weights go and as many come back elsewhere."""
+    structure: Annotated[Structure, Setting("Which weights of a layer may be zero together: any", PRUNING)] = (
+        "unstructured"
+    )
     allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", PRUNING)] = "erk"
     schedule: Annotated[Schedule, Setting("How the sparsity grows", PRUNING)] = "cubic"
     criterion: Annotated[
@@ -461,7 +465,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _TUPLES = ("hidden", "wrappers")
 
 
-_LATER = (("pruning", "gradual"),)
+_LATER = (("pruning", "gradual"), ("structure", "unstructured"))
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
 
