@@ -6,6 +6,7 @@ A new structure is a subclass of ``Structure``, a line in ``STRUCTURES``, and it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,4 +33,36 @@ class Structure:
         return top_k_mask(worth, zeros)
 
 
-STRUCTURES: dict[config.Structure, Structure] = {"unstructured": Structure()}
+class NeighbouringInputs(Structure):
+    """Of every ``group`` neighbouring inputs of a unit (input channels at one place of a kernel) at most ``live`` keep
+    their weight; so do as many of the last, smaller group. On the way there the least worthy of those that will go in
+    the end go first. Source: Mishra et al. 2021 (2:4)."""
+
+    def __init__(self, live: int, group: int) -> None:
+        self.live, self.group = live, group
+
+    def zeros(self, config: CompressionConfig, shapes: Sequence[Shape], names: Sequence[str]) -> list[int]:
+        return [self._zeros(shape[1]) * math.prod(shape) // shape[1] for shape in shapes]
+
+    def sparsity(self, config: CompressionConfig, shapes: Sequence[Shape]) -> float:
+        return sum(self.zeros(config, shapes, ())) / sum(math.prod(shape) for shape in shapes)
+
+    def mask(self, worth: torch.Tensor, zeros: int) -> torch.Tensor:
+        return top_k_mask(worth.masked_fill(self._stays(worth), torch.inf), zeros)
+
+    def _zeros(self, inputs: int) -> int:
+        """Of one unit, at one place of its kernel."""
+        whole, rest = divmod(inputs, self.group)
+        return whole * (self.group - self.live) + max(0, rest - self.live)
+
+    def _stays(self, worth: torch.Tensor) -> torch.Tensor:
+        """The most worthy ``live`` of every group, boolean of ``worth``'s shape; later ones of equals."""
+        rows = worth.movedim(1, -1)
+        missing = -rows.shape[-1] % self.group
+        padded = torch.nn.functional.pad(rows, (0, missing), value=-torch.inf).unflatten(-1, (-1, self.group))
+        best = padded.sort(dim=-1, stable=True).indices[..., -self.live :]
+        stays = torch.zeros_like(padded, dtype=torch.bool).scatter(-1, best, True)
+        return stays.flatten(-2)[..., : rows.shape[-1]].movedim(-1, 1)
+
+
+STRUCTURES: dict[config.Structure, Structure] = {"unstructured": Structure(), "2:4": NeighbouringInputs(2, 4)}
