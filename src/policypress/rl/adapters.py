@@ -105,6 +105,10 @@ class Adapter(ABC):
         it can be asked for it; logits up to a constant."""
         return None
 
+    def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
+        """A policy for ``model``'s spaces with fresh weights, as its ``_setup_model`` makes it."""
+        return model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
+
     def trained_graph(self, model: BaseAlgorithm) -> Graph:
         """``graph`` with the very weights that the optimizer trains; UnsupportedError where there is no such path."""
         return self.graph(model)

@@ -343,7 +343,7 @@ def _rebuilt(
         # What _setup_model does, without buffers and entropy targets: this model will not learn.
         model._setup_lr_schedule()
         built = model.policy_kwargs | ({"use_sde": True} if data.get("use_sde") else {})
-        model.policy = model.policy_class(observation_space, action_space, model.lr_schedule, **built)
+        model.policy = adapter.new_policy(model, built)
         if hasattr(model, "_create_aliases"):
             model._create_aliases()
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
