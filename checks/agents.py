@@ -1098,9 +1098,10 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="tracebacks, and seconds of each kind")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kinds = [
-        k for k in all_kinds(options.published) if not options.only or any(word in k.name for word in options.only)
-    ]
+    words = [word.lower() for word in options.only or [""]]
+    kinds = [kind for kind in all_kinds(options.published) if any(word in kind.name.lower() for word in words)]
+    if not kinds:
+        parser.error("no kind has such a name")
     outcomes = []
     print("| kind | load | trust | freeze | student | largest difference |\n|---|---|---|---|---|---:|")
     for kind in kinds:

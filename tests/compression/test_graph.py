@@ -183,7 +183,7 @@ def test_a_class_that_answers_otherwise_is_no_row() -> None:
             "PReLU at hidden.act cannot be pressed: hidden activations must be ReLU or one of tanh,",
         ),
         (nn.RReLU(), "RReLU at hidden.act cannot be pressed"),
-        (nn.LogSigmoid(), "LogSigmoid at hidden.act cannot be pressed"),
+        (nn.Tanhshrink(), "Tanhshrink at hidden.act cannot be pressed"),
         (nn.Softplus(threshold=1.0), "Softplus at hidden.act cannot be pressed"),
         (nn.Softmax(dim=1), "Softmax at hidden.act cannot be pressed"),
         (nn.BatchNorm1d(4), "BatchNorm1d at hidden.act cannot be pressed"),

@@ -260,12 +260,12 @@ def test_unknown_features_extractor_is_refused() -> None:
 
 
 def test_hidden_activations_outside_of_the_table_are_refused() -> None:
-    model = dqn(policy_kwargs={"activation_fn": nn.LogSigmoid})
-    with pytest.raises(UnsupportedError, match=r"LogSigmoid at q_net\.1 cannot be pressed.*ReLU or one of tanh"):
+    model = dqn(policy_kwargs={"activation_fn": nn.Tanhshrink})
+    with pytest.raises(UnsupportedError, match=r"Tanhshrink at q_net\.1 cannot be pressed.*ReLU or one of tanh"):
         model.learn(60, callback=CompressionCallback(PRUNED))
 
 
-@pytest.mark.parametrize("refused", [{"use_sde": True}, {"policy_kwargs": {"activation_fn": nn.LogSigmoid}}])
+@pytest.mark.parametrize("refused", [{"use_sde": True}, {"policy_kwargs": {"activation_fn": nn.Tanhshrink}}])
 def test_a_refused_agent_is_left_as_it_was(refused: dict[str, Any]) -> None:
     model = sac(**refused)
     with pytest.raises(UnsupportedError):

@@ -286,6 +286,10 @@ _ROWS = (
         lambda m, x, y: _hardsigmoid(m, x) + x * _inside(m, x, -3.0, 3.0) / 6.0,
         lambda g, x: g("Mul", x, g("HardSigmoid", x, alpha=1 / 6, beta=0.5)), ("Hardswish",), _above(-3.0),
     ),
+    Function(
+        "log_sigmoid", 15, lambda m, x: _softplus(m, x * -1.0, 1.0) * -1.0, lambda m, x, y: 1.0 - _sigmoid(m, x),
+        lambda g, x: g("Mul", g("Softplus", g("Mul", x, -1.0)), -1.0), ("LogSigmoid",), lambda: (-math.inf, 6.0),
+    ),
 )  # fmt: skip
 
 FUNCTIONS: Mapping[str, Function] = MappingProxyType({row.name: row for row in _ROWS})

@@ -462,6 +462,7 @@ static float function_of(unsigned number, const ENGINE_ROM float *parameter, flo
         FUNCTION(12, clip32(x, parameter[0], parameter[1])); /* hardtanh */
         FUNCTION(13, hardsigmoid(x));
         FUNCTION(14, x * hardsigmoid(x));                    /* hardswish */
+        FUNCTION(15, softplus(x * -1.0f, 1.0f) * -1.0f);     /* log-sigmoid */
     default:
         break;
     }
