@@ -48,6 +48,7 @@ def test_a_policy_is_pressed_again(algo: str, env: str, tmp_path: Path) -> None:
     student = pp.load(tmp_path / "run" / "policy.policy")
     assert [layer.trained_shape[0] for layer in student.layers][:2] == [12, 12]
     assert (student.numerics, student.provenance["algo"]) == ("integer", algo)
+    assert student.baseline_bytes == pp.load(source.agent).baseline_bytes
     assert press(source, config, tmp_path / "run") == result
 
 

@@ -62,4 +62,5 @@ def policy_teacher(policy: Policy, imitation: Imitation) -> Teacher:
         imitation,
         provenance=told,
         answers=lambda x: torch.from_numpy(run(x.numpy())),
+        dense_bytes=policy.baseline_bytes,
     )
