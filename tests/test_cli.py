@@ -516,7 +516,7 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
     assert answer.code == 0, answer.err
     result = json.loads((tmp_path / "result.json").read_text())
     assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
-    for shown in ("agent, float32", "student, integer", "1,548 B", f"{result['size']['payload_bytes']:,} B", "10.0"):
+    for shown in ("agent", "student, integer", "1,548 B", f"{result['size']['payload_bytes']:,} B", "10.0"):
         assert shown in answer.out
     for shown in (
         "worst tenth",

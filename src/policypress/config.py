@@ -22,6 +22,7 @@ Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random"]
 PruningMethod = Literal["gradual", "set"]
+Structure = Literal["unstructured", "2:4"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 PressMethod = Literal["distill", "ptq", "finetune"]
@@ -110,6 +111,11 @@ class CompressionConfig:
     ] = "gradual"
     """"gradual": more and more weights go, by ``schedule``; "set": sparse from ``prune_start`` on, and in every
     iteration some live weights go and as many come back elsewhere."""
+    structure: Annotated[
+        Structure,
+        Setting("Which weights of a layer may be zero together: any; 2:4: two of four neighbouring inputs", PRUNING),
+    ] = "unstructured"
+    """"2:4": of every four neighbouring inputs of a unit at most two live, the most worthy; needs sparsity=0.5."""
     allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", PRUNING)] = "erk"
     schedule: Annotated[Schedule, Setting("How the sparsity grows", PRUNING)] = "cubic"
     criterion: Annotated[
@@ -158,6 +164,17 @@ class CompressionConfig:
                 f"sparsity={self.sparsity} must be at least 0 and below 1, for example "
                 f"sparsity={_share(self.sparsity, 0.95):g}."
             )
+        if self.structure == "2:4":
+            if self.sparsity != 0.5:
+                raise ConfigError(
+                    f"sparsity={self.sparsity} with structure=2:4, which leaves two of four: give sparsity=0.5."
+                )
+            for name, only in (("allocation", "erk"), ("pruning", "gradual")):
+                if getattr(self, name) != only:
+                    raise ConfigError(
+                        f"{name}={getattr(self, name)} would break structure=2:4, which says where zeros are: leave "
+                        f"{name} at {only}."
+                    )
         if self.criterion == "flow" and self.prune_auxiliary:
             raise ConfigError(
                 "criterion=flow ranks the weights of the deployed network alone: leave prune_auxiliary off."
@@ -461,7 +478,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _TUPLES = ("hidden", "wrappers")
 
 
-_LATER = (("pruning", "gradual"),)
+_LATER = (("pruning", "gradual"), ("structure", "unstructured"))
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
 

@@ -47,7 +47,7 @@ def compress_table(result: Mapping[str, Any]) -> Table:
     agent, student, size = result["teacher"], result["evaluation"], result["size"]
     blind = agent.get("chance")
     measured = [agent, student, *([blind] if blind else [])]
-    table = _table("", "agent, float32", f"student, {result['numerics']}", *([blind["actions"]] if blind else []))
+    table = _table("", "agent", f"student, {result['numerics']}", *([blind["actions"]] if blind else []))
     _return_rows(table, measured)
     found = result["kept"]
     if "difference" not in found:  # written when an interquartile mean was what is kept

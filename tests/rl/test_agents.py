@@ -160,7 +160,7 @@ def test_the_agent_tells_a_student_what_it_needs(case: str, tmp_path: Path) -> N
     loaded = load_agent(write(tmp_path / "agent.zip", case), algo, env)
     adapter = ADAPTERS[algo]
     assert loaded.adapter is adapter
-    assert loaded.imitation == adapter.imitation(model)
+    assert loaded.imitation == adapter.imitation(loaded.action)
     assert len(loaded.critics) == len(adapter.critics(model))
     assert (loaded.observation.shape, loaded.observation.dtype) == (
         model.observation_space.shape,

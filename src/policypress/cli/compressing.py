@@ -46,7 +46,7 @@ def _widths_or_auto(text: str, name: str) -> tuple[int, ...] | Literal["auto"]:
     environment=Fields(Environment),
 )
 def compress(
-    agent: Annotated[Path, typer.Argument(help="The zip that Stable-Baselines3's save wrote.")],
+    agent: Annotated[Path, typer.Argument(help="The trained agent's file, as its framework saved it.")],
     algo: Annotated[str, typer.Option(help=f"Algorithm that trained it: {', '.join(ALGORITHMS)}.")],
     env: Annotated[str, typer.Option(help=ENV)],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],

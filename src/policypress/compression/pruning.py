@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from policypress.compression.allocation import allocate
 from policypress.compression.criterion import scores
 from policypress.compression.graph import Graph
+from policypress.compression.mask_structures import STRUCTURES
 from policypress.compression.masks import Enforcement, PrunedWeight, top_k_mask
 from policypress.compression.schedule import PruningSchedule
 from policypress.config import CompressionConfig, PruningMethod
@@ -49,7 +49,10 @@ class Pruning:
         shapes = [tuple(one.weight.shape) for one in self.weights]
         labels = {id(node.module.weight): graph.label(node) for graph in graphs for node in graph.layers}
         names = [labels.get(id(one.weight), one.name) for one in self.weights]
-        self.target_zeros = allocate(config.allocation, shapes, config.sparsity, names)
+        self.structure = STRUCTURES[config.structure]
+        self.target_zeros = self.structure.zeros(config, shapes, names)
+        self.target = self.structure.sparsity(config, shapes)
+        """The sparsity in the end."""
         self._saved: dict[str, Any] = {}
         self._enforcement = self.enforce()
 
@@ -94,13 +97,13 @@ class Pruning:
 
     def drop(self, due: float) -> list[torch.Tensor]:
         """Masks that have lost the least worthy weights too, until the fraction ``due`` of the target is reached."""
-        self.sparsity = self.config.sparsity * due
+        self.sparsity = self.target * due
         worth = self.worth()
         if self.config.allocation == "global":
             zeros = self.target_zeros = _global_zeros(worth, self.sparsity)
         else:
             zeros = [round(count * due) for count in self.target_zeros]
-        return [top_k_mask(values, count) for values, count in zip(worth, zeros, strict=True)]
+        return [self.structure.mask(values, count) for values, count in zip(worth, zeros, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values; under "pruning", what only going on needs: masks as packed bits in base64, packed when they
@@ -149,7 +152,7 @@ class Gradual(Pruning):
     """More and more weights go, by the schedule, and none comes back. Source: Zhu and Gupta 2017."""
 
     def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
-        return self.drop(due) if self.config.sparsity * due > self.sparsity else None
+        return self.drop(due) if self.target * due > self.sparsity else None
 
 
 class SparseEvolution(Pruning):

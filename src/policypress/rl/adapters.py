@@ -97,13 +97,17 @@ class Adapter(ABC):
         """Stable-Baselines3's ``net_arch`` that narrows the deployed network alone."""
 
     @abstractmethod
-    def imitation(self, model: BaseAlgorithm) -> Imitation:
-        """What the outputs of the deployed path mean to a student."""
+    def imitation(self, action: ActionTransform) -> Imitation:
+        """What the outputs of the deployed path, which become ``action``, mean to a student."""
 
     def outputs(self, model: BaseAlgorithm, observations: Any) -> torch.Tensor | None:
         """What the agent itself computes for ``observations`` (its policy's tensors) before the action transform, if
         it can be asked for it; logits up to a constant."""
         return None
+
+    def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
+        """A policy for ``model``'s spaces with fresh weights, as its ``_setup_model`` makes it."""
+        return model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
 
     def trained_graph(self, model: BaseAlgorithm) -> Graph:
         """``graph`` with the very weights that the optimizer trains; UnsupportedError where there is no such path."""
@@ -188,7 +192,7 @@ class _ContinuousAdapter(Adapter):
     def net_arch(self, hidden: Sequence[int]) -> Any:
         return {"pi": list(hidden), "qf": list(self.critic_hidden)}
 
-    def imitation(self, model: BaseAlgorithm) -> Imitation:
+    def imitation(self, action: ActionTransform) -> Imitation:
         return "action"
 
     def critics(self, model: Any) -> list[Critic]:
@@ -296,7 +300,7 @@ class _ValueAdapter(Adapter):
     def net_arch(self, hidden: Sequence[int]) -> Any:
         return list(hidden)
 
-    def imitation(self, model: BaseAlgorithm) -> Imitation:
+    def imitation(self, action: ActionTransform) -> Imitation:
         return "values"
 
 
@@ -369,8 +373,8 @@ class _PolicyAdapter(Adapter):
     def net_arch(self, hidden: Sequence[int]) -> Any:
         return {"pi": list(hidden), "vf": list(self.default_hidden if hidden else ())}
 
-    def imitation(self, model: BaseAlgorithm) -> Imitation:
-        return "action" if isinstance(model.action_space, spaces.Box) else "logits"
+    def imitation(self, action: ActionTransform) -> Imitation:
+        return "action" if action.kind == "box" else "logits"
 
     def learning_starts(self, model: Any) -> int:
         return int(model.n_steps * model.n_envs)

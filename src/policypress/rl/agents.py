@@ -121,12 +121,13 @@ def teacher_of(model: BaseAlgorithm | Agent | Teacher) -> Teacher:
     if isinstance(model, Agent):
         return model.teacher
     adapter, observation = adapter_for(model), observation_transform(model)
+    action = adapter.action_transform(model)
     model.policy.set_training_mode(False)
     return Teacher(
         checked_graph(adapter, model),
         observation,
-        adapter.action_transform(model),
-        adapter.imitation(model),
+        action,
+        adapter.imitation(action),
         tuple(adapter.critics(model)),
         _provenance(adapter, model),
     )
@@ -171,14 +172,14 @@ def load_agent(
     given = None if vecnormalize is None else Path(vecnormalize)
     statistics, normalization = _statistics(path, told, given, observation_space, env, force)
     observation = replace(observation_transform(model), normalization=normalization)
-    graph = checked_graph(adapter, model)
+    graph, action = checked_graph(adapter, model), adapter.action_transform(model)
     return Agent(
         model,
         adapter,
         graph,
         observation,
-        adapter.action_transform(model),
-        adapter.imitation(model),
+        action,
+        adapter.imitation(action),
         tuple(adapter.critics(model)),
         graph.parameters,
         _training_returns(data),
@@ -342,7 +343,7 @@ def _rebuilt(
         # What _setup_model does, without buffers and entropy targets: this model will not learn.
         model._setup_lr_schedule()
         built = model.policy_kwargs | ({"use_sde": True} if data.get("use_sde") else {})
-        model.policy = model.policy_class(observation_space, action_space, model.lr_schedule, **built)
+        model.policy = adapter.new_policy(model, built)
         if hasattr(model, "_create_aliases"):
             model._create_aliases()
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:

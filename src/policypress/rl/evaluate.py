@@ -106,9 +106,7 @@ def evaluate(
         actions, _state = policy.predict(np.stack(list(observations.values())))
         return actions
 
-    return _episodes(
-        env, act, episodes, seed, padding, progress, lambda made: _check_spaces(policy, made, name_of(env))
-    )
+    return _episodes(env, act, episodes, seed, padding, progress, lambda made: check_spaces(policy, made, name_of(env)))
 
 
 def evaluate_actions(
@@ -212,7 +210,9 @@ def _environment_on_card(policy: Policy) -> Environment:
     return Environment(**{name: told[name] for name in names if name in told})
 
 
-def _check_spaces(policy: Policy, env: Any, env_id: str) -> None:
+def check_spaces(policy: Policy, env: Any, env_id: str) -> None:
+    """Raises ConfigError if ``env``, called ``env_id``, gives other observations than ``policy`` takes, or takes other
+    actions than it gives."""
     shape, expected = env.observation_space.shape, policy.observation.shape
     channels_last = (*expected[1:], expected[0]) if policy.observation.image else expected
     if shape not in (expected, channels_last):

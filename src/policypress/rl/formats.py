@@ -13,6 +13,7 @@ from pathlib import Path
 from policypress.errors import RunError
 from policypress.rl.agents import is_zip, open_zip
 from policypress.rl.environments import EnvLike
+from policypress.rl.policy_files import is_policy, open_policy
 from policypress.rl.sources import OpenedAgent, Source
 
 
@@ -27,7 +28,10 @@ class Reader:
     open: Callable[[Source, str, EnvLike], OpenedAgent]
 
 
-READERS: tuple[Reader, ...] = (Reader("Stable-Baselines3", "the zip that model.save wrote", is_zip, open_zip),)
+READERS: tuple[Reader, ...] = (
+    Reader("Stable-Baselines3", "the zip that model.save wrote", is_zip, open_zip),
+    Reader("policypress", "a .policy file", is_policy, open_policy),
+)
 
 
 def open_agent(source: Source, algo: str, env: EnvLike) -> OpenedAgent:

@@ -59,7 +59,7 @@ def digest(path: Path) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}): give the zip that model.save wrote.") from error
+        raise RunError(f"{path} cannot be read ({error.strerror}): give the file of a trained agent.") from error
 
 
 @contextmanager

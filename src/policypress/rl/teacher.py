@@ -45,6 +45,8 @@ class Teacher:
     critics: Sequence[Critic] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     answers: Answers | None = None
+    dense_bytes: int | None = None
+    """The dense float32 network that it stands for, in bytes; by default the graph's."""
 
     def __post_init__(self) -> None:
         if self.graph is None and self.answers is None:
@@ -79,8 +81,8 @@ class Teacher:
     @property
     def baseline_bytes(self) -> int | None:
         """The dense float32 network in bytes; None where it is not known."""
-        if self.graph is None:
-            return None
+        if self.graph is None or self.dense_bytes is not None:
+            return self.dense_bytes
         return 4 * sum(p.numel() for node in self.graph.layers for p in node.module.parameters())
 
     @cached_property
