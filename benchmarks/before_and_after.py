@@ -5,8 +5,9 @@
 
 Both checkouts have a process that opens the same policy files: the stored ones, and random networks of usual sizes. The
 two are asked in turns, a tenth of a second each, so that whatever else the machine does hits both alike. Told is the
-median over the turns of the other's time over ours, for one observation and for a batch: below 1 we are slower. Exit
-code 1 if that falls below 0.97 in any row.
+median over the turns of the other's time over ours, for one observation and for a batch: below 1 we are slower. A row
+that falls below 0.97 is timed again with four times the turns: what the machine did for a second is no verdict. Exit
+code 1 if one still does.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def main() -> int:
             for name, file in policies(Path(folder)):
                 if arguments.only in name:
                     found: list[Any] = [_ratio(checkouts, file, batch, arguments.turns) for batch in (1, BATCH)]
+                    if min(ratio for ratio, _ in found) < LEAST:
+                        found = [_ratio(checkouts, file, batch, 4 * arguments.turns) for batch in (1, BATCH)]
                     worst = min(worst, *(ratio for ratio, _ in found))
                     print(f"{name:44} {found[0][1] * 1e6:9.2f} {found[0][0]:6.3f} {found[1][0]:7.3f}", flush=True)
     finally:
