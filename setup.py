@@ -29,7 +29,8 @@ setup(
             depends=[f"{RUNTIME}/engine{name}.h" for name in ("", "_call", "_native", "_kernels", "_vector")],
             define_macros=[("ENGINE_INTERFACE", f'"{INTERFACE}"')],
             include_dirs=[numpy.get_include()],
-            extra_compile_args=["-O3", "-falign-functions=32", *EXACT],  # else speed hangs on the code before
+            # Aligned, else speed hangs on the code before.
+            extra_compile_args=["-O3", "-falign-functions=32", "-falign-loops=32", *EXACT],
             py_limited_api=True,
         ),
         Extension(

@@ -43,6 +43,11 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #else
 #define APART
 #endif
+#if ENGINE_USE_KERNELS /* other machines have enough */
+#define APART_ON_DEVICES
+#else
+#define APART_ON_DEVICES APART
+#endif
 
 /* Four turns of a loop in one, where the compiler has found nothing better. */
 #if defined(__clang__)
@@ -251,7 +256,8 @@ INTEGER_POSITION(position_s32, int32_t)
 
 #if ENGINE_USE_FLOAT
 /* Sums over the inputs ascending, zero weights left out, every product and every sum rounded. */
-APART static void position_f32(const engine_step *s, const window *v, const float *x, float *target, size_t step) {
+APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v, const float *x, float *target,
+                                          size_t step) {
     const ENGINE_ROM float *bias = s->bias;
     const ENGINE_ROM uint8_t *pair = s->weight;
     const ENGINE_ROM int8_t *weight = s->weight;
