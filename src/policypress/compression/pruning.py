@@ -7,6 +7,7 @@ A new way is a subclass of ``Pruning`` with an ``update`` of its own, a line in 
 from __future__ import annotations
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from policypress.config import CompressionConfig, PruningMethod
 from policypress.errors import UnsupportedError
 
 
-class Pruning:
+class Pruning(ABC):
     """The masks of ``weights``, of one network or of several, whose optimizers may differ.
 
     ``steps``: the nominal training steps that the config's fractions refer to. ``graphs``: the networks, for criteria
@@ -60,15 +61,15 @@ class Pruning:
         """What keeps the masks in every step of the optimizers."""
         return Enforcement(self.weights, self.look)
 
+    @abstractmethod
     def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
         """New masks, one for each weight, or None to leave them: called with every step.
 
         ``iteration`` and the fraction ``due`` of the target are the schedule's. Masks may bring weights back, which
         then start from zero. Whoever changes masks sets ``sparsity``.
         """
-        raise NotImplementedError
 
-    def look(self, weights: Sequence[PrunedWeight]) -> None:
+    def look(self, weights: Sequence[PrunedWeight]) -> None:  # noqa: B027 - most ways look at nothing
         """Called in every step of an optimizer, for its ``weights``, before their gradients are masked. (Not with a
         closure, which computes them within the step.)"""
 
@@ -146,6 +147,9 @@ class NoPruning(Pruning):
 
     def step(self, step: int) -> None:
         """Nothing changes."""
+
+    def update(self, iteration: int, due: float) -> None:
+        """Nothing is new."""
 
 
 class Gradual(Pruning):
