@@ -25,7 +25,7 @@ PruningMethod = Literal["gradual", "set"]
 Structure = Literal["unstructured", "2:4"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
-PressMethod = Literal["distill", "ptq", "finetune"]
+PressMethod = Literal["distill", "ptq", "finetune", "evolve"]
 
 T = TypeVar("T")
 
@@ -386,11 +386,19 @@ class PressConfig:
     vecnormalize: str = ""
     method: Annotated[
         PressMethod,
-        Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", OTHER_METHODS),
+        Setting(
+            "distill a student; evolve: change its integers until it returns more, finetune: train on, see --steps for "
+            "both; ptq: no training, the baseline",
+            OTHER_METHODS,
+        ),
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
-    steps: Annotated[int, Setting("Environment steps of --method finetune", OTHER_METHODS, shown=None)] = 0
+    steps: Annotated[int, Setting("Environment steps of --method finetune or evolve", OTHER_METHODS, shown=None)] = 0
+    code_rms: Annotated[
+        float,
+        Setting("Root mean square of the weights' codes for --method evolve: half of it is a bit less", OTHER_METHODS),
+    ] = 16.0
     keep: Annotated[
         float,
         Setting(
@@ -411,14 +419,16 @@ class PressConfig:
         object.__setattr__(self, "algo", self.algo.lower())
         _settle_environment(self)
         _check_fields(self)
+        if not 0.5 <= self.code_rms <= 40.0:
+            raise ConfigError(f"code_rms={self.code_rms:g} must be 0.5 to 40, for example 16.")
+        if self.method in ("finetune", "evolve") and self.steps < 1:
+            raise ConfigError(f"say how long to {self.method}, for example --steps 1000000.")
         if self.method == "finetune":
-            if self.steps < 1:
-                raise ConfigError("say how long to train on, for example --steps 100000.")
             if self.student.hidden:
                 raise ConfigError("finetune keeps the agent's own network: leave --hidden out, or use distill.")
             self.student.compression.check_reachable(self.steps, self.steps)
-        elif self.steps:
-            raise ConfigError(f"steps={self.steps} are those of --method finetune: leave --steps out, or add it.")
+        elif self.steps and self.method != "evolve":
+            raise ConfigError(f"steps={self.steps} are those of --method finetune or evolve: leave --steps out.")
         if self.keep and not 0.0 < self.keep <= 1.5:
             raise ConfigError(
                 f"keep={self.keep} must be a share of the agent's return, for example {_share(self.keep, 0.95):g}."
