@@ -155,11 +155,8 @@ def endless(name: str) -> RunError:
     )
 
 
-def play(
-    env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: int, steps: int | None = None
-) -> tuple[float, int, bool]:
-    """One episode of an environment of ``make_env`` from ``reset(seed=seed)``, cut after ``steps``: its return, its
-    length, and whether the environment ended it before a limit of time.
+def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: int) -> tuple[float, int]:
+    """Return and length of one episode of an environment of ``make_env`` from ``reset(seed=seed)``.
 
     ``act`` is a ``predict``. At full speed: what the environment gives is checked in the first steps alone, and at the
     end. Raises what a step of ``env`` raises; RunError for an episode that never ends.
@@ -173,7 +170,7 @@ def play(
             observation, reward, terminated, truncated, _ = env_step(action)
             total += reward
             length += 1
-            if terminated or truncated or length == steps:
+            if terminated or truncated:
                 break
             if length == _CHECKED_STEPS:
                 env_step = env.unguarded.step
@@ -186,7 +183,7 @@ def play(
         raise env.failed("step", error) from error
     if not math.isfinite(total):
         raise RunError(f"{env.name} gives a reward of {total}: mend the environment, rewards must be finite.")
-    return float(total), length, bool(terminated and not truncated)
+    return float(total), length
 
 
 # Observations

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from policypress.policy.canonical import canonical
 from policypress.policy.genome import Genome, answered
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
-from policypress.rl.environments import make_env
 from policypress.rl.method import Method
 from policypress.rl.rollouts import Rollouts
 from policypress.rl.runs import Progress
@@ -44,25 +42,14 @@ _NOISES = (0.5, 0.25, 0.12, 0.06, 0.03)  # standard deviations to begin with, in
 _PROBED = 5  # episodes that tell whether a noise does harm
 _CHECK_SEED = 100_000  # policies are compared from reset(seed=100000 + i)
 _CHECK_SHARE = 0.15  # of the environment steps, about
-_PATIENCE = 6  # checks without a better policy
+_PATIENCE = 10  # checks without a better policy, and one more for
+_NUMBERS_A_CHECK = 20
 _GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
 _SAVE_SECONDS = 20.0
 
 
-@dataclass(frozen=True)
-class _Effort:
-    """What is spent on a candidate: ``episodes``, cut after ``share`` of the longest one there is; and on a check."""
-
-    share: float
-    episodes: int
-    check_episodes: int
-
-
-_EFFORTS = (
-    *(_Effort(0.25, 1, 10), _Effort(0.5, 1, 10), _Effort(1.0, 1, 10)),
-    *(_Effort(1.0, 2, 20), _Effort(1.0, 4, 40), _Effort(1.0, 8, 80)),
-)
-_UNCUT = 2
+# Episodes of a candidate, and of a check: one as long as that gets further, then more.
+_EFFORTS = ((1, 10), (2, 20), (4, 40), (8, 80))
 
 
 class Evolve(Method):
@@ -109,9 +96,10 @@ class _State:
 class Evolution:
     """One policy on its way: ``run`` changes its integers for ``config.steps`` environment steps.
 
-    It begins with short episodes, unless they end early by themselves, and one for each candidate; when that gets no
-    further, it begins anew at the best policy, with longer episodes, then with more of them. Every beginning takes the most noise that does no
-    harm. Same settings, same policy, whatever the number of processes. With a ``folder`` it is checkpointed there.
+    It begins with one episode for each candidate; when that gets no further, it begins anew at the best policy, with
+    twice as many. Every beginning takes the most noise that does no harm. Same settings, same policy, whatever the
+    number of processes. With a ``folder`` it is checkpointed there.
+
     Raises UnsupportedError for policies that cannot be evolved, RunError for a checkpoint of other settings.
     """
 
@@ -138,15 +126,13 @@ class Evolution:
         while state.steps < of and time.monotonic() - begun < seconds:
             if state.worth is None:
                 self._check(state.best)
-                if not state.effort and state.check_steps < _EFFORTS[0].check_episodes * (self._longest or 0):
-                    state.effort = _UNCUT
             if state.strategy is None:
                 state.strategy = self._begun()
             self._generation(state.strategy)
             state.generations += 1
             if state.steps - state.checked > state.check_steps / _CHECK_SHARE:
                 self._check(np.asarray(state.strategy.mean))
-            if state.fruitless >= _PATIENCE:
+            if state.fruitless >= _PATIENCE + self._genome.size // _NUMBERS_A_CHECK:
                 state.effort = min(state.effort + 1, len(_EFFORTS) - 1)
                 state.worth, state.strategy, state.fruitless = None, None, 0
             if time.monotonic() - saved > _SAVE_SECONDS:
@@ -187,7 +173,7 @@ class Evolution:
 
     def _generation(self, strategy: Any) -> None:
         """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
-        episodes = _EFFORTS[self._state.effort].episodes
+        episodes, _ = _EFFORTS[self._state.effort]
         seeds = _GENERATION_SEED + self._state.generator.integers(2**30, size=episodes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
@@ -195,35 +181,21 @@ class Evolution:
             strategy.tell(vectors, [-worth for worth in self._worth(vectors, seeds.tolist())])
 
     def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
-        """What policies are worth by episodes as long as this effort has them."""
-        share = _EFFORTS[self._state.effort].share
-        cut = None if share == 1.0 or self._longest is None else math.ceil(share * self._longest)
-        return [_worth(returns) for returns in self._returns(vectors, seeds, cut)]
+        """What policies are worth in episodes of these seeds."""
+        before = self._rollouts.steps
+        returns = self._rollouts.returns([self._genome.policy(vector) for vector in vectors], seeds)
+        self._state.steps += self._rollouts.steps - before
+        return [_worth(found) for found in returns]
 
     def _check(self, vector: NDArray[np.float64]) -> None:
-        """Takes a policy for the best if whole episodes say so."""
+        """Takes a policy for the best if it is worth more than that in the episodes of checks."""
         state, before = self._state, self._state.steps
-        seeds = range(_CHECK_SEED, _CHECK_SEED + _EFFORTS[state.effort].check_episodes)
-        worth = _worth(self._returns([vector], seeds, None)[0])
+        _, episodes = _EFFORTS[state.effort]
+        worth = self._worth([vector], range(_CHECK_SEED, _CHECK_SEED + episodes))[0]
         state.checked, state.check_steps = state.steps, state.steps - before
         state.fruitless += 1
         if state.worth is None or worth > state.worth:
             state.best, state.worth, state.fruitless = vector.copy(), worth, 0
-
-    def _returns(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int], cut: int | None) -> Any:
-        before = self._rollouts.steps
-        returns = self._rollouts.returns([self._genome.policy(vector) for vector in vectors], seeds, cut)
-        self._state.steps += self._rollouts.steps - before
-        return returns
-
-    @cached_property
-    def _longest(self) -> int | None:
-        """Steps of the longest episode; None where only the environment knows."""
-        env = make_env(self._config.environment, training=False)
-        try:
-            return None if env.spec is None else env.spec.max_episode_steps
-        finally:
-            env.close()
 
     def _save(self) -> None:
         if self._checkpoint is not None:

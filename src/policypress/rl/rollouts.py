@@ -17,7 +17,7 @@ from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.environments import make_env, padding_of, play
 
-_Played = list[tuple[float, int, bool]]
+_Played = list[tuple[float, int]]
 
 
 class Rollouts:
@@ -41,26 +41,26 @@ class Rollouts:
         for worker in self._workers:
             worker.close()
 
-    def returns(self, policies: Sequence[Policy], seeds: Sequence[int], steps: int | None = None) -> NDArray[Any]:
-        """Undiscounted returns (policies, seeds) of episodes from ``reset(seed=...)``, each cut after ``steps``.
+    def returns(self, policies: Sequence[Policy], seeds: Sequence[int]) -> NDArray[Any]:
+        """Undiscounted returns (policies, seeds) of whole episodes from ``reset(seed=...)``.
 
         Raises what playing raises, and RunError if a process died.
         """
         if self._env is not None:
-            played = [_play(self._env, policy, seeds, steps) for policy in policies]
+            played = [_play(self._env, policy, seeds) for policy in policies]
         else:
-            played = self._in_processes(policies, seeds, steps)
-        self.steps += sum(length for episodes in played for _, length, _ in episodes)
-        return np.array([[found for found, _, _ in episodes] for episodes in played], np.float64)
+            played = self._in_processes(policies, seeds)
+        self.steps += sum(length for episodes in played for _, length in episodes)
+        return np.array([[found for found, _ in episodes] for episodes in played], np.float64)
 
-    def _in_processes(self, policies: Sequence[Policy], seeds: Sequence[int], steps: int | None) -> list[_Played]:
+    def _in_processes(self, policies: Sequence[Policy], seeds: Sequence[int]) -> list[_Played]:
         played: dict[int, _Played] = {}
         left = iter(enumerate(policies))
         busy: dict[Any, tuple[int, _Worker]] = {}
 
         def give(worker: _Worker) -> None:
             if (task := next(left, None)) is not None:
-                worker.ask(task[1], seeds, steps)
+                worker.ask(task[1], seeds)
                 busy[worker.connection] = (task[0], worker)
 
         for worker in self._workers:
@@ -87,9 +87,9 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
-    def ask(self, policy: Policy, seeds: Sequence[int], steps: int | None) -> None:
+    def ask(self, policy: Policy, seeds: Sequence[int]) -> None:
         try:
-            self.connection.send((policy, seeds, steps))
+            self.connection.send((policy, seeds))
         except BrokenPipeError:
             raise self._death() from None
 
@@ -125,6 +125,6 @@ def _serve(connection: Connection, env: Environment, padding: NDArray[Any] | flo
         connection.send(error)
 
 
-def _play(env: Any, policy: Policy, seeds: Sequence[int], steps: int | None) -> _Played:
+def _play(env: Any, policy: Policy, seeds: Sequence[int]) -> _Played:
     policy.engine  # noqa: B018  # from now on its predict is C
-    return [play(env, policy.predict, seed, steps) for seed in seeds]
+    return [play(env, policy.predict, seed) for seed in seeds]
