@@ -62,7 +62,8 @@ def test_actions_stay_near_and_numbers_are_simple(seed: int, shifted: bool, bits
     policy = frozen(seed, shifted=shifted)
     found = simplified(policy, input_bits=bits)
     x = seen(policy, seed)
-    assert np.abs(found.predict(x)[0] - policy.predict(x)[0]).mean() < 0.02
+    # Where inputs share scales some columns of weights are coarser.
+    assert np.abs(found.predict(x)[0] - policy.predict(x)[0]).mean() < (0.02 if bits in (None, 8) else 0.05)
     assert found.input is not None
     for scales in (found.input.inverse_scale, found.layers[-1].scale):
         assert (np.frexp(scales)[0] == 0.5).all()
@@ -95,6 +96,16 @@ def test_nothing_more_is_clipped(shifted: bool) -> None:
         )  # fmt: skip
         assert (new_low <= low + step).all()
         assert (new_high >= high - step).all()
+
+
+def test_neighbours_share_scales_where_the_input_has_more_bits() -> None:
+    policy = frozen(5)
+    changes = [
+        int((np.diff(found.input.inverse_scale) != 0).sum())
+        for found in (simplified(policy, input_bits=bits) for bits in (8, 9, 10, 16))
+        if found.input is not None
+    ]
+    assert changes[0] > changes[1] > changes[2] == changes[3]
 
 
 def test_it_takes_fewer_bytes() -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BIAS_SHARE = 1 / 32
 _DEVIATIONS = 4  # codes reach as many standard deviations as this, about
 _MAX_SHIFT = 31
+_MOST_COARSE = 2
+"""Binary digits that an input may lose for the sake of its neighbours' scale, where it got as many more."""
 
 
 def simplified(policy: Policy, *, input_bits: int | None = None, bias_share: float = BIAS_SHARE) -> Policy:
@@ -35,7 +37,8 @@ def simplified(policy: Policy, *, input_bits: int | None = None, bias_share: flo
 
     ``policy``: fully connected layers with activations, in integers; its observations are vectors. No observation is
     clipped that was not before. The input keeps its bits, which makes it up to half as fine, or gets ``input_bits``,
-    2 to 16. Weights of the first layer follow the input's scales, column by column, and are rounded again; so are those
+    2 to 16; if these are more, neighbours share a scale where that is at most 2 digits coarser than the range of each
+    allows. Weights of the first layer follow the input's scales, column by column, and are rounded again; so are those
     of the last layer; they stay about as large as they are. The biases of a layer become multiples of the largest power
     of two that is at most ``bias_share`` of the spread of its accumulators. Test vectors are answered anew; results are
     another policy's and left out.
@@ -76,11 +79,23 @@ def _with_powers_of_two(old: InputQuantization, bits: int) -> InputQuantization:
     zeros, finer = old.zero_point, np.full(old.inverse_scale.shape, max(-low, high) / max(-old.low, old.high))
     if zeros is not None:
         finer = np.minimum(finer, ZERO_POINT_LIMIT / np.maximum(np.abs(zeros), 1))
-    inverse_scale = np.ldexp(0.5, np.frexp(old.inverse_scale * finer)[1]).astype(np.float32)
+    finest = np.frexp(old.inverse_scale * finer)[1] - 1
+    inverse_scale = np.ldexp(1.0, _shared(finest, min(max(0, bits - old.bits), _MOST_COARSE))).astype(np.float32)
     if zeros is not None:
         zeros = np.rint(zeros * (inverse_scale.astype(np.float64) / old.inverse_scale)).astype(np.int32)
         zeros = zeros if zeros.any() else None
     return InputQuantization(inverse_scale, low, high, bits, zeros)
+
+
+def _shared(finest: NDArray[np.int32], coarser: int) -> NDArray[np.int32]:
+    """Exponents at most ``coarser`` below ``finest`` that change as rarely as can be: runs that end where they must."""
+    found, start = finest.copy(), 0
+    for end in range(1, len(finest) + 1):
+        if end == len(finest) or np.ptp(finest[start : end + 1]) > coarser:
+            run = finest[start:end]
+            found[start:end] = np.clip(round(run.mean() - coarser / 2), run.max() - coarser, run.min())
+            start = end
+    return found
 
 
 def _for_inputs(
