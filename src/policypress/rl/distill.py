@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ _CHUNK = 1024
 
 class Distill(Method):
     """A student that learns to act as the agent does."""
+
+    anytime: ClassVar[bool] = False
 
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:
         check_config(agent.teacher, config.student)
@@ -95,9 +98,9 @@ class Distillation:
         if saved is not None:
             self._restore(saved)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Trains what is left to train."""
-        config = self._config
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
+        config, deadline = self._config, time.monotonic() + seconds
         collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
         collected = self._pace.step(self._done - 1) // collect_every if self._done else 0
@@ -114,8 +117,11 @@ class Distillation:
                 self._save()
                 if progress is not None:
                     progress(self._done, self._pace.batches, loss)
+                if self._done < self._pace.batches and time.monotonic() >= deadline:
+                    return False
         self._compressor.step(config.batches)
         self._network.eval()
+        return True
 
     def freeze(self) -> Policy:
         """The student as it stands."""
