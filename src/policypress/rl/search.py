@@ -229,8 +229,8 @@ class _Lines:
         if method not in METHODS:
             return False
         narrow = _narrow(self._config, space_of(self._agent, frozenset({method})))
-        config = replace(narrow, method=method, steps=0 if method == "distill" else _ENDLESS, **_NO_SEARCH)
         try:
+            config = replace(narrow, method=method, steps=0 if method == "distill" else _ENDLESS, **_NO_SEARCH)
             METHODS[method].check(self._agent, config)
         except (ConfigError, UnsupportedError):
             return False
