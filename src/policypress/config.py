@@ -547,7 +547,11 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 def _built(cls: type[T], values: Mapping[str, Any]) -> T:
     arguments = {
-        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name in _TUPLES and value != "none" else value
+        name: _built(_NESTED[name], value)
+        if name in _NESTED
+        else tuple(value)
+        if name in _TUPLES and value != "none"
+        else value
         for name, value in values.items()
     }
     return cls(**arguments)

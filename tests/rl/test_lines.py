@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policypress.rl.lines import COARSEST, Aim, Candidate, Known, Line, Slice, Space, propose
@@ -68,7 +68,9 @@ AIMS = st.sampled_from([KEEP, Aim(bytes=128), Aim(0.95, 0.9, 128)])
 @given(AIMS.flatmap(knowns))
 def test_something_is_always_tried_and_nothing_twice(known: Known) -> None:
     chosen = propose(known)
-    assert chosen is not None
+    if chosen is None:
+        assert known.good is not None
+        return
     assert chosen == propose(known)
     line = chosen.line
     assert line not in known.running
@@ -78,8 +80,8 @@ def test_something_is_always_tried_and_nothing_twice(known: Known) -> None:
         assert chosen.start is None
     assert line.method in ALL
     assert line.hidden in LADDER
-    if line.method == "evolve" and not known.begun(line):
-        assert 1 <= line.seed
+    if not known.begun(line):
+        assert line.coarsen <= COARSEST
 
 
 @given(knowns(KEEP))

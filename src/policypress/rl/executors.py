@@ -27,6 +27,10 @@ class Executor(Protocol[K]):
     ) -> None: ...
 
     @property
+    def slots(self) -> int:
+        """How many pieces of work it does at once: one a core."""
+
+    @property
     def running(self) -> set[K]:
         """Keys of what has been started and not been heard of as done."""
 
@@ -37,35 +41,30 @@ class Executor(Protocol[K]):
         """What the next piece of work returned; None if none ends in ``seconds``. Raises what the work raised."""
 
 
+def check_place(on: str, address: str | None) -> None:
+    """Raises ConfigError for a place that is not known or does not fit ``address``, PolicypressError where Ray is not
+    installed."""
+    if on not in get_args(On):
+        raise ConfigError(f"on={on!r} is not one of {', '.join(get_args(On))}.")
+    if on == "ray":
+        require("cluster")
+    elif address is not None:
+        raise ConfigError(f"address={address!r} is that of a Ray cluster: add --on ray.")
+
+
 def executor(on: str, address: str | None, name: Callable[[Any], str], less: str = "") -> Executor[Any]:
     """Processes of this machine ("local"), or a cluster's ("ray", at ``address``, or one that is started here).
 
-    ``name`` and ``less``: see ``Workers``. Raises ConfigError for what is not known or does not fit together,
-    PolicypressError where Ray is not installed.
+    ``name`` and ``less``: see ``Workers``. Raises what ``check_place`` raises, RunError where there is no cluster.
     """
-    if on not in get_args(On):
-        raise ConfigError(f"on={on!r} is not one of {', '.join(get_args(On))}.")
-    if on == "local":
-        if address is not None:
-            raise ConfigError(f"address={address!r} is that of a Ray cluster: add --on ray.")
-        return Workers(name, less)
-    return RayTasks(address, name)
-
-
-def slots(on: str) -> int:
-    """How many pieces of work are done at once by default: one a core."""
-    if on == "local":
-        return os.cpu_count() or 1
-    import ray
-
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    check_place(on, address)
+    return Workers(name, less) if on == "local" else RayTasks(address, name)
 
 
 class RayTasks:
     """Work as tasks of Ray, one core each, in this folder; what they write must be seen by all machines."""
 
     def __init__(self, address: str | None, name: Callable[[Any], str]) -> None:
-        require("cluster")
         import ray
 
         self._name = name
@@ -91,6 +90,12 @@ class RayTasks:
             ray.cancel(reference, force=True)
         if self._ours:
             ray.shutdown()
+
+    @property
+    def slots(self) -> int:
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     @property
     def running(self) -> set[Any]:

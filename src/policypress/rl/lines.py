@@ -27,7 +27,7 @@ CHANCE = 0.02
 NEAR = 0.2
 """A student that misses by this share at most is worth training on."""
 COARSEST = 8
-"""Most ``coarsen`` of an evolved line: codes of a root mean square of 1."""
+"""Most ``coarsen`` of a line: an evolved one has codes of a root mean square of 1 then."""
 _FIRST_RATE = 4e-3
 _FIRST_CODES = 16.0
 _HEADER = 12.0  # bytes of a payload that are no weights, about
@@ -238,7 +238,7 @@ Options = Iterator[Slice]
 
 
 def propose(known: Known) -> Slice | None:
-    """What to do next; None where nothing fits into the time left."""
+    """What to do next; None where nothing fits into the time left, or nothing smaller than the best can be."""
     for line in known.found:  # of an earlier call that was interrupted
         if known.free(line) and not known.found[line] and _in_time(known, line) and _not_larger(known, line):
             return Slice(line)
@@ -471,8 +471,8 @@ def _again(known: Known) -> Options:
     lines = [candidate.line for candidate in missed]
     method = _climbs_by(known.space)
     if (good := known.good) is not None:
-        coarser = (Line("up", method, good.line.hidden, good.line.coarsen + step) for step in (*_COARSER, 8, 16, 32))
-        lines += coarser
+        finest = good.line.coarsen if good.line.method == method else 0
+        lines += [Line("up", method, good.line.hidden, coarsen) for coarsen in range(COARSEST, finest, -2)]
     lines += [Line("up", method, hidden) for hidden in known.space.ladder]
     for line in lines:
         another = line

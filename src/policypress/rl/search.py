@@ -30,7 +30,7 @@ from policypress.measure.size import size
 from policypress.policy.policy import Policy
 from policypress.rl.curves import Point, plot_frontier
 from policypress.rl.evaluate import evaluate
-from policypress.rl.executors import Executor, executor, slots
+from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
 from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose, shown
@@ -60,6 +60,7 @@ _FINALISTS = 8
 _TUNED_STEPS = (5_000, 100_000, 25.0)  # of a line of finetune: least, most, and how many a second of the time left
 _ENDLESS = 10**9  # environment steps of a line that is given as much time as is worth it
 _LOCK_SECONDS = 60.0
+_PLOT_SECONDS = 60.0
 COLUMNS = (
     *("name", "method", "hidden", "coarsen", "seed", "payload_bytes", "ratio", "nonzeros", "share", "low", "high"),
     *("worst_tenth", "worst_share", "ended_early", "episodes", "confirmed", "steps", "seconds"),
@@ -126,6 +127,7 @@ def search(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1.")
+    check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
     folder = PressFolder(out)
@@ -136,10 +138,15 @@ def search(
         watch = watch or (lambda _: None)
         watch(Standing("measuring the agent", 0.0, 60.0 * config.minutes))
         measured = measured_teacher(folder, agent, config)
-        workers = executor(on, address, lambda line: f"line {line.name}", ", and fewer --jobs")
-        lines = _Lines(agent, config, folder, measured, jobs or slots(on), report, watch)
-        lines.work(workers, begun)
-        return lines.finish(begun)
+        lines = _Lines(agent, config, folder, measured, report, watch, begun)
+        while True:  # more than once where what had arrived turned out not to have
+            with executor(on, address, lambda line: f"line {line.name}", ", and fewer --jobs") as workers:
+                over = not lines.work(workers, jobs or workers.slots)
+            policy, result = lines.chosen()
+            if over or result["reached"]:
+                break
+        lines.tidy()
+        return folder.finish(policy, result)
 
 
 def _narrow(config: PressConfig, space: Space) -> PressConfig:
@@ -156,19 +163,23 @@ class _Lines:
         config: PressConfig,
         folder: PressFolder,
         teacher: dict[str, Any],
-        jobs: int,
         report: Report | None,
         watch: Watch,
+        begun: float,
     ) -> None:
+        """``begun``: when this call began, by time.monotonic()."""
+        self._begun = begun
         self._agent, self._config, self._run, self._teacher = agent, config, folder, teacher
-        self._jobs, self._report, self._watch = jobs, report, watch
+        self._report, self._watch = report, watch
         self._folder = folder.out / "lines"
         self._aim = Aim(config.keep, config.keep_worst if config.keep else 0.0, config.bytes)
         self._found: dict[Line, tuple[Candidate, ...]] = {}
         self._dead: dict[Line, str] = {}
         self._read()
-        self._spent = sum(candidate.seconds for candidate in self._candidates) / jobs
+        self._earlier = sum(candidate.seconds for candidate in self._candidates)  # seconds, of earlier calls
+        self._spent = 0.0  # seconds that these took
         self._opening = _OPENING_SECONDS
+        self._plotted = time.monotonic()
         if self._candidates:  # the last ones may have ended when nobody was there to hear of it
             self._write()
         judged = replace(agent.source, vecnormalize=agent.vecnormalize, force=True)
@@ -182,42 +193,46 @@ class _Lines:
 
     # What is tried
 
-    def work(self, workers: Executor[Line], begun: float) -> None:
-        """Until the time is over, nothing is left to try, or both the share and the bytes are reached; lines then stay
-        where they are, for another call. ``begun``: when this call began, by time.monotonic()."""
-        in_all = 60.0 * self._config.minutes
-        deadline = begun + in_all - self._spent - min(self._measuring, _FINAL_SHARE * in_all)
+    def work(self, workers: Executor[Line], jobs: int) -> bool:
+        """Presses ``jobs`` lines at once, until the time is over or nothing is left to try, or (then True) both share
+        and bytes are reached. Lines stay where they are, for another call."""
+        in_all = self._in_all
+        self._spent = self._earlier / jobs
+        deadline = self._begun + in_all - self._spent - min(self._measuring, _FINAL_SHARE * in_all)
         share = min(max(in_all / SLICES, _SLICE[0]), _SLICE[1])
         started: dict[Line, tuple[float, float]] = {}
-        with workers:
-            while True:
-                while len(workers.running) < self._jobs and not self._arrived():
-                    left = deadline - time.monotonic() - self._opening
-                    known = self._known(frozenset(workers.running), left, in_all)
-                    chosen = propose(known) if left > 0.0 else None
-                    if chosen is None:
-                        break
-                    seconds = min(left, share) if METHODS[chosen.line.method].anytime else left
-                    started[chosen.line] = time.monotonic(), seconds
-                    self._begin(chosen, left)
-                    workers.start(chosen.line, _press, *self._arguments(chosen.line, seconds))
-                now = time.monotonic()
-                if not workers.running or now > deadline or self._arrived():
-                    return
-                spent = in_all - (deadline - now)
-                running = tuple(sorted(workers.running))
-                self._watch(Standing("pressing", spent, in_all, running, len(self._candidates), self._best))
-                message = workers.wait(min(1.0, max(0.01, deadline - now)))
-                if message is not None and message.done:
-                    since, asked = started[message.key]
-                    took = time.monotonic() - since - asked
-                    if isinstance(message.value, Candidate) and not message.value.finished:
-                        self._opening = max(took, (self._opening + took) / 2)
-                    self._add(message.value)
+        while not self._arrived():
+            while len(workers.running) < jobs:
+                left = deadline - time.monotonic() - self._opening
+                chosen = propose(self._known(frozenset(workers.running), left)) if left > 0.0 else None
+                if chosen is None:
+                    break
+                seconds = min(left, share) if METHODS[chosen.line.method].anytime else left
+                started[chosen.line] = time.monotonic(), seconds
+                self._begin(chosen, left)
+                workers.start(chosen.line, _press, *self._arguments(chosen.line, seconds))
+            now = time.monotonic()
+            if not workers.running or now > deadline:
+                return False
+            running = tuple(sorted(workers.running))
+            spent = in_all - (deadline - now)
+            self._watch(Standing("pressing", spent, in_all, running, len(self._candidates), self._best))
+            message = workers.wait(min(1.0, max(0.01, deadline - now)))
+            if message is not None and message.done:
+                since, asked = started[message.key]
+                took = time.monotonic() - since - asked
+                if isinstance(message.value, Candidate) and not message.value.finished:
+                    self._opening = max(took, (self._opening + took) / 2)
+                self._add(message.value)
+        return True
 
-    def _known(self, running: frozenset[Line], left: float, in_all: float) -> Known:
+    @property
+    def _in_all(self) -> float:
+        return 60.0 * self._config.minutes
+
+    def _known(self, running: frozenset[Line], left: float) -> Known:
         dead = frozenset(self._dead)
-        return Known(self._aim, self._space, self._found, running, dead, left, in_all, self._distilling)
+        return Known(self._aim, self._space, self._found, running, dead, left, self._in_all, self._distilling)
 
     def _arrived(self) -> bool:
         """Whether more time would change nothing."""
@@ -335,8 +350,8 @@ class _Lines:
             if self._report is not None:
                 self._report(came, self._best is came)
 
-    def _write(self) -> None:
-        """The best policy so far and the frontier."""
+    def _write(self, last: bool = False) -> None:
+        """The best policy so far and the frontier; as a picture now and then, and at the ``last``."""
         assert self._best is not None
         write_whole(self._run.policy, self._file(self._best).read_bytes())
         text = io.StringIO()
@@ -349,32 +364,40 @@ class _Lines:
             writer.writerow(figures | line | {"seed": one.line.seed})
             points.setdefault(one.line.method, []).append((one.payload_bytes, one.share, one.low, one.high))
         write_whole(self._run.out / "frontier.csv", text.getvalue())
-        plot_frontier(points, self._run.out / "frontier.png", keep=self._config.keep)
+        if time.monotonic() - self._plotted > _PLOT_SECONDS or last:
+            plot_frontier(points, self._run.out / "frontier.png", keep=self._config.keep)
+            self._plotted = time.monotonic()
 
     # The end
 
-    def finish(self, begun: float) -> dict[str, Any]:
-        """The best that is also what was asked for from the seeds of the final measurement, or else the closest."""
+    def chosen(self) -> tuple[Policy, dict[str, Any]]:
+        """The best that is also what was asked for from the seeds of the final measurement, or else the closest, and
+        the contents of its ``result.json``. What is not will not be taken for the best again."""
         candidates = sorted(self._candidates, key=self._aim.order)
         if not candidates:
             raise RunError(_nothing(self._config, list(self._dead.values())))
+        self._write(last=True)
         good = [candidate for candidate in candidates if self._aim.good(candidate)]
-        finalists = good[: _FINALISTS if self._aim.keep else 1] or candidates[:1]
         closest: tuple[float, Policy, dict[str, Any]] | None = None
-        for candidate in finalists:
-            in_all = 60.0 * self._config.minutes
-            seconds = self._spent + time.monotonic() - begun
-            self._watch(Standing("measuring the best", min(seconds, in_all), in_all, (), len(candidates), candidate))
+        for candidate in good[: _FINALISTS if self._aim.keep else 1] or candidates[:1]:
+            seconds = self._spent + time.monotonic() - self._begun
+            spent = min(seconds, self._in_all)
+            self._watch(Standing("measuring the best", spent, self._in_all, (), len(candidates), candidate))
             margin, policy, result = self._measured(candidate, seconds)
             if closest is None or result["reached"] or margin > closest[0]:
                 closest = margin, policy, result
             if result["reached"]:
                 break
+            mine = self._found[candidate.line]
+            self._found[candidate.line] = tuple(replace(c, confirmed=c.confirmed and c != candidate) for c in mine)
         assert closest is not None
+        return closest[1:]
+
+    def tidy(self) -> None:
+        """Removes checkpoints from which nothing more can come."""
         for folder in self._folder.glob("*/checkpoint"):
             if self._useless(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-        return self._run.finish(*closest[1:])
 
     def _useless(self, checkpoint: Path) -> bool:
         """Whether nothing more can come of a checkpoint: its line is finished."""
