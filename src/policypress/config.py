@@ -17,6 +17,8 @@ from policypress.errors import ConfigError
 
 CONFIG_VERSION = 1
 FLOAT_BITS = 32
+SEARCH_EPISODES = 100
+"""Of a measurement at the end of a search, which has chosen among many."""
 
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
@@ -368,7 +370,7 @@ class DistillConfig:
             raise ConfigError(f"critic_start={self.critic_start} must be a fraction of the batches, for example 0.5.")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must not be negative.")
-        if any(width < 1 for width in self.hidden):
+        if self.hidden != "none" and any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
         self.compression.check_reachable(self.batches, self.batches)
 
@@ -402,12 +404,25 @@ class PressConfig:
     keep: Annotated[
         float,
         Setting(
-            "Search for the smallest payload that keeps this share of the mean return, for example 0.95",
+            "Search for the smallest payload that keeps this share of the mean return, for example 0.95, by the lower "
+            "end of its interval",
             SEARCH,
             shown=None,
         ),
     ] = 0.0
-    """0: one student, no search."""
+    """0: no share is asked for; without ``bytes``, one student and no search."""
+    keep_worst: Annotated[
+        float, Setting("Share of the agent's worst tenth that must be kept beside --keep", SEARCH)
+    ] = 0.9
+    bytes: Annotated[
+        int,
+        Setting(
+            "Search for the best return in so many bytes of payload; with --keep, until one of them keeps enough",
+            SEARCH,
+            Span(0),
+            shown=None,
+        ),
+    ] = 0
     minutes: Annotated[float, Setting("Time for the search", SEARCH)] = 0.0
     episodes: Annotated[int, Setting("Episodes of a measurement", span=Span(2))] = 50
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -433,12 +448,25 @@ class PressConfig:
             raise ConfigError(
                 f"keep={self.keep} must be a share of the agent's return, for example {_share(self.keep, 0.95):g}."
             )
-        if self.keep and not (self.method == "distill" and self.minutes > 0.0):
-            raise ConfigError("keep=... searches among distilled students: give --minutes, and no other --method.")
-        if self.keep and not self.student.compression.quantizes:
-            raise ConfigError("keep=... searches for a precision: give weight_bits of 2 to 8.")
-        if self.minutes and not self.keep:
-            raise ConfigError(f"minutes={self.minutes:g} are the time of a search: say what it must keep, --keep 0.95.")
+        if not 0.0 <= self.keep_worst <= 1.5:
+            raise ConfigError(
+                f"keep_worst={self.keep_worst} must be a share of the agent's worst tenth, for example "
+                f"{_share(self.keep_worst, 0.9):g}."
+            )
+        if self.searches and not (self.method == "distill" and self.minutes > 0.0):
+            raise ConfigError("a search (keep, bytes) takes what ways it needs: give --minutes, and no --method.")
+        if self.searches and not self.student.compression.quantizes:
+            raise ConfigError("a search (keep, bytes) is one for a precision too: give weight_bits of 2 to 8.")
+        if self.minutes and not self.searches:
+            raise ConfigError(
+                f"minutes={self.minutes:g} are the time of a search: say what it must keep, --keep 0.95, or "
+                "--bytes 128."
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether this is a search, and not one student."""
+        return self.keep > 0.0 or self.bytes > 0
 
     @property
     def environment(self) -> Environment:
@@ -488,7 +516,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _TUPLES = ("hidden", "wrappers")
 
 
-_LATER = (("pruning", "gradual"), ("structure", "unstructured"))
+_LATER = (("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0))
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
 
@@ -519,7 +547,11 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 def _built(cls: type[T], values: Mapping[str, Any]) -> T:
     arguments = {
-        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name in _TUPLES else value
+        name: _built(_NESTED[name], value)
+        if name in _NESTED
+        else tuple(value)
+        if name in _TUPLES and value != "none"
+        else value
         for name, value in values.items()
     }
     return cls(**arguments)

@@ -24,6 +24,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "psutil",
     ),
     "export": ("onnx", "onnxruntime"),
+    "cluster": ("ray",),
 }
 """Modules that an extra brings, as they are imported; "train" brings those of "gym" too."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -52,11 +53,15 @@ _CHUNK = 1024
 class Distill(Method):
     """A student that learns to act as the agent does."""
 
+    anytime: ClassVar[bool] = False
+
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:
         check_config(agent.teacher, config.student)
 
     @contextmanager
-    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Distillation]:
+    def prepare(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
+    ) -> Iterator[Distillation]:
         with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
             yield Distillation(teacher, states, config.student, folder)
 
@@ -95,9 +100,9 @@ class Distillation:
         if saved is not None:
             self._restore(saved)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Trains what is left to train."""
-        config = self._config
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
+        config, deadline = self._config, time.monotonic() + seconds
         collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
         collected = self._pace.step(self._done - 1) // collect_every if self._done else 0
@@ -114,8 +119,11 @@ class Distillation:
                 self._save()
                 if progress is not None:
                     progress(self._done, self._pace.batches, loss)
+                if self._done < self._pace.batches and time.monotonic() >= deadline:
+                    return False
         self._compressor.step(config.batches)
         self._network.eval()
+        return True
 
     def freeze(self) -> Policy:
         """The student as it stands."""
@@ -260,7 +268,9 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
-    if teacher.graph is not None:
+    if config.hidden == "none":  # type: ignore[comparison-overlap]
+        network = fresh(math.prod(teacher.observation.shape), (), teacher.output_count)
+    elif teacher.graph is not None:
         # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
         network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
     elif config.hidden:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from policypress.config import PressConfig
 from policypress.policy.policy import Policy
@@ -18,10 +18,15 @@ class Pressing(Protocol):
     """One agent on its way to a small policy."""
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+<<<<<<< HEAD
         """Does what is left to do, or as much as fits in ``seconds``; whether it is finished.
 
         What is done is in the checkpoint.
         """
+=======
+        """Does what is left to do, or as much as fits in ``seconds``; whether it is finished. What is done is in the
+        checkpoint."""
+>>>>>>> search
 
     def freeze(self) -> Policy:
         """The policy that came of it so far."""
@@ -29,6 +34,9 @@ class Pressing(Protocol):
 
 class Method(ABC):
     """A way of pressing. Another one is a subclass and a row of ``rl.methods``."""
+
+    anytime: ClassVar[bool] = True
+    """Whether what is not finished freezes to a policy that is worth measuring."""
 
     @abstractmethod
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:

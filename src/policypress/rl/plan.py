@@ -12,6 +12,7 @@ from gymnasium import spaces
 from policypress import presets
 from policypress.config import (
     FLOAT_BITS,
+    SEARCH_EPISODES,
     CompressionConfig,
     DistillConfig,
     Environment,
@@ -94,10 +95,16 @@ def plan_pressing(
             "function in a module, or call policypress.compress."
         )
     given = {"weight_bits": 8, **(compression or {})}
-    searched = bool((settings or {}).get("keep"))
+    settings = dict(settings or {})
+    if searched := bool(settings.get("keep") or settings.get("bytes")):
+        settings.setdefault("episodes", SEARCH_EPISODES)
     if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
-        raise ConfigError("a search finds hidden widths, rate_weight and batches itself: leave them or keep out.")
-    if hidden is None and method == "distill" and not given.get("sparsity"):
+        raise ConfigError(
+            "a search finds hidden widths, rate_weight and batches itself: leave them or keep and bytes out."
+        )
+    if searched:
+        hidden = None
+    elif hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
     quantizes = given["weight_bits"] != FLOAT_BITS
     if method == "distill" and ((quantizes and (searched or hidden)) or "rate_weight" in given):
@@ -108,7 +115,7 @@ def plan_pressing(
         given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
     widths = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
-    gentle = not widths or agent.teacher.observation.image
+    gentle = not (widths or searched) or agent.teacher.observation.image
     student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
     return PressConfig(
         agent.algo,
@@ -120,7 +127,7 @@ def plan_pressing(
         frame_stack=environment.frame_stack,
         method=method,  # type: ignore[arg-type]
         student=DistillConfig(CompressionConfig(**given), hidden=widths, **student),
-        **(settings or {}),
+        **settings,
     )
 
 
