@@ -3,11 +3,10 @@
     python benchmarks/frontier.py run --agents FOLDER --out runs/rows [--rows swimmer-30,hopper-30] [--seeds 1,2,3]
     python benchmarks/frontier.py report runs/rows --csv docs/frontier/rows.csv
     python benchmarks/frontier.py zoo runs/rows --out zoo
-    python benchmarks/frontier.py picture --csv docs/frontier --out docs/frontier
 
 ``run`` presses agents with ``policypress compress AGENT --keep SHARE --bytes BYTES --minutes MINUTES`` and no further
-option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on. ``report``
-writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats.
+option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on.
+``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats.
 """
 
 from __future__ import annotations
