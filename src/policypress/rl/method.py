@@ -18,15 +18,10 @@ class Pressing(Protocol):
     """One agent on its way to a small policy."""
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
-<<<<<<< HEAD
         """Does what is left to do, or as much as fits in ``seconds``; whether it is finished.
 
         What is done is in the checkpoint.
         """
-=======
-        """Does what is left to do, or as much as fits in ``seconds``; whether it is finished. What is done is in the
-        checkpoint."""
->>>>>>> search
 
     def freeze(self) -> Policy:
         """The policy that came of it so far."""
