@@ -82,7 +82,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forked students of 200 batches, evolution that only steps, and no pictures."""
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORK)
-    monkeypatch.setattr(SEARCH._Lines, "_timed", lambda *_: (200, 2.0))
+    monkeypatch.setattr(SEARCH._Lines, "_timed", lambda *_: (200, 2.0, 0.5))
     monkeypatch.setattr(SEARCH, "plot_frontier", lambda *_, **__: None)
     monkeypatch.setattr(SEARCH, "_OPENING_SECONDS", 0.3)
     monkeypatch.setitem(METHODS, "evolve", Evolved())
@@ -303,13 +303,14 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
     lines = object.__new__(SEARCH._Lines)
     lines._agent = open_agent(source, "dqn", PICK)
     lines._space = space_of(lines._agent, frozenset({"distill"}))
-    lines._config, lines._run, lines._watch, lines._spent = planned(source), PressFolder(tmp_path), lambda _: None, 0.0
-    batches, seconds = lines._timed()  # however busy the machine is
+    lines._config, lines._run, lines._watch = planned(source), PressFolder(tmp_path), lambda _: None
+    lines._begun = time.monotonic()
+    batches, seconds, measuring = lines._timed()  # however busy the machine is
     assert 1_000 <= batches <= 100_000
     assert batches % 1_000 == 0
     assert seconds > 0
     lines._config = planned(source, minutes=30.0)
-    assert lines._timed() == (batches, seconds), "the same in every call of one run"
+    assert lines._timed() == (batches, seconds, measuring), "the same in every call of one run"
 
 
 # Widths
