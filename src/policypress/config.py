@@ -370,7 +370,7 @@ class DistillConfig:
             raise ConfigError(f"critic_start={self.critic_start} must be a fraction of the batches, for example 0.5.")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must not be negative.")
-        if self.hidden != "none" and any(width < 1 for width in self.hidden):
+        if any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
         self.compression.check_reachable(self.batches, self.batches)
 
@@ -547,11 +547,7 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 def _built(cls: type[T], values: Mapping[str, Any]) -> T:
     arguments = {
-        name: _built(_NESTED[name], value)
-        if name in _NESTED
-        else tuple(value)
-        if name in _TUPLES and value != "none"
-        else value
+        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name in _TUPLES else value
         for name, value in values.items()
     }
     return cls(**arguments)

@@ -268,9 +268,7 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
-    if config.hidden == "none":  # type: ignore[comparison-overlap]
-        network = fresh(math.prod(teacher.observation.shape), (), teacher.output_count)
-    elif teacher.graph is not None:
+    if teacher.graph is not None:
         # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
         network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
     elif config.hidden:
