@@ -20,6 +20,7 @@ from policypress.config import (
     TrainConfig,
     dumps,
     from_json,
+    hidden_text,
     to_json,
 )
 from policypress.errors import ConfigError, PolicypressError
@@ -384,6 +385,17 @@ def test_a_pressing_survives_json() -> None:
     config = PressConfig("sac", "x", "ab", "cd", student=student, keep=0.95, minutes=2.5, episodes=7)
     assert from_json(PressConfig, json.loads(dumps(config))) == config
     assert from_json(DistillConfig, json.loads(dumps(student))) == student
+
+
+def test_a_linear_student_is_written_as_such() -> None:
+    student = DistillConfig(hidden="none")
+    data = json.loads(dumps(student))
+    assert data["hidden"] == "none"
+    assert from_json(DistillConfig, data) == student
+    assert [hidden_text(hidden) for hidden in ("none", (24, 24), ())] == ["linear", "24-24", ""]
+    for wrong in ("auto", "nothing", "8"):
+        with pytest.raises(ConfigError):
+            from_json(DistillConfig, {**data, "hidden": wrong})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from policypress.config import hidden_text
 from policypress.policy.description import contract_rows, layer_titles
 from policypress.policy.policy import Policy
 
@@ -73,7 +74,7 @@ def compress_table(result: Mapping[str, Any]) -> Table:
 def candidate_line(candidate: Candidate, best: bool) -> str:
     """One finished student of a search."""
     return (
-        f"{'-'.join(map(str, candidate.hidden)):>12}  rate {candidate.knobs.rate_weight:.4f}  "
+        f"{hidden_text(candidate.hidden):>12}  rate {candidate.knobs.rate_weight:.4f}  "
         f"{candidate.payload_bytes:>7,} B {candidate.ratio:5.0f}x  "
         f"kept {candidate.share:6.1%} [{candidate.low:.1%}, {candidate.high:.1%}]{'  best' if best else ''}"
     )
@@ -83,7 +84,7 @@ def standing_line(standing: Standing) -> str:
     """Where a search stands: time, students, the best so far."""
     parts = [f"{_clock(standing.seconds)} of {_clock(standing.of)}", standing.doing]
     if standing.running:
-        parts[-1] += " " + ", ".join("-".join(map(str, hidden)) for hidden in standing.running)
+        parts[-1] += " " + ", ".join(map(hidden_text, standing.running))
     if standing.finished:
         parts.append(f"{standing.finished} finished")
     if standing.best is not None:

@@ -12,7 +12,7 @@ from policypress.cli import texts
 from policypress.cli.live import bars, resumable, standing
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
-from policypress.config import SEARCH, CompressionConfig, DistillConfig, Environment, PressConfig
+from policypress.config import SEARCH, CompressionConfig, DistillConfig, Environment, Hidden, PressConfig
 from policypress.errors import ConfigError
 from policypress.extras import require
 
@@ -34,13 +34,13 @@ _COMPRESSION = {
 }
 
 
-def _widths_or_auto(text: str, name: str) -> tuple[int, ...] | Literal["auto"]:
-    return "auto" if text == "auto" else texts.widths(text, name)
+def _hidden_or_auto(text: str, name: str) -> Hidden | Literal["auto"]:
+    return "auto" if text == "auto" else texts.hidden(text, name)
 
 
 @app.command()
 @options(
-    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _widths_or_auto}),
+    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _hidden_or_auto}),
     compression=Fields(CompressionConfig, defaults=_COMPRESSION),
     pressing=Fields(PressConfig, defaults={"minutes": f"{_SEARCH_MINUTES:g} with --keep"}),
     environment=Fields(Environment),

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from policypress.config import DistillConfig, PressConfig
+from policypress.config import DistillConfig, Hidden, PressConfig, hidden_of, hidden_text
 from policypress.errors import ConfigError, RunError
 from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of
@@ -83,7 +83,7 @@ class Candidate:
     and ``ended_early`` those of ``Evaluation``."""
 
     knobs: Knobs
-    hidden: tuple[int, ...]
+    hidden: Hidden
     payload_bytes: int
     ratio: float
     nonzeros: int
@@ -107,7 +107,7 @@ class Standing:
     doing: str
     seconds: float
     of: float
-    running: tuple[tuple[int, ...], ...] = ()
+    running: tuple[Hidden, ...] = ()
     finished: int = 0
     best: Candidate | None = None
 
@@ -282,7 +282,7 @@ class _Students:
             writer.writerow(
                 row
                 | {"name": one.knobs.name, "rate_weight": one.knobs.rate_weight, "seed": one.knobs.seed}
-                | {"hidden": "-".join(map(str, one.hidden))}
+                | {"hidden": hidden_text(one.hidden)}
             )
         write_whole(self._run.out / "frontier.csv", text.getvalue())
         plot_frontier(
@@ -362,4 +362,4 @@ def _train(
 
 
 def _candidate(values: dict[str, Any]) -> Candidate:
-    return Candidate(**{**values, "knobs": Knobs(**values["knobs"]), "hidden": tuple(values["hidden"])})
+    return Candidate(**{**values, "knobs": Knobs(**values["knobs"]), "hidden": hidden_of(values["hidden"])})
