@@ -241,7 +241,7 @@ def test_a_line_in_the_middle_of_a_slice_goes_on(
 
 def test_a_process_that_dies_says_so(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SEARCH, "_measure", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(RunError, match=r"line up-distill-none-.* died \(exit code -9\).* go on with --resume"):
+    with pytest.raises(RunError, match=r"line up-distill-linear-.* died \(exit code -9\).* go on with --resume"):
         search(source, planned(source, minutes=0.5), tmp_path, jobs=1)
     assert not multiprocessing.active_children()
 
@@ -274,8 +274,8 @@ def test_a_line_that_diverges_is_left_and_the_others_go_on(
     assert result["candidates"] >= 1
     dead = [path.parent.name for path in (tmp_path / "lines").glob("*/dead.txt")]
     assert dead
-    assert not [name for name in dead if "none" in name]
-    assert any("none" in row["hidden"] for row in rows_of(tmp_path))
+    assert not [name for name in dead if "linear" in name]
+    assert any("linear" in row["hidden"] for row in rows_of(tmp_path))
 
 
 def test_no_time_for_a_single_line(source: Source, tmp_path: Path) -> None:

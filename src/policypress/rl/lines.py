@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from policypress.config import PressMethod
+from policypress.config import PressMethod, hidden_text
 
 End = Literal["up", "down"]
 Widths = tuple[int, ...]
@@ -66,11 +66,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        return f"{self.end}-{self.method}-{shown(self.hidden)}-coarsen{self.coarsen:+d}-seed{self.seed}"
-
-
-def shown(hidden: Widths) -> str:
-    return "-".join(map(str, hidden)) or "none"
+        return f"{self.end}-{self.method}-{hidden_text(self.hidden or 'none')}-coarsen{self.coarsen:+d}-seed{self.seed}"
 
 
 @dataclass(frozen=True)

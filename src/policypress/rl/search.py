@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policypress.config import PressConfig, PressMethod
+from policypress.config import Hidden, PressConfig, PressMethod, hidden_text
 from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of, worst_share_of, worst_tenth
@@ -33,7 +33,7 @@ from policypress.rl.evaluate import evaluate
 from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
-from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose, shown
+from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
 from policypress.rl.sources import OpenedAgent, Source
@@ -358,7 +358,11 @@ class _Lines:
         writer.writeheader()
         points: dict[str, list[Point]] = {}
         for one in sorted(self._candidates, key=lambda c: c.payload_bytes):
-            line = {"method": one.line.method, "hidden": shown(one.line.hidden), "coarsen": one.line.coarsen}
+            line = {
+                "method": one.line.method,
+                "hidden": hidden_text(_hidden(one.line.hidden)),
+                "coarsen": one.line.coarsen,
+            }
             figures = {name: getattr(one, name, None) for name in COLUMNS}
             writer.writerow(figures | line | {"seed": one.line.seed})
             points.setdefault(one.line.method, []).append((one.payload_bytes, one.share, one.low, one.high))
@@ -427,7 +431,7 @@ class _Lines:
 _NO_SEARCH: dict[str, Any] = {"keep": 0.0, "bytes": 0, "minutes": 0.0}
 
 
-def _hidden(widths: Widths) -> Any:
+def _hidden(widths: Widths) -> Hidden:
     """Widths as a DistillConfig has them."""
     return widths or "none"
 
