@@ -12,7 +12,6 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from policypress.config import hidden_text
 from policypress.policy.description import contract_rows, layer_titles
 from policypress.policy.policy import Policy
 
@@ -77,7 +76,7 @@ def compress_table(result: Mapping[str, Any]) -> Table:
 def candidate_line(candidate: Candidate, best: bool) -> str:
     """What came of a line of a search."""
     return (
-        f"{candidate.line.method:>8} {hidden_text(candidate.line.hidden or 'none'):>9} {candidate.payload_bytes:>7,} B  "
+        f"{candidate.line.method:>8} {candidate.line.shape:>9} {candidate.payload_bytes:>7,} B  "
         f"kept {candidate.share:.1%} [{candidate.low:.1%}, {candidate.high:.1%}] "
         f"worst {candidate.worst_share:.0%}{'  best' if best else ''}"
     )
@@ -99,9 +98,7 @@ def standing_line(standing: Standing) -> str:
     """Where a search stands: time, what is at work, the best so far."""
     parts = [f"{_clock(standing.seconds)} of {_clock(standing.of)}", standing.doing]
     if standing.running:
-        parts[-1] += " " + ", ".join(
-            f"{hidden_text(line.hidden or 'none')} ({line.method})" for line in standing.running
-        )
+        parts[-1] += " " + ", ".join(f"{line.shape} ({line.method})" for line in standing.running)
     if standing.finished:
         parts.append(f"{standing.finished} measured")
     if standing.best is not None:

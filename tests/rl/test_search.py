@@ -132,10 +132,13 @@ def test_a_search_leaves_the_smallest_and_the_frontier(source: Source, tmp_path:
     assert search(source, config, tmp_path) == result
 
 
-def test_evolution_starts_from_what_was_distilled_and_gets_slice_after_slice(source: Source, tmp_path: Path) -> None:
+def test_evolution_starts_from_what_was_distilled_and_gets_slice_after_slice(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A share that nothing keeps: there is always something to do until the time is over."""
+    monkeypatch.setattr("policypress.rl.lines._descend", lambda _: iter(()))
     found: list[Candidate] = []
-    config = planned(source, keep=1.4, minutes=0.15)
+    config = planned(source, keep=1.4, minutes=0.12)
     result = search(source, config, tmp_path, jobs=1, report=lambda one, _: found.append(one))
     assert result["reached"] is False
     evolved = [one for one in found if one.line == EVOLVED]
@@ -151,9 +154,9 @@ def test_evolution_starts_from_what_was_distilled_and_gets_slice_after_slice(sou
     ]
     assert seeds == [SEARCH_SEED + 16 * one.slice for one in evolved], "other seeds every time"
     with pytest.raises(RunError, match="holds an unfinished run: add --resume"):
-        search(source, planned(source, keep=1.4), tmp_path)
-    more = search(source, planned(source, keep=1.4, minutes=0.25), tmp_path, jobs=1, resume=True)
-    assert more["config"]["minutes"] == 0.25
+        search(source, planned(source, keep=1.4, minutes=0.13), tmp_path)
+    more = search(source, planned(source, keep=1.4, minutes=0.2), tmp_path, jobs=1, resume=True)
+    assert more["config"]["minutes"] == 0.2
     assert more["candidates"] > len(found)
 
 

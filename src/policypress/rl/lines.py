@@ -65,8 +65,13 @@ class Line:
         return float(_FIRST_CODES * 2.0 ** (-self.coarsen / 2))
 
     @property
+    def shape(self) -> str:
+        """Its widths in words: "24-24", "linear"."""
+        return hidden_text(self.hidden or "none")
+
+    @property
     def name(self) -> str:
-        return f"{self.end}-{self.method}-{hidden_text(self.hidden or 'none')}-coarsen{self.coarsen:+d}-seed{self.seed}"
+        return f"{self.end}-{self.method}-{self.shape}-coarsen{self.coarsen:+d}-seed{self.seed}"
 
 
 @dataclass(frozen=True)

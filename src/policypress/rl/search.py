@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policypress.config import Hidden, PressConfig, PressMethod, hidden_text
+from policypress.config import Hidden, PressConfig, PressMethod
 from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of, worst_share_of, worst_tenth
@@ -360,7 +360,7 @@ class _Lines:
         for one in sorted(self._candidates, key=lambda c: c.payload_bytes):
             line = {
                 "method": one.line.method,
-                "hidden": hidden_text(_hidden(one.line.hidden)),
+                "hidden": one.line.shape,
                 "coarsen": one.line.coarsen,
             }
             figures = {name: getattr(one, name, None) for name in COLUMNS}
