@@ -531,6 +531,21 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
     assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
 
 
+def test_a_linear_student_runs_saves_and_exports(run: Run, picker_file: Path, tmp_path: Path) -> None:
+    quick = ("--hidden", "none", "--batches", 100, "--states", 400)
+    answer = run(*pressed(picker_file, tmp_path / "run", *quick))
+    assert answer.code == 0, answer.err
+    policy = tmp_path / "run" / "policy.policy"
+    assert "output (3)" in run("info", policy).out
+    assert json.loads((tmp_path / "run/config.json").read_text())["student"]["hidden"] == "none"
+    for form in ("c", "onnx"):
+        done = run("export", policy, "--to", form, "--out", tmp_path / form)
+        assert done.code == 0, done.err
+    packed = run("pack", policy, tmp_path / "packed")
+    assert packed.code == 0, packed.err
+    assert run("evaluate", tmp_path / "packed", "--env", PICK, "--episodes", 2).code == 0
+
+
 def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
     model = dqn(PICK)
     for parameter in model.q_net.parameters():

@@ -21,6 +21,7 @@ from policypress.config import (
     TrainConfig,
     dumps,
     from_json,
+    hidden_text,
     to_json,
 )
 from policypress.errors import ConfigError, PolicypressError
@@ -390,6 +391,17 @@ def test_a_pressing_survives_json() -> None:
     assert from_json(PressConfig, json.loads(dumps(replace(config, keep_worst=0.8, bytes=9)))).bytes == 9
     assert from_json(PressConfig, json.loads(dumps(config))) == config
     assert from_json(DistillConfig, json.loads(dumps(student))) == student
+
+
+def test_a_linear_student_is_written_as_such() -> None:
+    student = DistillConfig(hidden="none")
+    data = json.loads(dumps(student))
+    assert data["hidden"] == "none"
+    assert from_json(DistillConfig, data) == student
+    assert [hidden_text(hidden) for hidden in ("none", (24, 24), ())] == ["linear", "24-24", ""]
+    for wrong in ("auto", "nothing", "8"):
+        with pytest.raises(ConfigError):
+            from_json(DistillConfig, {**data, "hidden": wrong})
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_the_standing_of_a_search_is_one_line() -> None:
     best = candidate(lines[1])
     assert standing_line(Standing("measuring the agent", 0.0, 600.0)) == "0:00 of 10:00 · measuring the agent"
     line = standing_line(Standing("pressing", 83.9, 600.0, lines, 3, best))
-    assert line == ("1:23 of 10:00 · pressing none (evolve), 22-22 (distill) · 3 measured · best 1,512 B, kept 98.5%")
+    assert line == ("1:23 of 10:00 · pressing linear (evolve), 22-22 (distill) · 3 measured · best 1,512 B, kept 98.5%")
 
 
 def test_what_a_search_missed_is_said() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -28,6 +28,8 @@ Structure = Literal["unstructured", "2:4"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 PressMethod = Literal["distill", "ptq", "finetune", "evolve"]
+Hidden = tuple[int, ...] | Literal["none"]
+"""Widths of a student's last hidden layers; (): as wide as its teacher's; "none": it is linear."""
 
 T = TypeVar("T")
 
@@ -338,9 +340,11 @@ class DistillConfig:
 
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     hidden: Annotated[
-        tuple[int, ...],
+        Hidden,
         Setting(
-            "Widths of the student's last hidden layers, for example 24,24", STUDENT, shown="the agent's own network"
+            "Widths of the student's last hidden layers, for example 24,24, or none for a linear student",
+            STUDENT,
+            shown="the agent's own network",
         ),
     ] = ()
     batches: Annotated[
@@ -513,7 +517,6 @@ def _share(value: float, example: float) -> float:
 
 Config = CompressionConfig | TrainConfig | DistillConfig | PressConfig
 _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
-_TUPLES = ("hidden", "wrappers")
 
 
 _LATER = (("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0))
@@ -546,15 +549,22 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 
 def _built(cls: type[T], values: Mapping[str, Any]) -> T:
+    read: dict[str, Callable[[Any], Any]] = {"hidden": hidden_of, "wrappers": tuple}
     arguments = {
-        name: _built(_NESTED[name], value)
-        if name in _NESTED
-        else tuple(value)
-        if name in _TUPLES and value != "none"
-        else value
+        name: _built(_NESTED[name], value) if name in _NESTED else read[name](value) if name in read else value
         for name, value in values.items()
     }
     return cls(**arguments)
+
+
+def hidden_of(value: Any) -> Hidden:
+    """Hidden widths as JSON holds them."""
+    return "none" if value == "none" else tuple(value)
+
+
+def hidden_text(hidden: Hidden) -> str:
+    """Hidden widths as tables show them: "24-24", "linear"."""
+    return "linear" if hidden == "none" else "-".join(map(str, hidden))
 
 
 def dumps(config: Config) -> str:

@@ -76,7 +76,7 @@ def compress_table(result: Mapping[str, Any]) -> Table:
 def candidate_line(candidate: Candidate, best: bool) -> str:
     """What came of a line of a search."""
     return (
-        f"{candidate.line.method:>8} {_widths(candidate.line.hidden):>9} {candidate.payload_bytes:>7,} B  "
+        f"{candidate.line.method:>8} {candidate.line.shape:>9} {candidate.payload_bytes:>7,} B  "
         f"kept {candidate.share:.1%} [{candidate.low:.1%}, {candidate.high:.1%}] "
         f"worst {candidate.worst_share:.0%}{'  best' if best else ''}"
     )
@@ -98,16 +98,12 @@ def standing_line(standing: Standing) -> str:
     """Where a search stands: time, what is at work, the best so far."""
     parts = [f"{_clock(standing.seconds)} of {_clock(standing.of)}", standing.doing]
     if standing.running:
-        parts[-1] += " " + ", ".join(f"{_widths(line.hidden)} ({line.method})" for line in standing.running)
+        parts[-1] += " " + ", ".join(f"{line.shape} ({line.method})" for line in standing.running)
     if standing.finished:
         parts.append(f"{standing.finished} measured")
     if standing.best is not None:
         parts.append(f"best {standing.best.payload_bytes:,} B, kept {standing.best.share:.1%}")
     return " · ".join(parts)
-
-
-def _widths(hidden: Sequence[int]) -> str:
-    return "-".join(map(str, hidden)) or "none"
 
 
 def _clock(seconds: float) -> str:

@@ -18,6 +18,7 @@ from policypress.config import (
     CompressionConfig,
     DistillConfig,
     Environment,
+    Hidden,
     PressConfig,
 )
 from policypress.errors import ConfigError
@@ -45,13 +46,13 @@ _COMPRESSION = {
 }
 
 
-def _widths_or_auto(text: str, name: str) -> tuple[int, ...] | Literal["auto"]:
-    return "auto" if text == "auto" else texts.widths(text, name)
+def _hidden_or_auto(text: str, name: str) -> Hidden | Literal["auto"]:
+    return "auto" if text == "auto" else texts.hidden(text, name)
 
 
 @app.command()
 @options(
-    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _widths_or_auto}),
+    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _hidden_or_auto}),
     compression=Fields(CompressionConfig, defaults=_COMPRESSION),
     pressing=Fields(PressConfig, defaults=_PRESSING),
     environment=Fields(Environment),

@@ -23,7 +23,7 @@ from torch import nn
 from policypress.compression.compressor import Compressor
 from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.freeze import spread
-from policypress.compression.student import fresh, student
+from policypress.compression.student import fresh, linear, student
 from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError, DivergedError, RunError
 from policypress.files import replace_file
@@ -46,6 +46,8 @@ _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-bi
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
 _IMPORTANCE_STATES = 512
+_SATURATED = 1.5  # an output before tanh from which more hardly counts
+_FITTED_STATES = 8192  # by which a linear student starts; of images as many as tell importance
 _CHECKPOINTS = 50
 _CHUNK = 1024
 
@@ -95,10 +97,17 @@ class Distillation:
         if saved is None:
             self._collect(math.ceil(_FIRST_STATES * config.states), share=0.0)
         torch.manual_seed(config.seed)
-        some = self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
-        self._network, self._optimizer, self._compressor = _student(teacher, config, some)
+        self._network, self._optimizer, self._compressor = _student(teacher, config, self._first_states())
         if saved is not None:
             self._restore(saved)
+
+    def _first_states(self) -> torch.Tensor:
+        """Those by which a student starts: the first, or for a linear one, a sample of all that were there at first."""
+        if self._config.hidden != "none":
+            return self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
+        count = min(self._memory.count, math.ceil(_FIRST_STATES * self._config.states))
+        most = _IMPORTANCE_STATES if self._teacher.observation.image else _FITTED_STATES
+        return self._memory.inputs(torch.linspace(0, count - 1, min(count, most)).long())
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
         """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
@@ -268,8 +277,8 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
-    if config.hidden == "none":  # type: ignore[comparison-overlap]
-        network = fresh(math.prod(teacher.observation.shape), (), teacher.output_count)
+    if config.hidden == "none":
+        network = linear(observations, _unsaturated(teacher, teacher.outputs(observations)))
     elif teacher.graph is not None:
         # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
         network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
@@ -284,6 +293,11 @@ def _student(
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
     return network, optimizer, compressor
+
+
+def _unsaturated(teacher: Teacher, outputs: torch.Tensor) -> torch.Tensor:
+    """``outputs`` without what a tanh hides: a linear student need not follow it."""
+    return outputs.clamp(-_SATURATED, _SATURATED) if teacher.action.squash else outputs
 
 
 def _decay(progress: float) -> float:

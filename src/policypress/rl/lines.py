@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from policypress.config import PressMethod
+from policypress.config import PressMethod, hidden_text
 
 End = Literal["up", "down"]
 Widths = tuple[int, ...]
@@ -34,7 +34,7 @@ _HEADER = 12.0  # bytes of a payload that are no weights, about
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 1_500  # weights
-_YOUNG, _TREND = 3, 6  # slices before a line is judged, and those that it is judged by
+_YOUNG, _TREND = 4, 6  # slices before a line is judged, and those that it is judged by
 _DAMPING = 0.5  # of a trend, over all the time left
 _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
@@ -65,12 +65,13 @@ class Line:
         return float(_FIRST_CODES * 2.0 ** (-self.coarsen / 2))
 
     @property
+    def shape(self) -> str:
+        """Its widths in words: "24-24", "linear"."""
+        return hidden_text(self.hidden or "none")
+
+    @property
     def name(self) -> str:
-        return f"{self.end}-{self.method}-{shown(self.hidden)}-coarsen{self.coarsen:+d}-seed{self.seed}"
-
-
-def shown(hidden: Widths) -> str:
-    return "-".join(map(str, hidden)) or "none"
+        return f"{self.end}-{self.method}-{self.shape}-coarsen{self.coarsen:+d}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,13 @@ class Aim:
     def margin(self, candidate: Candidate) -> float:
         """By how much the worse of both criteria is kept; below 0 where one is missed."""
         return min(candidate.low - self.keep, candidate.worst_share - self.keep_worst) if self.keep else candidate.low
+
+    def standing(self, candidate: Candidate) -> float:
+        """How far a line has come, smoother than ``margin``: what is missing of both criteria, 0 at best."""
+        if not self.keep:
+            return candidate.low
+        missing = candidate.share - self.keep, candidate.worst_share - self.keep_worst
+        return sum(min(one, 0.0) for one in missing) / 2
 
     def good(self, candidate: Candidate) -> bool:
         """Whether it is what was asked for, as far as the search can tell."""
@@ -214,11 +222,11 @@ class Known:
         return sum(candidate.seconds for line in lines for candidate in self.found.get(line, ()))
 
     def projected(self, line: Line) -> float:
-        """Margin that a line gets to in the time left, if its trend goes on for half of it."""
-        margins = [self.aim.margin(candidate) for candidate in self.found[line]]
-        if not margins:
+        """Where a line gets to in the time left, by ``Aim.standing``, if its trend goes on for half of it."""
+        last = self.found[line][-_TREND:]
+        if not last:
             return math.inf
-        now, trend = _trend(margins[-_TREND:], [c.seconds for c in self.found[line][-_TREND:]])
+        now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
         return now + max(0.0, trend) * _DAMPING * min(self.left, self.in_all)
 
     def hopeful(self, line: Line) -> bool:

@@ -16,6 +16,7 @@ from policypress.config import (
     CompressionConfig,
     DistillConfig,
     Environment,
+    Hidden,
     PressConfig,
     TrainConfig,
 )
@@ -77,7 +78,7 @@ def plan_pressing(
     agent: OpenedAgent,
     *,
     method: str = "distill",
-    hidden: tuple[int, ...] | Literal["auto"] | None = None,
+    hidden: Hidden | Literal["auto"] | None = None,
     compression: Mapping[str, Any] | None = None,
     student: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -113,7 +114,7 @@ def plan_pressing(
         pruned = given.get("sparsity", 0.0) > 0.0
         start = 0.6 if pruned else 0.1
         given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
-    widths = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
+    widths: Hidden = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
     gentle = not (widths or searched) or agent.teacher.observation.image
     student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policypress.config import PressConfig, PressMethod
+from policypress.config import Hidden, PressConfig, PressMethod
 from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of, worst_share_of, worst_tenth
@@ -33,8 +33,8 @@ from policypress.rl.evaluate import evaluate
 from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
-from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose, shown
-from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes, returns_of
+from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose
+from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.workers import Tell
@@ -184,12 +184,10 @@ class _Lines:
             self._write()
         judged = replace(agent.source, vecnormalize=agent.vecnormalize, force=True)
         self._source = judged  # what the agent's file tells has been judged: processes need not hear of it again
-        started = time.monotonic()
-        self._returns = returns_of(agent.teacher, config.environment, config.episodes, SEARCH_SEED).returns
-        self._measuring = time.monotonic() - started
+        self._returns = tuple(teacher["returns"])  # of no seed that a student is compared on
         methods: tuple[PressMethod, ...] = ("distill", "finetune", "evolve")
         self._space = space_of(agent, frozenset(method for method in methods if self._allows(method)))
-        self._batches, self._distilling = self._timed()
+        self._batches, self._distilling, self._measuring = self._timed()
 
     # What is tried
 
@@ -294,13 +292,14 @@ class _Lines:
         codes: dict[str, Any] = {"code_rms": line.code_rms} if line.method == "evolve" else {}
         return replace(self._config, method=line.method, student=student, steps=steps, **codes, **_NO_SEARCH)
 
-    def _timed(self) -> tuple[int, float]:
-        """How many batches a distilled student gets, so that it takes about a ROUNDS-th of the time, and what it then
-        takes, in seconds; the same in every call of one run."""
-        file = self._run.out / "batches.json"
+    def _timed(self) -> tuple[int, float, float]:
+        """How many batches a distilled student gets, so that it takes about a ROUNDS-th of the time; what it then
+        takes, and what a measurement took, in seconds; the same in every call of one run."""
+        file = self._run.out / "timed.json"
         if not file.exists():
             share = 60.0 * self._config.minutes / ROUNDS
-            self._watch(Standing("timing a student", self._spent, 60.0 * self._config.minutes))
+            measuring = time.monotonic() - self._begun
+            self._watch(Standing("timing a student", measuring, self._in_all))
             config = _narrow(self._config, self._space)
             probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
@@ -315,9 +314,9 @@ class _Lines:
             timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
             pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
             batches = min(max(1_000, round(share / pace, -3)), max(1_000, self._config.student.batches))
-            write_whole(file, json.dumps([int(batches), round(batches * pace, 1)]))
-        batches, seconds = json.loads(file.read_text())
-        return batches, seconds
+            write_whole(file, json.dumps([int(batches), round(batches * pace, 1), round(measuring, 1)]))
+        batches, distilling, measuring = json.loads(file.read_text())
+        return batches, distilling, measuring
 
     # What came of it
 
@@ -359,7 +358,11 @@ class _Lines:
         writer.writeheader()
         points: dict[str, list[Point]] = {}
         for one in sorted(self._candidates, key=lambda c: c.payload_bytes):
-            line = {"method": one.line.method, "hidden": shown(one.line.hidden), "coarsen": one.line.coarsen}
+            line = {
+                "method": one.line.method,
+                "hidden": one.line.shape,
+                "coarsen": one.line.coarsen,
+            }
             figures = {name: getattr(one, name, None) for name in COLUMNS}
             writer.writerow(figures | line | {"seed": one.line.seed})
             points.setdefault(one.line.method, []).append((one.payload_bytes, one.share, one.low, one.high))
@@ -428,7 +431,7 @@ class _Lines:
 _NO_SEARCH: dict[str, Any] = {"keep": 0.0, "bytes": 0, "minutes": 0.0}
 
 
-def _hidden(widths: Widths) -> Any:
+def _hidden(widths: Widths) -> Hidden:
     """Widths as a DistillConfig has them."""
     return widths or "none"
 
