@@ -14,9 +14,9 @@ n joints. Every number is one byte, in steps that are the same for all tasks, an
 offsets' search starts from the robot's first pose, amplitudes from 0.
 
 CMA-ES (Hansen's ``cma``; restarts with twice the population, Auger and Hansen 2005) maximizes the return of one episode
-a candidate, the same one for all of a generation, of 250 steps at first, then 500, then 1,000. The means of its runs
-and the last generation's best are compared on seeds from 5000, the best of them is measured on seeds from 1000. A row
-of the CSV is written when its task is finished, and is not made again.
+a candidate, the same one for all of a generation. The means of its latest generations, and the pose that it starts
+from, are compared on seeds from 5000; the best of them is measured on seeds from 1000. A row of the CSV is written when
+its task is finished, and is not made again. ``steps`` are those of the search and the comparison.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ COLUMNS = (
     "generations", "codes",
 )  # fmt: skip
 EPISODE = 1000
-HORIZONS = (250, 500, EPISODE)
-"""Steps of an episode in each third of the search."""
+SIGMA = 0.5
+EVERY, LAST = 10, 10
+"""Generations between candidates, and how many of them, the latest, are compared."""
 SEARCH_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 5000, 1000
 CHOICE_EPISODES = 10
 OMEGA, ANGLE, PHASE, KP, KD = 1 / 4, 1 / 64, 2 * math.pi / 256, 1 / 32, 1 / 512
@@ -65,12 +66,12 @@ class Task:
     def close(self) -> None:
         self.env.close()
 
-    def episode(self, policy: Oscillators, seed: int, horizon: int = EPISODE) -> tuple[float, bool]:
-        """Return of an episode of at most ``horizon`` steps, and whether the environment ended it before."""
+    def episode(self, policy: Oscillators, seed: int) -> tuple[float, bool]:
+        """Return of an episode, and whether the environment ended it before."""
         env, data = self.env, self.env.data
         env.reset(seed=seed)
         theta, total = np.zeros(self.joints), 0.0
-        for _ in range(horizon):
+        for _ in range(EPISODE):
             wave = np.sin(theta + policy.phase)
             error = policy.amplitude * wave + policy.offset - data.qpos[self.positions]
             action = policy.kp * error - policy.kd * data.qvel[self.velocities]
@@ -109,27 +110,24 @@ def rounded(x: np.ndarray[Any, Any], task: Task) -> Oscillators:
 
 
 def search(task: Task, seconds: float, seed: int) -> tuple[list[Oscillators], int]:
-    """Candidates for the best policy, and the generations that were tried."""
-    start, generation, found = time.monotonic(), 0, []
-    popsize = 4 + int(3 * math.log(3 * task.joints + 3))
+    """Candidates for the best policy, the first of them what the search starts from, and how many generations came."""
+    start, generation, size = time.monotonic(), 0, 3 * task.joints + 3
+    popsize = 4 + int(3 * math.log(size))
+    middle = np.zeros(size)
+    found = [rounded(middle, task)]
     while time.monotonic() < start + seconds:
-        es = cma.CMAEvolutionStrategy(
-            np.zeros(3 * task.joints + 3),
-            1.0,
-            {"popsize": popsize, "seed": seed + generation + 1, "verbose": -9, "tolflat": 50},
-        )
-        best = None
+        options = {"popsize": popsize, "seed": seed + generation + 1, "verbose": -9, "tolflat": 50}
+        es = cma.CMAEvolutionStrategy(np.zeros(size), SIGMA, options)
         while not es.stop() and (spent := time.monotonic() - start) < seconds:
-            horizon = HORIZONS[int(len(HORIZONS) * spent / seconds)]
             points = es.ask()
-            policies = [rounded(point, task) for point in points]
-            returns = [task.episode(policy, SEARCH_SEED + generation, horizon)[0] for policy in policies]
+            returns = [task.episode(rounded(point, task), SEARCH_SEED + generation)[0] for point in points]
             es.tell(points, [-value for value in returns])
-            best = policies[int(np.argmax(returns))]
+            middle = es.result.xfavorite
             generation += 1
-            if generation % 20 == 0:
-                print(f"  {spent:4.0f} s, {task.steps:,} steps, {horizon} each: {max(returns):,.0f}", flush=True)
-        found += [rounded(es.result.xfavorite, task)] + ([best] if best else [])
+            if generation % EVERY == 0:
+                found.append(rounded(middle, task))
+                print(f"  {spent:4.0f} s, {task.steps:,} steps: {max(returns):,.0f}", flush=True)
+        found.append(rounded(middle, task))
         popsize *= 2
     return found, generation
 
@@ -142,7 +140,7 @@ def measure(name: str, minutes: float, episodes: int, seed: int) -> dict[str, An
     def mean(policy: Oscillators) -> float:
         return float(np.mean([task.episode(policy, CHOICE_SEED + i)[0] for i in range(CHOICE_EPISODES)]))
 
-    best = max(found, key=mean)
+    best = max([found[0], *found[-LAST:]], key=mean)
     spent = task.steps
     returns, ends = zip(*(task.episode(best, FINAL_SEED + i) for i in range(episodes)), strict=True)
     task.close()
