@@ -252,6 +252,8 @@ def agent(algo: str, env: str, policy_kwargs: dict[str, Any] | None = None, **kw
     if issubclass(adapter.model_class, OffPolicyAlgorithm):
         settings |= {"learning_starts": 20, "batch_size": 8, "buffer_size": 400}
         settings |= {} if isinstance(adapter.net_arch(()), dict) else {"train_freq": 1}
+    elif not adapter.descends:
+        settings |= {"n_delta": 2, "zero_policy": False}
     else:
         settings |= {"n_steps": 20}
         settings |= {"batch_size": 10} if "batch_size" in signature(adapter.model_class).parameters else {}
