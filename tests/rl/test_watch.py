@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 from PIL import Image, ImageSequence
 
 import policypress as pp
@@ -21,36 +20,9 @@ from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
 from policypress.rl.film import Film, check_out
 from policypress.rl.watch import _Stage, watch
-from rl.toys import PICK
+from rl.toys import PICK, Lit, chooser
 
-WIDTH, HEIGHT = 32, 24
-EPISODE = 12
-
-
-class Lit(gym.Env[Any, Any]):
-    """Two choices. Every step lights a further column of a dark picture; choosing 1 ends the episode at step 5."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
-    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-        self.drawn = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.ones(2, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        return np.ones(2, np.float32), 1.0, bool(action) and self.steps >= 5, self.steps >= EPISODE, {}
-
-    def render(self) -> Any:
-        picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        picture[:, : self.steps] = 255
-        return picture
+WIDTH, HEIGHT, EPISODE = Lit.WIDTH, Lit.HEIGHT, Lit.EPISODE
 
 
 class Broken(Lit):
@@ -61,15 +33,6 @@ class Broken(Lit):
 class Blank(Lit):
     def render(self) -> Any:
         return None
-
-
-def chooser(choice: int, provenance: dict[str, Any] | None = None) -> Policy:
-    """Always chooses ``choice``."""
-    weight = np.zeros((2, 2), np.float32)
-    weight[choice] = 1.0
-    layer = Layer(weight, np.zeros(2, np.float32), 32, np.ones(1, np.float32), False)
-    transforms = ObservationTransform((2,), "float32"), ActionTransform("discrete", dtype="int64")
-    return Policy((layer,), *transforms, None, 24, provenance or {})
 
 
 def frames(path: Path) -> list[np.ndarray[Any, Any]]:
@@ -332,6 +295,7 @@ def test_mujoco_draws_off_screen(tmp_path: Path) -> None:
         assert np.asarray(image)[:240, :320].std() > 20
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Gymnasium's, of what it never opened
 def test_mujoco_that_cannot_draw_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nothing")
     with pytest.raises(RunError, match=r"apt install libegl1 libgl1-mesa-dri\) and set MUJOCO_GL=egl"):
