@@ -164,14 +164,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100, help="episodes that measure (default: 100)")
     parser.add_argument("--out", type=Path, default=OUT, help="the CSV (default: docs/frontier/linear.csv)")
     given = parser.parse_args()
-    paths = [
-        path for path in sorted(given.weights.glob("*.npz")) if f"{path.stem}-v5" in (given.env or f"{path.stem}-v5")
-    ]
-    if not paths:
-        wanted = " or ".join(given.env) if given.env else "any task"
-        sys.exit(f"{given.weights} has no weights of {wanted}: give the folder that holds the arrays, TASK.npz each.")
-    for path in paths:
-        linear = load(path)
+    files = {f"{path.stem}-v5": path for path in sorted(given.weights.glob("*.npz"))}
+    if missing := sorted({*(given.env or ())} - files.keys()) or (not files and ["any task"]):
+        sys.exit(
+            f"{given.weights} has no weights of {', '.join(missing)}: give the folder of the arrays, TASK.npz each."
+        )
+    for name in given.env or files:
+        linear = load(files[name])
         floating = linear.floating()
         means = [linear.evaluate(floating, count, CHOICE_SEED).mean for count in (FEW, MORE)]
         rows = [row(linear, floating, given.episodes, form="float")]

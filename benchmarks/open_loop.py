@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import cma
-import gymnasium as gym
 import numpy as np
 
 from policypress.files import replace_file
 from policypress.measure.returns import summary
+from policypress.rl.environments import make_env
 
 TASKS = ("HalfCheetah-v5", "Swimmer-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")
 OUT = Path(__file__).parents[1] / "docs" / "frontier" / "open_loop.csv"
@@ -56,7 +56,7 @@ class Task:
     """An environment, the joints that its actions drive, and the environment steps spent in it."""
 
     def __init__(self, name: str) -> None:
-        self.env: Any = gym.make(name).unwrapped
+        self.env: Any = make_env(name, training=False).unwrapped
         model = self.env.model
         joints = model.actuator_trnid[:, 0]
         self.positions, self.velocities = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
