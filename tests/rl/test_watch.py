@@ -175,8 +175,10 @@ def test_a_registered_environment_without_pictures_is_refused_without_a_warning(
         metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
 
     gym.register("WatchText-v0", Text)
-    with pytest.raises(ConfigError, match=r"has no render mode 'rgb_array' \(it has ansi\)"):
-        watch(chooser(0), "WatchText-v0", out=tmp_path / "a.gif")
+    gym.register("WatchNone-v0", lambda: Lit())
+    for env, has in (("WatchText-v0", "it has ansi"), ("WatchNone-v0", "it has none")):
+        with pytest.raises(ConfigError, match=rf"has no render mode 'rgb_array' \({has}\)"):
+            watch(chooser(0), env, out=tmp_path / "a.gif")
     assert not [warning for warning in recwarn if "render_mode" in str(warning.message)]
 
 

@@ -410,23 +410,30 @@ def _shown(render_mode: str | None) -> dict[str, Any]:
     return {} if render_mode is None else {"render_mode": render_mode}
 
 
+def _takes(make: Callable[..., Any], render_mode: str) -> bool:
+    try:
+        inspect.signature(make).bind_partial(render_mode=render_mode)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        pass
+    return True
+
+
 def _rendering(make: Callable[..., Any], render_mode: str | None) -> Callable[..., Any]:
     """``make``, given the render mode if there is one and it takes one."""
-    kwargs = _shown(render_mode)
-    try:
-        inspect.signature(make).bind_partial(**kwargs)
-    except (TypeError, ValueError):
+    if render_mode is None or not _takes(make, render_mode):
         return make
-    return partial(make, **kwargs)
+    return partial(make, render_mode=render_mode)
 
 
 def _check_shown(spec: gym.envs.registration.EnvSpec, render_mode: str) -> None:
     """Raises ConfigError for a render mode that the environment does not have: Gymnasium only warns."""
     entry = spec.entry_point
-    maker = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    maker: Any = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     modes = getattr(maker, "metadata", {}).get("render_modes")
     # Gymnasium shows pictures in a window by itself.
-    if modes is not None and not {render_mode, "rgb_array"} & set(modes):
+    if not (_takes(maker, render_mode) if modes is None else {render_mode, "rgb_array"} & set(modes)):
         raise _not_shown(spec.id, render_mode, modes)
 
 

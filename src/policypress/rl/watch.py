@@ -104,6 +104,11 @@ class _Stage:
         self.ended = False
         self._drawn = (0, 0)  # the episode and the step of the picture
         check_spaces(policy, self.env, self.name)
+        if render_mode == "human" and hasattr(self.env.unwrapped, "mujoco_renderer"):
+            import glfw
+
+            if not glfw.init():  # what is drawn then ends the process
+                raise ConfigError("the display cannot be opened for a window: name a file, for example --out walk.gif.")
 
     def reset(self, seed: int) -> None:
         self._observation, _ = self.env.reset(seed=seed)
