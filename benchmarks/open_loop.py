@@ -44,7 +44,7 @@ COLUMNS = (
 )  # fmt: skip
 EPISODE = 1000
 SIGMA = 0.5
-EVERY, LAST = 10, 10
+EVERY, LAST = 10, 6
 """Generations between candidates, and how many of them, the latest, are compared."""
 SEARCH_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 5000, 1000
 CHOICE_EPISODES = 10
