@@ -389,7 +389,8 @@ class PressConfig:
         Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", OTHER_METHODS),
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
-    """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
+    """The student; for the method "ptq" its compression, hidden widths and seed alone count, and without widths for
+    "finetune" too: what that trains on is then the agent's own network, with widths a distilled student."""
     steps: Annotated[int, Setting("Environment steps of --method finetune", OTHER_METHODS, shown=None)] = 0
     keep: Annotated[
         float,
@@ -414,9 +415,8 @@ class PressConfig:
         if self.method == "finetune":
             if self.steps < 1:
                 raise ConfigError("say how long to train on, for example --steps 100000.")
-            if self.student.hidden:
-                raise ConfigError("finetune keeps the agent's own network: leave --hidden out, or use distill.")
-            self.student.compression.check_reachable(self.steps, self.steps)
+            if not self.student.hidden:
+                self.student.compression.check_reachable(self.steps, self.steps)
         elif self.steps:
             raise ConfigError(f"steps={self.steps} are those of --method finetune: leave --steps out, or add it.")
         if self.keep and not 0.0 < self.keep <= 1.5:
