@@ -87,6 +87,8 @@ class Adapter(ABC):
     """Where the policy classes of the algorithm live."""
     while_learning = True
     """Whether its agents can be pressed while they learn; ``trained_graph`` says why not."""
+    trains_students = False
+    """Whether it can train a student with an agent's critics; ``deploy`` and ``network_inputs`` are then there."""
 
     @abstractmethod
     def graph(self, model: BaseAlgorithm) -> Graph:
@@ -135,14 +137,8 @@ class Adapter(ABC):
 
     def deploy(self, model: BaseAlgorithm, network: nn.Sequential, agent: BaseAlgorithm, inputs: torch.Tensor) -> None:
         """Puts ``network``, plain layers from flat inputs to outputs, in place of ``model``'s deployed path, with a
-        fresh optimizer; it explores as ``agent`` does at ``inputs`` (n, ...), what its network may see.
-
-        Raises UnsupportedError where the algorithm cannot train a network that is not its own.
-        """
-        raise UnsupportedError(
-            f"{self.model_class.__name__} cannot train a student on, it learns no value apart from what is deployed: "
-            "use --method distill."
-        )
+        fresh optimizer; it explores as ``agent`` does at ``inputs`` (n, ...), what its network may see."""
+        raise NotImplementedError
 
     def network_inputs(self, model: BaseAlgorithm, observations: Any) -> torch.Tensor:
         """What the deployed path sees of ``observations``, its policy's tensors, float32 (n, ...)."""
@@ -205,6 +201,7 @@ class _ContinuousAdapter(Adapter):
 
     default_hidden, action_spaces = (256, 256), (spaces.Box,)
     critic_hidden: tuple[int, ...] = (256, 256)
+    trains_students = True
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:
         return model.actor.optimizer  # type: ignore[no-any-return]
@@ -354,7 +351,7 @@ class TQCAdapter(SACAdapter):
 
 class CrossQAdapter(SACAdapter):
     name, policy_module = "crossq", "sb3_contrib.crossq.policies"
-    while_learning = False
+    while_learning = trains_students = False
     model_class: Any = getattr(sb3_contrib, "CrossQ", None)
     critic_hidden = (1024, 1024)
 
@@ -373,9 +370,6 @@ class CrossQAdapter(SACAdapter):
         if self._normalizes(model):
             raise UnsupportedError(_NOT_WHILE_LEARNING.format("CrossQ", "its layers normalize every batch anew"))
         return super().trained_graph(model)
-
-    def deploy(self, model: Any, network: nn.Sequential, agent: Any, inputs: torch.Tensor) -> None:
-        Adapter.deploy(self, model, network, agent, inputs)
 
     @staticmethod
     def _normalizes(model: Any) -> bool:
@@ -490,6 +484,7 @@ class _PolicyAdapter(Adapter):
     default_hidden = (64, 64)
     action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     policy_module = "stable_baselines3.common.policies"
+    trains_students = True
     setting: str
     """An attribute that tells agents of this algorithm from those of relatives further down in ``_ALL``."""
 
@@ -546,11 +541,8 @@ class A2CAdapter(_PolicyAdapter):
 
 class TRPOAdapter(_PolicyAdapter):
     name, setting = "trpo", "cg_max_steps"
-    while_learning = False
+    while_learning = trains_students = False
     model_class: Any = getattr(sb3_contrib, "TRPO", None)
-
-    def deploy(self, model: Any, network: nn.Sequential, agent: Any, inputs: torch.Tensor) -> None:
-        Adapter.deploy(self, model, network, agent, inputs)
 
     def trained_graph(self, model: Any) -> Graph:
         raise UnsupportedError(_NOT_WHILE_LEARNING.format("TRPO", "its steps pass by the optimizer"))

@@ -268,8 +268,8 @@ def read_learned(path: Path, adapter: Adapter) -> Learned:
     optimizers: dict[str, Any] = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            if name.endswith("optimizer.pth"):
-                optimizers[name.removesuffix(".pth")] = _tensors(archive.read(name))
+            if name.endswith("optimizer.pth") and (state := _tensors(archive.read(name))) is not None:
+                optimizers[name.removesuffix(".pth")] = state
         found = _tensors(archive.read(_VARIABLES)) if _VARIABLES in archive.namelist() else None
     variables = {name: value.detach() for name, value in (found or {}).items()}
     return Learned(settings, tuple(unread), optimizers, variables)

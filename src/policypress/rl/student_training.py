@@ -33,7 +33,7 @@ from policypress.errors import DIVERGED, DivergedError, RunError, UnsupportedErr
 from policypress.files import replace_file
 from policypress.policy.artifact import decode, encode
 from policypress.policy.policy import Policy
-from policypress.rl.adapters import adapter_named
+from policypress.rl.adapters import ADAPTERS, adapter_named
 from policypress.rl.agents import Learned, read_learned
 from policypress.rl.callback import STATE_ATTRIBUTE, attach, divergence, fuse
 from policypress.rl.checkpoint import random_state, set_random_state
@@ -45,12 +45,13 @@ from policypress.rl.sources import OpenedAgent
 
 EVALUATION_SEED = 7000
 """Episodes that choose among the students on the way start from ``reset(seed=7000 + i)``."""
-_EVALUATIONS, _EPISODES = 25, 10
+_EVALUATIONS, _EPISODES = 20, 20
 WARM_UP = 5_000
 """Environment steps, and as many gradient steps, in which the critics learn and the student does not."""
 _WARM_UP_SHARE = 0.1  # of all steps, at most
 _BUFFER = 300_000  # transitions that are kept, at most
-_ACTOR_RATE = 3e-4
+_BATCH = 128
+_ACTOR_RATE, _ACTOR_EVERY = 1e-3, 2
 _RAMP = 500  # steps of the student in which its learning rate rises: Adam's first ones are all of full length
 _DECAY = 0.4  # of the steps, the last ones: the learning rate falls to zero
 _PENALTY, _PENALTY_UNTIL = 1.0, 0.5  # of what its actions differ from the teacher's, falling to 0 at this share
@@ -98,7 +99,7 @@ class StudentTraining:
         self._price = start.config.rate_weight
         self._bits_at_start = max(self._bits(), 1.0)
         self._spread = 0.0
-        self._actor_steps = 0
+        self._updates = self._actor_steps = 0
         self._rows: list[dict[str, float]] = []
         self._best: tuple[float, Policy] | None = None
         self._checkpoint = None if folder is None else folder / "training.pt"
@@ -137,9 +138,11 @@ class StudentTraining:
         while model.num_timesteps < steps:
             self._collect(callback, 1)
             model.policy.set_training_mode(True)
-            batch = model.replay_buffer.sample(model.batch_size, env=model._vec_normalize_env)
+            batch = self._sample()
             self._adapter.learn_critics(model, batch)
-            self._learn_actor(batch.observations)
+            self._updates += 1
+            if self._updates % _ACTOR_EVERY == 0:
+                self._learn_actor(batch.observations)
             yield model.num_timesteps
 
     def _fill(self, callback: Any) -> None:
@@ -151,9 +154,11 @@ class StudentTraining:
             return
         model.policy.set_training_mode(True)
         for _ in range(self._warm_up):
-            self._adapter.learn_critics(
-                model, model.replay_buffer.sample(model.batch_size, env=model._vec_normalize_env)
-            )
+            self._adapter.learn_critics(model, self._sample())
+
+    def _sample(self) -> Any:
+        model = self._model
+        return model.replay_buffer.sample(_BATCH, env=model._vec_normalize_env)
 
     def _collect(self, callback: Any, steps: int) -> None:
         model = self._model
@@ -229,8 +234,11 @@ class StudentTraining:
 
     @torch.no_grad()
     def _bits(self) -> float:
-        """About what the weights take in the payload, as the distillation prices them."""
-        codes = [node.module.weight_codes() for node in self._compressor.graph.layers]  # type: ignore[operator]
+        """About what the weights take in the payload, as the distillation prices them; float ones by their number."""
+        layers = [node.module for node in self._compressor.graph.layers]
+        if not self._compressor.config.quantizes:
+            return float(sum(torch.count_nonzero(layer.weight) for layer in layers))
+        codes = [layer.weight_codes() for layer in layers]  # type: ignore[operator]
         return float(sum(torch.log2(1.0 + one.abs()).sum() for one in codes))
 
     def _evaluate(self, progress: Progress | None) -> None:
@@ -286,6 +294,12 @@ def check_student_training(agent: OpenedAgent) -> None:
     if agent.model is None:
         raise UnsupportedError(
             f"{agent.source.agent} is no agent that Stable-Baselines3 can train on: use --method distill."
+        )
+    adapter = adapter_named(agent.algo)
+    if not adapter.trains_students:
+        names = ", ".join(name for name, one in ADAPTERS.items() if one.trains_students)
+        raise UnsupportedError(
+            f"a student of {adapter.name} cannot be trained on, those of {names} can: use --method distill."
         )
     if agent.teacher.observation.image:
         raise UnsupportedError("a student that sees images cannot be trained on: use --method distill.")
