@@ -176,7 +176,7 @@ def test_an_interrupted_training_goes_on(algo: str, tmp_path: Path) -> None:
     assert 100 < kept["done"] < 150
     seen: list[Any] = []
     result = press(source, config, tmp_path / "run", resume=True, progress=lambda *values: seen.append(values))
-    assert [done for done, of, _ in seen if of == 300][0] > kept["done"]
+    assert next(done for done, of, _ in seen if of == 300) > kept["done"]
     assert seen[-1][0] == 300
     assert result["numerics"] == "integer"
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT

@@ -84,8 +84,8 @@ class StudentTraining:
         learned = read_learned(agent.source.agent, self._adapter)
         self._model = _fresh_model(agent, learned, env, config)
         self._adapter.deploy(self._model, student(start.graph, (), inputs), agent.model, inputs)
-        _take_over(self._model, learned)
         self._optimizer = self._adapter.optimizer(self._model)
+        _take_over(self._model, learned, self._optimizer)
         self._met = inputs
         if not isinstance(self._model, OffPolicyAlgorithm):  # before the masks' own hook, which has the last word
             self._optimizer.register_step_pre_hook(self._before_step)
@@ -331,18 +331,19 @@ def _fresh_model(agent: OpenedAgent, learned: Learned, env: VecEnv, config: Pres
     return model
 
 
-def _take_over(model: Any, learned: Learned) -> None:
-    """Gives ``model`` the agent's variables and the state of those optimizers that train what the agent's do."""
+def _take_over(model: Any, learned: Learned, fresh: torch.optim.Optimizer) -> None:
+    """Gives ``model`` the agent's variables, and its optimizers but for the ``fresh`` one the state of the agent's."""
     modules, tensors = model._get_torch_save_params()
     for name in tensors:
         if name in learned.variables:
             getattr(model, name).data.copy_(learned.variables[name])
     for name in modules:
-        if name in learned.optimizers:
-            optimizer, state = _attribute(model, name), learned.optimizers[name]
-            if _fits(optimizer, state):
-                optimizer.load_state_dict(state)
-                fuse(optimizer)
+        optimizer = _attribute(model, name)
+        if not isinstance(optimizer, torch.optim.Optimizer) or optimizer is fresh:
+            continue
+        if name in learned.optimizers and _fits(optimizer, learned.optimizers[name]):
+            optimizer.load_state_dict(learned.optimizers[name])
+        fuse(optimizer)
 
 
 def _fits(optimizer: torch.optim.Optimizer, state: Any) -> bool:
