@@ -17,6 +17,7 @@ import torch
 import policypress as pp
 from policypress.config import PressConfig
 from policypress.errors import DivergedError, RunError, UnsupportedError
+from policypress.measure.size import size
 from policypress.policy.artifact import encode
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import read_learned
@@ -223,14 +224,31 @@ def test_the_price_follows_the_bits(tmp_path: Path) -> None:
     asked = distilled.compressor.config.rate_weight
     assert training._price == asked > 0.0
     x = torch.zeros(4, 3)
-    training._bits_at_start = training._bits() / 2  # grown
+    training._bits_wanted = training._bits() / 2  # grown
     for _ in range(100):
         training._hold(x)
     assert training._price > asked
-    training._bits_at_start = training._bits() * 2
+    training._bits_wanted = training._bits() * 2
     for _ in range(300):
         training._hold(x)
     assert training._price < asked
+
+
+@pytest.mark.parametrize("algo", ["sac", "a2c"])
+def test_the_payload_does_not_grow(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = saved(algo, tmp_path)
+    returns = iter(range(1000))
+
+    def better(*_: Any, **__: Any) -> Any:  # every evaluation than the one before
+        return type("Result", (), {"mean": float(next(returns)), "worst_tenth": 0.0})
+
+    monkeypatch.setattr(TRAINING, "evaluate", better)
+    with trainings(source, planned(source, algo)) as (make, distilled):
+        training = make()
+        training.run()
+    fitting = [row for row in training.evaluations if row["payload"] <= size(distilled.freeze()).payload_bytes]
+    assert training.evaluations[0] in fitting
+    assert size(training.freeze()).payload_bytes == fitting[-1]["payload"]
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ agent's and start as they are (asymmetric actor-critic, Pinto et al. 2018). What
 start: the critics learn alone at first, on what the student itself does; what its actions lose by the critics is
 measured in standard deviations of their values, so that it can be weighed; it is held to the teacher's actions for a
 while (a behaviour penalty, as in TD3+BC, Fujimoto and Gu 2021); and the student that returned most in evaluations on
-the way is the one that is kept.
+the way is the one that is kept. The price of bits follows the payload, which must not be larger than at the start.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from policypress.compression.student import forward, student
 from policypress.config import PressConfig, dumps
 from policypress.errors import DIVERGED, DivergedError, RunError, UnsupportedError
 from policypress.files import replace_file
+from policypress.measure.size import size
 from policypress.policy.artifact import decode, encode
 from policypress.policy.policy import Policy
 from policypress.rl.adapters import ADAPTERS, adapter_named
@@ -56,8 +57,9 @@ _RAMP = 500  # steps of the student in which its learning rate rises: Adam's fir
 _DECAY = 0.4  # of the steps, the last ones: the learning rate falls to zero
 _PENALTY, _PENALTY_UNTIL = 1.0, 0.5  # of what its actions differ from the teacher's, falling to 0 at this share
 _SPREAD_MEMORY = 0.99
-# The price of bits follows the bits: a hundredth more than at the start raises it by a fiftieth, every so many steps.
+# The price of bits follows the bits: a hundredth more than wanted raises it by a fiftieth, every so many steps.
 _PRICE_EVERY, _PRICE_GAIN, _PRICE_SPAN = 50, 2.0, 100.0
+_PAYLOAD = 0.98  # of the payload at the start: what is aimed at, so that it is seldom more
 
 
 class StudentTraining:
@@ -83,7 +85,10 @@ class StudentTraining:
         self._adapter: Any = adapter_named(agent.algo)
         learned = read_learned(agent.source.agent, self._adapter)
         self._model = _fresh_model(agent, learned, env, config)
-        self._adapter.deploy(self._model, student(start.graph, (), inputs), agent.model, inputs)
+        copy = student(start.graph, (), inputs)
+        # Vectors alone come here, and Stable-Baselines3's extractor has flattened them.
+        network = nn.Sequential(*(module for module in copy if not isinstance(module, nn.Flatten)))
+        self._adapter.deploy(self._model, network, agent.model, inputs)
         self._optimizer = self._adapter.optimizer(self._model)
         _take_over(self._model, learned, self._optimizer)
         self._met = inputs
@@ -95,9 +100,9 @@ class StudentTraining:
             ours.load_state_dict(theirs.state_dict())
         getattr(self._model, STATE_ATTRIBUTE)["compressor"] = self._compressor.state_dict()
         self._deployed = [values for module in _modules(self._compressor.graph) for values in module.parameters()]
-        self._warm_up = min(WARM_UP, round(_WARM_UP_SHARE * config.steps))
+        self._warm_up = min(WARM_UP, math.ceil(_WARM_UP_SHARE * config.steps))
         self._price = start.config.rate_weight
-        self._bits_at_start = max(self._bits(), 1.0)
+        self._bits_wanted = max(self._bits(), 1.0)
         self._spread = 0.0
         self._updates = self._actor_steps = 0
         self._rows: list[dict[str, float]] = []
@@ -108,7 +113,7 @@ class StudentTraining:
 
     @property
     def evaluations(self) -> list[dict[str, float]]:
-        """What the student returned on the way: "step", "mean", "worst_tenth", and "bits" over those at the start."""
+        """What the student returned on the way: "step", "mean", "worst_tenth", and "payload" in bytes."""
         return list(self._rows)
 
     def run(self, progress: Progress | None = None) -> None:
@@ -126,7 +131,7 @@ class StudentTraining:
                     self._save()
 
     def freeze(self) -> Policy:
-        """The student that returned most."""
+        """The student that returned most, of those whose payload has not grown where bits have a price."""
         assert self._best is not None
         return self._best[1]
 
@@ -228,7 +233,7 @@ class StudentTraining:
             node.module.add_rate_gradient(self._price / weights)  # type: ignore[operator]
         if self._actor_steps % _PRICE_EVERY == 0:
             asked = self._config.student.compression.rate_weight
-            grown = max(-0.1, min(0.1, self._bits() / self._bits_at_start - 1.0))
+            grown = max(-0.1, min(0.1, self._bits() / self._bits_wanted - 1.0))
             price = self._price * math.exp(_PRICE_GAIN * grown)
             self._price = max(asked / _PRICE_SPAN, min(asked * _PRICE_SPAN, price))
 
@@ -246,10 +251,13 @@ class StudentTraining:
         told = {**config.environment.as_dict(), "distill": json.loads(dumps(config.student)), "finetuned": config.steps}
         policy = freeze(model, baseline_bytes=self._teacher.baseline_bytes, provenance=told)
         result = evaluate(policy, config.environment, episodes=_EPISODES, seed=EVALUATION_SEED)
-        bits = self._bits() / self._bits_at_start
-        row = {"step": model.num_timesteps, "mean": result.mean, "worst_tenth": result.worst_tenth, "bits": bits}
+        payload = size(policy).payload_bytes
+        row = {"step": model.num_timesteps, "mean": result.mean, "worst_tenth": result.worst_tenth, "payload": payload}
         self._rows.append(row)
-        if self._best is None or result.mean > self._best[0]:
+        allowed = self._rows[0]["payload"]
+        self._bits_wanted = max(self._bits(), 1.0) * _PAYLOAD * allowed / payload
+        fits = payload <= allowed or not self._price
+        if self._best is None or (fits and result.mean > self._best[0]):
             self._best = result.mean, policy
         if progress is not None:
             progress(min(model.num_timesteps, config.steps), config.steps, result.mean)
@@ -265,7 +273,9 @@ class StudentTraining:
             "modules": {name: _attribute(self._model, name).state_dict() for name in modules},
             "tensors": {name: getattr(self._model, name).detach() for name in tensors},
             "price": self._price,
+            "bits_wanted": self._bits_wanted,
             "spread": self._spread,
+            "updates": self._updates,
             "actor_steps": self._actor_steps,
             "rows": self._rows,
             "best": (self._best[0], encode(self._best[1])),
@@ -282,7 +292,8 @@ class StudentTraining:
             _attribute(self._model, name).load_state_dict(state)
         for name, value in saved["tensors"].items():
             getattr(self._model, name).data.copy_(value)
-        self._price, self._spread, self._actor_steps = saved["price"], saved["spread"], saved["actor_steps"]
+        self._price, self._bits_wanted, self._spread = saved["price"], saved["bits_wanted"], saved["spread"]
+        self._updates, self._actor_steps = saved["updates"], saved["actor_steps"]
         self._rows = saved["rows"]
         mean, policy = saved["best"]
         self._best = mean, decode(policy, Policy)
