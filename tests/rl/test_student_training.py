@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import policypress as pp
+from policypress.compression.compressor import Compressor
 from policypress.config import PressConfig
 from policypress.errors import DivergedError, RunError, UnsupportedError
 from policypress.measure.size import size
@@ -259,6 +260,25 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
             training._model.critic.qf0[0].weight.fill_(float("nan"))
         with pytest.raises(DivergedError, match="diverged"):
             training.run()
+
+
+@pytest.mark.parametrize("algo", ["sac", "td3", "ppo"])
+def test_a_linear_student_from_elsewhere_is_trained_on(algo: str, tmp_path: Path) -> None:
+    source = saved(algo, tmp_path)
+    config = planned(source, algo)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    start = Compressor(network, optimizer, config.student.compression, 10)
+    x = torch.rand(100, 3) * 2 - 1
+    for step in (0, 10):
+        start.step(step)
+        network(x).square().mean().backward()
+        optimizer.step()
+    opened = open_agent(source, algo, config.environment)
+    training = StudentTraining(opened, start, x, _environment(config.environment, None, training=True), config)
+    training.run()
+    assert [layer.weight.shape for layer in training.freeze().layers] == [(2, 3)]
+    assert training.freeze().numerics == "integer"
 
 
 def test_joined_observations_are_taken(tmp_path: Path) -> None:
