@@ -449,6 +449,11 @@ class ARSAdapter(Adapter):
     def imitation(self, action: ActionTransform) -> Imitation:
         return "action" if action.kind == "box" else "logits"
 
+    def policy_kwargs(self, config: TrainConfig) -> dict[str, Any]:
+        # The paper's policies are linear; Stable-Baselines3's have 64-64 units if nothing is said.
+        linear = {} if config.hidden else {"net_arch": [], "squash_output": False}
+        return {**linear, **super().policy_kwargs(config)}
+
     def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
         return model.policy_class(model.observation_space, model.action_space, **kwargs)
 
