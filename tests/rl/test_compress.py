@@ -164,6 +164,13 @@ def test_the_default_student_is_narrow_and_learns_its_precision(source: Source) 
     assert plan(source, "dqn", PICK, method="ptq").student.hidden == ()
 
 
+def test_a_linear_student_learns_its_precision_too(source: Source) -> None:
+    config = plan(source, "dqn", PICK, hidden="none")
+    assert config.student.hidden == "none"
+    assert config.student.compression.weight_range == "learned"
+    assert config.student.learning_rate == 3e-3
+
+
 def test_scaled_widths_leave_residual_blocks_alone() -> None:
     network = {"features_extractor_class": ResNetExtractor, "features_extractor_kwargs": {"features_dim": 50}}
     teacher = teacher_of(agent("dqn", LOOK, {**network, "net_arch": []}))
@@ -182,7 +189,7 @@ def test_scaled_widths_leave_residual_blocks_alone() -> None:
         ({"settings": {"keep": 0.9, "minutes": 1.0}, "compression": {"weight_bits": 32}}, "give weight_bits of 2 to 8"),
         ({"settings": {"steps": 10}}, "are those of --method finetune"),
         ({"method": "finetune", "hidden": None}, "say how long to train on, for example --steps 100000"),
-        ({"method": "finetune", "hidden": (4, 4), "settings": {"steps": 100}}, "finetune keeps the agent's own netw"),
+        ({"method": "finetune", "hidden": (4, 4)}, "say how long to train on, for example --steps 100000"),
         ({"method": "prune"}, "method='prune' is not one of distill, ptq, finetune"),
         ({"compression": {"weight_bits": 32, "rate_weight": 0.1}}, "rate_weight=0.1 must be at least 0, and needs"),
     ],

@@ -35,6 +35,9 @@ from policypress.extras import install
 from policypress.policy.contract import ObservationTransform
 
 FRAME_STACK = 4
+MAX_STEPS = 100_000
+"""An episode that is longer has no end; those of Atari have 27,000 steps at most."""
+_CHECKED_STEPS = 3
 _ATARI_FRAMES = 108_000
 _told: dict[str | tuple[str, type[Warning], int], int] = {}  # of MuJoCo's warnings
 
@@ -150,6 +153,45 @@ def padding_of(observation: ObservationTransform, frames: int) -> NDArray[Any] |
         return 0.0
     means = normalization.mean.reshape(frames, -1)
     return means[0] if bool((means == means[0]).all()) else 0.0
+
+
+def endless(name: str) -> RunError:
+    """That an episode of the environment called ``name`` does not end."""
+    return RunError(
+        f"an episode of {name} has not ended after {MAX_STEPS:,} steps: limit it, for example by --wrapper "
+        "'gymnasium.wrappers:TimeLimit(max_episode_steps=1000)'."
+    )
+
+
+def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: int) -> tuple[float, int]:
+    """Return and length of one episode of an environment of ``make_env`` from ``reset(seed=seed)``.
+
+    ``act`` is a ``predict``. At full speed: what the environment gives is checked in the first steps alone, and at the
+    end. Raises what a step of ``env`` raises; RunError for an episode that never ends.
+    """
+    assert isinstance(env, _Guarded)
+    env_step, total, length = env.step, 0.0, 0
+    observation, _ = env.reset(seed=seed)
+    try:
+        while True:
+            action, _ = act(observation)
+            observation, reward, terminated, truncated, _ = env_step(action)
+            total += reward
+            length += 1
+            if terminated or truncated:
+                break
+            if length == _CHECKED_STEPS:
+                env_step = env.unguarded.step
+            elif length >= MAX_STEPS:
+                raise endless(env.name)
+    except ObservationError:
+        env.check(observation)
+        raise
+    except Exception as error:  # an environment can raise anything
+        raise env.failed("step", error) from error
+    if not math.isfinite(total):
+        raise RunError(f"{env.name} gives a reward of {total}: mend the environment, rewards must be finite.")
+    return float(total), length
 
 
 # Observations
@@ -316,29 +358,35 @@ class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
         super().__init__(env)
-        self._name = name
+        self.name = name
         self._numeric = isinstance(env.action_space, spaces.Box)
         self._shape = env.observation_space.shape if isinstance(env.observation_space, spaces.Box) else None
+
+    @property
+    def unguarded(self) -> gym.Env[Any, Any]:
+        """The environment without any check of ours."""
+        inner = self.env
+        return inner.env if isinstance(inner, _Modern) else inner
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         try:
             observation, info = self.env.reset(**kwargs)
-            self._check(observation)
+            self.check(observation)
         except Exception as error:  # an environment can raise anything
-            raise self._failed("reset", error) from error
+            raise self.failed("reset", error) from error
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._numeric and not np.isfinite(action).all():
-            raise DivergedError(f"the policy gives actions that are not finite in {self._name}: {DIVERGED}.")
+            raise DivergedError(f"the policy gives actions that are not finite in {self.name}: {DIVERGED}.")
         try:
             found = self.env.step(action)
             finite = math.isfinite(found[1])
-            self._check(found[0])
+            self.check(found[0])
         except Exception as error:  # as above
-            raise self._failed("step", error) from error
+            raise self.failed("step", error) from error
         if not finite:
-            raise RunError(f"{self._name} gives a reward of {found[1]}: mend the environment, rewards must be finite.")
+            raise RunError(f"{self.name} gives a reward of {found[1]}: mend the environment, rewards must be finite.")
         return found
 
     def render(self) -> Any:
@@ -346,26 +394,26 @@ class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
             return self.env.render()
         except Exception as error:  # as above
             if hasattr(self.unwrapped, "mujoco_renderer"):
-                raise _not_drawn(self._name, error) from error
-            raise self._failed("render", error) from error
+                raise _not_drawn(self.name, error) from error
+            raise self.failed("render", error) from error
 
-    def _check(self, observation: Any) -> None:
+    def check(self, observation: Any) -> None:
         if self._shape is not None and np.shape(observation) != self._shape:
             raise RunError(
-                f"{self._name} gives an observation of shape {np.shape(observation)}, but its observation_space has "
+                f"{self.name} gives an observation of shape {np.shape(observation)}, but its observation_space has "
                 f"{self._shape}: mend the environment."
             )
         if self._shape is not None and not np.isfinite(observation).all():
-            raise RunError(f"{self._name} gives an observation that is not finite: mend the environment.")
+            raise RunError(f"{self.name} gives an observation that is not finite: mend the environment.")
 
-    def _failed(self, method: str, error: Exception) -> PolicypressError:
+    def failed(self, method: str, error: Exception) -> PolicypressError:
         if isinstance(error, PolicypressError):
             return error
         if isinstance(error, gym.error.DependencyNotInstalled):
             return ConfigError(
-                f"{self._name} needs a package that is missing to be shown ({_reason(error)}): {install('watch')}."
+                f"{self.name} needs a package that is missing to be shown ({_reason(error)}): {install('watch')}."
             )
-        return RunError(f"{self._name} fails in {method}() ({_reason(error)}): mend the environment.")
+        return RunError(f"{self.name} fails in {method}() ({_reason(error)}): mend the environment.")
 
 
 class _Borrowed(gym.Wrapper[Any, Any, Any, Any]):

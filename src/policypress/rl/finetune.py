@@ -1,7 +1,9 @@
-"""Pressing an agent by training it on: its own algorithm, with the callback."""
+"""Pressing by training on: the agent itself under the callback, or a student that was distilled from it."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,22 +25,29 @@ from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import adapter_for
 from policypress.rl.callback import CompressionCallback, divergence
+from policypress.rl.distill import Distillation, check_config
 from policypress.rl.environments import make_env
 from policypress.rl.freeze import freeze
-from policypress.rl.method import Method
+from policypress.rl.method import Method, Pressing
 from policypress.rl.runs import Progress
-from policypress.rl.sources import OpenedAgent
+from policypress.rl.sources import OpenedAgent, states_for
 from policypress.rl.statistics import normalized_env, read_vecnormalize
+from policypress.rl.student_training import StudentTraining, check_student_training
 
 REBUILT_STEPS = 10_000
 """Environment steps that the agent acts, without learning, to fill a replay buffer that its file does not hold."""
 _CHECKPOINTS = 50
+_INPUTS = 2_000  # observations on which the agent is asked how it explores
 
 
 class Finetune(Method):
-    """The agent's own algorithm, with the callback."""
+    """The agent's own algorithm: it trains a distilled student on where widths are given, else the agent itself."""
 
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:
+        if config.student.hidden:
+            check_student_training(agent)
+            check_config(agent.teacher, config.student)
+            return
         if not agent.source.trust:
             raise UnsupportedError(
                 "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you "
@@ -48,11 +57,19 @@ class Finetune(Method):
         adapter_for(model).trained_graph(model)
 
     @contextmanager
-    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Training]:
+    def prepare(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
+    ) -> Iterator[Pressing]:
         _trainable(agent)
         env = _environment(config.environment, agent.vecnormalize, training=True)
         try:
-            yield Training(agent.source.agent, env, config, folder)
+            if not config.student.hidden:
+                yield Training(agent.source.agent, env, config, folder)
+                return
+            with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
+                yield DistilledTraining(
+                    agent, Distillation(teacher, states, config.student, folder), env, config, folder
+                )
         finally:
             env.close()
 
@@ -63,6 +80,30 @@ def _trainable(agent: OpenedAgent) -> BaseAlgorithm:
             f"{agent.source.agent} is no agent that Stable-Baselines3 can train on: use --method distill."
         )
     return agent.model
+
+
+class DistilledTraining:
+    """A student that is distilled, if ``distillation`` has not come to its end, and then trained on in ``env``."""
+
+    def __init__(
+        self, agent: OpenedAgent, distillation: Distillation, env: VecEnv, config: PressConfig, folder: Path | None
+    ) -> None:
+        self._agent, self._distillation, self._env = agent, distillation, env
+        self._config, self._folder = config, folder
+        self._training: StudentTraining | None = None
+
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Distils and trains, or until the first checkpoint after ``seconds``; whether it is finished."""
+        deadline = time.monotonic() + seconds
+        distilling = None if progress is None else lambda done, of, _: progress(done, of, None)
+        if not self._distillation.run(distilling, seconds):
+            return False
+        start, inputs = self._distillation.compressor, self._distillation.inputs(_INPUTS)
+        self._training = StudentTraining(self._agent, start, inputs, self._env, self._config, self._folder)
+        return self._training.run(progress, deadline - time.monotonic())
+
+    def freeze(self) -> Policy:
+        return self._distillation.freeze() if self._training is None else self._training.freeze()
 
 
 class Training:
@@ -78,7 +119,8 @@ class Training:
             self._model = checkpoint.load(agent, config.algo, env=env)
             self._model.num_timesteps = 0
 
-    def run(self, progress: Progress | None = None) -> None:
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
         model, config = self._model, self._config
         if isinstance(model, OffPolicyAlgorithm):
             _rebuild_buffer(model)
@@ -87,11 +129,12 @@ class Training:
                 config.steps - model.num_timesteps,
                 callback=[
                     CompressionCallback(config.student.compression, config.steps),
-                    _Checkpoints(self._saved, config.steps, progress),
+                    _Checkpoints(self._saved, config.steps, progress, seconds),
                 ],
                 reset_num_timesteps=False,
                 log_interval=None,
             )
+        return bool(model.num_timesteps >= config.steps)
 
     def freeze(self) -> Policy:
         told = {**self._config.environment.as_dict(), "finetuned": self._config.steps}
@@ -126,11 +169,13 @@ def _rebuild_buffer(model: OffPolicyAlgorithm) -> None:
 
 
 class _Checkpoints(BaseCallback):
-    """Saves the agent now and then, and reports."""
+    """Saves the agent now and then, and reports; training ends with the first checkpoint after ``seconds``."""
 
-    def __init__(self, path: Path | None, steps: int, progress: Progress | None) -> None:
+    def __init__(self, path: Path | None, steps: int, progress: Progress | None, seconds: float) -> None:
         super().__init__()
         self._path, self._steps, self._progress = path, steps, progress
+        self._deadline = time.monotonic() + seconds
+        self._over = False
         self._every = max(1, steps // _CHECKPOINTS)
         self._next = 0
 
@@ -140,7 +185,7 @@ class _Checkpoints(BaseCallback):
     def _on_step(self) -> bool:
         if not isinstance(self.model, OnPolicyAlgorithm):
             self._save_if_due()
-        return True
+        return not self._over
 
     def _on_rollout_start(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
@@ -156,3 +201,4 @@ class _Checkpoints(BaseCallback):
                 self.model.save(file)
         if self._progress is not None:
             self._progress(min(self.num_timesteps, self._steps), self._steps, None)
+        self._over = time.monotonic() >= self._deadline

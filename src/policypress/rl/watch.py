@@ -14,8 +14,8 @@ import numpy as np
 from policypress.errors import ConfigError, RunError
 from policypress.measure.size import size
 from policypress.policy.policy import Policy
-from policypress.rl.environments import EnvLike, description_of, is_atari, make_env, name_of, padding_of
-from policypress.rl.evaluate import FINAL_SEED, MAX_STEPS, Evaluation, check_spaces, environment_on_card
+from policypress.rl.environments import MAX_STEPS, EnvLike, description_of, is_atari, make_env, name_of, padding_of
+from policypress.rl.evaluate import FINAL_SEED, Evaluation, check_spaces, environment_on_card
 from policypress.rl.film import Film, Picture, check_out
 
 _ALONE, _BESIDE = (320, 240), (240, 180)
