@@ -364,7 +364,8 @@ class TQCAdapter(SACAdapter):
 
 class CrossQAdapter(SACAdapter):
     name, policy_module = "crossq", "sb3_contrib.crossq.policies"
-    while_learning = trains_students = False
+    while_learning = False
+    trains_students = False
     model_class: Any = getattr(sb3_contrib, "CrossQ", None)
     critic_hidden = (1024, 1024)
 
@@ -554,7 +555,8 @@ class A2CAdapter(_PolicyAdapter):
 
 class TRPOAdapter(_PolicyAdapter):
     name, setting = "trpo", "cg_max_steps"
-    while_learning = trains_students = False
+    while_learning = False
+    trains_students = False
     model_class: Any = getattr(sb3_contrib, "TRPO", None)
 
     def trained_graph(self, model: Any) -> Graph:
