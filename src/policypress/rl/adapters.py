@@ -56,6 +56,8 @@ _SAMPLES = 64
 _EXPLORATION = 0.1
 """Standard deviation of what is added to a deterministic actor's actions, in halves of their range (Fujimoto et al.
 2018)."""
+_QUIET = math.e
+"""What the agent's noise is divided by while its student learns: what counts is the student without any."""
 _NOISE = 2e-5
 """Of the largest output: what rounding may change, where small differences of large values decide."""
 
@@ -285,10 +287,11 @@ class SACAdapter(_ContinuousAdapter):
         assert isinstance(last, nn.Linear)
         actor = model.actor
         actor.latent_pi, actor.mu = nn.Sequential(*hidden), last
-        # As far from the mean as the agent explores, everywhere at first.
+        # The same noise everywhere at first, and in the end too, the ``_QUIET``-th part of the agent's.
         actor.log_std = nn.Linear(last.in_features, last.out_features)
         actor.log_std.weight.zero_()
-        actor.log_std.bias.copy_(self._log_std(agent.actor, inputs).mean(0))
+        actor.log_std.bias.copy_(self._log_std(agent.actor, inputs).mean(0) - math.log(_QUIET))
+        model.target_entropy -= math.log(_QUIET) * last.out_features
         actor.optimizer = _like(actor.optimizer, actor.parameters())
 
     @staticmethod
