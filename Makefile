@@ -8,7 +8,7 @@ DEMO = train --algo sac --env InvertedPendulum-v5 --steps 15000 --sparsity 0.95 
 BENCHMARKS = benchmarks/overhead.py benchmarks/latency.py benchmarks/inside_c.py benchmarks/startup.py
 # What `make checks` runs, in this order: each script of checks/ in short.
 CHECKS = "agreement.py --pairs 100000" "agreement.py --sanitize --pairs 5000 --observations 128 --c-every 40" \
-	"onnx_agreement.py --seeds 1" "fuzz_policy_files.py --cases 5000" "link_exports.py --pairs 4" \
+	"onnx_agreement.py --seeds 1" small_payloads.py "fuzz_policy_files.py --cases 5000" "link_exports.py --pairs 4" \
 	"agents.py --only gsde --only old" "processors.py --policies 5 --observations 50"
 
 # May be given on the command line, as in `make test JOBS=1 ARGS="-k masks"`.

@@ -5,11 +5,11 @@
     python checks/agreement.py --sanitize --pairs 50000  # under AddressSanitizer and UndefinedBehaviorSanitizer
     POLICYPRESS_KERNELS=avx2 python checks/agreement.py  # with these kernels of the native engine
 
-Each policy gets random and extreme observations, which the native engine (with the kernels of this machine) and the
-portable one answer in a batch and, some of them, one by one; every --c-every th policy is exported to C, compiled and
-asked as well, an integer one without floats too, and every --onnx-every th to ONNX, in both styles. Outputs and actions
-are compared bit for bit, of ONNX each integer of each layer too; what the reference refuses must be refused. The first
-difference is printed with its seed, and the exit code is 1.
+Every --linear-every-th policy has one layer alone. Each gets random and extreme observations, which the native engine
+(with the kernels of this machine) and the portable one answer in a batch and, some of them, one by one; every --c-every
+th policy is exported to C, compiled and asked as well, an integer one without floats too, and every --onnx-every th to
+ONNX, in both styles. Outputs and actions are compared bit for bit, of ONNX each integer of each layer too; what the
+reference refuses must be refused. The first difference is printed with its seed, and the exit code is 1.
 
 With --sanitize the extension (engine.c, the kernels of machines, its binding) is built with both sanitizers into a
 temporary folder and loaded in the place of the installed one, in a process with their runtime. Exported C is built with
@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--observations", type=int, default=512, help="of each policy, at most")
     parser.add_argument("--c-every", type=int, default=10, help="compile every so many policies; 0: none")
     parser.add_argument("--onnx-every", type=int, default=20, help="export every so many policies to ONNX; 0: none")
+    parser.add_argument("--linear-every", type=int, default=8, help="one layer in every so many policies; 0: in none")
     parser.add_argument("--seed", type=int, default=0, help="of the first policy")
     parser.add_argument("--cc", default="gcc", help="C compiler")
     parser.add_argument("--sanitize", action="store_true")
@@ -100,7 +101,7 @@ def main() -> int:
         flags = SANITIZE
     from policypress.export.c import WEIGHTS
     from policypress.runtime import engine
-    from policypress.testing import DisagreementError, agree, random_policy
+    from policypress.testing import DisagreementError, agree, random_linear_policy, random_policy
 
     version = subprocess.run([options.cc, "--version"], capture_output=True, text=True, check=True)
     print(f"{platform.machine()}, kernels {engine.KERNELS}, {version.stdout.splitlines()[0]}, NumPy {np.__version__}")
@@ -108,7 +109,8 @@ def main() -> int:
     kernels: collections.Counter[str] = collections.Counter()
     began, seed = time.perf_counter(), options.seed
     while counts["pairs"] < options.pairs:
-        policy, engines = random_policy(seed), ["native", "portable"]
+        linear = options.linear_every and seed % options.linear_every == options.linear_every - 1
+        policy, engines = (random_linear_policy if linear else random_policy)(seed), ["native", "portable"]
         if options.c_every and seed % options.c_every == 0:
             engines += ["C, self test"] if options.extension else ["C", "C, integers only"]
         if options.onnx_every and seed % options.onnx_every == 0 and not options.extension:
@@ -127,6 +129,7 @@ def main() -> int:
             print(f"FAILED seed {seed}: {error}")
             return 1
         counts.update({"policies": 1, f"policies, {policy.numerics}": 1, "refused": found.refused})
+        counts["policies, linear"] += bool(linear)
         counts["pairs"] += found.observations + found.refused
         counts.update({f"{name}: answers": answers for name, answers in found.answers.items()})
         counts.update({f"{name}: policies": 1 for name in found.answers})

@@ -44,7 +44,7 @@ from policypress.errors import ArtifactError, ObservationError
 from policypress.policy import artifact, payload
 from policypress.policy.codec import Writer
 from policypress.policy.policy import Policy
-from policypress.testing import make_policy, random_observations, stored_policies
+from policypress.testing import make_policy, random_linear_policy, random_observations, stored_policies
 
 ROOT = Path(__file__).parents[1]
 BATCH = 500
@@ -209,8 +209,7 @@ def numbers(rng: np.random.Generator, source: Source) -> bytes:
         return payload_bytes(rng, source)
     encoder = payload._Encoder(source.policy)
     encoder.writer = HostileWriter(rng, float(rng.choice([0.01, 0.05, 0.3])))
-    encoder.input(source.policy.input)
-    encoder.ops(source.policy.ops)
+    encoder.write()
     data = encoder.writer.finish()
     if rng.random() < 0.5:  # something to go on with
         length = int(rng.choice([100, 10_000, 1_000_000], p=[0.6, 0.3, 0.1]))
@@ -256,6 +255,9 @@ def load_sources() -> tuple[list[Source], np.ndarray]:
             for bits in (2, 8):
                 policy = make_policy(numerics, kind, bits, seed=bits, vectors=True)  # type: ignore[arg-type]
                 sources.append(Source(policy, artifact.encode(policy)))
+    for seed in range(12):
+        policy = random_linear_policy(seed, "integer")
+        sources.append(Source(policy, artifact.encode(policy)))
     weights = np.array([1 / max(len(source.sections[0]), 500) for source in sources])
     return sources, weights / weights.sum()
 

@@ -25,8 +25,9 @@ from policypress.config import CompressionConfig, PressConfig, TrainConfig
 from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
-from policypress.rl.search import Candidate, Knobs, Standing
-from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac, save_picker
+from policypress.rl.lines import Candidate, Line
+from policypress.rl.search import Standing
+from rl.toys import FILES, FOLLOW, LOOK, PICK, chooser, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
@@ -530,6 +531,21 @@ def test_compress_shows_teacher_and_student(run: Run, picker_file: Path, tmp_pat
     assert_one_sentence(run(*pressed(picker_file, tmp_path, *QUICK, "--seed", 2)), "holds another run: choose another")
 
 
+def test_a_linear_student_runs_saves_and_exports(run: Run, picker_file: Path, tmp_path: Path) -> None:
+    quick = ("--hidden", "none", "--batches", 100, "--states", 400)
+    answer = run(*pressed(picker_file, tmp_path / "run", *quick))
+    assert answer.code == 0, answer.err
+    policy = tmp_path / "run" / "policy.policy"
+    assert "output (3)" in run("info", policy).out
+    assert json.loads((tmp_path / "run/config.json").read_text())["student"]["hidden"] == "none"
+    for form in ("c", "onnx"):
+        done = run("export", policy, "--to", form, "--out", tmp_path / form)
+        assert done.code == 0, done.err
+    packed = run("pack", policy, tmp_path / "packed")
+    assert packed.code == 0, packed.err
+    assert run("evaluate", tmp_path / "packed", "--env", PICK, "--episodes", 2).code == 0
+
+
 def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
     model = dqn(PICK)
     for parameter in model.q_net.parameters():
@@ -567,14 +583,22 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "rate": (("--rate-weight", -1), "rate_weight=-1.0 must be at least 0"),
     "keep": (("--keep", 95), "keep=95.0 must be a share of the agent's return, for example 0.95."),
     "keep in per cent": (("--keep", 80), "keep=80.0 must be a share of the agent's return, for example 0.8."),
-    "keep 0 minutes": (("--keep", 0.9, "--minutes", 0), "give --minutes, and no other --method."),
+    "keep 0 minutes": (("--keep", 0.9, "--minutes", 0), "give --minutes, and no --method."),
+    "keep worst": (("--keep", 0.9, "--keep-worst", 90), "keep_worst=90.0 must be a share of the agent's worst tenth"),
+    "bytes": (("--bytes", -1), "bytes=-1 must be at least 0."),
+    "bytes and method": (("--bytes", 99, "--method", "ptq"), "a search (keep, bytes) takes what ways it needs"),
+    "on": (("--keep", 0.9, "--on", "moon"), "on='moon' is not one of local, ray."),
+    "address": (("--keep", 0.9, "--address", "x:1"), "is that of a Ray cluster: add --on ray."),
     "keep nan": (("--keep", "nan"), "keep=nan must be a finite number"),
     "minutes nan": (("--keep", 0.9, "--minutes", "nan"), "minutes=nan must be a finite number"),
-    "keep and method": (("--keep", 0.9, "--method", "ptq"), "searches among distilled students"),
+    "keep and method": (("--keep", 0.9, "--method", "ptq"), "a search (keep, bytes) takes what ways it needs"),
     "keep and hidden": (("--keep", 0.9, "--hidden", "4,4"), "a search finds hidden widths, rate_weight and batches"),
     "keep and bits": (("--keep", 0.9, "--weight-bits", 32), "give weight_bits of 2 to 8."),
     "jobs": (("--keep", 0.9, "--jobs", 0), "jobs=0 must be at least 1."),
-    "minutes": (("--minutes", 3), "minutes=3 are the time of a search: say what it must keep, --keep 0.95."),
+    "minutes": (
+        ("--minutes", 3),
+        "minutes=3 are the time of a search: say what it must keep, --keep 0.95, or --bytes 128.",
+    ),
     "method": (("--method", "prune"), "method='prune' is not one of distill, ptq, finetune."),
     "steps": (("--steps", 100), "are those of --method finetune"),
     "schedule of ptq": (
@@ -647,7 +671,13 @@ def test_every_option_of_compress_reaches_the_settings(
     assert (compression.weight_bits, compression.activation_bits, compression.input_bits) == (5, 4, 9)
 
     assert_one_sentence(run(*pressed(picker_file, tmp_path), "--keep", 0.9, "--jobs", 3), "enough.")
-    assert (seen["config"].keep, seen["config"].minutes, seen["jobs"]) == (0.9, 10.0, 3)
+    assert (seen["config"].keep, seen["config"].minutes, seen["jobs"], seen["on"]) == (0.9, 10.0, 3, "local")
+    assert (seen["config"].keep_worst, seen["config"].bytes) == (0.9, 0)
+    arguments = ("--bytes", 128, "--keep-worst", 0.8, "--minutes", 2, "--on", "ray", "--address", "auto")
+    assert_one_sentence(run(*pressed(picker_file, tmp_path), *arguments), "enough.")
+    config = seen["config"]
+    assert (config.keep, config.bytes, config.keep_worst, config.minutes) == (0.0, 128, 0.8, 2.0)
+    assert (seen["on"], seen["address"]) == ("ray", "auto")
     arguments = ("--method", "finetune", "--steps", 50, "--trust")
     assert_one_sentence(run(*pressed(picker_file, tmp_path), *arguments), "enough.")
     assert (seen["config"].method, seen["config"].steps) == ("finetune", 50)
@@ -670,22 +700,26 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
 ) -> None:
     run(*pressed(picker_file, tmp_path, *QUICK))
     result = json.loads((tmp_path / "result.json").read_text())
-    one = Candidate(Knobs(), (24, 24), 512, 300.0, 999, 0.985, -0.971, 1.013, 5.0, 0.0, 60.0)
+    line = Line("down", "distill", (24, 24))
+    one = Candidate(line, 0, 512, 300.0, 999, 0.985, -0.971, 1.013, 5.0, 0.912, 0.0, 100, True, True, 0, 60.0)
 
     def search(*_: Any, report: Any, watch: Any, **__: Any) -> Any:
         watch(Standing("measuring the agent", 0.0, 600.0))
         for seconds in (20.0, 21.0):  # said once where nobody looks at a terminal
-            watch(Standing("training", seconds, 600.0, ((24, 24),)))
+            watch(Standing("pressing", seconds, 600.0, (line,)))
         report(one, True)
-        return {**result, "reached": False}
+        config = {**result["config"], "keep": 0.955, "bytes": 64}
+        return {**result, "config": config, "reached": False}
 
     monkeypatch.setattr("policypress.rl.search.search", search)
     answer = run(*pressed(picker_file, tmp_path), "--keep", 0.955, "--json")
     assert answer.code == 1
     assert answer.json["reached"] is False
-    assert "no student keeps 95.5 % of the mean return" in answer.err
-    assert "[-97.1%, 101.3%]  best" in answer.err
-    assert answer.err.splitlines()[:2] == ["0:00 of 10:00 · measuring the agent", "0:20 of 10:00 · training 24-24"]
+    assert "no policy keeps 95.5 % of the mean return" in answer.err
+    assert "and 90 % of the worst tenth in 64 bytes; this is the closest" in answer.err
+    assert "[-97.1%, 101.3%] worst 91%  best" in answer.err
+    started = ["0:00 of 10:00 · measuring the agent", "0:20 of 10:00 · pressing 24-24 (distill)"]
+    assert answer.err.splitlines()[:2] == started
     shown = [line for line in answer.err.splitlines() if "best" in line]
     assert len(shown) == 1
     assert len(shown[0]) <= 80
@@ -704,3 +738,35 @@ def test_a_search_in_processes_of_its_own(picker_file: Path, tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / "frontier.png").exists()
     assert json.loads(done.stdout)["reached"] == (done.returncode == 0)
+
+
+# Watching
+
+
+def test_watch_writes_a_film_and_says_what_returned(run: Run, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{choice}.policy" for choice in (0, 1)]
+    for choice, path in enumerate(paths):
+        chooser(choice, {"env": "rl.toys:Lit"}).save(path)
+    out = tmp_path / "a.gif"
+    answer = run("watch", paths[0], "--out", out, "--beside", paths[1], "--json")
+    assert (answer.code, answer.json["out"]) == (0, str(out))
+    assert [one["returns"] for one in answer.json["policies"]] == [[12.0], [5.0]]
+    assert [one["ended_early"] for one in answer.json["policies"]] == [0.0, 1.0]
+    assert out.read_bytes()[:6] == b"GIF89a"
+    answer = run("watch", paths[1], "--out", out, "--steps", "3", "--episodes", "2")
+    assert answer.code == 0
+    assert "3.0 3.0" in answer.out
+    assert f"{out.name}  {out.stat().st_size:,} bytes" in answer.out
+
+
+def test_watch_fails_in_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chooser(0, {"env": "rl.toys:Lit"}).save(tmp_path / "a.policy")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments, sentence in (
+        ((), "there is no display for a window: name a file"),
+        (("--out", "a.avi"), "must end in .gif, .mp4, .png"),
+        (("--out", "a.gif", "--frame-stack", "2"), "add --env"),
+        (("--out", tmp_path / "a.gif", "--env", FOLLOW), "has no render mode 'rgb_array'"),
+    ):
+        assert_one_sentence(run("watch", tmp_path / "a.policy", *arguments), sentence)

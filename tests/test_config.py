@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from policypress.config import (
     TrainConfig,
     dumps,
     from_json,
+    hidden_text,
     to_json,
 )
 from policypress.errors import ConfigError, PolicypressError
@@ -367,7 +369,10 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
         ({"steps": 5}, "steps=5 are those of --method finetune"),
         ({"keep": -0.5, "minutes": 1.0}, "keep=-0.5 must be a share"),
         ({"keep": 0.95}, "give --minutes"),
-        ({"keep": 0.95, "minutes": 1.0, "method": "ptq"}, "no other --method"),
+        ({"keep": 0.95, "minutes": 1.0, "method": "ptq"}, "no --method"),
+        ({"bytes": 64}, "give --minutes"),
+        ({"bytes": -1}, "bytes=-1 must be at least 0"),
+        ({"keep_worst": 90.0}, "keep_worst=90.0 must be a share of the agent's worst tenth, for example 0.9"),
         ({"keep": 0.95, "minutes": 1.0}, "give weight_bits of 2 to 8"),
         ({"minutes": 1.0}, "minutes=1 are the time of a search"),
         ({"episodes": 1}, "episodes=1 must be at least 2"),
@@ -382,8 +387,21 @@ def test_each_setting_of_a_pressing_is_checked(settings: dict[str, Any], sentenc
 def test_a_pressing_survives_json() -> None:
     student = DistillConfig(CompressionConfig(weight_bits=4, sparsity=0.5), hidden=(8, 9), critic_weight=0.5, seed=3)
     config = PressConfig("sac", "x", "ab", "cd", student=student, keep=0.95, minutes=2.5, episodes=7)
+    assert "keep_worst" not in json.loads(dumps(config)), "files of before stay as they were"
+    assert from_json(PressConfig, json.loads(dumps(replace(config, keep_worst=0.8, bytes=9)))).bytes == 9
     assert from_json(PressConfig, json.loads(dumps(config))) == config
     assert from_json(DistillConfig, json.loads(dumps(student))) == student
+
+
+def test_a_linear_student_is_written_as_such() -> None:
+    student = DistillConfig(hidden="none")
+    data = json.loads(dumps(student))
+    assert data["hidden"] == "none"
+    assert from_json(DistillConfig, data) == student
+    assert [hidden_text(hidden) for hidden in ("none", (24, 24), ())] == ["linear", "24-24", ""]
+    for wrong in ("auto", "nothing", "8"):
+        with pytest.raises(ConfigError):
+            from_json(DistillConfig, {**data, "hidden": wrong})
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,15 @@ from rich.console import Console
 from policypress.export.verify import Agreement, Verification
 from policypress.measure.size import size
 from policypress.rl.curves import plot_frontier
-from policypress.rl.search import Candidate, Knobs, Standing
+from policypress.rl.lines import Candidate, Line
+from policypress.rl.search import Standing
 from policypress.tables import (
     byte_table,
     candidate_line,
     compress_table,
     layer_names,
     layer_table,
+    missed,
     result_table,
     standing_line,
     verification_table,
@@ -159,11 +161,37 @@ def test_layers_have_names_that_people_know(kind: Any, names: list[str]) -> None
     assert [layer["name"] for layer in report.as_dict()["layers"]] == [layer.name for layer in policy.layers]
 
 
+def candidate(line: Line, payload_bytes: int = 1_512, **changes: Any) -> Candidate:
+    figures = {
+        "ratio": 300.0, "nonzeros": 999, "share": 0.985, "low": 0.971, "high": 1.013, "worst_tenth": 5_000.0,
+        "worst_share": 0.93, "ended_early": 0.0, "episodes": 100, "confirmed": True, "finished": True, "steps": 0,
+        "seconds": 60.0, **changes,
+    }  # fmt: skip
+    return Candidate(line, 0, payload_bytes, **figures)
+
+
 def test_the_standing_of_a_search_is_one_line() -> None:
-    best = Candidate(Knobs(), (24, 24), 1_512, 300.0, 999, 0.985, 0.971, 1.013, 5_000.0, 0.0, 60.0)
+    lines = Line("up", "evolve", ()), Line("down", "distill", (22, 22))
+    best = candidate(lines[1])
     assert standing_line(Standing("measuring the agent", 0.0, 600.0)) == "0:00 of 10:00 · measuring the agent"
-    line = standing_line(Standing("training", 83.9, 600.0, ((26, 26), (22, 22)), 3, best))
-    assert line == "1:23 of 10:00 · training 26-26, 22-22 · 3 finished · best 1,512 B, kept 98.5%"
+    line = standing_line(Standing("pressing", 83.9, 600.0, lines, 3, best))
+    assert line == ("1:23 of 10:00 · pressing linear (evolve), 22-22 (distill) · 3 measured · best 1,512 B, kept 98.5%")
+
+
+def test_what_a_search_missed_is_said() -> None:
+    asked = {"keep": 0.95, "keep_worst": 0.9}
+    assert missed({"config": asked | {"bytes": 0}}) == (
+        "no policy keeps 95 % of the mean return, by the lower end of its interval, and 90 % of the worst tenth"
+    )
+    assert missed({"config": asked | {"bytes": 1_280}}).endswith("of the worst tenth in 1,280 bytes")
+    assert missed({"config": {"keep": 0.0, "bytes": 9}}) == "no policy fits in 9 bytes"
+
+
+def test_what_is_kept_of_the_worst_tenth_is_shown() -> None:
+    one = result(1.0, 1.0)
+    assert "kept of the worst" not in shown(compress_table(one))
+    kept = {**one["kept"], "worst_share": 0.913}
+    assert "91.3%" in shown(compress_table(one | {"kept": kept}))
 
 
 def test_a_student_that_stopped_early_is_said_to_have() -> None:
@@ -179,12 +207,12 @@ def test_notes_keep_their_brackets() -> None:
     assert "'policypress[export]'" in text
 
 
-def test_a_student_of_a_search_takes_a_line() -> None:
-    one = Candidate(Knobs(-2, 3), (256, 256, 64), 12_345, 23.3, 9_999, 0.9876, -1.0123, 1.234, -5.0, 0.1, 60.0)
+def test_a_candidate_of_a_search_takes_a_line() -> None:
+    wide = Line("down", "finetune", (256, 256))
+    one = candidate(wide, 12_345, share=0.9876, low=-1.0123, high=1.234, worst_share=-1.5)
     line = candidate_line(one, best=True)
-    assert line.startswith("  256-256-64  rate 0.0113   12,345 B    23x  kept  98.8% [-101.2%, 123.4%]")
-    assert line.endswith("  best")
-    assert len(line) <= 88
+    assert line == "finetune   256-256  12,345 B  kept 98.8% [-101.2%, 123.4%] worst -150%  best"
+    assert len(line) <= 80
     assert not candidate_line(one, best=False).endswith("best")
 
 

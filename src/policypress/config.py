@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -17,6 +17,8 @@ from policypress.errors import ConfigError
 
 CONFIG_VERSION = 1
 FLOAT_BITS = 32
+SEARCH_EPISODES = 100
+"""Of a measurement at the end of a search, which has chosen among many."""
 
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
@@ -25,7 +27,9 @@ PruningMethod = Literal["gradual", "set"]
 Structure = Literal["unstructured", "2:4"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
-PressMethod = Literal["distill", "ptq", "finetune"]
+PressMethod = Literal["distill", "ptq", "finetune", "evolve"]
+Hidden = tuple[int, ...] | Literal["none"]
+"""Widths of a student's last hidden layers; (): as wide as its teacher's; "none": it is linear."""
 
 T = TypeVar("T")
 
@@ -336,9 +340,11 @@ class DistillConfig:
 
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     hidden: Annotated[
-        tuple[int, ...],
+        Hidden,
         Setting(
-            "Widths of the student's last hidden layers, for example 24,24", STUDENT, shown="the agent's own network"
+            "Widths of the student's last hidden layers, for example 24,24, or none for a linear student",
+            STUDENT,
+            shown="the agent's own network",
         ),
     ] = ()
     batches: Annotated[
@@ -368,7 +374,7 @@ class DistillConfig:
             raise ConfigError(f"critic_start={self.critic_start} must be a fraction of the batches, for example 0.5.")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must not be negative.")
-        if any(width < 1 for width in self.hidden):
+        if self.hidden != "none" and any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
         self.compression.check_reachable(self.batches, self.batches)
 
@@ -386,21 +392,42 @@ class PressConfig:
     vecnormalize: str = ""
     method: Annotated[
         PressMethod,
-        Setting("distill a student; ptq: no training, the baseline; finetune: train on, see --steps", OTHER_METHODS),
+        Setting(
+            "distill a student; evolve: change its integers until it returns more, finetune: train on, see --steps for "
+            "both; ptq: no training, the baseline",
+            OTHER_METHODS,
+        ),
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
     """The student; for the method "ptq" its compression, hidden widths and seed alone count, and without widths for
     "finetune" too: what that trains on is then the agent's own network, with widths a distilled student."""
-    steps: Annotated[int, Setting("Environment steps of --method finetune", OTHER_METHODS, shown=None)] = 0
+    steps: Annotated[int, Setting("Environment steps of --method finetune or evolve", OTHER_METHODS, shown=None)] = 0
+    code_rms: Annotated[
+        float,
+        Setting("Root mean square of the weights' codes for --method evolve: half of it is a bit less", OTHER_METHODS),
+    ] = 16.0
     keep: Annotated[
         float,
         Setting(
-            "Search for the smallest payload that keeps this share of the mean return, for example 0.95",
+            "Search for the smallest payload that keeps this share of the mean return, for example 0.95, by the lower "
+            "end of its interval",
             SEARCH,
             shown=None,
         ),
     ] = 0.0
-    """0: one student, no search."""
+    """0: no share is asked for; without ``bytes``, one student and no search."""
+    keep_worst: Annotated[
+        float, Setting("Share of the agent's worst tenth that must be kept beside --keep", SEARCH)
+    ] = 0.9
+    bytes: Annotated[
+        int,
+        Setting(
+            "Search for the best return in so many bytes of payload; with --keep, until one of them keeps enough",
+            SEARCH,
+            Span(0),
+            shown=None,
+        ),
+    ] = 0
     minutes: Annotated[float, Setting("Time for the search", SEARCH)] = 0.0
     episodes: Annotated[int, Setting("Episodes of a measurement", span=Span(2))] = 50
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -412,23 +439,38 @@ class PressConfig:
         object.__setattr__(self, "algo", self.algo.lower())
         _settle_environment(self)
         _check_fields(self)
+        if not 0.5 <= self.code_rms <= 40.0:
+            raise ConfigError(f"code_rms={self.code_rms:g} must be 0.5 to 40, for example 16.")
+        if self.method in ("finetune", "evolve") and self.steps < 1:
+            raise ConfigError(f"say how long to {self.method}, for example --steps 1000000.")
         if self.method == "finetune":
-            if self.steps < 1:
-                raise ConfigError("say how long to train on, for example --steps 100000.")
             if not self.student.hidden:
                 self.student.compression.check_reachable(self.steps, self.steps)
-        elif self.steps:
-            raise ConfigError(f"steps={self.steps} are those of --method finetune: leave --steps out, or add it.")
+        elif self.steps and self.method != "evolve":
+            raise ConfigError(f"steps={self.steps} are those of --method finetune or evolve: leave --steps out.")
         if self.keep and not 0.0 < self.keep <= 1.5:
             raise ConfigError(
                 f"keep={self.keep} must be a share of the agent's return, for example {_share(self.keep, 0.95):g}."
             )
-        if self.keep and not (self.method == "distill" and self.minutes > 0.0):
-            raise ConfigError("keep=... searches among distilled students: give --minutes, and no other --method.")
-        if self.keep and not self.student.compression.quantizes:
-            raise ConfigError("keep=... searches for a precision: give weight_bits of 2 to 8.")
-        if self.minutes and not self.keep:
-            raise ConfigError(f"minutes={self.minutes:g} are the time of a search: say what it must keep, --keep 0.95.")
+        if not 0.0 <= self.keep_worst <= 1.5:
+            raise ConfigError(
+                f"keep_worst={self.keep_worst} must be a share of the agent's worst tenth, for example "
+                f"{_share(self.keep_worst, 0.9):g}."
+            )
+        if self.searches and not (self.method == "distill" and self.minutes > 0.0):
+            raise ConfigError("a search (keep, bytes) takes what ways it needs: give --minutes, and no --method.")
+        if self.searches and not self.student.compression.quantizes:
+            raise ConfigError("a search (keep, bytes) is one for a precision too: give weight_bits of 2 to 8.")
+        if self.minutes and not self.searches:
+            raise ConfigError(
+                f"minutes={self.minutes:g} are the time of a search: say what it must keep, --keep 0.95, or "
+                "--bytes 128."
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether this is a search, and not one student."""
+        return self.keep > 0.0 or self.bytes > 0
 
     @property
     def environment(self) -> Environment:
@@ -475,10 +517,9 @@ def _share(value: float, example: float) -> float:
 
 Config = CompressionConfig | TrainConfig | DistillConfig | PressConfig
 _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
-_TUPLES = ("hidden", "wrappers")
 
 
-_LATER = (("pruning", "gradual"), ("structure", "unstructured"))
+_LATER = (("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0))
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
 
@@ -508,11 +549,22 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 
 def _built(cls: type[T], values: Mapping[str, Any]) -> T:
+    read: dict[str, Callable[[Any], Any]] = {"hidden": hidden_of, "wrappers": tuple}
     arguments = {
-        name: _built(_NESTED[name], value) if name in _NESTED else tuple(value) if name in _TUPLES else value
+        name: _built(_NESTED[name], value) if name in _NESTED else read[name](value) if name in read else value
         for name, value in values.items()
     }
     return cls(**arguments)
+
+
+def hidden_of(value: Any) -> Hidden:
+    """Hidden widths as JSON holds them."""
+    return "none" if value == "none" else tuple(value)
+
+
+def hidden_text(hidden: Hidden) -> str:
+    """Hidden widths as tables show them: "24-24", "linear"."""
+    return "linear" if hidden == "none" else "-".join(map(str, hidden))
 
 
 def dumps(config: Config) -> str:

@@ -12,8 +12,20 @@ from policypress.errors import PolicypressError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "gym": ("gymnasium", "mujoco"),
-    "train": ("torch", "stable_baselines3", "sb3_contrib", "ale_py", "cv2", "tensorboard", "matplotlib", "psutil"),
+    "train": (
+        "torch",
+        "stable_baselines3",
+        "sb3_contrib",
+        "cma",
+        "ale_py",
+        "cv2",
+        "tensorboard",
+        "matplotlib",
+        "psutil",
+    ),
     "export": ("onnx", "onnxruntime"),
+    "cluster": ("ray",),
+    "watch": ("gymnasium", "PIL", "imageio_ffmpeg", "pygame"),
 }
 """Modules that an extra brings, as they are imported; "train" brings those of "gym" too."""
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
-    from policypress.rl.search import Candidate, Standing
+    from policypress.rl.lines import Candidate
+    from policypress.rl.search import Standing
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -58,6 +59,8 @@ def compress_table(result: Mapping[str, Any]) -> Table:
         name, how, shown = "kept", ".1%", ("share", "low", "high")
     value, low, high = (f"{found[part]:{how}}" for part in shown)
     table.add_row(name, "", f"{value}\n[{low}, {high}]")
+    if "worst_share" in found:
+        table.add_row("kept of the worst", "", f"{found['worst_share']:.1%}")
     table.add_section()
     table.add_row("nonzeros", f"{size['baseline_bytes'] // 4:,}", f"{size['nonzeros']:,}")
     _byte_rows(table, [{"payload_bytes": size["baseline_bytes"], "payload_ratio": 1.0}, size])
@@ -71,21 +74,33 @@ def compress_table(result: Mapping[str, Any]) -> Table:
 
 
 def candidate_line(candidate: Candidate, best: bool) -> str:
-    """One finished student of a search."""
+    """What came of a line of a search."""
     return (
-        f"{'-'.join(map(str, candidate.hidden)):>12}  rate {candidate.knobs.rate_weight:.4f}  "
-        f"{candidate.payload_bytes:>7,} B {candidate.ratio:5.0f}x  "
-        f"kept {candidate.share:6.1%} [{candidate.low:.1%}, {candidate.high:.1%}]{'  best' if best else ''}"
+        f"{candidate.line.method:>8} {candidate.line.shape:>9} {candidate.payload_bytes:>7,} B  "
+        f"kept {candidate.share:.1%} [{candidate.low:.1%}, {candidate.high:.1%}] "
+        f"worst {candidate.worst_share:.0%}{'  best' if best else ''}"
+    )
+
+
+def missed(result: Mapping[str, Any]) -> str:
+    """What a search was asked for and did not find, without a full stop."""
+    config = result["config"]
+    within = f" in {config['bytes']:,} bytes" if config.get("bytes") else ""
+    if not config["keep"]:
+        return f"no policy fits{within}"
+    return (
+        f"no policy keeps {100 * config['keep']:.3g} % of the mean return, by the lower end of its interval, and "
+        f"{100 * config.get('keep_worst', 0.9):.3g} % of the worst tenth{within}"
     )
 
 
 def standing_line(standing: Standing) -> str:
-    """Where a search stands: time, students, the best so far."""
+    """Where a search stands: time, what is at work, the best so far."""
     parts = [f"{_clock(standing.seconds)} of {_clock(standing.of)}", standing.doing]
     if standing.running:
-        parts[-1] += " " + ", ".join("-".join(map(str, hidden)) for hidden in standing.running)
+        parts[-1] += " " + ", ".join(f"{line.shape} ({line.method})" for line in standing.running)
     if standing.finished:
-        parts.append(f"{standing.finished} finished")
+        parts.append(f"{standing.finished} measured")
     if standing.best is not None:
         parts.append(f"best {standing.best.payload_bytes:,} B, kept {standing.best.share:.1%}")
     return " · ".join(parts)
@@ -106,6 +121,19 @@ def evaluation_table(result: Evaluation) -> Table:
     }
     table = _rows(rows)
     table.caption = "returns: " + " ".join(f"{value:.1f}" for value in result.returns)
+    return table
+
+
+def watched_table(results: Mapping[str, Evaluation]) -> Table:
+    """Return and length of the episodes that were shown, by policy."""
+    table = _table("policy", "returns", "steps", "ended early")
+    for name, result in results.items():
+        table.add_row(
+            name,
+            " ".join(f"{value:.1f}" for value in result.returns),
+            " ".join(map(str, result.lengths)),
+            f"{sum(result.terminated)} of {len(result.terminated)}",
+        )
     return table
 
 

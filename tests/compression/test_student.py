@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from policypress.compression.graph import Graph, Residual, trace
-from policypress.compression.student import forward, hidden_widths, student
+from policypress.compression.student import forward, hidden_widths, linear, student
 from policypress.errors import ConfigError
 
 
@@ -132,3 +132,30 @@ def test_widths_that_do_not_fit(name: str, hidden: tuple[int, ...], sentence: st
     make, shape = NETWORKS[name]
     with pytest.raises(ConfigError, match=sentence):
         student(trace(make()), hidden, torch.randn(shape))
+
+
+@pytest.mark.parametrize("count", [400, 5])  # more states than inputs, and fewer
+def test_a_linear_student_is_the_line_that_fits_best(count: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(count, 9) * torch.logspace(-1, 2, 9) + 5
+    x[:, 4] = 3.0  # never varies
+    weight = torch.randn(2, 9) / torch.logspace(-1, 2, 9)
+    y = x @ weight.T + torch.tensor([4.0, -2.0])
+    network = linear(x, y)
+    assert [type(module) for module in network] == [nn.Flatten, nn.Linear]
+    assert (network(x) - y).abs().max() < 0.02 * y.std()
+    assert network[1].weight[:, 4].abs().max() == 0
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_linear_student_of_any_network(name: str) -> None:
+    make, shape = NETWORKS[name]
+    x = torch.randn(shape)
+    network = student(trace(make()), "none", x)
+    assert network(x).shape == (7, 3)
+    assert len([module for module in network.modules() if isinstance(module, nn.Linear)]) == 1
+
+
+def test_a_line_through_nothing_is_finite() -> None:
+    assert torch.isfinite(linear(torch.zeros(2, 3), torch.ones(2, 2))(torch.randn(4, 3))).all()

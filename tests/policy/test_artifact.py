@@ -10,6 +10,7 @@ import json
 import math
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,18 @@ from policypress.policy.codec import (
     Writer,
 )
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import Flatten, InputQuantization, Layer, Residual
+from policypress.policy.ops import Flatten, InputQuantization, Layer, Relu, Residual
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Numerics, Policy
-from policypress.testing import NUMERICS, Kind, assert_same, make_policy, random_observations, with_zero_points
+from policypress.testing import (
+    NUMERICS,
+    Kind,
+    assert_same,
+    make_policy,
+    random_linear_policy,
+    random_observations,
+    with_zero_points,
+)
 
 KINDS: tuple[Kind, ...] = ("vector", "image", "tanh")
 HEADER = struct.Struct("<8sHIII")
@@ -158,11 +167,109 @@ def test_zero_points_come_back() -> None:
 
 
 def test_bits_of_the_input_that_cannot_be_are_refused() -> None:
-    for bits in (1, 17, 31, 33, 49, 64 + 8, 2**31):
+    for bits in (17, 31, 33, 49, 64 + 8, 2**31):
         writer = Writer()
         writer.unsigned(bits, INPUT_BITS)
         with pytest.raises(ArtifactError, match=f"its input has {bits:,} bits"):
             decode_payload(writer.finish())
+
+
+SHORT_INPUT: list[tuple[Any, ...]] = [  # behind its mark: 8 bits, signed, scale 1.0
+    ("uniform", 6, 4),
+    ("unsigned", 1, INPUT_LIMITS),
+    ("unsigned", 1, SIZE),
+    ("powers", np.zeros(1, np.int32)),
+]
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([("uniform", 15, 4), ("uniform", 15, 4)], "its input has 49 bits"),
+        ([*SHORT_INPUT, ("uniform", 1, 1), ("uniform", 7, 3), ("unsigned", 1, SIZE)], "weights of 9 bits"),
+        ([*SHORT_INPUT, ("uniform", 1, 1), ("uniform", 6, 3), ("unsigned", 0, SIZE)], "a size of 0"),
+        ([*SHORT_INPUT, ("uniform", 1, 1), ("uniform", 6, 3), ("unsigned", 2**20, SIZE)], "not what an encoder"),
+        (
+            [*SHORT_INPUT, ("uniform", 1, 1), ("uniform", 6, 3), ("unsigned", 2**23, SIZE), ("uniform", 0, 14)],
+            "declares more",
+        ),
+        (
+            [*SHORT_INPUT, ("uniform", 1, 1), ("uniform", 6, 3), ("unsigned", 1, SIZE), ("uniform", 0, 5),
+             ("uniform", 31, 5), ("uniform", 2, 4), ("uniform", 3, 2)],
+            "does not fit 32 bits",
+        ),
+        (
+            [("uniform", 6, 4), ("unsigned", 1, INPUT_LIMITS), ("unsigned", 2**15 + 1, SIZE)],
+            "too many exponents",
+        ),
+    ],
+)  # fmt: skip
+def test_short_forms_that_cannot_be_are_refused(steps: list[tuple[Any, ...]], words: str) -> None:
+    writer = Writer()
+    writer.unsigned(1, INPUT_BITS)
+    for verb, *arguments in steps:
+        getattr(writer, verb)(*arguments)
+    with pytest.raises(ArtifactError, match=words):
+        decode_payload(writer.finish())
+
+
+def linear(seed: int = 0, *, bits: int = 8, points: tuple[int, ...] = ()) -> Policy:
+    """A linear policy that the short form holds."""
+    rng = np.random.default_rng(seed)
+    limit = 2 ** (bits - 1) - 1
+    weight = np.clip(rng.normal(0, limit / 3, (6, 17)).round(), -limit, limit).astype(np.int8)
+    bias = (rng.integers(-20, 20, 6) * 64).astype(np.int32)
+    one = np.ones(6, np.float32)
+    policy = Policy(
+        (Layer(weight, bias, bits, np.array([2.0**-12], np.float32), relu=False),),
+        ObservationTransform((17,), "float64"),
+        ActionTransform("box", (6,), squash=True, low=-one, high=one),
+        InputQuantization(np.exp2(rng.integers(2, 7, 17)).astype(np.float32), -127, 127, 8),
+        baseline_bytes=4,
+    )
+    return with_zero_points(policy, *points) if points else policy
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_linear_policies_come_back(bits: int) -> None:
+    for policy in (linear(bits, bits=bits), linear(bits, bits=bits, points=(300, 0, -7))):
+        assert_same(Policy.from_bytes(artifact.encode(policy)), policy)
+        back = Policy.from_bytes(artifact.pack(policy))
+        seen = random_observations(policy, 50)
+        assert np.array_equal(back.outputs(seen), policy.outputs(seen))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_any_linear_policy_comes_back(seed: int) -> None:
+    policy = random_linear_policy(seed)
+    assert_same(Policy.from_bytes(artifact.encode(policy)), policy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: {"input": dataclasses.replace(p.input, inverse_scale=p.input.inverse_scale * np.float32(3))},
+        lambda p: {"input": dataclasses.replace(p.input, inverse_scale=p.input.inverse_scale * np.float32(2**30))},
+        lambda p: {"input": dataclasses.replace(p.input, inverse_scale=np.exp2(np.arange(17)).astype(np.float32))},
+        lambda p: {"ops": (dataclasses.replace(p.ops[0], relu=True),)},
+        lambda p: {"ops": (dataclasses.replace(p.ops[0], scale=np.array([0.3], np.float32)),)},
+        lambda p: {"ops": (dataclasses.replace(p.ops[0], scale=np.array([2.0], np.float32)),)},
+        lambda p: {"ops": (dataclasses.replace(p.ops[0], scale=np.full(6, 0.5, np.float32)),)},
+        lambda p: {"ops": (dataclasses.replace(p.ops[0], bias=p.ops[0].bias * 2**14 + 1),)},
+        lambda p: {"ops": (dataclasses.replace(p.ops[0], bias=p.ops[0].bias * 0),)},
+        lambda p: {"ops": (Relu(), *p.ops)},
+    ],
+)
+def test_what_the_short_form_cannot_hold_takes_the_long_one(change: Callable[[Any], dict[str, Any]]) -> None:
+    policy = dataclasses.replace(linear(), **change(linear()))
+    assert_same(Policy.from_bytes(artifact.encode(policy)), policy)
+
+
+def test_nothing_but_numbers_is_paid_for() -> None:
+    policy = linear()
+    weights, biases = 17 * 6 * math.log2(127 / 3 * math.sqrt(2 * math.pi * math.e)), 6 * math.log2(40)
+    assert artifact.payload_size(policy) <= (weights + biases) / 8 + 14
 
 
 def test_multi_discrete_actions_come_back() -> None:

@@ -164,6 +164,13 @@ def test_the_default_student_is_narrow_and_learns_its_precision(source: Source) 
     assert plan(source, "dqn", PICK, method="ptq").student.hidden == ()
 
 
+def test_a_linear_student_learns_its_precision_too(source: Source) -> None:
+    config = plan(source, "dqn", PICK, hidden="none")
+    assert config.student.hidden == "none"
+    assert config.student.compression.weight_range == "learned"
+    assert config.student.learning_rate == 3e-3
+
+
 def test_scaled_widths_leave_residual_blocks_alone() -> None:
     network = {"features_extractor_class": ResNetExtractor, "features_extractor_kwargs": {"features_dim": 50}}
     teacher = teacher_of(agent("dqn", LOOK, {**network, "net_arch": []}))

@@ -19,6 +19,7 @@ from policypress.compression.graph import trace
 from policypress.config import CompressionConfig, DistillConfig
 from policypress.errors import ConfigError, DivergedError, ObservationError, PolicypressError, RunError
 from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Flatten, Layer
 from policypress.policy.payload import encode_payload
 from policypress.rl import distill, evaluate
 from policypress.rl.agents import teacher_of
@@ -207,6 +208,64 @@ def test_a_student_of_a_convolutional_agent(env: str) -> None:
     assert policy.outputs(frames).shape == (20, 2)
     assert len(policy.layers[-2].bias) <= 8
     evaluate(policy, env, episodes=2)
+
+
+LINEAR = replace(SMALL, hidden="none", batches=120)
+
+
+@pytest.mark.parametrize("algo", ["sac", "tqc", "td3", "ppo", "a2c"])
+def test_a_linear_student_of_a_continuous_agent_acts_alike(algo: str) -> None:
+    model = agent(algo, FOLLOW)
+    policy = compress(model, FOLLOW, LINEAR)
+    (layer,) = policy.ops
+    assert isinstance(layer, Layer)
+    assert layer.weight.shape == (2, 3)
+    assert policy.numerics == "integer"
+    assert policy.provenance["distill"]["hidden"] == "none"
+    expected, ours = (evaluate(one, FOLLOW, episodes=10) for one in (teacher_of(model).policy(), policy))
+    assert ours.mean == pytest.approx(expected.mean, rel=0.15)
+
+
+@pytest.mark.parametrize(("algo", "env"), [("ppo", CHOOSE), ("dqn", PICK), ("qrdqn", PICK)])
+def test_a_linear_student_of_a_discrete_agent(algo: str, env: str) -> None:
+    policy = compress(agent(algo, env), env, LINEAR)
+    assert len(policy.ops) == 1
+    evaluate(policy, env, episodes=2)
+
+
+def test_a_linear_student_of_images_flattens_them() -> None:
+    policy = compress(agent("dqn", LOOK), LOOK, replace(LINEAR, batches=40, batch_size=8, states=60))
+    assert [type(op) for op in policy.ops] == [Flatten, Layer]
+    assert policy.numerics == "integer"
+    frames = np.stack([Look.observation_space.sample() for _ in range(20)])
+    assert np.array_equal(policy.outputs(frames), policy.outputs(frames, reference=True))
+    evaluate(policy, LOOK, episodes=2)
+
+
+def test_a_linear_student_of_a_black_box_is_what_the_box_is() -> None:
+    weight = torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 1.0], [-1.0, 0.3, 0.0]])
+    box = Teacher(None, VECTOR, DISCRETE, "logits", answers=lambda x: 3 * x @ weight.T)
+    policy = compress(box, PICK, replace(LINEAR, batches=60))
+    observations = np.random.default_rng(0).uniform(-1, 1, (500, 3)).astype(np.float32)
+    assert (policy.predict(observations)[0] == (observations @ weight.numpy().T).argmax(1)).mean() > 0.97
+
+
+def test_a_linear_student_needs_no_training() -> None:
+    policy = post_training(agent("sac", FOLLOW), FOLLOW, replace(LINEAR, compression=CompressionConfig(weight_bits=8)))
+    assert len(policy.ops) == 1
+
+
+def test_a_stopped_linear_student_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    recorded = np.random.default_rng(0).uniform(-1, 1, (1_000, 3)).astype(np.float32)
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> Any:
+        return recorded[:count]
+
+    config = replace(SMALL, hidden="none")
+    whole = compress(picking(), states, config)
+    with pytest.raises(Stop):
+        compress(picking(), states, config, folder=tmp_path, progress=stop_at(160))
+    assert encode_payload(compress(picking(), states, config, folder=tmp_path)) == encode_payload(whole)
 
 
 def test_critics_count_where_they_are_asked() -> None:

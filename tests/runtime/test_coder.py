@@ -55,6 +55,48 @@ def test_vectors_come_back(values, ascending):
     decoder.finish()
 
 
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, n - 1), max_size=300))))
+def test_levels_come_back(case):
+    count, values = case
+    encoder = Encoder()
+    encoder.levels(np.array(values, np.int32).tobytes(), count)
+    encoder.unsigned(5)
+    decoder = Decoder(encoder.finish())
+    assert np.frombuffer(decoder.levels(len(values), count), np.int32).tolist() == values
+    assert decoder.unsigned() == 5
+    decoder.finish()
+
+
+def test_levels_take_what_they_say():
+    def bits(values, count):
+        encoder = Encoder()
+        encoder.levels(np.array(values, np.int32).tobytes(), count)
+        return encoder.bits() / 256
+
+    assert bits([0] * 100, 1) < 0.1
+    assert bits([3] * 100 + [5] * 100, 8) < 25
+    assert bits(np.random.default_rng(0).integers(0, 8, 1000), 8) < 3.1 * 1000
+
+
+@pytest.mark.parametrize(("values", "count"), [([1], 1), ([-1], 4), ([0], 0), ([0], 9), ([8], 8)])
+def test_levels_beyond_their_count_are_refused(values, count):
+    with pytest.raises(ValueError, match="level"):
+        Encoder().levels(np.array(values, np.int32).tobytes(), count)
+    with pytest.raises(ValueError, match=r"level|32,768"):
+        Decoder(bytes(9)).levels(2**15 + 1 if 0 < count < 9 else 1, count)
+
+
+@given(matrices())
+@settings(deadline=None)
+def test_a_matrix_alone_comes_back(matrix):
+    codes, bits = matrix
+    encoder = Encoder()
+    encoder.matrix(codes.tobytes(), *codes.shape, bits, alone=True)
+    decoder = Decoder(encoder.finish())
+    assert decoder.matrix(*codes.shape, bits, alone=True) == codes.tobytes()
+    decoder.finish()
+
+
 @given(matrices())
 @settings(deadline=None)
 def test_matrices_come_back(matrix):

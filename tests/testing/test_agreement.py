@@ -5,7 +5,17 @@ import shutil
 import numpy as np
 import pytest
 
-from policypress.testing import ENGINES, NUMERICS, DisagreementError, accepted, agree, make_policy, random_policy
+from policypress.policy.ops import Layer
+from policypress.testing import (
+    ENGINES,
+    NUMERICS,
+    DisagreementError,
+    accepted,
+    agree,
+    make_policy,
+    random_linear_policy,
+    random_policy,
+)
 
 COMPILED = {"C", "C, self test", "C, integers only"}
 ONNX = {"ONNX exact", "ONNX qdq"}
@@ -25,6 +35,20 @@ def test_random_policies_agree():
     assert pairs > 2500
     assert min(numerics.values()) > 10
     assert ran >= {"native", "portable", *ONNX}
+
+
+def test_linear_policies_agree():
+    bits, ran = set(), set()
+    for seed in range(60):
+        policy = random_linear_policy(seed)
+        engines = ["native", "portable"]
+        engines += sorted(ONNX) if seed % 6 == 5 else []
+        engines += sorted(COMPILED) if seed in (1, 12) and shutil.which("cc") is not None else []
+        ran |= set(agree(policy, engines=engines, count=48, seed=seed).answers)
+        assert sum(isinstance(op, Layer) for op in policy.ops) == 1
+        bits.add(0 if policy.input is None else policy.input.bits)
+    assert ran >= {"native", "portable", *ONNX}
+    assert len(bits) > 12
 
 
 def test_random_policies_are_legal_and_differ():

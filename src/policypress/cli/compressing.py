@@ -12,7 +12,15 @@ from policypress.cli import texts
 from policypress.cli.live import bars, resumable, standing
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
-from policypress.config import SEARCH, CompressionConfig, DistillConfig, Environment, PressConfig
+from policypress.config import (
+    SEARCH,
+    SEARCH_EPISODES,
+    CompressionConfig,
+    DistillConfig,
+    Environment,
+    Hidden,
+    PressConfig,
+)
 from policypress.errors import ConfigError
 from policypress.extras import require
 
@@ -23,6 +31,10 @@ _FIGURE = {"finetune": ("return", ".1f")}  # what is shown as it works, where it
 _STUDENT = {
     "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
     "learning_rate": "0.003; 0.001 for the agent's own network, images",
+}
+_PRESSING = {
+    "minutes": f"{_SEARCH_MINUTES:g} with --keep or --bytes",
+    "episodes": f"50; {SEARCH_EPISODES} with --keep or --bytes",
 }
 _COMPRESSION = {
     "weight_bits": "8",
@@ -35,15 +47,15 @@ _COMPRESSION = {
 }
 
 
-def _widths_or_auto(text: str, name: str) -> tuple[int, ...] | Literal["auto"]:
-    return "auto" if text == "auto" else texts.widths(text, name)
+def _hidden_or_auto(text: str, name: str) -> Hidden | Literal["auto"]:
+    return "auto" if text == "auto" else texts.hidden(text, name)
 
 
 @app.command()
 @options(
-    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _widths_or_auto}),
+    student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _hidden_or_auto}),
     compression=Fields(CompressionConfig, defaults=_COMPRESSION),
-    pressing=Fields(PressConfig, defaults={"minutes": f"{_SEARCH_MINUTES:g} with --keep"}),
+    pressing=Fields(PressConfig, defaults=_PRESSING),
     environment=Fields(Environment),
 )
 def compress(
@@ -57,7 +69,15 @@ def compress(
     environment: dict[str, Any],
     jobs: Annotated[
         int | None,
-        typer.Option(rich_help_panel=SEARCH, help="Students trained at once for --keep. Default: one a core."),
+        typer.Option(rich_help_panel=SEARCH, help="Policies that are pressed at once. Default: one a core."),
+    ] = None,
+    on: Annotated[
+        str,
+        typer.Option(rich_help_panel=SEARCH, help="Where: local, in processes here; ray, on a cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=SEARCH, help="Of the Ray cluster. Default: one is started here."),
     ] = None,
     vecnormalize: Annotated[
         Path | None, typer.Option(help="The file that VecNormalize.save wrote, if the agent was trained with it.")
@@ -79,12 +99,12 @@ def compress(
     from policypress.rl.press import press
     from policypress.rl.search import search
     from policypress.rl.sources import Source
-    from policypress.tables import candidate_line, compress_table
+    from policypress.tables import candidate_line, compress_table, missed
 
     method = pressing.pop("method", "distill")
     if method == "ptq" and (useless := [name for name in _WHILE_TRAINED if name in compression]):
         raise ConfigError(f"{useless[0]} is of training, and --method ptq does without: leave it out.")
-    if pressing.get("keep"):
+    if pressing.get("keep") or pressing.get("bytes"):
         pressing.setdefault("minutes", _SEARCH_MINUTES)
     opened = open_agent(Source(agent, vecnormalize, trust, force), algo, Environment(env, **environment))
     config = plan_pressing(
@@ -96,7 +116,7 @@ def compress(
         settings=pressing,
     )
     with resumable():
-        if not config.keep:
+        if not config.searches:
             with bars(*_FIGURE.get(config.method, ("loss", "#.3g"))) as advance:
                 result = press(
                     opened,
@@ -113,6 +133,8 @@ def compress(
                     out,
                     resume=resume,
                     jobs=jobs,
+                    on=on,
+                    address=address,
                     report=lambda candidate, best: stderr.print(
                         candidate_line(candidate, best), markup=False, soft_wrap=True
                     ),
@@ -124,7 +146,4 @@ def compress(
         stdout.print(compress_table(result))
         print_files(f"policy  {out / 'policy.policy'}")
     if not result.get("reached", True):
-        fail(
-            f"no student keeps {100 * config.keep:.3g} % of the mean return by the lower end of its interval; this is "
-            "the closest: --resume with more --minutes, or keep less."
-        )
+        fail(f"{missed(result)}; this is the closest: --resume with more --minutes, or ask for less.")

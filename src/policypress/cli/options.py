@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from policypress.cli import texts
-from policypress.config import ConfigField, Setting, fields_of
+from policypress.config import ConfigField, Hidden, Setting, fields_of
 
 ENV = "Gymnasium id, for example HalfCheetah-v5 or module:Env-v0; or a class or function that makes one, module:name."
 """Help of ``--env``."""
@@ -90,6 +90,7 @@ _KINDS: dict[Any, _Kind] = {
     float: _Kind(float),
     str: _Kind(str),
     tuple[int, ...]: _Kind(str, texts.widths),
+    Hidden: _Kind(str, texts.hidden),
     tuple[str, ...]: _Kind(list[str]),
     dict[str, Any]: _Kind(list[str], texts.keywords),
 }

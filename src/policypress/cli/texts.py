@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from policypress.config import Hidden
 from policypress.errors import ConfigError
 
 
@@ -16,6 +17,11 @@ def widths(text: str, name: str = "hidden") -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(","))
     except ValueError:
         raise ConfigError(f"{name}={text!r} must be widths with commas between, for example 24,24.") from None
+
+
+def hidden(text: str, name: str = "hidden") -> Hidden:
+    """``24,24``, or ``none``."""
+    return "none" if text == "none" else widths(text, name)
 
 
 def keywords(texts: Sequence[str], name: str) -> dict[str, Any]:

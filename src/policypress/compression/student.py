@@ -25,7 +25,11 @@ from policypress.compression.graph import (
     ResidualNode,
     clip_layers,
 )
+from policypress.config import Hidden
 from policypress.errors import ConfigError, unknown
+
+_RIDGE = 1e-3  # of the inputs' variance
+_LEAST_SPREAD = 1e-3  # of the largest
 
 
 def forward(graph: Graph, x: torch.Tensor) -> torch.Tensor:
@@ -41,8 +45,9 @@ def hidden_widths(graph: Graph) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor, *, clips: bool = True) -> nn.Sequential:
-    """A network like ``graph``'s, but its last hidden layers are ``hidden`` wide (empty: an exact copy).
+def student(graph: Graph, hidden: Hidden, observations: torch.Tensor, *, clips: bool = True) -> nn.Sequential:
+    """A network like ``graph``'s, but its last hidden layers are ``hidden`` wide (empty: an exact copy; "none": it is
+    ``linear``, and clips nothing).
 
     Each narrowed layer keeps the units that matter most, with their weights: those whose activation varies most on
     ``observations`` (preprocessed, (n, ...)), times the norm of the weights that read them. A network of Linear layers
@@ -50,6 +55,8 @@ def student(graph: Graph, hidden: Sequence[int], observations: torch.Tensor, *, 
     the student has two small layers more that do so too, unless ``clips`` is False. Raises ConfigError if the widths
     do not fit the network.
     """
+    if hidden == "none":
+        return linear(observations, forward(graph, observations.to(graph.layers[0].module.weight)))
     modules = _unclipped(graph, hidden, observations)
     if clips and graph.limit < math.inf:
         modules[-1:] = clip_layers(modules[-1], graph.limit)
@@ -183,6 +190,28 @@ def fresh(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     for before, after in pairwise([inputs, *hidden, outputs]):
         modules += [nn.Linear(before, after, dtype=torch.float32), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *modules[:-1])
+
+
+@torch.no_grad()
+def linear(observations: torch.Tensor, outputs: torch.Tensor) -> nn.Sequential:
+    """One Linear layer behind a Flatten, fitted to ``outputs`` (n, outputs) of ``observations`` (n, ...).
+
+    Ridge regression (Hoerl and Kennard 1970) on inputs in units of their spread, so that none that hardly varies gets
+    large weights.
+    """
+    x, y = observations.flatten(1).double(), outputs.double()
+    spread = x.std(0, correction=0)
+    spread = spread.clamp(min=max(_LEAST_SPREAD * float(spread.max()), 1e-6))
+    z, wanted = (x - x.mean(0)) / spread, y - y.mean(0)
+    penalty = _RIDGE * len(z)
+    if z.shape[1] <= len(z):
+        fitted = torch.linalg.solve(z.T @ z + penalty * torch.eye(z.shape[1]).double(), z.T @ wanted)
+    else:  # the same, by the smaller matrix
+        fitted = z.T @ torch.linalg.solve(z @ z.T + penalty * torch.eye(len(z)).double(), wanted)
+    layer = nn.Linear(x.shape[1], y.shape[1], dtype=torch.float32)
+    layer.weight.copy_((fitted / spread[:, None]).T)
+    layer.bias.copy_(y.mean(0) - x.mean(0) @ (fitted / spread[:, None]))
+    return nn.Sequential(nn.Flatten(), layer)
 
 
 def _listed(widths: Iterable[int]) -> str:

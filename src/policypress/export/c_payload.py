@@ -11,7 +11,7 @@ import numpy as np
 from policypress.export.c_text import definition
 from policypress.policy.canonical import canonical
 from policypress.policy.ops import Layer, Op, Requantization, Residual
-from policypress.policy.payload import payload_costs, payload_structure
+from policypress.policy.payload import payload_costs, payload_structure, short_input
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Program, lower
 from policypress.runtime.structures import Form, Kind
@@ -32,11 +32,12 @@ static void narrow(const int32_t *from, uint8_t *to, size_t have, size_t want) {
 @dataclass
 class Unpacked:
     """C that unpacks a payload: ``text`` with the data, the arrays in RAM and NAME_init; ``arrays``: what stands for
-    each array of the program; bytes of the payload, of RAM for the arrays and for unpacking them where pointers have 4
-    bytes, and of each layer in the payload."""
+    each array of the program; whether the payload has a ``short`` form; bytes of it, of RAM for the arrays and for
+    unpacking them where pointers have 4 bytes, and of each layer in the payload."""
 
     text: str
     arrays: dict[str, str]
+    short: bool
     payload_bytes: int
     ram_bytes: int
     layer_bytes: list[int]
@@ -97,7 +98,9 @@ int {name}_init(void) {{
 """
     layer_bytes = [round(cost.total / 8) for cost in costs]
     ram = walk.ram + _MEMORY_BYTES + _LINE_BYTES * (columns + 2)
-    return Unpacked(text, walk.arrays, len(data), ram, layer_bytes)
+    assert policy.input is not None
+    short = short_input(policy.input) is not None
+    return Unpacked(text, walk.arrays, short, len(data), ram, layer_bytes)
 
 
 @dataclass

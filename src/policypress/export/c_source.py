@@ -252,7 +252,6 @@ def _steps(program: Program, constants: Constants) -> str:
 
 def _source(name: str, used: Mapping[str, int], unpacked: Unpacked | None, arrays: list[str], body: str) -> str:
     """The file NAME.c: the engine, with what it leaves out, then the policy. One file, so that they cannot be mixed."""
-    payload = unpacked is not None
     given = " || ".join(f"defined({macro})" for macro in (*used, *_OTHER_MACROS))
     given = " \\\n    ".join(textwrap.wrap(given, WIDTH - 8))
     defines = "\n".join(f"#define {macro} {int(value)}" for macro, value in used.items())
@@ -273,8 +272,9 @@ def _source(name: str, used: Mapping[str, int], unpacked: Unpacked | None, array
 /* From here on to the policy: part of policypress, MIT license, copyright (c) 2026 policypress contributors. */
 
 {runtime("engine.h", "engine.c", included=("engine_call.h",))}"""
-    if payload:
+    if unpacked is not None:
         engine += f"""
 #define PAYLOAD_API static
+#define PAYLOAD_SHORT {int(unpacked.short)}
 {runtime("payload.c")}"""
     return file(name, [engine, "/* ---- the policy ---- */", *arrays], body)

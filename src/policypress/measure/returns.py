@@ -52,10 +52,12 @@ def kept(student: Sequence[float], agent: Sequence[float], chance: float = -math
 def share_of(student: Sequence[float], agent: Sequence[float]) -> tuple[float, float, float]:
     """Share of the agent's mean return and its interval as in ``Kept``, however near to 0 that mean is.
 
-    Raises ConfigError if it is 0.
+    Returns of other numbers of episodes are of other seeds: nothing is paired. Raises ConfigError if the mean is 0.
     """
     ours, theirs = np.asarray(student, np.float64), np.asarray(agent, np.float64)
-    found = share(float((ours - theirs).mean()), float(theirs.mean()))
+    paired = len(ours) == len(theirs)
+    difference = (ours - theirs).mean() if paired else ours.mean() - theirs.mean()
+    found = share(float(difference), float(theirs.mean()))
     magnitude = abs(float(theirs.mean()))
     low, high = _limits(1.0 + (_resampled(ours).mean(1) - _resampled(theirs).mean(1)) / magnitude)
     return found, low, high
@@ -67,6 +69,13 @@ def share(difference: float, of: float) -> float:
     if of == 0.0:
         raise ConfigError("the agent returns 0 in this environment: there is no share of it that a student could keep.")
     return 1.0 + difference / abs(of)
+
+
+def worst_share_of(student: Sequence[float], agent: Sequence[float]) -> float:
+    """Share that the student's worst tenth is of the agent's, as ``share`` has it; of the magnitude of the agent's mean
+    where its worst tenth is 0. Raises ConfigError if that is 0 too."""
+    ours, theirs = worst_tenth(student), worst_tenth(agent)
+    return share(ours - theirs, theirs or float(np.mean(agent)))
 
 
 def beats_chance(low: float, chance: float) -> bool:

@@ -16,6 +16,7 @@ from policypress.runtime.coder import Decoder, Encoder
 ALLOCATION_LIMIT = 3 * 2**24  # bytes that the sizes declared in one file may make a reader allocate
 MAX_SIDE = 2**16 - 1  # rows and columns of a matrix
 _CHUNK = 2**15  # integers coded at a time
+_LEAST_POWER, _LEVEL_DIGITS = -8, 3  # of exponents: the least that there may be, and how many different ones
 
 # Integers of one kind adapt together; runtime/coder.c knows what each probably is at first.
 COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS, GEOMETRY, FORM, MULTIPLIER, SHIFT = range(13)
@@ -24,6 +25,12 @@ CONSTANT, EXPONENT = 17, 18
 
 _FNV_PRIME = 16777619
 _USUAL = 0x42000000  # 32.0 as float32, of which inverse scales are not far
+
+
+def powers_fit(exponents: NDArray[np.int32]) -> bool:
+    """Whether a Writer's ``powers`` can write these."""
+    least, most = int(exponents.min()), int(exponents.max())
+    return exponents.size <= _CHUNK and _LEAST_POWER <= least < _LEAST_POWER + 32 and most - least < 1 << _LEVEL_DIGITS
 
 
 class Writer:
@@ -58,7 +65,7 @@ class Writer:
 
     def integers(self, values: NDArray[np.int32], contexts: tuple[int, int] = INTEGERS) -> None:
         """A vector of int32; powers of two in all of them, equal values and sorted order take next to nothing."""
-        shift = min(_trailing_zeros(values), 31)
+        shift = min(trailing_zeros(values), 31)
         self.unsigned(shift, contexts[0])
         values = values >> shift
         constant = bool((values == values[0]).all())
@@ -70,14 +77,24 @@ class Writer:
         for start in range(0, len(values), _CHUNK):
             self._encoder.integers(np.ascontiguousarray(values[start : start + _CHUNK], np.int32).tobytes(), ascending)
 
-    def matrix(self, codes: NDArray[np.int8], bits: int) -> tuple[float, float]:
-        """Symmetric codes of ``bits`` bits, (rows, ...); returns the bits that positions and values took."""
+    def powers(self, exponents: NDArray[np.int32]) -> None:
+        """A vector for which ``powers_fit``, where few values differ and many are like the one before."""
+        least = int(exponents.min())
+        levels = (exponents - least).astype(np.int32)
+        count = int(levels.max()) + 1
+        self.uniform(least - _LEAST_POWER, 5)
+        self.uniform(count - 1, _LEVEL_DIGITS)
+        self._encoder.levels(levels.tobytes(), count)
+
+    def matrix(self, codes: NDArray[np.int8], bits: int, alone: bool = False) -> tuple[float, float]:
+        """Symmetric codes of ``bits`` bits, (rows, ...); returns the bits that positions and values took. ``alone``:
+        the matrix is small, and the only one of its stream: its model is probably another."""
         rows, columns = len(codes), codes.size // len(codes)
         if max(rows, columns) > MAX_SIDE:
             raise UnsupportedError(
                 f"A layer of {rows:,} outputs and {columns:,} inputs does not fit: {MAX_SIDE:,} each."
             )
-        positions, values = self._encoder.matrix(np.ascontiguousarray(codes).tobytes(), rows, columns, bits)
+        positions, values = self._encoder.matrix(np.ascontiguousarray(codes).tobytes(), rows, columns, bits, alone)
         return positions / 256, values / 256
 
     def floats(self, values: NDArray[np.float32]) -> None:
@@ -105,9 +122,7 @@ class Reader:
 
     def unsigned(self, context: int) -> int:
         value: int = self._call("unsigned", context)
-        if context <= FORM:
-            self.structure = (self.structure ^ value) * _FNV_PRIME % 2**32
-        return value
+        return self._tell(value) if context <= FORM else value
 
     def signed(self, context: int) -> int:
         value = self.unsigned(context)
@@ -115,6 +130,10 @@ class Reader:
 
     def uniform(self, bits: int) -> int:
         return self._call("uniform", bits)  # type: ignore[no-any-return]
+
+    def told(self, bits: int) -> int:
+        """A number of ``bits`` bits that tells of the structure."""
+        return self._tell(self.uniform(bits))
 
     def digits(self, context: int) -> int:
         length = self.unsigned(context)
@@ -137,11 +156,17 @@ class Reader:
             raise ArtifactError("an integer does not fit 32 bits.")
         return values.astype(np.int32)
 
-    def matrix(self, rows: int, columns: int, bits: int) -> NDArray[np.int8]:
+    def powers(self, count: int) -> NDArray[np.int32]:
+        if count > _CHUNK:
+            raise ArtifactError("it has too many exponents.")
+        least, levels = self.uniform(5) + _LEAST_POWER, self.uniform(_LEVEL_DIGITS) + 1
+        return np.frombuffer(self._call("levels", count, levels), np.int32) + np.int32(least)
+
+    def matrix(self, rows: int, columns: int, bits: int, alone: bool = False) -> NDArray[np.int8]:
         if max(rows, columns) > MAX_SIDE:
             raise ArtifactError("a layer is too wide.")
         self.allocate(2 * rows * columns)
-        codes = np.frombuffer(self._call("matrix", rows, columns, bits), np.int8)
+        codes = np.frombuffer(self._call("matrix", rows, columns, bits, alone), np.int8)
         return codes.reshape(rows, columns).copy()
 
     def floats(self, count: int) -> NDArray[np.float32]:
@@ -150,6 +175,10 @@ class Reader:
     def finish(self) -> None:
         """Raises ArtifactError if the stream goes on, or ended too early."""
         self._call("finish")
+
+    def _tell(self, value: int) -> int:
+        self.structure = (self.structure ^ value) * _FNV_PRIME % 2**32
+        return value
 
     def _call(self, verb: str, *arguments: Any) -> Any:
         try:
@@ -176,7 +205,7 @@ class Bytes:
             raise ArtifactError("a section goes on after its contents end.")
 
 
-def _trailing_zeros(values: NDArray[np.int32]) -> int:
+def trailing_zeros(values: NDArray[np.int32]) -> int:
     """How often two divides every value; 31 if all are zero."""
     together = int(np.bitwise_or.reduce(values.view(np.uint32)))
     return (together & -together).bit_length() - 1 if together else 31

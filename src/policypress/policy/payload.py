@@ -34,6 +34,8 @@ from policypress.policy.codec import (
     SIZE,
     Reader,
     Writer,
+    powers_fit,
+    trailing_zeros,
 )
 from policypress.policy.ops import (
     FLOAT_BITS,
@@ -58,6 +60,9 @@ _LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION = rang
 _USUAL_BITS = 8
 _USUAL_EXPONENT = 115  # of scales
 _ZERO_POINTS = 32  # added to the bits of an input that has them
+_SHORT = 1  # in the place of the bits of an input: its scales are powers of two
+_SHORT_ZERO_POINTS = 15  # in the place of the bits, less 2, of such an input
+_WIDTH_BITS, _SHIFT_BITS, _SCALE_BITS = 4, 5, 5  # of the numbers in a linear policy's short form
 _OTHER_LIMITS = 2  # 0 and 1: unsigned and signed codes of the usual bits; 3 + 2 * bits + sign: of others
 
 
@@ -100,8 +105,7 @@ def encode_payload(policy: Policy) -> bytes:
 def payload_costs(policy: Policy) -> tuple[bytes, list[Cost], float]:
     """The payload, what every layer costs in it in the order they run, and the bits of all that is no layer's."""
     encoder = _Encoder(policy)
-    encoder.input(policy.input)
-    encoder.ops(policy.ops)
+    encoder.write()
     costs = encoder.costs
     rest = encoder.writer.bits - sum(cost.total for cost in costs)
     return encoder.writer.finish(), costs, rest
@@ -133,6 +137,12 @@ def payload_structure(data: bytes) -> int:
     return decoder.reader.structure
 
 
+def short_input(quantization: InputQuantization) -> NDArray[np.int32] | None:
+    """The exponents that the short form of this input holds; None if it needs the long one."""
+    exponents = _exponents(quantization.inverse_scale)
+    return exponents if exponents is not None and powers_fit(exponents) else None
+
+
 def _scale_is_used(policy: Policy, layer: Layer) -> bool:
     if policy.input is not None:
         return layer is policy.ops[-1]
@@ -144,24 +154,91 @@ def _usual_limits(bits: int) -> tuple[tuple[int, int], tuple[int, int]]:
     return (0, 2**bits - 1), (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
+def _exponents(scales: NDArray[np.float32]) -> NDArray[np.int32] | None:
+    """Binary logarithms of positive ``scales`` if all are powers of two."""
+    mantissas, exponents = np.frexp(scales)
+    return (exponents - 1).astype(np.int32) if (mantissas == 0.5).all() else None
+
+
+def _width(values: NDArray[np.int32]) -> int:
+    """Bits that the widest of ``values`` takes in two's complement; 0 if all are 0."""
+    return max(int(value if value >= 0 else ~value).bit_length() + 1 for value in values) if values.any() else 0
+
+
+def _is_short(ops: tuple[Op, ...], inputs: int) -> bool:
+    """Whether ``ops`` are one layer that the short form of a linear policy can hold, behind so many input scales."""
+    layer = ops[0]
+    if len(ops) > 1 or not isinstance(layer, Layer) or layer.relu or layer.weight.shape[1:] != (inputs,):
+        return False
+    exponents = _exponents(layer.scale)
+    return (
+        exponents is not None
+        and exponents.size == 1
+        and -(2**_SCALE_BITS) < exponents[0] <= 0
+        and _width(layer.bias >> trailing_zeros(layer.bias)) < 2**_WIDTH_BITS
+    )
+
+
 class _Encoder:
     def __init__(self, policy: Policy) -> None:
         self.policy, self.writer, self.costs = policy, Writer(), list[Cost]()
         self._width = 0  # outputs of the layer before
 
-    def input(self, quantization: InputQuantization | None) -> None:
-        w = self.writer
+    def write(self) -> None:
+        quantization, ops = self.policy.input, self.policy.ops
         if quantization is None:
-            w.unsigned(0, INPUT_BITS)
+            self.writer.unsigned(0, INPUT_BITS)
+            self.ops(ops)
+            return
+        exponents = short_input(quantization)
+        self._input(quantization, exponents)
+        if exponents is not None:
+            linear = _is_short(ops, self._width)
+            self.writer.uniform(linear, 1)
+            if linear:
+                self._linear(self.policy.layers[0])
+                return
+        self.ops(ops)
+
+    def _input(self, quantization: InputQuantization, exponents: NDArray[np.int32] | None) -> None:
+        w, bits, zeros = self.writer, quantization.bits, quantization.zero_point
+        if exponents is None:
+            w.unsigned(bits + (0 if zeros is None else _ZERO_POINTS), INPUT_BITS)
         else:
-            zeros = quantization.zero_point
-            w.unsigned(quantization.bits + (0 if zeros is None else _ZERO_POINTS), INPUT_BITS)
-            self._limits(quantization.low, quantization.high, quantization.bits, INPUT_LIMITS)
-            self._width = quantization.inverse_scale.size
-            w.unsigned(self._width, SIZE)
-            w.floats(quantization.inverse_scale)
+            w.unsigned(_SHORT, INPUT_BITS)
             if zeros is not None:
-                w.integers(zeros)
+                w.uniform(_SHORT_ZERO_POINTS, 4)
+            w.uniform(bits - 2, 4)
+        self._limits(quantization.low, quantization.high, bits, INPUT_LIMITS)
+        self._width = quantization.inverse_scale.size
+        w.unsigned(self._width, SIZE)
+        if exponents is None:
+            w.floats(quantization.inverse_scale)
+        else:
+            w.powers(exponents)
+        if zeros is not None:
+            w.integers(zeros)
+
+    def _linear(self, layer: Layer) -> None:
+        """The only layer of a policy that ``_is_short``."""
+        w, start, cost = self.writer, self.writer.bits, Cost()
+        w.uniform(layer.weight_bits - 2, 3)
+        w.unsigned(len(layer.weight), SIZE)
+        exponents = _exponents(layer.scale)
+        assert exponents is not None
+        w.uniform(-int(exponents[0]), _SCALE_BITS)
+        before = w.bits
+        shift = trailing_zeros(layer.bias)
+        width = _width(layer.bias >> shift)
+        w.uniform(shift, _SHIFT_BITS)
+        w.uniform(width, _WIDTH_BITS)
+        if width:
+            for value in (layer.bias >> shift) + (1 << width - 1):
+                w.uniform(value, width)
+        cost.biases = w.bits - before
+        cost.positions, cost.values = w.matrix(layer.weight, layer.weight_bits, alone=True)
+        cost.constants = w.bits - start - cost.total
+        self.costs.append(cost)
 
     def ops(self, ops: tuple[Op, ...]) -> None:
         self.writer.unsigned(len(ops), COUNT)
@@ -294,24 +371,50 @@ class _Decoder:
         self._integer, self._width, self._weights = False, 0, 0
 
     def policy(self) -> tuple[tuple[Op, ...], InputQuantization | None]:
-        quantization = self.input()
-        ops = self.ops(depth=0)
-        self.reader.finish()
-        return ops, quantization
-
-    def input(self) -> InputQuantization | None:
         r = self.reader
         bits = r.unsigned(INPUT_BITS)
-        if bits == 0:
-            return None
+        quantization = self._input(bits) if bits else None
+        ops = (self._linear(),) if bits == _SHORT and r.told(1) else self.ops(depth=0)
+        r.finish()
+        return ops, quantization
+
+    def _input(self, bits: int) -> InputQuantization:
+        r, short = self.reader, bits == _SHORT
+        if short:
+            bits = r.told(4)
+            bits = r.told(4) + 2 + _ZERO_POINTS if bits == _SHORT_ZERO_POINTS else bits + 2
         shifted, bits = divmod(bits, _ZERO_POINTS)
         if not (2 <= bits <= 16 and shifted <= 1):
             raise ArtifactError(f"its input has {bits + _ZERO_POINTS * shifted:,} bits.")
         self._integer = True
         low, high = self._limits(bits, INPUT_LIMITS)
         self._width = self._count(r.unsigned(SIZE))
-        scales = r.floats(self._width)
+        scales = np.ldexp(np.float32(1), r.powers(self._width)) if short else r.floats(self._width)
         return InputQuantization(scales, low, high, bits, r.integers(self._width) if shifted else None)
+
+    def _linear(self) -> Layer:
+        r = self.reader
+        bits, outputs = r.told(3) + 2, self._count(r.unsigned(SIZE))
+        if bits > 8:
+            raise ArtifactError(f"a layer has weights of {bits} bits.")
+        self._count_weights(outputs * self._width)
+        scale = np.ldexp(np.float32(1), -r.uniform(_SCALE_BITS))
+        shift, width = r.uniform(_SHIFT_BITS), r.uniform(_WIDTH_BITS)
+        r.allocate(24 * outputs)  # with copies
+        bias = np.zeros(outputs, np.int64)
+        if width:
+            bias += np.fromiter((r.uniform(width) for _ in range(outputs)), np.int64, outputs) - (1 << width - 1)
+        bias <<= shift
+        if bias.min() < INT32_MIN or bias.max() > INT32_MAX:
+            raise ArtifactError("a bias does not fit 32 bits.")
+        weight = r.matrix(outputs, self._width, bits, alone=True)
+        name, trained_shape, scale = self._annotate(np.array([scale], np.float32))
+        return Layer(weight, bias.astype(np.int32), bits, scale, relu=False, name=name, trained_shape=trained_shape)
+
+    def _count_weights(self, size: int) -> None:
+        self._weights += size
+        if not 1 <= size <= MAX_VALUES or self._weights > MAX_VALUES:
+            raise ArtifactError(f"its layers declare {self._weights:,} weights; there may be {MAX_VALUES:,}.")
 
     def ops(self, depth: int) -> tuple[Op, ...]:
         count = self.reader.unsigned(COUNT)
@@ -378,9 +481,7 @@ class _Decoder:
         kernel, stride, padding = (self._pair() if is_conv else None for _ in range(3))
         shape = (outputs, inputs, *(kernel or ()))
         size = math.prod(shape)
-        self._weights += size
-        if not 1 <= size <= MAX_VALUES or self._weights > MAX_VALUES:
-            raise ArtifactError(f"its layers declare {self._weights:,} weights; there may be {MAX_VALUES:,}.")
+        self._count_weights(size)
         scale = self._scale(outputs) if flags & 4 else None
         requantize = None
         if flags & 2:

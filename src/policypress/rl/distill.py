@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import nn
 from policypress.compression.compressor import Compressor
 from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.freeze import spread
-from policypress.compression.student import fresh, student
+from policypress.compression.student import fresh, linear, student
 from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError, DivergedError, RunError
 from policypress.files import replace_file
@@ -45,6 +46,8 @@ _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-bi
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
 _IMPORTANCE_STATES = 512
+_SATURATED = 1.5  # an output before tanh from which more hardly counts
+_FITTED_STATES = 8192  # by which a linear student starts; of images as many as tell importance
 _CHECKPOINTS = 50
 _CHUNK = 1024
 
@@ -52,11 +55,15 @@ _CHUNK = 1024
 class Distill(Method):
     """A student that learns to act as the agent does."""
 
+    anytime: ClassVar[bool] = False
+
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:
         check_config(agent.teacher, config.student)
 
     @contextmanager
-    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Distillation]:
+    def prepare(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
+    ) -> Iterator[Distillation]:
         with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
             yield Distillation(teacher, states, config.student, folder)
 
@@ -90,14 +97,21 @@ class Distillation:
         if saved is None:
             self._collect(math.ceil(_FIRST_STATES * config.states), share=0.0)
         torch.manual_seed(config.seed)
-        some = self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
-        self._network, self._optimizer, self._compressor = _student(teacher, config, some)
+        self._network, self._optimizer, self._compressor = _student(teacher, config, self._first_states())
         if saved is not None:
             self._restore(saved)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Trains what is left to train."""
-        config = self._config
+    def _first_states(self) -> torch.Tensor:
+        """Those by which a student starts: the first, or for a linear one, a sample of all that were there at first."""
+        if self._config.hidden != "none":
+            return self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
+        count = min(self._memory.count, math.ceil(_FIRST_STATES * self._config.states))
+        most = _IMPORTANCE_STATES if self._teacher.observation.image else _FITTED_STATES
+        return self._memory.inputs(torch.linspace(0, count - 1, min(count, most)).long())
+
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
+        config, deadline = self._config, time.monotonic() + seconds
         collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
         collected = self._pace.step(self._done - 1) // collect_every if self._done else 0
@@ -114,8 +128,11 @@ class Distillation:
                 self._save()
                 if progress is not None:
                     progress(self._done, self._pace.batches, loss)
+                if self._done < self._pace.batches and time.monotonic() >= deadline:
+                    return False
         self._compressor.step(config.batches)
         self._network.eval()
+        return True
 
     @property
     def compressor(self) -> Compressor:
@@ -269,7 +286,9 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
-    if teacher.graph is not None:
+    if config.hidden == "none":
+        network = linear(observations, _unsaturated(teacher, teacher.outputs(observations)))
+    elif teacher.graph is not None:
         # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
         network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
     elif config.hidden:
@@ -283,6 +302,11 @@ def _student(
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
     return network, optimizer, compressor
+
+
+def _unsaturated(teacher: Teacher, outputs: torch.Tensor) -> torch.Tensor:
+    """``outputs`` without what a tanh hides: a linear student need not follow it."""
+    return outputs.clamp(-_SATURATED, _SATURATED) if teacher.action.squash else outputs
 
 
 def _decay(progress: float) -> float:

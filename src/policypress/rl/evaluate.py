@@ -11,17 +11,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from policypress.config import Environment
-from policypress.errors import ConfigError, RunError, UnsupportedError
+from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
-from policypress.rl.environments import EnvLike, description_of, make_envs, name_of, padding_of
+from policypress.rl.environments import MAX_STEPS, EnvLike, description_of, endless, make_envs, name_of, padding_of
 
 FINAL_SEED = 1000
 """Episodes that measure a finished policy start from ``reset(seed=1000 + i)``."""
 _PARALLEL = 25
-MAX_STEPS = 100_000
-"""An episode that is longer has no end; those of Atari have 27,000 steps at most."""
 _CHANCE_EPISODES = 20
 Act = Callable[[dict[int, Any], dict[int, Any]], Iterable[Any]]
 """Actions for observations by episode, given the environments by episode."""
@@ -98,7 +96,7 @@ def evaluate(
         raise ConfigError(f"episodes={episodes} must be at least 1.")
     if seed < 0:
         raise ConfigError(f"seed={seed} must not be negative.")
-    env = _environment_on_card(policy) if env is None else env
+    env = environment_on_card(policy) if env is None else env
     described = description_of(env)
     padding = padding_of(policy.observation, described.frame_stack if described else 1)
 
@@ -180,10 +178,7 @@ def _episodes(
                     returns[index] += float(reward)
                     lengths[index] += 1
                     if lengths[index] > MAX_STEPS:
-                        raise RunError(
-                            f"an episode of {env_id} has not ended after {MAX_STEPS:,} steps: limit it, for example "
-                            "by --wrapper 'gymnasium.wrappers:TimeLimit(max_episode_steps=1000)'."
-                        )
+                        raise endless(env_id)
                     observations[index] = observation
                     truncated = truncated or lengths[index] == steps
                     if terminated or truncated:
@@ -199,8 +194,8 @@ def _episodes(
     return Evaluation(env_id, seed, tuple(returns.tolist()), tuple(lengths.tolist()), tuple(early.tolist()))
 
 
-def _environment_on_card(policy: Policy) -> Environment:
-    """What the policy's provenance says of its environment."""
+def environment_on_card(policy: Policy) -> Environment:
+    """What the policy's provenance says of its environment; ConfigError if it says nothing."""
     told = policy.provenance
     if not told.get("env"):
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -55,7 +57,9 @@ class Finetune(Method):
         adapter_for(model).trained_graph(model)
 
     @contextmanager
-    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Pressing]:
+    def prepare(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
+    ) -> Iterator[Pressing]:
         _trainable(agent)
         env = _environment(config.environment, agent.vecnormalize, training=True)
         try:
@@ -88,11 +92,15 @@ class DistilledTraining:
         self._config, self._folder = config, folder
         self._training: StudentTraining | None = None
 
-    def run(self, progress: Progress | None = None) -> None:
-        self._distillation.run(None if progress is None else lambda done, of, _: progress(done, of, None))
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Distils and trains, or until the first checkpoint after ``seconds``; whether it is finished."""
+        deadline = time.monotonic() + seconds
+        distilling = None if progress is None else lambda done, of, _: progress(done, of, None)
+        if not self._distillation.run(distilling, seconds):
+            return False
         start, inputs = self._distillation.compressor, self._distillation.inputs(_INPUTS)
         self._training = StudentTraining(self._agent, start, inputs, self._env, self._config, self._folder)
-        self._training.run(progress)
+        return self._training.run(progress, deadline - time.monotonic())
 
     def freeze(self) -> Policy:
         return self._distillation.freeze() if self._training is None else self._training.freeze()
@@ -111,7 +119,8 @@ class Training:
             self._model = checkpoint.load(agent, config.algo, env=env)
             self._model.num_timesteps = 0
 
-    def run(self, progress: Progress | None = None) -> None:
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
         model, config = self._model, self._config
         if isinstance(model, OffPolicyAlgorithm):
             _rebuild_buffer(model)
@@ -120,11 +129,12 @@ class Training:
                 config.steps - model.num_timesteps,
                 callback=[
                     CompressionCallback(config.student.compression, config.steps),
-                    _Checkpoints(self._saved, config.steps, progress),
+                    _Checkpoints(self._saved, config.steps, progress, seconds),
                 ],
                 reset_num_timesteps=False,
                 log_interval=None,
             )
+        return bool(model.num_timesteps >= config.steps)
 
     def freeze(self) -> Policy:
         told = {**self._config.environment.as_dict(), "finetuned": self._config.steps}
@@ -159,11 +169,13 @@ def _rebuild_buffer(model: OffPolicyAlgorithm) -> None:
 
 
 class _Checkpoints(BaseCallback):
-    """Saves the agent now and then, and reports."""
+    """Saves the agent now and then, and reports; training ends with the first checkpoint after ``seconds``."""
 
-    def __init__(self, path: Path | None, steps: int, progress: Progress | None) -> None:
+    def __init__(self, path: Path | None, steps: int, progress: Progress | None, seconds: float) -> None:
         super().__init__()
         self._path, self._steps, self._progress = path, steps, progress
+        self._deadline = time.monotonic() + seconds
+        self._over = False
         self._every = max(1, steps // _CHECKPOINTS)
         self._next = 0
 
@@ -173,7 +185,7 @@ class _Checkpoints(BaseCallback):
     def _on_step(self) -> bool:
         if not isinstance(self.model, OnPolicyAlgorithm):
             self._save_if_due()
-        return True
+        return not self._over
 
     def _on_rollout_start(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
@@ -189,3 +201,4 @@ class _Checkpoints(BaseCallback):
                 self.model.save(file)
         if self._progress is not None:
             self._progress(min(self.num_timesteps, self._steps), self._steps, None)
+        self._over = time.monotonic() >= self._deadline

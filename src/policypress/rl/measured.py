@@ -51,10 +51,10 @@ def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfi
         try:
             result = returns_of(agent.teacher, config.environment, config.episodes, FINAL_SEED)
             agent.check_return(result.returns, config.env)
-            if config.keep and kept(result.returns, result.returns).share is None:
+            if config.searches and kept(result.returns, result.returns).share is None:
                 raise ConfigError(
                     f"the agent's return, {_return(result.summary())}, is too near to 0 for a share of it: press it "
-                    "without --keep."
+                    "without --keep and --bytes."
                 )
             actions, blind = chance(
                 config.environment, episodes=config.episodes, seed=FINAL_SEED, steps=_CHANCE_STEPS * max(result.lengths)
@@ -69,11 +69,18 @@ def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfi
     return measured
 
 
+def on_more_episodes(agent: OpenedAgent, config: PressConfig, teacher: dict[str, Any], episodes: int) -> dict[str, Any]:
+    """What ``measured_teacher`` gave, with so many episodes."""
+    result = returns_of(agent.teacher, config.environment, episodes, FINAL_SEED)
+    return {**result.as_dict(), "chance": teacher["chance"]}
+
+
 def measured_student(
     policy: Policy, config: PressConfig, teacher: dict[str, Any], seconds: float
 ) -> tuple[Policy, dict[str, Any]]:
     """``policy`` with what it returns from the teacher's seeds on its card, and the contents of ``result.json``."""
-    evaluation = evaluate(policy, config.environment, episodes=config.episodes, seed=FINAL_SEED).as_dict()
+    episodes = len(teacher["returns"])
+    evaluation = evaluate(policy, config.environment, episodes=episodes, seed=FINAL_SEED).as_dict()
     share = asdict(kept(evaluation["returns"], teacher["returns"], teacher["chance"]["high"]))
     policy = replace(policy, results={"evaluation": evaluation, "teacher": teacher, "kept": share})
     result = {

@@ -12,9 +12,11 @@ from gymnasium import spaces
 from policypress import presets
 from policypress.config import (
     FLOAT_BITS,
+    SEARCH_EPISODES,
     CompressionConfig,
     DistillConfig,
     Environment,
+    Hidden,
     PressConfig,
     TrainConfig,
 )
@@ -76,7 +78,7 @@ def plan_pressing(
     agent: OpenedAgent,
     *,
     method: str = "distill",
-    hidden: tuple[int, ...] | Literal["auto"] | None = None,
+    hidden: Hidden | Literal["auto"] | None = None,
     compression: Mapping[str, Any] | None = None,
     student: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -95,10 +97,16 @@ def plan_pressing(
             "function in a module, or call policypress.compress."
         )
     given = {"weight_bits": 8, **(compression or {})}
-    searched = bool((settings or {}).get("keep"))
+    settings = dict(settings or {})
+    if searched := bool(settings.get("keep") or settings.get("bytes")):
+        settings.setdefault("episodes", SEARCH_EPISODES)
     if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
-        raise ConfigError("a search finds hidden widths, rate_weight and batches itself: leave them or keep out.")
-    if hidden is None and method == "distill" and not given.get("sparsity"):
+        raise ConfigError(
+            "a search finds hidden widths, rate_weight and batches itself: leave them or keep and bytes out."
+        )
+    if searched:
+        hidden = None
+    elif hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
     quantizes = given["weight_bits"] != FLOAT_BITS
     distils = method == "distill" or (method == "finetune" and bool(hidden))
@@ -108,9 +116,9 @@ def plan_pressing(
         pruned = given.get("sparsity", 0.0) > 0.0
         start = 0.6 if pruned else 0.1
         given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
-    widths = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
+    widths: Hidden = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
-    gentle = not widths or agent.teacher.observation.image
+    gentle = not (widths or searched) or agent.teacher.observation.image
     student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
     return PressConfig(
         agent.algo,
@@ -122,7 +130,7 @@ def plan_pressing(
         frame_stack=environment.frame_stack,
         method=method,  # type: ignore[arg-type]
         student=DistillConfig(CompressionConfig(**given), hidden=widths, **student),
-        **(settings or {}),
+        **settings,
     )
 
 

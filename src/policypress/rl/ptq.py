@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +38,9 @@ class PostTraining(Method):
         check_config(agent.teacher, config.student)
 
     @contextmanager
-    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Calibration]:
+    def prepare(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
+    ) -> Iterator[Calibration]:
         with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
             yield Calibration(teacher, states, config.student)
 
@@ -63,13 +66,15 @@ class Calibration:
         image = teacher.observation.image
         self._compressor = Compressor(self._network, optimizer, compression, steps=1, image=image, seed=config.seed)
 
-    def run(self, progress: Progress | None = None) -> None:
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """All of it, which takes seconds."""
         self._compressor.step(0)  # prunes, and lets ranges be measured
         for index in self._picks:
             self._network(self._inputs(index))
         self._compressor.step(1)
         if progress is not None:
             progress(_BATCHES, _BATCHES, None)
+        return True
 
     def freeze(self) -> Policy:
         met = self._raw[spread(len(self._raw), self._raw[0].nbytes)]

@@ -1,113 +1,84 @@
-"""``policypress compress --keep``: the smallest policy that keeps a share of the agent's return, in a given time."""
+"""``policypress compress --keep`` and ``--bytes``: the smallest policy that keeps enough of the agent's return, or the
+best return in so many bytes, in a given time.
+
+``rl.lines`` says what is tried next; here it is done: a slice of a line in a process of its own, measured, and written
+before anybody hears of it. At the end the best is measured from seeds that chose nothing.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-import math
-import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from policypress.config import DistillConfig, PressConfig
-from policypress.errors import ConfigError, RunError
+from policypress.config import Hidden, PressConfig, PressMethod
+from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.files import locked, write_whole
-from policypress.measure.returns import share_of
+from policypress.measure.returns import share_of, worst_share_of, worst_tenth
 from policypress.measure.size import size
 from policypress.policy.policy import Policy
-from policypress.rl.curves import plot_frontier
+from policypress.rl.curves import Point, plot_frontier
 from policypress.rl.evaluate import evaluate
+from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
-from policypress.rl.measured import PressFolder, measured_student, measured_teacher, returns_of
-from policypress.rl.method import Method
+from policypress.rl.ladder import space_of
+from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose
+from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
-from policypress.rl.plan import AUTO_SHRINK
 from policypress.rl.sources import OpenedAgent, Source
-from policypress.rl.teacher import scaled_hidden
-from policypress.rl.workers import Tell, Workers
+from policypress.rl.workers import Tell
 
-CHANCE = 0.02
-"""Students of the same knobs and another seed differ by about as much in what they keep."""
-Steps = tuple[tuple[int, int], ...]
 ROUNDS = 6
-"""A student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
-SEARCH_SEED = 5000
-"""Students are compared from ``reset(seed=5000 + i)``; the one that is chosen is then measured from other seeds."""
-_FIRST_RATE = 4e-3
-# Steps of (shrink, coarsen), in the order they are tried: from nothing, from the best so far, and while none is good.
-_FIRST: Steps = ((0, 0), (0, 1), (1, 0), (-1, 1), (0, 2), (2, 0), (-2, 2), (1, 2))
-_SMALLER: Steps = ((0, 1), (1, 0), (1, -1), (-1, 2), (1, 1), (-2, 3), (0, 2), (2, -1), (2, 0))
-_LARGER: Steps = ((0, -2), (-2, 0), (-2, -2), (0, -4), (-4, 0), (-4, -4), (-6, -2), (-8, -4), (-12, -4))
+"""A distilled student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
+SLICES = 24
+"""Any other line gets about this part of the time at once, _SLICE seconds of it."""
+SEARCH_SEED, BLOCKS = 5000, 2000
+"""Lines are compared from ``reset(seed=5000 + i)``, i below 2000, in blocks of as many as a measurement has; what is
+chosen is then measured from other seeds."""
+RACE = 10
+"""Episodes that tell whether more of them are worth their time."""
+MOST_EPISODES = 400
+"""Of the final measurement, where fewer of them leave it undecided."""
+_SLICE = (3.0, 120.0)
+_QUICK_BATCHES, _QUICK_STATES = 5_000, 20_000  # of a student that is only where evolution begins
 _TIMED_BATCHES = 300
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
+_OPENING_SECONDS = 5.0  # of a process, before any is timed
+_FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
+_FINALISTS = 8
+_TUNED_STEPS = (5_000, 100_000, 25.0)  # of a line of finetune: least, most, and how many a second of the time left
+_ENDLESS = 10**9  # environment steps of a line that is given as much time as is worth it
+_LOCK_SECONDS = 60.0
+_PLOT_SECONDS = 60.0
 COLUMNS = (
-    *("name", "hidden", "rate_weight", "seed", "payload_bytes", "ratio", "nonzeros"),
-    *("share", "low", "high", "worst_tenth", "ended_early", "seconds"),
+    *("name", "method", "hidden", "coarsen", "seed", "payload_bytes", "ratio", "nonzeros", "share", "low", "high"),
+    *("worst_tenth", "worst_share", "ended_early", "episodes", "confirmed", "steps", "seconds"),
 )
 
-
-@dataclass(frozen=True, order=True)
-class Knobs:
-    """One student: ``shrink`` narrows it by a quarter octave a step, ``coarsen`` raises the price of bits by half an
-    octave a step; 0 is where the search starts."""
-
-    shrink: int = 0
-    coarsen: int = 0
-    seed: int = 1
-
-    @property
-    def rate_weight(self) -> float:
-        return float(_FIRST_RATE * 2.0 ** (self.coarsen / 2))
-
-    @property
-    def factor(self) -> float:
-        """Of the teacher's hidden widths."""
-        return float(AUTO_SHRINK**-0.5 * 2.0 ** (-self.shrink / 4))
-
-    @property
-    def name(self) -> str:
-        return f"shrink{self.shrink:+d}-coarsen{self.coarsen:+d}-seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A finished student, as the search sees it; ``share``, ``low`` and ``high`` are those of ``Kept``, ``worst_tenth``
-    and ``ended_early`` those of ``Evaluation``."""
-
-    knobs: Knobs
-    hidden: tuple[int, ...]
-    payload_bytes: int
-    ratio: float
-    nonzeros: int
-    share: float
-    low: float
-    high: float
-    worst_tenth: float
-    ended_early: float
-    seconds: float
-
-
 Report = Callable[[Candidate, bool], None]
-"""Called with each finished student, and whether it is the best so far."""
+"""Called with each measured candidate, and whether it is the best so far."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a search stands: what it does (``doing``), ``seconds`` of the ``of`` that it has, hidden widths of the
-    students in training, how many are ``finished``, and the best of them."""
+    """Where a search stands: what it does (``doing``), ``seconds`` of the ``of`` that it has, the lines at work, how
+    many candidates are ``finished``, and the best of them."""
 
     doing: str
     seconds: float
     of: float
-    running: tuple[tuple[int, ...], ...] = ()
+    running: tuple[Line, ...] = ()
     finished: int = 0
     best: Candidate | None = None
 
@@ -116,30 +87,22 @@ Watch = Callable[[Standing], None]
 """Called about once a second with where the search stands."""
 
 
-def propose(found: Mapping[Knobs, Candidate], running: set[Knobs], keep: float) -> Knobs:
-    """The next student to try: one step smaller than the best so far, or larger while none keeps enough.
+@dataclass(frozen=True)
+class Yardstick:
+    """What a slice's policy is measured by: what is asked, what the agent returned, the best so far."""
 
-    What a larger student missed by more than chance, a smaller one is not tried for. With every step tried, the nearest
-    miss gets another seed.
-    """
-    tried = {*found, *running}
-    good = [candidate for candidate in found.values() if candidate.low >= keep]
-    if good:
-        best = min(good, key=lambda c: c.payload_bytes).knobs
-        steps = _SMALLER
-    elif found:
-        best = max(found.values(), key=lambda c: c.low).knobs
-        steps = _LARGER
-    else:
-        best, steps = Knobs(), _FIRST
-    missed = [candidate.knobs for candidate in found.values() if candidate.low < keep] if good else []
-    hopeless = [knobs for knobs in missed if found[knobs].low < keep - CHANCE]
-    for shrink, coarsen in steps:
-        step = replace(best, shrink=best.shrink + shrink, coarsen=best.coarsen + coarsen, seed=1)
-        if step not in tried and not any(m.shrink <= step.shrink and m.coarsen <= step.coarsen for m in hopeless):
-            return step
-    near = min(missed, key=lambda k: keep - found[k].low) if missed else best
-    return replace(near, seed=1 + max(knobs.seed for knobs in tried))
+    aim: Aim
+    returns: tuple[float, ...]
+    episodes: int
+    best: Candidate | None
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A line that cannot go on, and why."""
+
+    line: Line
+    why: str
 
 
 def search(
@@ -149,217 +112,432 @@ def search(
     *,
     resume: bool = False,
     jobs: int | None = None,
+    on: str = "local",
+    address: str | None = None,
     report: Report | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Tries students until ``config.minutes`` are over, ``jobs`` at a time (default: one a core); the smallest that
-    keeps ``config.keep`` of the teacher's return by the lower end of its interval goes to ``out``.
+    """Tries lines until ``config.minutes`` are over, ``jobs`` at a time (default: one a core), in processes here or
+    ``on`` a Ray cluster; the best policy, as ``config.keep``, ``keep_worst`` and ``bytes`` ask for it, goes to ``out``.
 
-    At any time ``out`` holds the best so far, and ``frontier.csv`` every finished student. Returns the contents of
-    ``result.json``, where "reached" says whether the chosen student, measured again, keeps enough. With ``resume`` an
-    interrupted search goes on, and a finished one too if it now has other minutes. Raises what ``press`` raises, and
-    RunError if there was no time for a single student or one died.
+    At any time ``out`` holds the best so far, and ``frontier.csv`` every candidate. Returns the contents of
+    ``result.json``, where "reached" says whether the chosen policy, measured again, is what was asked for. With
+    ``resume`` an interrupted search goes on, and a finished one too if it now has other minutes. Raises what ``press``
+    raises, and RunError if there was no time for a single candidate or a process died.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs={jobs} must be at least 1.")
-    method = METHODS[config.method]
+    check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
-    method.check(agent, config)
-    agent.teacher.network("narrowed")
+    METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
     folder = PressFolder(out)
+    begun = time.monotonic()
     with folder.opened(config, resume) as finished:
         if finished is not None:
             return finished
         watch = watch or (lambda _: None)
         watch(Standing("measuring the agent", 0.0, 60.0 * config.minutes))
         measured = measured_teacher(folder, agent, config)
-        students = _Students(agent, method, config, folder, report, watch)
-        jobs = jobs or os.cpu_count() or 1
-        students.train(jobs)
-        return _finish(students, folder, config, measured, jobs)
+        lines = _Lines(agent, config, folder, measured, report, watch, begun)
+        while True:  # more than once where what had arrived turned out not to have
+            with executor(on, address, lambda line: f"line {line.name}", ", and fewer --jobs") as workers:
+                over = not lines.work(workers, jobs or workers.slots)
+            policy, result = lines.chosen()
+            if over or result["reached"]:
+                break
+        lines.tidy()
+        return folder.finish(policy, result)
 
 
-def _finish(
-    students: _Students, folder: PressFolder, config: PressConfig, teacher: dict[str, Any], jobs: int
-) -> dict[str, Any]:
-    """The smallest student that also keeps enough from the seeds of the final measurement, or else the closest."""
-    if not students.found:
-        raise RunError(
-            f"no student was finished in {config.minutes:g} minutes: go on with --resume, in more --minutes."
-        )
-    seconds = sum(candidate.seconds for candidate in students.found.values()) / jobs
-    closest: dict[str, Any] | None = None
-    most = -math.inf
-    chosen: Policy | None = None
-    for candidate in students.by_size():
-        policy, result = measured_student(students.policy(candidate), config, teacher, seconds)
-        _, low, _ = share_of(result["evaluation"]["returns"], teacher["returns"])
-        result["reached"] = low >= config.keep
-        if closest is None or result["reached"] or low > most:
-            chosen, closest, most = policy, result, low
-        if result["reached"]:
-            break
-    assert chosen is not None
-    assert closest is not None
-    return folder.finish(chosen, closest)
+def _narrow(config: PressConfig, space: Space) -> PressConfig:
+    """A student of the widths where distilled ones begin."""
+    return replace(config, student=replace(config.student, hidden=_hidden(space.ladder[space.first])))
 
 
-class _Students:
-    """Students trained side by side, one process each, and what came of them."""
+class _Lines:
+    """Lines, in a folder each, and what came of them."""
 
     def __init__(
         self,
         agent: OpenedAgent,
-        method: Method,
         config: PressConfig,
         folder: PressFolder,
+        teacher: dict[str, Any],
         report: Report | None,
         watch: Watch,
+        begun: float,
     ) -> None:
-        self._agent, self._method, self._config = agent, method, config
-        self._run, self._report, self._watch = folder, report, watch
-        self._folder = folder.out / "students"
-        self.found: dict[Knobs, Candidate] = {}
-        for file in sorted(self._folder.glob("*/candidate.json")):
-            candidate = _candidate(json.loads(file.read_text()))
-            self.found[candidate.knobs] = candidate
-        if self.found:  # the last ones may have ended when nobody was there to hear of it
+        """``begun``: when this call began, by time.monotonic()."""
+        self._begun = begun
+        self._agent, self._config, self._run, self._teacher = agent, config, folder, teacher
+        self._report, self._watch = report, watch
+        self._folder = folder.out / "lines"
+        self._aim = Aim(config.keep, config.keep_worst if config.keep else 0.0, config.bytes)
+        self._found: dict[Line, tuple[Candidate, ...]] = {}
+        self._dead: dict[Line, str] = {}
+        self._read()
+        self._earlier = sum(candidate.seconds for candidate in self._candidates)  # seconds, of earlier calls
+        self._spent = 0.0  # seconds that these took
+        self._opening = _OPENING_SECONDS
+        self._plotted = time.monotonic()
+        if self._candidates:  # the last ones may have ended when nobody was there to hear of it
             self._write()
-        self._returns = returns_of(agent.teacher, config.environment, config.episodes, SEARCH_SEED).returns
+        judged = replace(agent.source, vecnormalize=agent.vecnormalize, force=True)
+        self._source = judged  # what the agent's file tells has been judged: processes need not hear of it again
+        self._returns = tuple(teacher["returns"])  # of no seed that a student is compared on
+        methods: tuple[PressMethod, ...] = ("distill", "finetune", "evolve")
+        self._space = space_of(agent, frozenset(method for method in methods if self._allows(method)))
+        self._batches, self._distilling, self._measuring = self._timed()
 
-    def train(self, jobs: int) -> None:
-        """Until the time is over; students that are not finished then stay where they are, for another call."""
-        spent = sum(candidate.seconds for candidate in self.found.values()) / jobs
-        available = 60.0 * self._config.minutes
-        self._watch(Standing("timing a student", spent, available, (), len(self.found), self._best()))
-        deadline = time.monotonic() + available - spent
-        share = 60.0 * self._config.minutes / ROUNDS
-        batches = self._batches(share)
-        # What the agent's file tells has been judged: students need not hear of it again.
-        judged = replace(self._agent.source, vecnormalize=self._agent.vecnormalize, force=True)
-        with Workers[Knobs](lambda knobs: f"student {knobs.name}", ", and fewer --jobs") as workers:
-            while True:
-                while len(workers.running) < jobs and time.monotonic() + 0.7 * share < deadline:
-                    running = workers.running
-                    knobs = self._unfinished(running) or propose(self.found, running, self._config.keep)
-                    config = replace(self._config, student=self._student(knobs, batches))
-                    workers.start(knobs, _train, judged, config, knobs, self._returns, self._folder)
-                if not workers.running or time.monotonic() > deadline:
-                    return
-                seconds = available - (deadline - time.monotonic())
-                widths = tuple(self._student(knobs, batches).hidden for knobs in workers.running)
-                self._watch(Standing("training", seconds, available, widths, len(self.found), self._best()))
-                message = workers.wait(min(1.0, max(0.01, deadline - time.monotonic())))
-                if message is not None:
-                    self._add(message.value)
+    # What is tried
 
-    def by_size(self) -> list[Candidate]:
-        """Those that keep enough, the smallest first; all others behind them, the closest first."""
-        keep = self._config.keep
-        return sorted(self.found.values(), key=lambda c: (0, c.payload_bytes) if c.low >= keep else (1, -c.low))
+    def work(self, workers: Executor[Line], jobs: int) -> bool:
+        """Presses ``jobs`` lines at once, until the time is over or nothing is left to try, or (then True) both share
+        and bytes are reached. Lines stay where they are, for another call."""
+        in_all = self._in_all
+        self._spent = self._earlier / jobs
+        deadline = self._begun + in_all - self._spent - min(self._measuring, _FINAL_SHARE * in_all)
+        share = min(max(in_all / SLICES, _SLICE[0]), _SLICE[1])
+        started: dict[Line, tuple[float, float]] = {}
+        while not self._arrived():
+            while len(workers.running) < jobs:
+                left = deadline - time.monotonic() - self._opening
+                chosen = propose(self._known(frozenset(workers.running), left)) if left > 0.0 else None
+                if chosen is None:
+                    break
+                seconds = min(left, share) if METHODS[chosen.line.method].anytime else left
+                started[chosen.line] = time.monotonic(), seconds
+                self._begin(chosen, left)
+                workers.start(chosen.line, _press, *self._arguments(chosen.line, seconds))
+            now = time.monotonic()
+            if not workers.running or now > deadline:
+                return False
+            running = tuple(sorted(workers.running))
+            spent = in_all - (deadline - now)
+            self._watch(Standing("pressing", spent, in_all, running, len(self._candidates), self._best))
+            message = workers.wait(min(1.0, max(0.01, deadline - now)))
+            if message is not None and message.done:
+                since, asked = started[message.key]
+                took = time.monotonic() - since - asked
+                if isinstance(message.value, Candidate) and not message.value.finished:
+                    self._opening = max(took, (self._opening + took) / 2)
+                self._add(message.value)
+        return True
 
-    def _best(self) -> Candidate | None:
-        return self.by_size()[0] if self.found else None
+    @property
+    def _in_all(self) -> float:
+        return 60.0 * self._config.minutes
 
-    def policy(self, candidate: Candidate) -> Policy:
-        return Policy.load(self._folder / candidate.knobs.name / "policy.policy")
+    def _known(self, running: frozenset[Line], left: float) -> Known:
+        dead = frozenset(self._dead)
+        return Known(self._aim, self._space, self._found, running, dead, left, self._in_all, self._distilling)
 
-    def _add(self, candidate: Candidate) -> None:
-        self.found[candidate.knobs] = candidate
-        self._write()
-        if self._report is not None:
-            self._report(candidate, self.by_size()[0] is candidate)
+    def _arrived(self) -> bool:
+        """Whether more time would change nothing."""
+        best = self._best
+        return bool(self._aim.keep and self._aim.bytes) and best is not None and self._aim.good(best)
 
-    def _write(self) -> None:
-        """The best student so far and the frontier."""
-        best = self._folder / self.by_size()[0].knobs.name / "policy.policy"
-        write_whole(self._run.policy, best.read_bytes())
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for one in sorted(self.found.values(), key=lambda c: c.payload_bytes):
-            row = {name: getattr(one, name, None) for name in COLUMNS}
-            writer.writerow(
-                row
-                | {"name": one.knobs.name, "rate_weight": one.knobs.rate_weight, "seed": one.knobs.seed}
-                | {"hidden": "-".join(map(str, one.hidden))}
-            )
-        write_whole(self._run.out / "frontier.csv", text.getvalue())
-        plot_frontier(
-            {"students": [(one.payload_bytes, one.share, one.low, one.high) for one in self.found.values()]},
-            self._run.out / "frontier.png",
-            keep=self._config.keep,
-        )
+    def _allows(self, method: PressMethod) -> bool:
+        """Whether this agent's students can be pressed so."""
+        if method not in METHODS:
+            return False
+        narrow = _narrow(self._config, space_of(self._agent, frozenset({method})))
+        try:
+            config = replace(narrow, method=method, steps=0 if method == "distill" else _ENDLESS, **_NO_SEARCH)
+            METHODS[method].check(self._agent, config)
+        except (ConfigError, UnsupportedError):
+            return False
+        return method == "distill" or not self._agent.teacher.observation.image
 
-    def _student(self, knobs: Knobs, batches: int) -> DistillConfig:
+    def _begin(self, chosen: Slice, left: float) -> None:
+        """The folder of a line that begins, with what it starts from."""
+        line, start = chosen.line, chosen.start
+        folder = self._folder / line.name
+        self._found.setdefault(line, ())
+        if (folder / "line.json").exists():
+            return
+        checkpoint = folder / "checkpoint"
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        if start is not None and line.method == "evolve":
+            checkpoint.mkdir(parents=True)
+            shutil.copy(self._file(start), checkpoint / "start.policy")
+        elif start is not None and (given := self._folder / start.line.name / "checkpoint").exists():
+            shutil.copytree(given, checkpoint)
+        folder.mkdir(parents=True, exist_ok=True)
+        least, most, pace = _TUNED_STEPS
+        steps = {"finetune": round(min(max(pace * left, least), most), -3), "evolve": _ENDLESS}.get(line.method, 0)
+        told = {**asdict(line), "steps": int(steps), "start": None if start is None else start.name}
+        write_whole(folder / "line.json", json.dumps(told))
+
+    def _arguments(self, line: Line, seconds: float) -> tuple[Any, ...]:
+        yardstick = Yardstick(self._aim, self._returns, self._config.episodes, self._best)
+        config, keeps = self._line_config(line), "finetune" in self._space.methods
+        return self._source, config, line, len(self._found[line]), self._folder / line.name, seconds, yardstick, keeps
+
+    def _line_config(self, line: Line) -> PressConfig:
         given = self._config.student
-        return replace(
+        quick = line.end == "up"
+        student = replace(
             given,
-            hidden=scaled_hidden(self._agent.teacher, knobs.factor),
-            compression=replace(given.compression, weight_range="learned", rate_weight=knobs.rate_weight),
-            batches=batches,
-            seed=given.seed + knobs.seed - 1,
+            hidden=_hidden(line.hidden),
+            compression=replace(given.compression, weight_range="learned", rate_weight=line.rate_weight),
+            batches=min(_QUICK_BATCHES, self._batches) if quick else self._batches,
+            states=min(_QUICK_STATES, given.states) if quick else given.states,
+            seed=given.seed + line.seed - 1,
         )
+        if line.method == "evolve":  # the price is that of the student it starts from
+            compression = replace(student.compression, rate_weight=Line("up", "distill", ()).rate_weight)
+            student = replace(student, compression=compression)
+        steps = json.loads((self._folder / line.name / "line.json").read_text())["steps"]
+        codes: dict[str, Any] = {"code_rms": line.code_rms} if line.method == "evolve" else {}
+        return replace(self._config, method=line.method, student=student, steps=steps, **codes, **_NO_SEARCH)
 
-    def _unfinished(self, running: set[Knobs]) -> Knobs | None:
-        """A student of an earlier call that was interrupted."""
-        for file in sorted(self._folder.glob("*/knobs.json")):
-            knobs = Knobs(**json.loads(file.read_text()))
-            if knobs not in self.found and knobs not in running:
-                return knobs
-        return None
-
-    def _batches(self, seconds: float) -> int:
-        """How many batches a student gets, so that it takes about ``seconds``; a round number, the same in every call
-        of one run."""
-        file = self._run.out / "batches.json"
+    def _timed(self) -> tuple[int, float, float]:
+        """How many batches a distilled student gets, so that it takes about a ROUNDS-th of the time; what it then
+        takes, and what a measurement took, in seconds; the same in every call of one run."""
+        file = self._run.out / "timed.json"
         if not file.exists():
-            probe = replace(self._student(Knobs(), _TIMED_BATCHES), states=self._config.student.batch_size)
+            share = 60.0 * self._config.minutes / ROUNDS
+            measuring = time.monotonic() - self._begun
+            self._watch(Standing("timing a student", measuring, self._in_all))
+            config = _narrow(self._config, self._space)
+            probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
-            timed_config = replace(self._config, student=replace(probe, compression=compression))
             marks: list[float] = []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # so few batches may leave a student without a weight
-                self._method.press(self._agent, timed_config, progress=lambda *_: marks.append(time.monotonic()))
+                METHODS["distill"].press(
+                    self._agent,
+                    replace(config, student=replace(probe, compression=compression)),
+                    progress=lambda *_: marks.append(time.monotonic()),
+                )
             timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
             pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
-            batches = max(1_000, round(seconds / pace, -3))
-            write_whole(file, json.dumps(int(batches)))
-        return int(json.loads(file.read_text()))
+            batches = min(max(1_000, round(share / pace, -3)), max(1_000, self._config.student.batches))
+            write_whole(file, json.dumps([int(batches), round(batches * pace, 1), round(measuring, 1)]))
+        batches, distilling, measuring = json.loads(file.read_text())
+        return batches, distilling, measuring
+
+    # What came of it
+
+    @property
+    def _candidates(self) -> list[Candidate]:
+        return [candidate for line in self._found.values() for candidate in line]
+
+    @property
+    def _best(self) -> Candidate | None:
+        return min(self._candidates, key=self._aim.order, default=None)
+
+    def _file(self, candidate: Candidate) -> Path:
+        return self._folder / candidate.line.name / f"{candidate.slice:04}.policy"
+
+    def _read(self) -> None:
+        for file in sorted(self._folder.glob("*/line.json")):
+            told = json.loads(file.read_text())
+            line = _line(told)
+            if (dead := file.with_name("dead.txt")).exists():
+                self._dead[line] = dead.read_text()
+            found = sorted(file.parent.glob("[0-9]*.json"))
+            self._found[line] = tuple(_candidate(json.loads(one.read_text())) for one in found)
+
+    def _add(self, came: Candidate | Dead | None) -> None:
+        if isinstance(came, Dead):
+            self._dead[came.line] = came.why
+        elif came is not None:
+            self._found[came.line] = (*self._found[came.line], came)
+            self._write()
+            if self._report is not None:
+                self._report(came, self._best is came)
+
+    def _write(self, last: bool = False) -> None:
+        """The best policy so far and the frontier; as a picture now and then, and at the ``last``."""
+        assert self._best is not None
+        write_whole(self._run.policy, self._file(self._best).read_bytes())
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        points: dict[str, list[Point]] = {}
+        for one in sorted(self._candidates, key=lambda c: c.payload_bytes):
+            line = {
+                "method": one.line.method,
+                "hidden": one.line.shape,
+                "coarsen": one.line.coarsen,
+            }
+            figures = {name: getattr(one, name, None) for name in COLUMNS}
+            writer.writerow(figures | line | {"seed": one.line.seed})
+            points.setdefault(one.line.method, []).append((one.payload_bytes, one.share, one.low, one.high))
+        write_whole(self._run.out / "frontier.csv", text.getvalue())
+        if time.monotonic() - self._plotted > _PLOT_SECONDS or last:
+            plot_frontier(points, self._run.out / "frontier.png", keep=self._config.keep)
+            self._plotted = time.monotonic()
+
+    # The end
+
+    def chosen(self) -> tuple[Policy, dict[str, Any]]:
+        """The best that is also what was asked for from the seeds of the final measurement, or else the closest, and
+        the contents of its ``result.json``. What is not will not be taken for the best again."""
+        candidates = sorted(self._candidates, key=self._aim.order)
+        if not candidates:
+            raise RunError(_nothing(self._config, list(self._dead.values())))
+        self._write(last=True)
+        good = [candidate for candidate in candidates if self._aim.good(candidate)]
+        closest: tuple[float, Policy, dict[str, Any]] | None = None
+        for candidate in good[: _FINALISTS if self._aim.keep else 1] or candidates[:1]:
+            seconds = self._spent + time.monotonic() - self._begun
+            spent = min(seconds, self._in_all)
+            self._watch(Standing("measuring the best", spent, self._in_all, (), len(candidates), candidate))
+            margin, policy, result = self._measured(candidate, seconds)
+            if closest is None or result["reached"] or margin > closest[0]:
+                closest = margin, policy, result
+            if result["reached"]:
+                break
+            mine = self._found[candidate.line]
+            self._found[candidate.line] = tuple(replace(c, confirmed=c.confirmed and c != candidate) for c in mine)
+        assert closest is not None
+        return closest[1:]
+
+    def tidy(self) -> None:
+        """Removes checkpoints from which nothing more can come."""
+        for folder in self._folder.glob("*/checkpoint"):
+            if self._useless(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _useless(self, checkpoint: Path) -> bool:
+        """Whether nothing more can come of a checkpoint: its line is finished."""
+        line = _line(json.loads((checkpoint.parent / "line.json").read_text()))
+        return line in self._dead or (bool(self._found[line]) and self._found[line][-1].finished)
+
+    def _measured(self, candidate: Candidate, seconds: float) -> tuple[float, Policy, dict[str, Any]]:
+        """By how much a candidate is what was asked for, from the seeds of the final measurement; its policy and
+        result. Where the interval decides, on more episodes."""
+        aim, policy, teacher = self._aim, Policy.load(self._file(candidate)), self._teacher
+        while True:
+            pressed, result = measured_student(policy, self._config, teacher, seconds)
+            returns = result["evaluation"]["returns"]
+            share, low, _ = share_of(returns, teacher["returns"])
+            worst = worst_share_of(returns, teacher["returns"])
+            margin = min(low - aim.keep, worst - aim.keep_worst) if aim.keep else low
+            reached = aim.fits(candidate) and (not aim.keep or margin >= 0.0)
+            near = share >= aim.keep and worst >= aim.keep_worst - 0.1
+            if reached or not near or not aim.keep or len(returns) >= MOST_EPISODES:
+                break
+            teacher = on_more_episodes(self._agent, self._config, self._teacher, MOST_EPISODES)
+        result["reached"], result["kept"]["worst_share"] = reached, worst
+        result["line"], result["candidates"] = candidate.line.name, len(self._candidates)
+        pressed.results["kept"]["worst_share"] = worst
+        return margin, pressed, result
 
 
-def _train(
+_NO_SEARCH: dict[str, Any] = {"keep": 0.0, "bytes": 0, "minutes": 0.0}
+
+
+def _hidden(widths: Widths) -> Hidden:
+    """Widths as a DistillConfig has them."""
+    return widths or "none"
+
+
+def _nothing(config: PressConfig, dead: list[str]) -> str:
+    if dead:
+        return f"no line could go on: {dead[-1]}"
+    return f"no student was finished in {config.minutes:g} minutes: go on with --resume, in more --minutes."
+
+
+def _press(
     tell: Tell,
     source: Source,
     config: PressConfig,
-    knobs: Knobs,
-    teacher_returns: tuple[float, ...],
-    students: Path,
-) -> Candidate:
-    """One student in a process of its own: trained, measured and written."""
+    line: Line,
+    number: int,
+    folder: Path,
+    seconds: float,
+    yardstick: Yardstick,
+    keeps: bool,
+) -> Candidate | Dead | None:
+    """A slice of a line: pressed for ``seconds``, measured and written; None where nothing can be measured yet. With
+    ``keeps`` the checkpoint of a finished line stays, for a line that starts from it."""
     torch.set_num_threads(1)
-    folder = students / knobs.name
+    started = time.monotonic()
+    steps = 0
 
-    def alive(*_: Any) -> None:
+    def progress(done: int, *_: Any) -> None:
+        nonlocal steps
+        steps = done
         tell()
 
-    with locked(folder):  # a student of a killed search lives on until it notices
-        write_whole(folder / "knobs.json", json.dumps(asdict(knobs)))
+    with _waited_for(folder, tell):
+        file = folder / f"{number:04}.json"
+        if file.exists():  # of a search that was killed before it heard of it
+            return _candidate(json.loads(file.read_text()))
         agent = open_agent(source, config.algo, config.environment)
-        started = time.monotonic()
-        policy = METHODS[config.method].press(agent, config, folder / "checkpoint", alive)
-        result = evaluate(policy, config.environment, episodes=config.episodes, seed=SEARCH_SEED, progress=alive)
-        bytes_of, shares = size(policy), share_of(result.returns, teacher_returns)
-        candidate = Candidate(
-            knobs, config.student.hidden, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros,
-            *shares, result.worst_tenth, result.ended_early, round(time.monotonic() - started, 1),
-        )  # fmt: skip
-        search = {**result.as_dict(), "kept": dict(zip(("share", "low", "high"), shares, strict=True))}
-        replace(policy, results={"search": search}).save(folder / "policy.policy")
-        write_whole(folder / "candidate.json", json.dumps(asdict(candidate)))
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        method = METHODS[config.method]
+        try:
+            method.check(agent, config)
+            with method.prepare(agent, config, folder / "checkpoint") as work:
+                finished = work.run(progress, max(0.0, seconds - (time.monotonic() - started)))
+                if not finished and not method.anytime:
+                    return None
+                policy = work.freeze()
+        except (ConfigError, DivergedError, UnsupportedError) as error:  # of these settings: others may do
+            write_whole(folder / "dead.txt", str(error))
+            return Dead(line, str(error))
+        if line.method == "distill":
+            steps = 0
+        candidate, told = _measure(policy, config, line, number, yardstick, tell)
+        candidate = replace(candidate, finished=finished, steps=steps, seconds=round(time.monotonic() - started, 1))
+        replace(policy, results={"search": told}).save(folder / f"{number:04}.policy")
+        write_whole(file, json.dumps(asdict(candidate)))
+        if finished and not keeps:
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return candidate
 
 
+def _measure(
+    policy: Policy, config: PressConfig, line: Line, number: int, yardstick: Yardstick, tell: Tell
+) -> tuple[Candidate, dict[str, Any]]:
+    """A candidate and what its card says: few episodes, and more while it may be better than the best."""
+    aim, most = yardstick.aim, yardstick.episodes
+    block = SEARCH_SEED + most * (number % max(1, BLOCKS // most))
+    bytes_of = size(policy)
+    returns: list[float] = []
+    early: list[bool] = []
+    for until in sorted({min(RACE, most), max(min(RACE, most), most // 2), most}):
+        seed, episodes = block + len(returns), until - len(returns)
+        result = evaluate(policy, config.environment, episodes=episodes, seed=seed, progress=lambda *_: tell())
+        returns += result.returns
+        early += result.terminated
+        share, low, high = share_of(returns, yardstick.returns)
+        candidate = Candidate(
+            line, number, bytes_of.payload_bytes, bytes_of.payload_ratio, bytes_of.nonzeros, share, low, high,
+            worst_tenth(returns), worst_share_of(returns, yardstick.returns), float(np.mean(early)), until,
+            until >= most, finished=False, steps=0, seconds=0.0,
+        )  # fmt: skip
+        if not aim.promising(candidate, yardstick.best):
+            break
+    kept = {"share": share, "low": low, "high": high, "worst_share": candidate.worst_share}
+    told = {"seed": block, "returns": returns, "worst_tenth": candidate.worst_tenth, "kept": kept}
+    return candidate, told
+
+
+@contextlib.contextmanager
+def _waited_for(folder: Path, tell: Tell) -> Iterator[None]:
+    """Holds a line's folder; a process of a killed search lives on until it notices."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder))
+                break
+            except RunError:
+                if time.monotonic() > deadline:
+                    raise
+                tell()
+                time.sleep(0.2)
+        yield
+
+
+def _line(values: dict[str, Any]) -> Line:
+    return Line(values["end"], values["method"], tuple(values["hidden"]), values["coarsen"], values["seed"])
+
+
 def _candidate(values: dict[str, Any]) -> Candidate:
-    return Candidate(**{**values, "knobs": Knobs(**values["knobs"]), "hidden": tuple(values["hidden"])})
+    return Candidate(**{**values, "line": _line(values["line"])})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,9 +119,12 @@ class StudentTraining:
         "worst_tenth", and "payload" in bytes."""
         return list(self._rows)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Trains what is left to train; ``progress`` hears of environment steps and the mean return."""
-        model, steps = self._model, self._config.steps
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished.
+
+        ``progress`` hears of environment steps and the mean return.
+        """
+        model, steps, deadline = self._model, self._config.steps, time.monotonic() + seconds
         every = max(1, steps // _EVALUATIONS)
         _, callback = model._setup_learn(steps, None, reset_num_timesteps=False)
         learn = self._off_policy if isinstance(model, OffPolicyAlgorithm) else self._on_policy
@@ -131,6 +135,9 @@ class StudentTraining:
                 if done // every > self._rows[-1]["step"] // every or done >= steps:
                     self._evaluate(progress)
                     self._save()
+                    if time.monotonic() >= deadline:
+                        break
+        return bool(model.num_timesteps >= steps)
 
     def freeze(self) -> Policy:
         """The student of the best mean, by the lower end of its interval, of those whose payload has not grown where

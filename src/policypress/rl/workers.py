@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
@@ -61,6 +62,11 @@ class Workers(Generic[K]):
         for worker in self._running.values():
             worker.terminate()
             worker.join()
+
+    @property
+    def slots(self) -> int:
+        """How many pieces of work this machine does at once: one a core."""
+        return os.cpu_count() or 1
 
     @property
     def running(self) -> set[K]:

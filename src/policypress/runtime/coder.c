@@ -13,6 +13,8 @@
  * Vectors: a grid of 256 bins around the mean and a symmetric distribution over them; then each value's sign, bin and
  * place in the bin. Sorted vectors are coded as order statistics, so that their order costs nothing.
  *
+ * Levels, a few different numbers: whether it is the one before again, else which of the others, all equally likely.
+ *
  * Matrices, in C order: a model (about 2 bytes), then for each weight
  *   a zero flag, unless the matrix has no zeros, or many of them, which are magnitudes then. Its odds are those of the
  *     matrix so far, times the ratios of the column's and of the row's nonzeros to what was expected of them, both
@@ -138,9 +140,11 @@ enum { GRID_SHIFT = CODER_CONTEXTS, GRID_FAMILY, GRID_SCALE, GRID_CENTER, MODEL 
  * most of the others. The classes of the caller are told as the payload of a policy uses them.
  */
 #define P(value, chance, digits) {value, (digits) << 4 | (chance)}
-static const struct {
+typedef struct {
     uint8_t value, how;
-} LIKELY[CODER_KINDS] = {
+} likely;
+
+static const likely LIKELY[CODER_KINDS] = {
     /* number of operations; bits of the input, its limits; other limits; outputs, inputs; kinds, flags, weight bits */
     P(3, 10, 0), P(8, 14, 0), P(1, 14, 0), P(0, 14, 0), P(24, 4, 4), P(0, 14, 4), P(0, 13, 0), P(3, 12, 0), P(8, 8, 2),
     /* geometry; forms; digits of multipliers, shifts; zeros and order of integers, of floats; constants; exponents */
@@ -152,19 +156,32 @@ static const struct {
     P(0, 8, 0), P(1, 8, 0), P(1, 8, 0), P(0, 14, 0), P(3, 8, 0), P(0, 4, 0), P(1, 8, 0), P(0, 8, 0), P(0, 8, 0),
     P(0, 14, 0),
 };
+
+/* The same of the model of a matrix that is the only one, and small. */
+static const likely ALONE[CODER_PARAMETERS] = {
+    P(2, 12, 0), P(1, 8, 0), P(1, 8, 0), P(0, 14, 0), P(1, 8, 0), P(0, 8, 0), P(1, 11, 0), P(0, 14, 0), P(1, 8, 0),
+    P(0, 14, 0),
+};
 #undef P
+
+APART static void expect(coder_integer *known, likely what) {
+    known->last = what.value;
+    known->contexts[0] = (uint32_t)what.how << 28 | 2;
+    for (unsigned j = 1; j < 34; j++)
+        known->contexts[j] = j <= what.how >> 4 ? 7u << 29 : 1u << 31;
+}
 
 static void start(coder *c) {
     c->low = c->code = 0;
     c->range = UINT32_MAX;
     c->position = 0;
-    for (unsigned i = 0; i < CODER_KINDS; i++) {
-        coder_integer *known = &c->integers[i];
-        known->last = LIKELY[i].value;
-        known->contexts[0] = (uint32_t)LIKELY[i].how << 28 | 2;
-        for (unsigned j = 1; j < 34; j++)
-            known->contexts[j] = j <= LIKELY[i].how >> 4 ? 7u << 29 : 1u << 31;
-    }
+    for (unsigned i = 0; i < CODER_KINDS; i++)
+        expect(&c->integers[i], LIKELY[i]);
+}
+
+CODER_PUBLIC void coder_alone(coder *c) {
+    for (unsigned i = 0; i < CODER_PARAMETERS; i++)
+        expect(&c->integers[MODEL + i], ALONE[i]);
 }
 
 APART static void shift_in(coder *c) {
@@ -276,6 +293,37 @@ static uint32_t code_near(coder *c, uint32_t value, uint32_t usual, unsigned kin
     return (uint32_t)coder_signed(c, (int32_t)(value - usual), kind) + usual;
 }
 
+/* A number below `limit` <= 2^digits, all equally likely. */
+static uint32_t code_below(coder *c, uint32_t value, uint32_t limit, unsigned digits) {
+    uint32_t first = 0;
+    while (digits--) {
+        uint32_t half = 1u << digits;
+        if (limit > half) {
+            if (code_bit(c, odds(limit - half, half), (value - first) >> digits & 1)) {
+                first += half;
+                limit -= half;
+            } else
+                limit = half;
+        }
+    }
+    return first;
+}
+
+/* ---- levels ---- */
+
+CODER_PUBLIC void coder_levels(coder *c, int32_t *values, uint32_t n, uint32_t count) {
+    coder_context again = 0x66666400 | 1; /* two of five, as after one of them */
+    uint32_t last = count;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t value = (uint32_t)values[i];
+        if (!i || (count > 1 && !code_adaptive(c, &again, value == last))) {
+            value = code_below(c, value - (value > last), count - (i > 0), CODER_LEVEL_DIGITS);
+            last = value + (value >= last);
+        }
+        values[i] = (int32_t)last;
+    }
+}
+
 /* ---- distributions of magnitudes ---- */
 
 /*
@@ -352,22 +400,6 @@ static unsigned unit_digits(const grid *g) {
 static int place(const grid *g, uint32_t far, int below, int32_t *value) {
     *value = (int32_t)((uint32_t)g->middle + far);
     return (*value < g->middle) != below;
-}
-
-/* A number below `limit` <= 2^digits, all equally likely. */
-static uint32_t code_below(coder *c, uint32_t value, uint32_t limit, unsigned digits) {
-    uint32_t first = 0;
-    while (digits--) {
-        uint32_t half = 1u << digits;
-        if (limit > half) {
-            if (code_bit(c, odds(limit - half, half), (value - first) >> digits & 1)) {
-                first += half;
-                limit -= half;
-            } else
-                limit = half;
-        }
-    }
-    return first;
 }
 
 /* The values in any order: bin, then the place in the bin. */
@@ -840,7 +872,7 @@ static uint8_t search_scale(uint64_t a, uint64_t b) {
 }
 
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
-                         unsigned bits, coder_model *best) {
+                         unsigned bits, int alone, coder_model *best) {
     uint32_t size = rows * columns, count = 0;
     uint64_t sum = 0, cost;
     coder_model m = {{FLAGGED, 1, 1, 0, 3, 0, 1, 0, 0, 0}};
@@ -860,6 +892,14 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
     cost = s.least.positions + s.least.values;
     m.parameters[MODE] = MAGNITUDES;
     m.parameters[SCALE] = search_scale(4 * sum, size);
+    search_mode(&s, m);
+    if (s.least.positions + s.least.values < cost) {
+        cost = s.least.positions + s.least.values;
+        *best = s.best;
+    }
+    if (!alone)
+        return;
+    m.parameters[SCALE] = (uint8_t)(4 * bits - 4); /* what takes next to no bits to tell */
     search_mode(&s, m);
     if (s.least.positions + s.least.values < cost)
         *best = s.best;

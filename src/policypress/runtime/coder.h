@@ -13,6 +13,7 @@ extern "C" {
 #define CODER_KINDS 33         /* with those that vectors and matrices keep to themselves */
 #define CODER_MAX_SIDE 65535   /* rows and columns of a matrix */
 #define CODER_MAX_LENGTH 32768 /* of a vector */
+#define CODER_LEVEL_DIGITS 3
 #define CODER_PARAMETERS 10
 #define CODER_CLASSES 9 /* scales of a magnitude, relative to the matrix */
 
@@ -74,8 +75,12 @@ CODER_PUBLIC int coder_overrun(const coder *c);
 CODER_PUBLIC uint32_t coder_uniform(coder *c, uint32_t value, unsigned bits);
 CODER_PUBLIC uint32_t coder_unsigned(coder *c, uint32_t value, unsigned context);
 CODER_PUBLIC int32_t coder_signed(coder *c, int32_t value, unsigned context);
+/* Numbers from 0 to count - 1, for a count of 1 to 2^CODER_LEVEL_DIGITS. */
+CODER_PUBLIC void coder_levels(coder *c, int32_t *values, uint32_t n, uint32_t count);
 /* Nonzero: the input is not valid; whether it ended too early, coder_overrun tells. A decoder ignores `model` and `cost`: they may be NULL. */
 CODER_PUBLIC int coder_integers(coder *c, coder_workspace *w, int32_t *values, uint32_t n, int ascending);
+/* Of the next matrix the model is probably one of the usual of a small matrix, the only one of its stream. */
+CODER_PUBLIC void coder_alone(coder *c);
 CODER_PUBLIC int coder_matrix(coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns, unsigned bits,
                  const coder_model *model, coder_cost *cost);
 
@@ -86,9 +91,9 @@ void coder_encode_start(coder *c, uint8_t *output, size_t size);
 size_t coder_encode_finish(coder *c);
 /* What is written so far, in 1/256 bit: bytes and the logarithm of the range. */
 uint64_t coder_bits(const coder *c);
-/* The encoder's search for the model that makes a matrix small. */
+/* The encoder's search for the model that makes a matrix small; `alone`: after coder_alone. */
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
-                         unsigned bits, coder_model *best);
+                         unsigned bits, int alone, coder_model *best);
 #endif
 
 #ifdef __cplusplus

@@ -59,6 +59,14 @@ static int known_length(Py_ssize_t n) {
     return 1;
 }
 
+static int known_count(int count) {
+    if (count < 1 || count > 1 << CODER_LEVEL_DIGITS) {
+        fail("There are 1 to 8 levels.");
+        return 0;
+    }
+    return 1;
+}
+
 /* Room for the bytes up to `position` and for what the end of the stream adds. */
 static int reserve(Coder *self, size_t position) {
     size_t size = position + 16;
@@ -207,7 +215,7 @@ static PyObject *encode_integers(PyObject *object, PyObject *args, PyObject *kwa
 }
 
 static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"codes", "rows", "columns", "bits", NULL};
+    static char *names[] = {"codes", "rows", "columns", "bits", "alone", NULL};
     Coder *self = (Coder *)object;
     coder_workspace w = {0};
     coder_model model;
@@ -217,8 +225,8 @@ static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     char *bytes;
     int8_t *codes;
     Py_ssize_t size, rows, columns;
-    int bits, limit, done = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Snni", names, &data, &rows, &columns, &bits) ||
+    int bits, limit, alone = 0, done = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Snni|p", names, &data, &rows, &columns, &bits, &alone) ||
         PyBytes_AsStringAndSize(data, &bytes, &size) || !ready(self) || !known_shape(rows, columns, bits))
         return NULL;
     if (size != rows * columns)
@@ -231,8 +239,10 @@ static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     w.columns = PyMem_Malloc(((size_t)columns + 2) * sizeof *w.columns);
     if (codes && w.columns) {
         memcpy(codes, bytes, (size_t)size);
+        if (alone)
+            coder_alone(&self->c);
         Py_BEGIN_ALLOW_THREADS
-        coder_matrix_search(&self->c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, &model);
+        coder_matrix_search(&self->c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, alone, &model);
         Py_END_ALLOW_THREADS
         trial = self->c;
         trial.output = NULL;
@@ -247,6 +257,35 @@ static PyObject *encode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     PyMem_Free(codes);
     PyMem_Free(w.columns);
     return done ? Py_BuildValue("(LL)", (long long)cost.positions, (long long)cost.values) : NULL;
+}
+
+static PyObject *encode_levels(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"values", "count", NULL};
+    Coder *self = (Coder *)object;
+    PyObject *data;
+    char *bytes;
+    int32_t *values;
+    Py_ssize_t size;
+    int count, fits = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Si", names, &data, &count) ||
+        PyBytes_AsStringAndSize(data, &bytes, &size) || !ready(self) || !known_count(count))
+        return NULL;
+    if (size % 4)
+        return fail("The values are not whole int32 numbers.");
+    if (!known_length(size / 4) || !reserve(self, self->c.position + (size_t)size))
+        return NULL;
+    values = PyMem_Malloc((size_t)size + 1);
+    if (!values)
+        return PyErr_NoMemory();
+    memcpy(values, bytes, (size_t)size);
+    for (Py_ssize_t i = 0; i < size / 4; i++)
+        fits &= values[i] >= 0 && values[i] < count;
+    if (fits)
+        coder_levels(&self->c, values, (uint32_t)(size / 4), (uint32_t)count);
+    PyMem_Free(values);
+    if (!fits)
+        return fail("A level is not below their count.");
+    Py_RETURN_NONE;
 }
 
 static PyObject *encode_bits(PyObject *object, PyObject *unused) {
@@ -321,16 +360,35 @@ static PyObject *decode_integers(PyObject *object, PyObject *args, PyObject *kwa
     return result;
 }
 
+static PyObject *decode_levels(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"n", "count", NULL};
+    Coder *self = (Coder *)object;
+    PyObject *result;
+    int32_t *values;
+    Py_ssize_t n;
+    int count;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ni", names, &n, &count) || !ready(self) || !known_length(n) ||
+        !known_count(count))
+        return NULL;
+    values = PyMem_Calloc((size_t)n + 1, 4);
+    if (!values)
+        return PyErr_NoMemory();
+    coder_levels(&self->c, values, (uint32_t)n, (uint32_t)count);
+    result = coder_overrun(&self->c) ? fail(DAMAGED) : PyBytes_FromStringAndSize((const char *)values, 4 * n);
+    PyMem_Free(values);
+    return result;
+}
+
 static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"rows", "columns", "bits", NULL};
+    static char *names[] = {"rows", "columns", "bits", "alone", NULL};
     Coder *self = (Coder *)object;
     coder_workspace w = {0};
     coder c;
     PyObject *result;
     int8_t *codes;
     Py_ssize_t rows, columns;
-    int bits, damaged = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nni", names, &rows, &columns, &bits) || !ready(self) ||
+    int bits, alone = 0, damaged = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nni|p", names, &rows, &columns, &bits, &alone) || !ready(self) ||
         !known_shape(rows, columns, bits))
         return NULL;
     result = PyBytes_FromStringAndSize(NULL, rows * columns);
@@ -343,6 +401,8 @@ static PyObject *decode_matrix(PyObject *object, PyObject *args, PyObject *kwarg
     }
     codes = (int8_t *)PyBytes_AsString(result);
     memset(codes, 0, (size_t)(rows * columns));
+    if (alone)
+        coder_alone(&self->c);
     c = self->c; /* a copy: another thread may use the object meanwhile */
     Py_BEGIN_ALLOW_THREADS
     damaged = coder_matrix(&c, &w, codes, (uint32_t)rows, (uint32_t)columns, (unsigned)bits, NULL, NULL) ||
@@ -377,6 +437,7 @@ static PyMethodDef encoder_methods[] = {
     {"signed", KEYWORDS(encode_signed), METH_VARARGS | METH_KEYWORDS, NULL},
     {"uniform", KEYWORDS(encode_uniform), METH_VARARGS | METH_KEYWORDS, NULL},
     {"integers", KEYWORDS(encode_integers), METH_VARARGS | METH_KEYWORDS, NULL},
+    {"levels", KEYWORDS(encode_levels), METH_VARARGS | METH_KEYWORDS, NULL},
     {"matrix", KEYWORDS(encode_matrix), METH_VARARGS | METH_KEYWORDS, NULL},
     {"bits", encode_bits, METH_NOARGS, NULL},
     {"finish", encode_finish, METH_NOARGS, NULL},
@@ -388,6 +449,7 @@ static PyMethodDef decoder_methods[] = {
     {"signed", KEYWORDS(decode_signed), METH_VARARGS | METH_KEYWORDS, NULL},
     {"uniform", KEYWORDS(decode_uniform), METH_VARARGS | METH_KEYWORDS, NULL},
     {"integers", KEYWORDS(decode_integers), METH_VARARGS | METH_KEYWORDS, NULL},
+    {"levels", KEYWORDS(decode_levels), METH_VARARGS | METH_KEYWORDS, NULL},
     {"matrix", KEYWORDS(decode_matrix), METH_VARARGS | METH_KEYWORDS, NULL},
     {"finish", decode_finish, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

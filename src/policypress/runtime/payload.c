@@ -13,15 +13,25 @@ enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
 /* Kinds of operations. */
 enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH, ACTIVATION };
 
+/* Short forms: of an input, and in the place of its bits where it has zero points, too. */
+enum { SHORT = 1, SHORT_ZERO_POINTS = 15, LEAST_POWER = -8 };
+
 enum { MOST_OPERATIONS = 1024, MOST_PARAMETERS = 7, OTHER_LIMITS = 2, ZERO_POINTS = 32, USUAL_EXPONENT = 115, USUAL_FLOAT = 0x42000000 };
 
 typedef payload_memory reader;
 
-/* An integer that tells of the structure. */
-static uint32_t tell(reader *r, unsigned context) {
-    uint32_t value = coder_unsigned(&r->c, 0, context);
+/* What tells of the structure. */
+static uint32_t told(reader *r, uint32_t value) {
     r->structure = (r->structure ^ value) * 16777619u; /* FNV-1a by words */
     return value;
+}
+
+static uint32_t tell(reader *r, unsigned context) {
+    return told(r, coder_unsigned(&r->c, 0, context));
+}
+
+static uint32_t uniform(reader *r, unsigned bits) {
+    return coder_uniform(&r->c, 0, bits);
 }
 
 /* `n` sizes; the product of the first two: of a window (kernel, stride and padding, vertical first) the area. */
@@ -92,9 +102,39 @@ static void numbers(reader *r, uint32_t outputs, unsigned context) {
         *values = (int32_t)number;
 }
 
+/* Inverse scales that are powers of two: the bits of float32. */
+static void powers(reader *r, uint32_t n) {
+    int32_t *values = array(r, n, 0), least = (int32_t)uniform(r, 5) + LEAST_POWER + 127;
+    if (r->failed)
+        return;
+    coder_levels(&r->c, values, n, uniform(r, CODER_LEVEL_DIGITS) + 1);
+    for (uint32_t i = 0; i < n; i++)
+        values[i] = (values[i] + least) << 23;
+}
+
+APART static void matrix(reader *r, uint32_t outputs, uint32_t inputs, uint32_t bits) {
+    int8_t *weights = array(r, outputs, inputs);
+    if (!r->failed)
+        r->failed = bits < 2 || bits > 8 || coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
+}
+
+/* A policy of one layer in its short form. */
+static void read_linear(reader *r, uint32_t inputs) {
+    uint32_t bits = told(r, uniform(r, 3)) + 2, outputs = tell(r, SIZE), shift, width;
+    int32_t *scale = array(r, 1, 0), *bias = array(r, outputs, 0);
+    if (r->failed)
+        return;
+    *scale = (127 - (int32_t)uniform(r, 5)) << 23;
+    shift = uniform(r, 5);
+    width = uniform(r, 4);
+    for (uint32_t i = 0; i < outputs; i++)
+        bias[i] = (int32_t)((uniform(r, width) - (1u << width >> 1)) << shift);
+    coder_alone(&r->c);
+    matrix(r, outputs, inputs, bits);
+}
+
 static void read_layer(reader *r, int conv, uint32_t *width) {
     uint32_t flags = tell(r, FLAGS), bits = tell(r, BITS), outputs = tell(r, SIZE), inputs = tell(r, INPUTS);
-    int8_t *weights;
     if (!inputs)
         inputs = *width;
     *width = outputs;
@@ -108,26 +148,34 @@ static void read_layer(reader *r, int conv, uint32_t *width) {
         numbers(r, outputs, SHIFT);
     }
     integers(r, outputs, INTEGERS);
-    weights = array(r, outputs, inputs);
-    if (!r->failed)
-        r->failed = bits < 2 || bits > 8 || coder_matrix(&r->c, &r->w, weights, outputs, inputs, bits, NULL, NULL);
+    matrix(r, outputs, inputs, bits);
 }
 
 PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count,
                                uint32_t structure, payload_memory *r) {
-    uint32_t bits, width, left;
+    uint32_t bits, width, left = 0;
+    int is_short;
     r->next = arrays;
     r->end = arrays + count;
     r->structure = 0;
     r->failed = 0;
     coder_decode_start(&r->c, data, size);
     bits = tell(r, INPUT_BITS);
+    is_short = PAYLOAD_SHORT && bits == SHORT;
+    if (is_short && told(r, uniform(r, 4)) == SHORT_ZERO_POINTS)
+        bits = ZERO_POINTS + told(r, uniform(r, 4));
     limits(r, INPUT_LIMITS);
     width = tell(r, SIZE);
-    integers(r, width, FLOATS);
+    if (is_short)
+        powers(r, width);
+    else
+        integers(r, width, FLOATS);
     if (bits >= ZERO_POINTS)
         integers(r, width, INTEGERS);
-    left = tell(r, COUNT);
+    if (is_short && told(r, uniform(r, 1)))
+        read_linear(r, width);
+    else
+        left = tell(r, COUNT);
     for (; left && !r->failed; left--) {
         uint32_t kind = tell(r, KIND);
         r->failed |= left > MOST_OPERATIONS;

@@ -15,7 +15,7 @@ from policypress.policy.observations import (
 from policypress.testing.activated import ACTIVATIONS, activated, activation_name, every_function
 from policypress.testing.agreement import ENGINES, Agreement, DisagreementError, agree
 from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, tanh_op, with_zero_points
-from policypress.testing.random_policies import random_policy
+from policypress.testing.random_policies import random_linear_policy, random_policy
 from policypress.testing.same import assert_same
 from policypress.testing.stored import stored_policies
 
@@ -38,6 +38,7 @@ __all__ = [
     "extreme_observations",
     "make_policy",
     "observations",
+    "random_linear_policy",
     "random_observations",
     "random_policy",
     "stored_policies",

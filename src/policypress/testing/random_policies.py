@@ -52,6 +52,14 @@ def random_policy(seed: int, numerics: Numerics | None = None, functions: Sequen
     return _Maker(rng, numerics or kinds[rng.integers(len(kinds))], functions).policy()
 
 
+def random_linear_policy(seed: int, numerics: Numerics | None = None) -> Policy:
+    """A random policy of one fully connected layer; in integer numerics its scales are powers of two half of the time.
+    Equal arguments give equal ones."""
+    rng = np.random.default_rng(seed)
+    kinds: tuple[Numerics, ...] = ("integer", "integer", "integer", "weight-only", "float")
+    return _Maker(rng, numerics or kinds[rng.integers(len(kinds))], ()).linear_policy()
+
+
 class _Maker(Draw):
     def __init__(self, rng: np.random.Generator, numerics: Numerics, functions: Sequence[str]) -> None:
         super().__init__(rng, numerics)
@@ -84,6 +92,19 @@ class _Maker(Draw):
         if quantization is not None and isinstance(first, Layer) and not first.is_conv and self.often(0.4):
             quantization = self.shifted(quantization)
         return Policy(tuple(ops), observation, action, quantization, baseline_bytes=4)
+
+    def linear_policy(self) -> Policy:
+        observation = self.observation()
+        quantization = self.input(observation) if self.integer else None
+        action, outputs = self.action()
+        layer = self.layer((outputs, math.prod(observation.shape)), "raw")
+        if quantization is not None and self.often(0.5):
+            quantization = dataclasses.replace(quantization, inverse_scale=_power_of_two(quantization.inverse_scale))
+            layer = dataclasses.replace(layer, scale=_power_of_two(layer.scale[:1]))
+        if quantization is not None and self.often(0.3):
+            quantization = self.shifted(quantization)
+        ops: tuple[Op, ...] = (layer,) if len(observation.shape) == 1 else (Flatten(), layer)
+        return Policy(ops, observation, action, quantization, baseline_bytes=4)
 
     def observation(self) -> ObservationTransform:
         if self.often(0.25):
@@ -317,3 +338,8 @@ class _Maker(Draw):
             low, high = np.full_like(low, -np.inf), self.pick(high, np.full_like(high, np.inf))
         dtype = self.pick("float32", "float64")
         return ActionTransform("box", shape, dtype, squash, low, high), math.prod(shape)
+
+
+def _power_of_two(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest powers of two that are not above ``values``."""
+    return np.ldexp(0.5, np.frexp(values)[1]).astype(np.float32)

@@ -1,0 +1,217 @@
+"""Evolution: a small policy's integers are changed until the environment itself returns more.
+
+Sources: CMA-ES (Hansen and Ostermeier 2001, by the library ``cma``) on the true return of the deployed policy, with
+diagonal covariances where numbers are many (sep-CMA-ES, Ros and Hansen 2008); common random numbers and linear policies
+as in augmented random search (Mania et al. 2018). Neither critics nor gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.config import PressConfig, dumps
+from policypress.errors import RunError, UnsupportedError
+from policypress.files import write_whole
+from policypress.measure.returns import worst_tenth
+from policypress.policy.canonical import canonical
+from policypress.policy.genome import Genome, answered
+from policypress.policy.policy import Policy
+from policypress.rl.distill import Distill
+from policypress.rl.method import Method
+from policypress.rl.rollouts import Rollouts
+from policypress.rl.runs import Progress
+from policypress.rl.sources import OpenedAgent
+
+START = "start.policy"
+"""In the folder of a checkpoint: the policy to start from, a distilled student if there is none."""
+MOST_NUMBERS = 20_000
+_FULL_COVARIANCE = 300  # numbers; beyond, covariances cost more than they tell
+_NOISES = (0.5, 0.25, 0.12, 0.06, 0.03)  # standard deviations to begin with, in units of the genome
+_PROBED = 5  # episodes that tell whether a noise does harm
+_CHECK_SEED = 100_000  # policies are compared from reset(seed=100000 + i)
+_CHECK_SHARE = 0.15  # of the environment steps, about
+_PATIENCE = 10  # checks without a better policy, and one more for
+_NUMBERS_A_CHECK = 20
+_GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
+_SAVE_SECONDS = 20.0
+
+
+# Episodes of a candidate, and of a check: one as long as that gets further, then more.
+_EFFORTS = ((1, 10), (2, 20), (4, 40), (8, 80))
+
+
+class Evolve(Method):
+    """A distilled student whose integers are then evolved."""
+
+    def check(self, agent: OpenedAgent, config: PressConfig) -> None:
+        Distill().check(agent, config)
+        if not config.student.compression.activation_bits:
+            raise UnsupportedError("evolve changes integers: leave out --activation-bits 0.")
+
+    @contextmanager
+    def prepare(
+        self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
+    ) -> Iterator[Evolution]:
+        start = None if folder is None else folder / START
+        if start is not None and start.exists():
+            policy = Policy.load(start)
+        else:
+            policy = Distill().press(agent, config, folder)
+            if start is not None:
+                policy.save(start)
+        with Rollouts(config.environment, policy.observation, jobs) as rollouts:
+            yield Evolution(policy, rollouts, config, folder)
+
+
+@dataclass
+class _State:
+    """Where an evolution stands: the ``best`` vector of the genome and its ``worth`` in the checks of this effort, the
+    environment ``steps`` made, then and at the last check, what that check took, how many checks in a row found nothing
+    better, and the strategy that is at work."""
+
+    generator: np.random.Generator
+    best: NDArray[np.float64]
+    worth: float | None = None
+    steps: int = 0
+    checked: int = 0
+    check_steps: int = 0
+    fruitless: int = 0
+    effort: int = 0
+    generations: int = 0
+    strategy: Any = None
+
+
+class Evolution:
+    """One policy on its way: ``run`` changes its integers for ``config.steps`` environment steps.
+
+    It begins with one episode for each candidate; when that gets no further, it begins anew at the best policy, with
+    twice as many. Every beginning takes the most noise that does no harm. Same settings, same policy, whatever the
+    number of processes. With a ``folder`` it is checkpointed there.
+
+    Raises UnsupportedError for policies that cannot be evolved, RunError for a checkpoint of other settings.
+    """
+
+    def __init__(self, start: Policy, rollouts: Rollouts, config: PressConfig, folder: Path | None = None) -> None:
+        self._start, self._rollouts, self._config = start, rollouts, config
+        self._told = dumps(replace(config, steps=1))
+        self._genome = Genome(start, config.code_rms)
+        if self._genome.size > MOST_NUMBERS:
+            raise UnsupportedError(
+                f"{self._genome.size:,} numbers are too many to evolve, {MOST_NUMBERS:,} at most: choose a narrower "
+                "student, for example --hidden 16."
+            )
+        self._checkpoint = None if folder is None else folder / "evolution.pickle"
+        self._state = _State(np.random.default_rng(config.student.seed), self._genome.start)
+        if self._checkpoint is not None and self._checkpoint.exists():
+            told, self._state = pickle.loads(self._checkpoint.read_bytes())
+            if told != self._told:
+                raise RunError(f"{folder} holds an evolution of other settings: choose another folder or remove it.")
+
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Evolves until the steps are made (True), or for ``seconds``."""
+        state, of = self._state, self._config.steps
+        begun = saved = time.monotonic()
+        while state.steps < of and time.monotonic() - begun < seconds:
+            if state.worth is None:
+                self._check(state.best)
+            if state.strategy is None:
+                state.strategy = self._begun()
+            self._generation(state.strategy)
+            state.generations += 1
+            if state.steps - state.checked > state.check_steps / _CHECK_SHARE:
+                self._check(np.asarray(state.strategy.mean))
+            if state.fruitless >= _PATIENCE + self._genome.size // _NUMBERS_A_CHECK:
+                state.effort = min(state.effort + 1, len(_EFFORTS) - 1)
+                state.worth, state.strategy, state.fruitless = None, None, 0
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+            if progress is not None:
+                progress(min(state.steps, of), of, state.worth)
+        self._save()
+        return state.steps >= of
+
+    def freeze(self) -> Policy:
+        """The best policy so far."""
+        told = {"evolve": json.loads(dumps(self._config)), "evolved_steps": self._state.steps}
+        policy = canonical(self._genome.policy(self._state.best))
+        policy = replace(policy, provenance={**self._start.provenance, **told})
+        vectors = self._start.test_vectors
+        return policy if vectors is None else answered(policy, vectors.observations)
+
+    def _begun(self) -> Any:
+        """A strategy at the best policy, a generation old, with the most noise that did it no harm."""
+        import cma
+
+        state = self._state
+        seeds = range(_CHECK_SEED, _CHECK_SEED + _PROBED)
+        least = self._worth([state.best], seeds)[0]
+        for noise in _NOISES:
+            options = {
+                "verbose": -9,
+                "seed": math.nan,  # none is used: numbers come from the generator
+                "randn": _Normal(state.generator),
+                "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
+            }
+            strategy = cma.CMAEvolutionStrategy(state.best, noise, options)
+            self._generation(strategy)
+            if self._worth([strategy.mean], seeds)[0] >= least:
+                break
+        return strategy
+
+    def _generation(self, strategy: Any) -> None:
+        """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
+        episodes, _ = _EFFORTS[self._state.effort]
+        seeds = _GENERATION_SEED + self._state.generator.integers(2**30, size=episodes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
+            vectors = strategy.ask()
+            strategy.tell(vectors, [-worth for worth in self._worth(vectors, seeds.tolist())])
+
+    def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
+        """What policies are worth in episodes of these seeds."""
+        before = self._rollouts.steps
+        returns = self._rollouts.returns([self._genome.policy(vector) for vector in vectors], seeds)
+        self._state.steps += self._rollouts.steps - before
+        return [_worth(found) for found in returns]
+
+    def _check(self, vector: NDArray[np.float64]) -> None:
+        """Takes a policy for the best if it is worth more than that in the episodes of checks."""
+        state, before = self._state, self._state.steps
+        _, episodes = _EFFORTS[state.effort]
+        worth = self._worth([vector], range(_CHECK_SEED, _CHECK_SEED + episodes))[0]
+        state.checked, state.check_steps = state.steps, state.steps - before
+        state.fruitless += 1
+        if state.worth is None or worth > state.worth:
+            state.best, state.worth, state.fruitless = vector.copy(), worth, 0
+
+    def _save(self) -> None:
+        if self._checkpoint is not None:
+            write_whole(self._checkpoint, pickle.dumps((self._told, self._state)))
+
+
+def _worth(returns: NDArray[np.float64]) -> float:
+    """What these episodes say of a policy: their mean, and the worst tenth as much."""
+    return float(np.mean(returns) + worst_tenth(returns.tolist())) / 2
+
+
+@dataclass
+class _Normal:
+    """Normal numbers as ``cma`` asks for them, of a generator that a checkpoint keeps."""
+
+    generator: np.random.Generator
+
+    def __call__(self, *shape: int) -> NDArray[np.float64]:
+        return self.generator.standard_normal(shape)

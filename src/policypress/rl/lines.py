@@ -1,0 +1,498 @@
+"""What a search knows, and what it tries next: a pure function of what was found so far.
+
+A *line* is one student on its way; it is pressed for a *slice* of time, measured, and given another slice or not. Time
+goes to two ends: half of it climbs from nothing, a linear policy first, by evolution on the return; the other half
+comes down from what surely works, distilled students, whose near misses are then trained on their return. What gains
+too little to arrive in the time left is left behind, as in successive halving (Jamieson and Talwalkar 2016), by its
+trend instead of its rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from policypress.config import PressMethod, hidden_text
+
+End = Literal["up", "down"]
+Widths = tuple[int, ...]
+"""Hidden widths of a student; () for a linear one."""
+
+CHANCE = 0.02
+"""Students that are alike but for their seed differ by about as much in what they keep."""
+NEAR = 0.2
+"""A student that misses by this share at most is worth training on."""
+COARSEST = 8
+"""Most ``coarsen`` of a line: an evolved one has codes of a root mean square of 1 then."""
+_FIRST_RATE = 4e-3
+_FIRST_CODES = 16.0
+_HEADER = 12.0  # bytes of a payload that are no weights, about
+_DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
+_EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
+_EVOLVES, _EVOLVES_WELL = 5_000, 1_500  # weights
+_YOUNG, _TREND = 4, 6  # slices before a line is judged, and those that it is judged by
+_DAMPING = 0.5  # of a trend, over all the time left
+_OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
+# Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
+_LARGER = ((1, 0), (0, -2), (2, 0), (1, -2), (2, -2), (3, -2), (4, -4), (6, -4))
+_SMALLER = ((0, 1), (-1, 0), (-1, 1), (0, 2), (-2, 2), (-1, -1), (0, 3), (-2, 0))
+_COARSER = (4, 2, 1)  # steps of an evolved one
+
+
+@dataclass(frozen=True, order=True)
+class Line:
+    """One student on its way: from which ``end`` it comes, how it is pressed, how wide it is, and how coarse its codes
+    are, in half octaves of the price of bits (distill, finetune) or of their root mean square (evolve)."""
+
+    end: End
+    method: PressMethod
+    hidden: Widths
+    coarsen: int = 0
+    seed: int = 1
+
+    @property
+    def rate_weight(self) -> float:
+        """Price of bits of a distilled student."""
+        return float(_FIRST_RATE * 2.0 ** (self.coarsen / 2))
+
+    @property
+    def code_rms(self) -> float:
+        """Root mean square of an evolved student's weight codes."""
+        return float(_FIRST_CODES * 2.0 ** (-self.coarsen / 2))
+
+    @property
+    def shape(self) -> str:
+        """Its widths in words: "24-24", "linear"."""
+        return hidden_text(self.hidden or "none")
+
+    @property
+    def name(self) -> str:
+        return f"{self.end}-{self.method}-{self.shape}-coarsen{self.coarsen:+d}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What came of a line's slice, as the search sees it. ``share``, ``low`` and ``high``: of the agent's mean return;
+    ``worst_share``: of its worst tenth; ``confirmed``: measured on as many episodes as it takes to be chosen;
+    ``finished``: the line has nothing left to do; ``steps``: environment steps of the line that changed it."""
+
+    line: Line
+    slice: int
+    payload_bytes: int
+    ratio: float
+    nonzeros: int
+    share: float
+    low: float
+    high: float
+    worst_tenth: float
+    worst_share: float
+    ended_early: float
+    episodes: int
+    confirmed: bool
+    finished: bool
+    steps: int
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.line.name}-{self.slice}"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is asked: the share ``keep`` of the mean (0: as much as possible) and ``keep_worst`` of the worst tenth, in
+    so many ``bytes`` (0: as few as possible)."""
+
+    keep: float = 0.0
+    keep_worst: float = 0.0
+    bytes: int = 0
+
+    def fits(self, candidate: Candidate) -> bool:
+        return not self.bytes or candidate.payload_bytes <= self.bytes
+
+    def margin(self, candidate: Candidate) -> float:
+        """By how much the worse of both criteria is kept; below 0 where one is missed."""
+        return min(candidate.low - self.keep, candidate.worst_share - self.keep_worst) if self.keep else candidate.low
+
+    def standing(self, candidate: Candidate) -> float:
+        """How far a line has come, smoother than ``margin``: what is missing of both criteria, 0 at best."""
+        if not self.keep:
+            return candidate.low
+        missing = candidate.share - self.keep, candidate.worst_share - self.keep_worst
+        return sum(min(one, 0.0) for one in missing) / 2
+
+    def good(self, candidate: Candidate) -> bool:
+        """Whether it is what was asked for, as far as the search can tell."""
+        return candidate.confirmed and self.fits(candidate) and (not self.keep or self.margin(candidate) >= 0.0)
+
+    def promising(self, candidate: Candidate, best: Candidate | None) -> bool:
+        """Whether it may be better than the best, so that more episodes are worth their time."""
+        if not self.fits(candidate):
+            return False
+        if not self.keep:
+            return best is None or candidate.share > best.low
+        near = candidate.share >= self.keep - CHANCE / 2 and candidate.worst_share >= self.keep_worst - 0.1
+        smaller = best is None or not self.good(best) or candidate.payload_bytes < best.payload_bytes
+        return near and (smaller or bool(self.bytes))
+
+    def order(self, candidate: Candidate) -> tuple[float, ...]:
+        """Sorts the best first: what was asked for, and then what comes closest."""
+        if self.good(candidate):
+            return (0, -candidate.low) if self.bytes else (0, candidate.payload_bytes)
+        over = max(0, candidate.payload_bytes - self.bytes) if self.bytes else 0
+        return 1, over, not candidate.confirmed and not self.keep, -self.margin(candidate)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What can be tried: widths from nothing up with the weights that a student of each has, where distilled students
+    begin (``first``, an index), and the ways of pressing that this agent allows."""
+
+    ladder: tuple[Widths, ...]
+    weights: tuple[int, ...]
+    first: int
+    methods: frozenset[PressMethod]
+
+    def weights_of(self, hidden: Widths) -> int:
+        return self.weights[self.ladder.index(hidden)]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where a search stands: lines that have begun, with what came of each so far (nothing, of one that was
+    interrupted), those at work, those that cannot go on, and seconds: ``left``, ``in_all``, and what distilling a
+    student takes."""
+
+    aim: Aim
+    space: Space
+    found: Mapping[Line, tuple[Candidate, ...]]
+    running: frozenset[Line] = frozenset()
+    dead: frozenset[Line] = frozenset()
+    left: float = math.inf
+    in_all: float = math.inf
+    distilling: float = 0.0
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [candidate for line in self.found.values() for candidate in line]
+
+    @property
+    def best(self) -> Candidate | None:
+        return min(self.candidates, key=self.aim.order, default=None)
+
+    @property
+    def good(self) -> Candidate | None:
+        """The best, if it is what was asked for."""
+        best = self.best
+        return best if best is not None and self.aim.good(best) else None
+
+    def begun(self, line: Line) -> bool:
+        return line in self.found or line in self.running or line in self.dead
+
+    def free(self, line: Line) -> bool:
+        """Whether a line that has begun can be given a slice."""
+        return line in self.found and line not in self.running and line not in self.dead and not self._finished(line)
+
+    def _finished(self, line: Line) -> bool:
+        return bool(self.found[line]) and self.found[line][-1].finished
+
+    def bytes_of(self, line: Line) -> float:
+        """What the payload of a line takes: as measured last, or about as much as others of its width suggest."""
+        if mine := self.found.get(line):
+            return mine[-1].payload_bytes
+        like = [c for c in self.candidates if (c.line.method, c.line.hidden) == (line.method, line.hidden)]
+        guess = self._estimate(line)
+        if not like:
+            return guess
+        nearest = min(like, key=lambda c: abs(c.line.coarsen - line.coarsen))
+        return nearest.payload_bytes * guess / self._estimate(nearest.line)
+
+    def _estimate(self, line: Line) -> float:
+        if line.method == "evolve":
+            bits = max(0.5, _EVOLVED_BITS + math.log2(line.code_rms))
+        else:
+            bits = _DISTILLED_BITS * _DISTILLED_STEP**line.coarsen
+        return _HEADER + self.space.weights_of(line.hidden) * bits / 8
+
+    def seconds_of(self, lines: Iterable[Line]) -> float:
+        return sum(candidate.seconds for line in lines for candidate in self.found.get(line, ()))
+
+    def projected(self, line: Line) -> float:
+        """Where a line gets to in the time left, by ``Aim.standing``, if its trend goes on for half of it."""
+        last = self.found[line][-_TREND:]
+        if not last:
+            return math.inf
+        now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
+        return now + max(0.0, trend) * _DAMPING * min(self.left, self.in_all)
+
+    def hopeful(self, line: Line) -> bool:
+        """Whether a line that has not arrived may still do so."""
+        return len(self.found[line]) < _YOUNG or self.projected(line) >= 0.0
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The next piece of work: a line, and, for one that begins, whose policy it starts from."""
+
+    line: Line
+    start: Candidate | None = None
+
+
+Options = Iterator[Slice]
+
+
+def propose(known: Known) -> Slice | None:
+    """What to do next; None where nothing fits into the time left, or nothing smaller than the best can be."""
+    for line in known.found:  # of an earlier call that was interrupted
+        if known.free(line) and not known.found[line] and _in_time(known, line) and _not_larger(known, line):
+            return Slice(line)
+    ends: list[Callable[[Known], Options]]
+    if known.aim.bytes:
+        ends = [_within]
+    else:
+        spent = {end: known.seconds_of(line for line in known.found if line.end == end) for end in ("up", "down")}
+        busy = {end: sum(line.end == end for line in known.running) for end in ("up", "down")}
+        ends = [_climb, _descend]
+        if (busy["down"], spent["down"]) < (busy["up"], spent["up"]):
+            ends.reverse()
+        if not known.found and not known.running:
+            ends = [_climb]
+    for end in (*ends, _again):
+        for option in end(known):
+            if _in_time(known, option.line) and _not_larger(known, option.line):
+                return option
+    return None
+
+
+def _in_time(known: Known, line: Line) -> bool:
+    """Whether a line is of use before the time is over: a distilled student is of none before its end."""
+    return line.method != "distill" or not line.hidden or known.left >= 0.7 * known.distilling
+
+
+def _not_larger(known: Known, line: Line) -> bool:
+    """Whether a line is smaller than the smallest that keeps enough."""
+    return known.aim.bytes > 0 or known.good is None or known.bytes_of(line) < known.good.payload_bytes
+
+
+def _climb(known: Known) -> Options:
+    """From nothing up: the linear student as it is distilled, then the narrowest line that may arrive."""
+    ladder, method = known.space.ladder, _climbs_by(known.space)
+    linear = Line("up", "distill", ladder[0])
+    if not known.begun(linear):
+        yield Slice(linear)
+    if (good := known.good) is not None:
+        yield from _coarser(known, good)
+        return
+    for hidden in ladder:
+        if method == "evolve" and known.space.weights_of(hidden) > _EVOLVES:
+            break
+        yield from _begin_or_go_on(known, Line("up", method, hidden))
+    lines = [line for line in known.found if line.end == "up" and known.free(line)]
+    yield from (Slice(line) for line in sorted(lines, key=known.projected, reverse=True)[:1])
+
+
+def _climbs_by(space: Space) -> PressMethod:
+    return "evolve" if "evolve" in space.methods else "distill"
+
+
+def _begin_or_go_on(known: Known, line: Line, start: Candidate | None = None) -> Options:
+    if not known.begun(line):
+        yield Slice(line, start or _distilled(known, line))
+    elif known.free(line) and known.hopeful(line):
+        yield Slice(line)
+
+
+def _distilled(known: Known, line: Line) -> Candidate | None:
+    """A distilled student of a line's widths, if there is one: no need to distil another."""
+    if line.method == "distill":
+        return None
+    alike = [c for c in known.candidates if c.line.method == "distill" and c.line.hidden == line.hidden and c.finished]
+    return max(alike, key=known.aim.margin, default=None)
+
+
+def _coarser(known: Known, good: Candidate) -> Options:
+    """Lines smaller than the smallest good one: those on their way, its own with coarser codes, narrower ones."""
+    smaller = [line for line in known.found if known.free(line) and line.method == "evolve" and line != good.line]
+    smaller = [line for line in smaller if known.bytes_of(line) < good.payload_bytes and known.hopeful(line)]
+    yield from (Slice(line) for line in sorted(smaller, key=known.projected, reverse=True))
+    method, hidden = _climbs_by(known.space), good.line.hidden
+    evolved = good.line.method == "evolve"
+    steps = _COARSER if evolved else range(COARSEST + 1)
+    for step in steps:
+        coarsen = good.line.coarsen + step if evolved else step
+        line = Line("up", method, hidden, coarsen)
+        if coarsen <= COARSEST and not known.begun(line) and not _hopeless(known, line):
+            yield Slice(line, good if method != "distill" else None)
+    for hidden in reversed(known.space.ladder[: known.space.ladder.index(good.line.hidden)]):
+        yield from _begin_or_go_on(known, Line("up", method, hidden))
+
+
+def _hopeless(known: Known, line: Line) -> bool:
+    """Whether a line that is at least as wide and as fine, pressed alike, has missed by more than chance."""
+    place = known.space.ladder.index
+    for other, candidates in known.found.items():
+        if not candidates or other.method != line.method or (known.free(other) and known.hopeful(other)):
+            continue
+        missed = max(map(known.aim.margin, candidates)) < -CHANCE
+        if missed and place(other.hidden) >= place(line.hidden) and other.coarsen <= line.coarsen:
+            return True
+    return False
+
+
+def _descend(known: Known) -> Options:
+    """From what surely works: distilled students, larger while none keeps enough and then smaller, and those of them
+    that miss by little, trained on."""
+    good = known.good
+    first = Line("down", "distill", known.space.ladder[known.space.first])
+    if not known.begun(first):
+        yield Slice(first)
+        return
+    students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
+    lines = {line for line in known.found if line.end == "down"}
+    polished = known.seconds_of(line for line in lines if line.method != "distill")
+    others = _larger(known, students) if good is None else _smaller(known, students)
+    if good is None and polished > known.seconds_of(line for line in lines if line.method == "distill"):
+        yield from others
+        yield from _polish(known, students)
+    else:
+        yield from _polish(known, students)
+        yield from others
+
+
+def _polish(known: Known, students: list[Candidate]) -> Options:
+    """Distilled students that miss by little, trained on their return by whichever way gained more so far."""
+    begun = [line for line in known.found if line.end == "down" and line.method != "distill"]
+    going = [line for line in begun if known.free(line) and known.hopeful(line)]
+    yield from (Slice(line) for line in sorted(going, key=known.projected, reverse=True))
+    missed = [c for c in students if -NEAR <= known.aim.margin(c) < 0.0]
+    for student in sorted(missed, key=known.aim.margin, reverse=True):
+        for method in _ways(known, student, begun):
+            line = _polishing(known, student, method)
+            if not known.begun(line):
+                yield Slice(line, student)
+
+
+def _polishing(known: Known, student: Candidate, method: PressMethod) -> Line:
+    """The line that trains a distilled student on; evolution takes codes about as fine as the student's."""
+    if method != "evolve":
+        return replace(student.line, method=method)
+    bits = 8 * max(1.0, student.payload_bytes - _HEADER) / known.space.weights_of(student.line.hidden)
+    coarsen = round(2 * (_EVOLVED_BITS + math.log2(_FIRST_CODES) - bits))
+    return replace(student.line, method=method, coarsen=min(max(coarsen, 0), COARSEST))
+
+
+def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMethod]:
+    """Ways of training a student on, the one first that gained most a second; one not yet tried before the others."""
+    weights = known.space.weights_of(student.line.hidden)
+    ways: list[PressMethod] = []
+    if "finetune" in known.space.methods and student.line.hidden:
+        ways.append("finetune")
+    if "evolve" in known.space.methods and weights <= _EVOLVES:
+        ways.insert(0 if weights <= _EVOLVES_WELL else len(ways), "evolve")
+    gains = {}
+    for way in ways:
+        lines = [known.found[line] for line in begun if line.method == way and len(known.found[line]) >= 2]
+        gained = sum(known.aim.margin(line[-1]) - known.aim.margin(line[0]) for line in lines)
+        seconds = sum(candidate.seconds for line in lines for candidate in line[1:])
+        gains[way] = gained / seconds if seconds else math.inf
+    return sorted(ways, key=lambda way: gains[way], reverse=True)
+
+
+def _larger(known: Known, students: list[Candidate]) -> Options:
+    if not students:
+        return
+    nearest = max(students, key=known.aim.margin)
+    steps = _LARGER if known.aim.margin(nearest) > -0.1 else _LARGER[2:]
+    yield from _distil(known, nearest.line, steps)
+
+
+def _smaller(known: Known, students: list[Candidate]) -> Options:
+    good = [student for student in students if known.aim.good(student)]
+    if good:
+        smallest = min(good, key=lambda c: c.payload_bytes)
+        yield from _distil(known, smallest.line, _SMALLER)
+
+
+def _distil(known: Known, line: Line, steps: Iterable[tuple[int, int]]) -> Options:
+    ladder = known.space.ladder
+    place = ladder.index(line.hidden)
+    for wider, coarsen in steps:
+        if 0 <= place + wider < len(ladder):
+            step = Line("down", "distill", ladder[place + wider], line.coarsen + coarsen)
+            if not known.begun(step) and not _hopeless(known, step):
+                yield Slice(step)
+
+
+def _within(known: Known) -> Options:
+    """In a search of bytes: lines too young to be judged, another width while the best has had half of the time, and
+    else the line that gets furthest."""
+    lines = {line: known.found[line] for line in known.found if known.free(line) and _fits(known, line)}
+    yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
+    leader = max(lines, key=known.projected, default=None)
+    spent = known.seconds_of(known.found)
+    opens = leader is None or known.seconds_of([leader]) >= spent / 2
+    if opens and known.left >= _OPENING * min(known.in_all, 1e9):
+        yield from _that_fit(known)
+    if leader is not None:
+        yield Slice(leader)
+    yield from (Slice(line) for line in sorted(lines, key=known.projected, reverse=True))
+    yield from _that_fit(known)
+
+
+def _fits(known: Known, line: Line) -> bool:
+    return known.bytes_of(line) <= known.aim.bytes
+
+
+def _that_fit(known: Known) -> Options:
+    """Lines that would fit and have not begun: of every width the finest codes; what turned out too large, coarser; and
+    students that were distilled, trained on."""
+    space = known.space
+    linear = Line("up", "distill", space.ladder[0])
+    if not known.begun(linear):
+        yield Slice(linear)
+    coarse = {"evolve": range(COARSEST + 1), "distill": range(0, COARSEST + 1, 2)}
+    for method in sorted(coarse.keys() & space.methods, reverse=True):
+        for hidden in space.ladder:
+            if method == "evolve" and space.weights_of(hidden) > _EVOLVES:
+                continue
+            end: End = "up" if method == "evolve" else "down"
+            lines = (Line(end, method, hidden, coarsen) for coarsen in coarse[method])  # type: ignore[arg-type]
+            line = next((line for line in lines if _fits(known, line)), None)
+            if line is not None and not known.begun(line):
+                yield Slice(line, _distilled(known, line))
+    students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
+    for student in sorted(students, key=known.aim.margin, reverse=True):
+        for method in _ways(known, student, []):
+            line = _polishing(known, student, method)
+            if not known.begun(line) and known.aim.fits(student):
+                yield Slice(line, student)
+
+
+def _again(known: Known) -> Options:
+    """Another seed of what came nearest: of the smaller ones, where something keeps enough."""
+    missed = [c for c in known.candidates if not known.aim.good(c) and (known.good is None or not known.aim.bytes)]
+    missed.sort(key=known.aim.order)
+    lines = [candidate.line for candidate in missed]
+    method = _climbs_by(known.space)
+    if (good := known.good) is not None:
+        finest = good.line.coarsen if good.line.method == method else 0
+        lines += [Line("up", method, good.line.hidden, coarsen) for coarsen in range(COARSEST, finest, -2)]
+    lines += [Line("up", method, hidden) for hidden in known.space.ladder]
+    for line in lines:
+        another = line
+        while known.begun(another):
+            another = replace(another, seed=another.seed + 1)
+        yield Slice(another, _distilled(known, another))
+
+
+def _trend(values: list[float], seconds: list[float]) -> tuple[float, float]:
+    """The value at the end and the rise a second of the straight line through ``values``, each reached after so many
+    seconds more."""
+    times = np.cumsum(seconds) - np.sum(seconds)
+    spread = times - times.mean()
+    rise = float(spread @ np.asarray(values) / (spread @ spread)) if spread.any() else 0.0
+    return float(np.mean(values) - rise * times.mean()), rise

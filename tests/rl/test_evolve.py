@@ -1,0 +1,127 @@
+"""Evolution of a policy's integers: it learns, goes on where it stopped, and does not depend on who plays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policypress.config import CompressionConfig, DistillConfig, Environment, PressConfig
+from policypress.errors import ConfigError, RunError, UnsupportedError
+from policypress.policy.artifact import encode
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.genome import answered
+from policypress.policy.ops import InputQuantization, Layer
+from policypress.policy.policy import Policy
+from policypress.rl import evolve
+from policypress.rl.evaluate import evaluate
+from policypress.rl.evolve import Evolution
+from policypress.rl.rollouts import Rollouts
+from rl.toys import FOLLOW, Follow
+
+STEPS = 15_000
+
+
+def bad(weights: int = 3) -> Policy:
+    """A linear policy for ``Follow`` that follows nothing yet."""
+    rng = np.random.default_rng(0)
+    layer = Layer(
+        rng.integers(-30, 30, (2, weights)).astype(np.int8),
+        np.zeros(2, np.int32),
+        8,
+        np.array([2.0**-11], np.float32),
+        False,
+    )
+    space = Follow.action_space
+    return answered(
+        Policy(
+            (layer,),
+            ObservationTransform((weights,), "float32"),
+            ActionTransform("box", (2,), low=space.low, high=space.high),
+            InputQuantization(np.full(weights, 127.0, np.float32), -127, 127, 8),
+            1_000,
+            {"env": FOLLOW},
+        ),
+        rng.uniform(-1, 1, (5, weights)).astype(np.float32),
+    )
+
+
+def config(**changes: Any) -> PressConfig:
+    student = DistillConfig(CompressionConfig(weight_bits=8), hidden=(4,), seed=changes.pop("seed", 1))
+    return PressConfig("sac", "rl.toys:Follow", "", method="evolve", student=student, **{"steps": STEPS, **changes})
+
+
+def evolved(folder: Path | None = None, jobs: int = 1, seconds: float = 1e9, **changes: Any) -> Policy:
+    start = bad()
+    with Rollouts(Environment("rl.toys:Follow"), start.observation, jobs) as rollouts:
+        work = Evolution(start, rollouts, config(**changes), folder)
+        work.run(seconds=seconds)
+        return work.freeze()
+
+
+def test_it_learns_what_the_environment_rewards() -> None:
+    before = evaluate(bad(), episodes=20)
+    policy = evolved()
+    after = evaluate(policy, episodes=20)
+    assert before.mean < -10
+    assert after.mean > -0.5
+    assert policy.numerics == "integer"
+    assert policy.provenance["evolved_steps"] >= STEPS
+    assert policy.test_vectors is not None
+    assert np.array_equal(policy.predict(policy.test_vectors.observations)[0], policy.test_vectors.actions)
+
+
+def test_who_plays_changes_nothing_and_the_seed_does() -> None:
+    ours = evolved(steps=3_000)
+    assert encode(ours) == encode(evolved(steps=3_000, jobs=2))
+    assert encode(ours) != encode(evolved(steps=3_000, seed=2))
+
+
+def test_what_is_interrupted_goes_on_to_the_same_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolve, "_PATIENCE", 2)  # several beginnings
+    whole = evolved(steps=6_000)
+    calls = 0
+    while calls < 100:
+        calls += 1
+        start = bad()
+        with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
+            work = Evolution(start, rollouts, config(steps=6_000), tmp_path)
+            if work.run(seconds=0.05):
+                break
+    assert 1 < calls < 100
+    assert encode(work.freeze()) == encode(whole)
+
+
+def test_it_goes_on_for_more_steps_but_not_with_other_settings(tmp_path: Path) -> None:
+    evolved(tmp_path, steps=2_000)
+    assert evolved(tmp_path, steps=4_000).provenance["evolved_steps"] >= 4_000
+    with pytest.raises(RunError, match="holds an evolution of other settings"):
+        evolved(tmp_path, code_rms=8.0)
+
+
+def test_flat_returns_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Follow, "_reward", lambda *_: 1.0)
+    policy = evolved(steps=10_000)
+    assert evaluate(policy, episodes=2).mean == 10.0
+
+
+def test_too_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolve, "MOST_NUMBERS", 7)
+    with pytest.raises(UnsupportedError, match="8 numbers are too many to evolve, 7 at most: choose a narrower"):
+        evolved()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"steps": 0}, "say how long to evolve, for example --steps 1000000"),
+        ({"code_rms": 0.1}, "code_rms=0.1 must be 0.5 to 40"),
+        ({"code_rms": float("nan")}, "code_rms=nan must be a finite number"),
+    ],
+)
+def test_settings_that_do_not_fit(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        replace(config(), **changes)
