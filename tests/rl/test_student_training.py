@@ -286,6 +286,14 @@ def test_a_linear_student_from_elsewhere_is_trained_on(algo: str, tmp_path: Path
     assert training.freeze().numerics == "integer"
 
 
+def test_hidden_none_is_a_linear_student(tmp_path: Path) -> None:
+    source = saved("sac", tmp_path)
+    press(source, planned(source, "sac", hidden="none", steps=40), tmp_path / "run")
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert [layer.weight.shape for layer in policy.layers] == [(2, 3)]
+    assert policy.provenance["distill"]["hidden"] == "none"
+
+
 def test_joined_observations_are_taken(tmp_path: Path) -> None:
     model = ADAPTERS["ppo"].model_class("MultiInputPolicy", NAMED, n_steps=20, batch_size=20, device="cpu")
     model.learn(40)
