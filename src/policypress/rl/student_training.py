@@ -48,7 +48,7 @@ from policypress.rl.sources import OpenedAgent
 
 EVALUATION_SEED = 7000
 """Episodes that choose among the students on the way start from ``reset(seed=7000 + i)``."""
-_EVALUATIONS, _EPISODES = 20, 20
+_EVALUATIONS, _EPISODES = 15, 20
 WARM_UP = 5_000
 """Environment steps, and as many gradient steps, in which the critics learn and the student does not."""
 _WARM_UP_SHARE = 0.1  # of all steps, at most
