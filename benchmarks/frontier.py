@@ -8,8 +8,8 @@
 ``run`` presses agents with ``policypress compress AGENT --keep SHARE --bytes BYTES --minutes MINUTES`` and no further
 option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on.
 ``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats, and
-``picture`` draws them beside linear.csv (``benchmarks/linear.py``), open_loop.csv (``benchmarks/open_loop.py``), the agents of
-rows.csv and the paper's own points, which ``--paper`` takes into paper.csv.
+``picture`` draws them beside linear.csv (``benchmarks/linear.py``), open_loop.csv (``benchmarks/open_loop.py``), the
+agents of rows.csv and the paper's own points, which ``--paper`` takes into paper.csv.
 """
 
 from __future__ import annotations
