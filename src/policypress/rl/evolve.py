@@ -39,6 +39,7 @@ START = "start.policy"
 MOST_NUMBERS = 20_000
 _FULL_COVARIANCE = 300  # numbers; beyond, covariances cost more than they tell
 _NOISES = (0.5, 0.25, 0.12, 0.06, 0.03)  # standard deviations to begin with, in units of the genome
+_NOISE_AGAIN = 0.2  # when beginning anew
 _PROBED = 5  # episodes that tell whether a noise does harm
 _CHECK_SEED = 100_000  # policies are compared from reset(seed=100000 + i)
 _CHECK_SHARE = 0.15  # of the environment steps, about
@@ -48,8 +49,8 @@ _GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
 _SAVE_SECONDS = 20.0
 
 
-# Episodes of a candidate, and of a check: one as long as that gets further, then more.
-_EFFORTS = ((1, 10), (2, 20), (4, 40), (8, 80))
+# Times the usual number of candidates, episodes of each, episodes of a check: cheap ones as long as they get further.
+_EFFORTS = ((1, 1, 10), (2, 1, 10), (4, 1, 20), (4, 2, 40), (4, 4, 80))
 
 
 class Evolve(Method):
@@ -152,15 +153,18 @@ class Evolution:
         return policy if vectors is None else answered(policy, vectors.observations)
 
     def _begun(self) -> Any:
-        """A strategy at the best policy, a generation old, with the most noise that did it no harm."""
+        """A strategy at the best policy, a generation old: the first with the most noise that did it no harm."""
         import cma
 
         state = self._state
+        candidates, *_ = _EFFORTS[state.effort]
+        usual = 4 + int(3 * math.log(self._genome.size))  # Hansen 2016, table 1
         seeds = range(_CHECK_SEED, _CHECK_SEED + _PROBED)
-        least = self._worth([state.best], seeds)[0]
-        for noise in _NOISES:
+        least = self._worth([state.best], seeds)[0] if not state.effort else -math.inf
+        for noise in _NOISES if not state.effort else (_NOISE_AGAIN,):
             options = {
                 "verbose": -9,
+                "popsize": candidates * usual,
                 "seed": math.nan,  # none is used: numbers come from the generator
                 "randn": _Normal(state.generator),
                 "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
@@ -173,7 +177,7 @@ class Evolution:
 
     def _generation(self, strategy: Any) -> None:
         """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
-        episodes, _ = _EFFORTS[self._state.effort]
+        _, episodes, _ = _EFFORTS[self._state.effort]
         seeds = _GENERATION_SEED + self._state.generator.integers(2**30, size=episodes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
@@ -190,7 +194,7 @@ class Evolution:
     def _check(self, vector: NDArray[np.float64]) -> None:
         """Takes a policy for the best if it is worth more than that in the episodes of checks."""
         state, before = self._state, self._state.steps
-        _, episodes = _EFFORTS[state.effort]
+        *_, episodes = _EFFORTS[state.effort]
         worth = self._worth([vector], range(_CHECK_SEED, _CHECK_SEED + episodes))[0]
         state.checked, state.check_steps = state.steps, state.steps - before
         state.fruitless += 1
