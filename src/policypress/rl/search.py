@@ -42,7 +42,8 @@ from policypress.rl.workers import Tell
 ROUNDS = 6
 """A distilled student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
 SLICES = 24
-"""Any other line gets about this part of the time at once, _SLICE seconds of it."""
+"""A line of evolution gets about this part of the time at once, _SLICE seconds of it; what else can be interrupted, but
+loses by that (a replay buffer), as much as a distilled student."""
 SEARCH_SEED, BLOCKS = 5000, 2000
 """Lines are compared from ``reset(seed=5000 + i)``, i below 2000, in blocks of as many as a measurement has; what is
 chosen is then measured from other seeds."""
@@ -197,7 +198,7 @@ class _Lines:
         in_all = self._in_all
         self._spent = self._earlier / jobs
         deadline = self._begun + in_all - self._spent - min(self._measuring, _FINAL_SHARE * in_all)
-        share = min(max(in_all / SLICES, _SLICE[0]), _SLICE[1])
+        evolving = min(max(in_all / SLICES, _SLICE[0]), _SLICE[1])
         started: dict[Line, tuple[float, float]] = {}
         while not self._arrived():
             while len(workers.running) < jobs:
@@ -205,7 +206,9 @@ class _Lines:
                 chosen = propose(self._known(frozenset(workers.running), left)) if left > 0.0 else None
                 if chosen is None:
                     break
-                seconds = min(left, share) if METHODS[chosen.line.method].anytime else left
+                seconds = left
+                if METHODS[chosen.line.method].anytime:
+                    seconds = min(left, evolving if chosen.line.method == "evolve" else in_all / ROUNDS)
                 started[chosen.line] = time.monotonic(), seconds
                 self._begin(chosen, left)
                 workers.start(chosen.line, _press, *self._arguments(chosen.line, seconds))
