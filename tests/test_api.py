@@ -197,7 +197,9 @@ def test_completion_shows_every_public_name_before_its_first_use() -> None:
 def test_completion_shows_what_can_be_used_where_nothing_is_trained() -> None:
     done = python("import json\n" + WITHOUT + COMPLETE)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == sorted({*policypress.__all__} - {"compress", "evaluate", "freeze", "train"})
+    assert json.loads(done.stdout) == sorted(
+        {*policypress.__all__} - {"compress", "evaluate", "freeze", "train", "watch"}
+    )
 
 
 def test_export_is_a_function_and_a_package(policy_file: Path, tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_export_is_a_function_and_a_package(policy_file: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
     [("freeze", "torch", "train"), ("compress", "torch", "train"), ("train", "torch", "train"),
-     ("evaluate", "gymnasium", "gym")],
+     ("evaluate", "gymnasium", "gym"), ("watch", "gymnasium", "watch")],
 )  # fmt: skip
 def test_a_name_whose_library_is_missing_says_what_to_install(name: str, module: str, extra: str) -> None:
     done = python(WITHOUT + f"import policypress as pp; pp.{name}")
@@ -229,10 +231,14 @@ def test_a_name_whose_library_is_missing_says_what_to_install(name: str, module:
 def test_extras_are_those_of_the_package() -> None:
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     declared = project.partition("[project.optional-dependencies]")[2].partition("[project.scripts]")[0]
+    brought = {
+        "cv2": "opencv-python-headless", "PIL": "pillow", "imageio_ffmpeg": "imageio[ffmpeg]",
+        "pygame": "classic-control",
+    }  # fmt: skip
     for extra, modules in EXTRAS.items():
         listed = declared.partition(f"\n{extra} = [")[2].partition("\n]")[0]
         for module in modules:
-            name = {"cv2": "opencv-python-headless"}.get(module, module.replace("_", "-"))
+            name = brought.get(module, module.replace("_", "-"))
             assert name in listed, (extra, module)
 
 

@@ -27,7 +27,7 @@ from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.lines import Candidate, Line
 from policypress.rl.search import Standing
-from rl.toys import FILES, FOLLOW, LOOK, PICK, dqn, learn, sac, save_picker
+from rl.toys import FILES, FOLLOW, LOOK, PICK, chooser, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
@@ -735,3 +735,35 @@ def test_a_search_in_processes_of_its_own(picker_file: Path, tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
     assert (tmp_path / "run" / "frontier.png").exists()
     assert json.loads(done.stdout)["reached"] == (done.returncode == 0)
+
+
+# Watching
+
+
+def test_watch_writes_a_film_and_says_what_returned(run: Run, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{choice}.policy" for choice in (0, 1)]
+    for choice, path in enumerate(paths):
+        chooser(choice, {"env": "rl.toys:Lit"}).save(path)
+    out = tmp_path / "a.gif"
+    answer = run("watch", paths[0], "--out", out, "--beside", paths[1], "--json")
+    assert (answer.code, answer.json["out"]) == (0, str(out))
+    assert [one["returns"] for one in answer.json["policies"]] == [[12.0], [5.0]]
+    assert [one["ended_early"] for one in answer.json["policies"]] == [0.0, 1.0]
+    assert out.read_bytes()[:6] == b"GIF89a"
+    answer = run("watch", paths[1], "--out", out, "--steps", "3", "--episodes", "2")
+    assert answer.code == 0
+    assert "3.0 3.0" in answer.out
+    assert f"{out.name}  {out.stat().st_size:,} bytes" in answer.out
+
+
+def test_watch_fails_in_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chooser(0, {"env": "rl.toys:Lit"}).save(tmp_path / "a.policy")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments, sentence in (
+        ((), "there is no display for a window: name a file"),
+        (("--out", "a.avi"), "must end in .gif, .mp4, .png"),
+        (("--out", "a.gif", "--frame-stack", "2"), "add --env"),
+        (("--out", tmp_path / "a.gif", "--env", FOLLOW), "has no render mode 'rgb_array'"),
+    ):
+        assert_one_sentence(run("watch", tmp_path / "a.policy", *arguments), sentence)

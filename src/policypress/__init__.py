@@ -1,7 +1,7 @@
 """policypress: reinforcement-learning policies small enough to run on anything.
 
 Importing it needs NumPy only. ``freeze``, ``compress`` and ``train`` need the extra ``train``, ``evaluate`` needs
-``gym``, and ``export`` to ONNX needs ``export``.
+``gym``, ``watch`` needs ``watch``, and ``export`` to ONNX needs ``export``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from policypress.rl.evaluate import evaluate
     from policypress.rl.freeze import freeze
     from policypress.rl.train import train
+    from policypress.rl.watch import watch
 
 __all__ = [
     "ArtifactError",
@@ -58,6 +59,7 @@ __all__ = [
     "size",
     "train",
     "verify",
+    "watch",
 ]
 
 
@@ -78,6 +80,7 @@ _LATER = {
     "size": _Later("policypress.measure.size", None),
     "train": _Later("policypress.rl.train", "train"),
     "verify": _Later("policypress.export.verify", None),
+    "watch": _Later("policypress.rl.watch", "watch"),
 }
 
 

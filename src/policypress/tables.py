@@ -124,6 +124,19 @@ def evaluation_table(result: Evaluation) -> Table:
     return table
 
 
+def watched_table(results: Mapping[str, Evaluation]) -> Table:
+    """Return and length of the episodes that were shown, by policy."""
+    table = _table("policy", "returns", "steps", "ended early")
+    for name, result in results.items():
+        table.add_row(
+            name,
+            " ".join(f"{value:.1f}" for value in result.returns),
+            " ".join(map(str, result.lengths)),
+            f"{sum(result.terminated)} of {len(result.terminated)}",
+        )
+    return table
+
+
 def _return_rows(table: Table, measured: Sequence[Mapping[str, Any]]) -> None:
     """Mean with its interval, worst tenth and early ends, a column each; the last two are missing in old results."""
     intervals = [f"{one['mean']:,.1f}\n[{one['low']:,.1f}, {one['high']:,.1f}]" for one in measured]

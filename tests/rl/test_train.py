@@ -236,7 +236,7 @@ def test_checkpoints_do_not_change_what_is_learned(run: Run, tmp_path: Path, no_
 
 
 REFUSED: dict[str, tuple[TrainConfig, type[PolicypressError], str]] = {
-    "algo": (TrainConfig("her", PICK, 100), ConfigError, r"algo='her' is not one of sac, ddpg, td3, tqc, .*a2c\."),
+    "algo": (TrainConfig("her", PICK, 100), ConfigError, r"algo='her' is not one of sac, ddpg, td3, tqc, .*a2c, ars\."),
     "rollout": (TrainConfig("ppo", PICK, 100), ConfigError, "learning starts at step 2048, after the last one"),
     "setting": (run_config(algo_kwargs={"lerning_rate": 1}), ConfigError, "DQN takes no setting lerning_rate; it"),
     "ours": (run_config(algo_kwargs={"policy_kwargs": {}}), ConfigError, "DQN takes no setting policy_kwargs"),

@@ -28,6 +28,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.compression.compressor import Compressor
 from policypress.config import CompressionConfig, PressConfig, TrainConfig
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Layer
+from policypress.policy.policy import Policy
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.callback import CompressionCallback, attached_compressor
 from policypress.rl.environments import EnvLike
@@ -193,6 +196,33 @@ class Paired(Pick):
         return float(action == self._shown[1])
 
 
+class Lit(gym.Env[Any, Any]):
+    """Two choices. Every step lights a further column of a dark picture; choosing 1 ends the episode at step 5."""
+
+    WIDTH, HEIGHT, EPISODE = 32, 24, 12
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.drawn = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.ones(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return np.ones(2, np.float32), 1.0, bool(action) and self.steps >= 5, self.steps >= self.EPISODE, {}
+
+    def render(self) -> Any:
+        picture = np.zeros((self.HEIGHT, self.WIDTH, 3), np.uint8)
+        picture[:, : self.steps] = 255
+        return picture
+
+
 FOLLOW, PICK, LOOK = "toys/Follow-v0", "toys/Pick-v0", "toys/Look-v0"
 PICK_OF_FOUR, LOOK_CHANNELS_LAST, NAMED = "toys/PickOfFour-v0", "toys/LookChannelsLast-v0", "toys/Named-v0"
 SEEN, PAIRED = "toys/Seen-v0", "toys/Paired-v0"
@@ -252,6 +282,8 @@ def agent(algo: str, env: str, policy_kwargs: dict[str, Any] | None = None, **kw
     if issubclass(adapter.model_class, OffPolicyAlgorithm):
         settings |= {"learning_starts": 20, "batch_size": 8, "buffer_size": 400}
         settings |= {} if isinstance(adapter.net_arch(()), dict) else {"train_freq": 1}
+    elif not adapter.descends:
+        settings |= {"n_delta": 2, "zero_policy": False}
     else:
         settings |= {"n_steps": 20}
         settings |= {"batch_size": 10} if "batch_size" in signature(adapter.model_class).parameters else {}
@@ -332,6 +364,15 @@ def weights_of(model: BaseAlgorithm) -> dict[str, torch.nn.Parameter]:
 def zeros_of(model: BaseAlgorithm) -> dict[str, NDArray[np.bool_]]:
     """Where the deployed layers' weights are exactly zero."""
     return {name: (weight.detach() == 0).numpy() for name, weight in weights_of(model).items()}
+
+
+def chooser(choice: int, provenance: dict[str, Any] | None = None) -> Policy:
+    """A policy of two numbers that always gives the ``choice`` of two."""
+    weight = np.zeros((2, 2), np.float32)
+    weight[choice] = 1.0
+    layer = Layer(weight, np.zeros(2, np.float32), 32, np.ones(1, np.float32), False)
+    transforms = ObservationTransform((2,), "float32"), ActionTransform("discrete", dtype="int64")
+    return Policy((layer,), *transforms, None, 24, provenance or {})
 
 
 # Agents to distil

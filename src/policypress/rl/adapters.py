@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,7 +79,9 @@ class Adapter(ABC):
     policy_module: str
     """Where the policy classes of the algorithm live."""
     while_learning = True
-    """Whether its agents can be pressed while they learn; ``trained_graph`` says why not."""
+    """Whether its agents can be pressed while they learn, and with that be trained; ``trained_graph`` says why not."""
+    descends = True
+    """Whether gradients train it; what learns without is trained as it is, and pressed afterwards."""
 
     @abstractmethod
     def graph(self, model: BaseAlgorithm) -> Graph:
@@ -108,6 +111,16 @@ class Adapter(ABC):
     def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
         """A policy for ``model``'s spaces with fresh weights, as its ``_setup_model`` makes it."""
         return model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
+
+    def rebuilt(
+        self, kwargs: dict[str, Any], weights: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """``policy_kwargs`` and weights of a saved agent as a policy takes them that is made anew."""
+        return kwargs, weights
+
+    def opened(self, model: BaseAlgorithm) -> BaseAlgorithm:
+        """``model`` as Stable-Baselines3's ``load`` gave it, fit to learn on."""
+        return model
 
     def trained_graph(self, model: BaseAlgorithm) -> Graph:
         """``graph`` with the very weights that the optimizer trains; UnsupportedError where there is no such path."""
@@ -400,6 +413,60 @@ class TRPOAdapter(_PolicyAdapter):
         raise UnsupportedError(_NOT_WHILE_LEARNING.format("TRPO", "its steps pass by the optimizer"))
 
 
+class ARSAdapter(Adapter):
+    """Augmented random search (Mania, Guy and Recht 2018): one network, linear or not, that no gradient trains."""
+
+    name, policy_module = "ars", "sb3_contrib.ars.policies"
+    descends = False
+    model_class: Any = getattr(sb3_contrib, "ARS", None)
+    default_hidden, action_spaces = (64, 64), (spaces.Box, spaces.Discrete)
+
+    def graph(self, model: Any) -> Graph:
+        policy = model.policy
+        layers = [f"action_net.{index}" for index in range(len(policy.action_net) - policy.squash_output)]
+        return trace(policy, [*_extractor_paths(policy.features_extractor), *layers])
+
+    def optimizer(self, model: Any) -> torch.optim.Optimizer:
+        raise UnsupportedError(_NOT_WHILE_LEARNING.format("ARS", "it learns without gradients"))
+
+    def trained_graph(self, model: Any) -> Graph:
+        raise UnsupportedError(_NOT_WHILE_LEARNING.format("ARS", "it learns without gradients"))
+
+    def action_transform(self, model: Any) -> ActionTransform:
+        if isinstance(model.action_space, spaces.Box):
+            return _box_action(model.action_space, squash=bool(model.policy.squash_output))
+        return _discrete_action(model.action_space)
+
+    def outputs(self, model: Any, observations: Any) -> torch.Tensor | None:
+        policy = model.policy
+        if policy.squash_output:  # its tanh is a part of the network
+            return None
+        return policy.action_net(policy.extract_features(observations, policy.features_extractor))  # type: ignore[no-any-return]
+
+    def net_arch(self, hidden: Sequence[int]) -> Any:
+        return list(hidden)
+
+    def imitation(self, action: ActionTransform) -> Imitation:
+        return "action" if action.kind == "box" else "logits"
+
+    def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
+        return model.policy_class(model.observation_space, model.action_space, **kwargs)
+
+    def opened(self, model: Any) -> BaseAlgorithm:
+        # The search goes on from these; load leaves fresh ones where they do not start at zero.
+        model.weights = nn.utils.parameters_to_vector(model.policy.parameters()).detach()
+        return model  # type: ignore[no-any-return]
+
+    def rebuilt(
+        self, kwargs: dict[str, Any], weights: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        # Before sb3-contrib 1.7 the only layer of a LinearPolicy stood alone.
+        weights = {re.sub(r"^action_net\.(?=\D)", "action_net.0.", key): value for key, value in weights.items()}
+        if "net_arch" not in kwargs and not any(key.startswith("action_net.2.") for key in weights):
+            kwargs = {"net_arch": [], "with_bias": False, "squash_output": False, **kwargs}  # LinearPolicy
+        return kwargs, weights
+
+
 _ALL: tuple[Adapter, ...] = (
     SACAdapter(),
     DDPGAdapter(),  # before TD3, whose agents look the same but for two settings
@@ -411,6 +478,7 @@ _ALL: tuple[Adapter, ...] = (
     PPOAdapter(),
     TRPOAdapter(),
     A2CAdapter(),  # after its relatives, who have its settings and more
+    ARSAdapter(),
 )
 NAMES = tuple(adapter.name for adapter in _ALL)
 ADAPTERS: dict[str, Adapter] = {adapter.name: adapter for adapter in _ALL if adapter.model_class is not None}

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
@@ -166,7 +166,7 @@ def load_agent(
     else:
         model = _rebuilt(path, adapter, data, weights, observation_space, action_space, env_id)
     model.policy.set_training_mode(False)
-    told = evidence(data, observation_space, issubclass(adapter.model_class, OnPolicyAlgorithm))
+    told = evidence(data, observation_space, not issubclass(adapter.model_class, OffPolicyAlgorithm))
     if (data.get(STATE_ATTRIBUTE) or {}).get("normalized"):
         told = Evidence("normalized", "policypress was there")
     given = None if vecnormalize is None else Path(vecnormalize)
@@ -335,7 +335,7 @@ def _rebuilt(
     env_id: str,
 ) -> BaseAlgorithm:
     """The model from its JSON, its weights and the environment's spaces; nothing is unpickled."""
-    kwargs = _policy_kwargs(path, data, weights)
+    kwargs, weights = adapter.rebuilt(_policy_kwargs(path, data, weights), weights)
     name = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
     try:
         model = adapter.model_class(name, None, policy_kwargs=kwargs, device="cpu", _init_setup_model=False)
@@ -464,7 +464,9 @@ def _flat(statistics: Statistics, space: spaces.Space[Any], frames: int) -> Norm
 
 def _training_returns(data: Mapping[str, Any]) -> tuple[float, ...]:
     """Returns in the buffer of the last episodes; empty if it cannot be read."""
+    buffer = data.get("ep_info_buffer")
     try:
-        return tuple(float(episode["r"]) for episode in saved_data(data.get("ep_info_buffer")) or ())
+        episodes = buffer if isinstance(buffer, list) else saved_data(buffer)  # ARS keeps a list, which is JSON
+        return tuple(float(episode["r"]) for episode in episodes or ())
     except (AttributeError, KeyError, TypeError, ValueError):  # the returns are only worth a hint
         return ()

@@ -55,7 +55,7 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     if missing and env is None:
         raise RunError(f"{path} does not tell its {missing[0]}: give the agent's environment (env=...).")
     found = {name: getattr(env, name) for name in missing}
-    model = unpickled(path, adapter, contents, attributes, found, env=env, device=device)
+    model = adapter.opened(unpickled(path, adapter, contents, attributes, found, env=env, device=device))
     state = getattr(model, STATE_ATTRIBUTE, None)
     if state is not None:
         compressor = attach(model, from_json(CompressionConfig, state["config"]), state["steps"])

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -52,27 +52,35 @@ UNSUPPORTED_OBSERVATION = (
 
 
 def make_env(
-    env: EnvLike, *, training: bool, flat: bool = True, padding: NDArray[Any] | float = 0.0
+    env: EnvLike,
+    *,
+    training: bool,
+    flat: bool = True,
+    padding: NDArray[Any] | float = 0.0,
+    render_mode: str | None = None,
 ) -> gym.Env[Any, Any]:
     """The environment, its observations one array: an image or, ``flat``, a vector (see ``flatten_observation``).
 
     ALE games get the standard preprocessing (Mnih et al. 2015): 84x84 grey, frame skip 4, the last 4 frames as
     (4, 84, 84) uint8; in ``training`` also an episode for each life and rewards clipped to their sign. ``padding``
-    stands for the frames before an episode where frames are stacked. Raises ConfigError, with the nearest id, if there
-    is no such environment or it cannot be made; what later goes wrong within it comes as RunError.
+    stands for the frames before an episode where frames are stacked. ``render_mode``: Gymnasium's "rgb_array" or
+    "human", for who shows it. Raises ConfigError, with the nearest id, if there is no such environment, if it cannot be
+    made or not be shown like that; what later goes wrong within it comes as RunError.
     """
     described = Environment(env) if isinstance(env, str) else env
     if isinstance(described, gym.Env):
         made: gym.Env[Any, Any] = _Borrowed(described)
     elif isinstance(described, Environment):
-        made = _described(described, training)
+        made = _described(described, training, render_mode)
     elif callable(described):
-        made = _called(described, name_of(described))
+        made = _called(_rendering(described, render_mode), name_of(described))
     else:
         raise ConfigError(
             f"{type(env).__name__} is no environment: give an id, a gymnasium.Env, or a class or function that makes "
             "one."
         )
+    if render_mode is not None and made.render_mode != render_mode:
+        raise _not_shown(name_of(env), render_mode, made.metadata.get("render_modes"))
     made = _Modern(made, name_of(env))
     if isinstance(described, Environment) and described.frame_stack > 1:
         made = _StackFrames(made, described.frame_stack, padding)
@@ -381,6 +389,14 @@ class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
             raise RunError(f"{self.name} gives a reward of {found[1]}: mend the environment, rewards must be finite.")
         return found
 
+    def render(self) -> Any:
+        try:
+            return self.env.render()
+        except Exception as error:  # as above
+            if hasattr(self.unwrapped, "mujoco_renderer"):
+                raise _not_drawn(self.name, error) from error
+            raise self.failed("render", error) from error
+
     def check(self, observation: Any) -> None:
         if self._shape is not None and np.shape(observation) != self._shape:
             raise RunError(
@@ -393,6 +409,10 @@ class _Guarded(gym.Wrapper[Any, Any, Any, Any]):
     def failed(self, method: str, error: Exception) -> PolicypressError:
         if isinstance(error, PolicypressError):
             return error
+        if isinstance(error, gym.error.DependencyNotInstalled):
+            return ConfigError(
+                f"{self.name} needs a package that is missing to be shown ({_reason(error)}): {install('watch')}."
+            )
         return RunError(f"{self.name} fails in {method}() ({_reason(error)}): mend the environment.")
 
 
@@ -406,21 +426,27 @@ class _Borrowed(gym.Wrapper[Any, Any, Any, Any]):
 # Making
 
 
-def _described(description: Environment, training: bool) -> gym.Env[Any, Any]:
+def _described(description: Environment, training: bool, render_mode: str | None) -> gym.Env[Any, Any]:
     found = _find(description.env)
     if not isinstance(found, gym.envs.registration.EnvSpec):
-        env = _called(partial(found, **description.env_kwargs), description.env)
+        env = _called(partial(_rendering(found, render_mode), **description.env_kwargs), description.env)
     elif is_atari(description):
-        env = _atari(found, description, training)
+        env = _atari(found, description, training, render_mode)
     else:
         try:
+            if render_mode is not None:
+                _check_shown(found, render_mode)
             with _mujoco_warnings(found):
-                env = gym.make(found, **description.env_kwargs)
+                env = gym.make(found, **description.env_kwargs, **_shown(render_mode))
+        except PolicypressError:
+            raise
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError(
                 f"environment {description.env} needs a package that is missing ({error}): {install('train')}."
             ) from error
         except Exception as error:  # an environment can raise anything
+            if render_mode is not None and "mujoco" in str(found.entry_point):  # loads what draws when it is imported
+                raise _not_drawn(description.env, error) from error
             raise _not_made(description.env, error) from error
     for wrapper in description.wrappers:
         target, kwargs = _wrapper(wrapper)
@@ -428,7 +454,45 @@ def _described(description: Environment, training: bool) -> gym.Env[Any, Any]:
     return env
 
 
-def _atari(spec: gym.envs.registration.EnvSpec, description: Environment, training: bool) -> gym.Env[Any, Any]:
+def _shown(render_mode: str | None) -> dict[str, Any]:
+    return {} if render_mode is None else {"render_mode": render_mode}
+
+
+def _takes(make: Callable[..., Any], render_mode: str) -> bool:
+    try:
+        inspect.signature(make).bind_partial(render_mode=render_mode)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        pass
+    return True
+
+
+def _rendering(make: Callable[..., Any], render_mode: str | None) -> Callable[..., Any]:
+    """``make``, given the render mode if there is one and it takes one."""
+    if render_mode is None or not _takes(make, render_mode):
+        return make
+    return partial(make, render_mode=render_mode)
+
+
+def _check_shown(spec: gym.envs.registration.EnvSpec, render_mode: str) -> None:
+    """Raises ConfigError for a render mode that the environment does not have: Gymnasium only warns."""
+    entry = spec.entry_point
+    maker: Any = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    modes = getattr(maker, "metadata", {}).get("render_modes")
+    # Gymnasium shows pictures in a window by itself.
+    if not (_takes(maker, render_mode) if modes is None else {render_mode, "rgb_array"} & set(modes)):
+        raise _not_shown(spec.id, render_mode, modes)
+
+
+def _not_shown(name: str, render_mode: str, modes: Iterable[str] | None) -> ConfigError:
+    has = f"it has {', '.join(modes)}" if modes else "it has none"
+    return ConfigError(f"{name} has no render mode {render_mode!r} ({has}): it cannot be shown like that.")
+
+
+def _atari(
+    spec: gym.envs.registration.EnvSpec, description: Environment, training: bool, render_mode: str | None
+) -> gym.Env[Any, Any]:
     from gymnasium.wrappers import FrameStackObservation, ReshapeObservation
     from stable_baselines3.common.atari_wrappers import AtariWrapper
 
@@ -436,7 +500,7 @@ def _atari(spec: gym.envs.registration.EnvSpec, description: Environment, traini
         raise ConfigError(f"{description.env} stacks {FRAME_STACK} frames already: leave frame_stack out.")
     # The wrapper skips frames itself; ALE/*-v5 would skip a second time.
     kwargs = {"frameskip": 1, "max_episode_steps": _ATARI_FRAMES, **description.env_kwargs}
-    env: gym.Env[Any, Any] = gym.make(spec, **kwargs)
+    env: gym.Env[Any, Any] = gym.make(spec, **kwargs, **_shown(render_mode))
     env = AtariWrapper(env, terminal_on_life_loss=training, clip_reward=training)
     env = FrameStackObservation(env, FRAME_STACK, padding_type="zero")
     return ReshapeObservation(env, (FRAME_STACK, 84, 84))
@@ -456,6 +520,13 @@ def _called(make: Callable[[], Any], name: str) -> gym.Env[Any, Any]:
 
 def _not_made(name: str, error: Exception) -> ConfigError:
     return ConfigError(f"{name} cannot be made ({_reason(error)}): mend it, or what it is given.")
+
+
+def _not_drawn(name: str, error: Exception) -> RunError:
+    return RunError(
+        f"{name} cannot be drawn here ({_reason(error)}): install what draws off screen (Debian: apt install libegl1 "
+        "libgl1-mesa-dri) and set MUJOCO_GL=egl."
+    )
 
 
 def _reason(error: Exception) -> str:

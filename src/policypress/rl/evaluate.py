@@ -96,7 +96,7 @@ def evaluate(
         raise ConfigError(f"episodes={episodes} must be at least 1.")
     if seed < 0:
         raise ConfigError(f"seed={seed} must not be negative.")
-    env = _environment_on_card(policy) if env is None else env
+    env = environment_on_card(policy) if env is None else env
     described = description_of(env)
     padding = padding_of(policy.observation, described.frame_stack if described else 1)
 
@@ -194,8 +194,8 @@ def _episodes(
     return Evaluation(env_id, seed, tuple(returns.tolist()), tuple(lengths.tolist()), tuple(early.tolist()))
 
 
-def _environment_on_card(policy: Policy) -> Environment:
-    """What the policy's provenance says of its environment."""
+def environment_on_card(policy: Policy) -> Environment:
+    """What the policy's provenance says of its environment; ConfigError if it says nothing."""
     told = policy.provenance
     if not told.get("env"):
         raise ConfigError(

@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policypress.config import TrainConfig, dumps
@@ -82,13 +82,13 @@ def _run(config: TrainConfig, folder: TrainingFolder, adapter: Adapter, progress
     env = _training_env(config)
     try:
         model, state = _model(config, folder, adapter, env, found)
-        compression = CompressionCallback(config.compression, config.steps)
+        compression = [CompressionCallback(config.compression, config.steps)] if adapter.descends else []
         run = _RunCallback(config, folder, adapter, state, progress)
         model.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         with divergence(model):
             model.learn(
                 config.total_steps - model.num_timesteps,
-                callback=[compression, run],
+                callback=[*compression, run],
                 reset_num_timesteps=found is None,
                 log_interval=None,
             )
@@ -226,7 +226,8 @@ def check(config: TrainConfig) -> Adapter:
         config.compression.check_reachable(config.steps, config.total_steps, learning_starts)
         if learning_starts >= config.total_steps:
             raise ConfigError(f"learning starts at step {learning_starts}, after the last one: train longer.")
-        attach(model, config.compression, config.steps)
+        if adapter.descends or config.compression.prunes or config.compression.quantizes:
+            attach(model, config.compression, config.steps)
     finally:
         trial.close()
     return adapter
@@ -262,14 +263,14 @@ class _RunCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self.evaluate_if_due()
-        if not isinstance(self.model, OnPolicyAlgorithm):
+        if isinstance(self.model, OffPolicyAlgorithm):
             self._save_if_due()
         if self.n_calls % 50 == 0:
             self._report()
         return True
 
     def _on_rollout_start(self) -> None:
-        if isinstance(self.model, OnPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
+        if not isinstance(self.model, OffPolicyAlgorithm):  # a checkpoint within a rollout would lose its steps
             self._save_if_due()
 
     def _save_if_due(self) -> None:

@@ -1,0 +1,182 @@
+"""Agents that others trained, pressed by the one command: what it reaches in how many bytes and minutes.
+
+    python benchmarks/frontier.py run --agents FOLDER --out runs/rows [--rows swimmer-30,hopper-30] [--seeds 1,2,3]
+    python benchmarks/frontier.py report runs/rows --csv docs/frontier/rows.csv
+    python benchmarks/frontier.py zoo runs/rows --out zoo
+
+``run`` presses agents with ``policypress compress AGENT --keep SHARE --bytes BYTES --minutes MINUTES`` and no further
+option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on.
+``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import policypress as pp
+from policypress.measure.returns import summary
+from policypress.measure.size import size
+from policypress.rl.evaluate import evaluate
+
+
+@dataclass(frozen=True)
+class Row:
+    """An agent, and what of it must be kept in how many bytes and minutes."""
+
+    agent: str
+    algo: str
+    env: str
+    keep: float
+    bytes: int
+    minutes: int
+
+    def command(self, agents: Path, seed: int, out: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "policypress", "compress", str(agents / self.agent), "--algo", self.algo),
+            *("--env", self.env, "--keep", f"{self.keep:g}", "--bytes", str(self.bytes)),
+            *("--minutes", str(self.minutes), "--seed", str(seed), "--out", str(out), "--resume"),
+        ]
+
+
+SWIMMER = ("tqc-Swimmer-1M.zip", "tqc", "Swimmer-v5")
+HOPPER = ("tqc-Hopper-1M.zip", "tqc", "Hopper-v5")
+WALKER = ("sac-Walker2d-1M.zip", "sac", "Walker2d-v5")
+CHEETAH = ("sac-HalfCheetah-1M.zip", "sac", "HalfCheetah-v5")
+YOUNG_CHEETAH = ("HalfCheetah-v5-sac.zip", "sac", "HalfCheetah-v5")
+ROWS = {
+    "swimmer-30": Row(*SWIMMER, 0.99, 32, 30),
+    "hopper-30": Row(*HOPPER, 1.0, 64, 30),
+    "cheetah-200k-30": Row(*YOUNG_CHEETAH, 1.0, 128, 30),
+    "walker-30": Row(*WALKER, 0.95, 200, 30),
+    "cheetah-30": Row(*CHEETAH, 0.95, 1000, 30),
+    "swimmer-120": Row(*SWIMMER, 1.04, 24, 120),
+    "hopper-120": Row(*HOPPER, 1.04, 44, 120),
+    "cheetah-200k-120": Row(*YOUNG_CHEETAH, 1.1, 100, 120),
+    "walker-120": Row(*WALKER, 1.2, 128, 120),
+    "cheetah-120": Row(*CHEETAH, 0.95, 500, 120),
+}
+"""The figures that the command is held to, the median of three seeds."""
+COLUMNS = (
+    *("row", "seed", "env", "minutes", "keep", "bytes", "reached", "payload_bytes", "mean", "low", "high", "share"),
+    *("worst_share", "ended_early", "agent_mean", "wall_minutes", "episodes"),
+)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    names = arguments.rows.split(",") if arguments.rows else list(ROWS)
+    for seed in map(int, arguments.seeds.split(",")):
+        for name in names:
+            out = arguments.out / f"{name}-{seed}"
+            if not (out / "result.json").exists():
+                out.parent.mkdir(parents=True, exist_ok=True)
+                print(f"{name}, seed {seed}", flush=True)
+                with (arguments.out / f"{name}-{seed}.log").open("a") as log:
+                    command = ROWS[name].command(arguments.agents, seed, out)
+                    code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+                print(f"  exit code {code}", flush=True)
+
+
+def finished(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Rows, seeds and results under ``folder``."""
+    for file in sorted(folder.glob("*/result.json")):
+        name, _, seed = file.parent.name.rpartition("-")
+        if name in ROWS:
+            yield name, int(seed), json.loads(file.read_text())
+
+
+def report(arguments: argparse.Namespace) -> None:
+    rows = []
+    for name, seed, result in finished(arguments.runs):
+        row, measured = ROWS[name], result["evaluation"]
+        rows.append(
+            {"row": name, "seed": seed, "env": row.env, "minutes": row.minutes, "keep": row.keep, "bytes": row.bytes}
+            | {key: measured[key] for key in ("mean", "low", "high", "ended_early", "episodes")}
+            | {"share": result["kept"]["share"], "worst_share": result["kept"]["worst_share"]}
+            | {"reached": result["reached"], "payload_bytes": result["size"]["payload_bytes"]}
+            | {"agent_mean": result["teacher"]["mean"], "wall_minutes": result["wall_seconds"] / 60}
+        )
+    for name in ROWS:
+        if mine := [row for row in rows if row["row"] == name]:
+            shares, sizes = ([row[key] for row in mine] for key in ("share", "payload_bytes"))
+            print(
+                f"{name}: {sum(row['reached'] for row in mine)} of {len(mine)} reached; median {median(shares):.1%} of "
+                f"the agent in {median(sizes):g} B (asked: {ROWS[name].keep:.0%} in {ROWS[name].bytes} B)"
+            )
+    if arguments.csv:
+        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({key: f"{v:.4g}" if isinstance(v := row[key], float) else v for key in COLUMNS})
+
+
+def zoo(arguments: argparse.Namespace) -> None:
+    """Of every environment the policies that no smaller one beats by the lower end of the mean's interval.
+
+    Candidates were compared from the seeds of their search; those that are kept are measured from others.
+    """
+    found: dict[str, list[Path]] = {}
+    for name, _, _ in finished(arguments.runs):
+        found.setdefault(ROWS[name].env, [])
+    for file in arguments.runs.glob("*/frontier.csv"):
+        name = file.parent.name.rpartition("-")[0]
+        with file.open() as text:
+            for row in csv.DictReader(text):
+                if row["confirmed"] == "True" and name in ROWS:
+                    line, _, number = row["name"].rpartition("-")
+                    found.setdefault(ROWS[name].env, []).append(
+                        file.parent / "lines" / line / f"{int(number):04}.policy"
+                    )
+    for env, files in found.items():
+        policies = {file: pp.load(file) for file in files}
+        policies |= {file: pp.load(file) for file in sorted((arguments.out / env).glob("*.policy"))}
+        best = -float("inf")
+        for file, policy in sorted(policies.items(), key=lambda item: size(item[1]).payload_bytes):
+            searched = policy.results.get("search") or policy.results["evaluation"]
+            low = summary(searched["returns"])["low"]
+            if low <= best:
+                continue
+            best = low
+            out = arguments.out / env / f"{size(policy).payload_bytes}.policy"
+            if file != out:
+                measured = evaluate(policy, episodes=100, seed=1000).as_dict()
+                out.parent.mkdir(parents=True, exist_ok=True)
+                policy.results.clear()
+                policy.results["evaluation"] = measured
+                policy.save(out)
+            print(f"{out}: {low:,.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    running = verbs.add_parser("run")
+    running.add_argument("--agents", type=Path, required=True)
+    running.add_argument("--out", type=Path, required=True)
+    running.add_argument("--rows", default="")
+    running.add_argument("--seeds", default="1,2,3")
+    running.set_defaults(verb=run)
+    reporting = verbs.add_parser("report")
+    reporting.add_argument("runs", type=Path)
+    reporting.add_argument("--csv", type=Path)
+    reporting.set_defaults(verb=report)
+    keeping = verbs.add_parser("zoo")
+    keeping.add_argument("runs", type=Path)
+    keeping.add_argument("--out", type=Path, required=True)
+    keeping.set_defaults(verb=zoo)
+    arguments = parser.parse_args()
+    arguments.verb(arguments)
+
+
+if __name__ == "__main__":
+    main()
