@@ -608,7 +608,10 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "env_kwargs": (("--env-kwargs", "size=3"), "--env-kwargs 'size=3' cannot be read: write NAME:VALUE with a Python"),
     "finetune": (("--method", "finetune"), "say how long to train on, for example --steps 100000."),
     "finetune trust": (("--method", "finetune", "--steps", 100), "add --trust if you trust the file"),
-    "finetune hidden": (("--method", "finetune", "--steps", 100, "--hidden", "4,4"), "leave --hidden out"),
+    "finetune hidden": (
+        ("--method", "finetune", "--steps", 100, "--hidden", "4,4"),
+        "a student of dqn cannot be trained on, those of sac, ddpg, td3, tqc, ppo, a2c can: use --method distill.",
+    ),
     "batches": (("--batches", 0), "batches=0 must be at least 1."),
     "states": (("--states", 10), "states=10 must be at least batch_size=256."),
     "episodes": (("--episodes", 1), "episodes=1 must be at least 2."),

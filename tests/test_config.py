@@ -365,7 +365,7 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
     [
         ({"method": "prune"}, "method='prune' is not one of"),
         ({"method": "finetune"}, "say how long to train on"),
-        ({"method": "finetune", "steps": 5, "student": DistillConfig(hidden=(4,))}, "leave --hidden out"),
+        ({"method": "finetune", "student": DistillConfig(hidden=(4,))}, "say how long to train on"),
         ({"steps": 5}, "steps=5 are those of --method finetune"),
         ({"keep": -0.5, "minutes": 1.0}, "keep=-0.5 must be a share"),
         ({"keep": 0.95}, "give --minutes"),

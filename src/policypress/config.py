@@ -399,7 +399,8 @@ class PressConfig:
         ),
     ] = "distill"
     student: DistillConfig = field(default_factory=DistillConfig)
-    """The student; for the methods "ptq" and "finetune" its compression, hidden widths and seed alone count."""
+    """The student; for the method "ptq" its compression, hidden widths and seed alone count, and without widths for
+    "finetune" too: what that trains on is then the agent's own network, with widths a distilled student."""
     steps: Annotated[int, Setting("Environment steps of --method finetune or evolve", OTHER_METHODS, shown=None)] = 0
     code_rms: Annotated[
         float,
@@ -443,9 +444,8 @@ class PressConfig:
         if self.method in ("finetune", "evolve") and self.steps < 1:
             raise ConfigError(f"say how long to {self.method}, for example --steps 1000000.")
         if self.method == "finetune":
-            if self.student.hidden:
-                raise ConfigError("finetune keeps the agent's own network: leave --hidden out, or use distill.")
-            self.student.compression.check_reachable(self.steps, self.steps)
+            if not self.student.hidden:
+                self.student.compression.check_reachable(self.steps, self.steps)
         elif self.steps and self.method != "evolve":
             raise ConfigError(f"steps={self.steps} are those of --method finetune or evolve: leave --steps out.")
         if self.keep and not 0.0 < self.keep <= 1.5:

@@ -189,7 +189,7 @@ def test_scaled_widths_leave_residual_blocks_alone() -> None:
         ({"settings": {"keep": 0.9, "minutes": 1.0}, "compression": {"weight_bits": 32}}, "give weight_bits of 2 to 8"),
         ({"settings": {"steps": 10}}, "are those of --method finetune"),
         ({"method": "finetune", "hidden": None}, "say how long to train on, for example --steps 100000"),
-        ({"method": "finetune", "hidden": (4, 4), "settings": {"steps": 100}}, "finetune keeps the agent's own netw"),
+        ({"method": "finetune", "hidden": (4, 4)}, "say how long to train on, for example --steps 100000"),
         ({"method": "prune"}, "method='prune' is not one of distill, ptq, finetune"),
         ({"compression": {"weight_bits": 32, "rate_weight": 0.1}}, "rate_weight=0.1 must be at least 0, and needs"),
     ],

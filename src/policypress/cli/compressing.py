@@ -26,6 +26,7 @@ from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
 _WHILE_TRAINED = ("pruning", "schedule", "prune_start", "prune_end", "quantize_start")
+_FIGURE = {"finetune": ("return", ".1f")}  # what is shown as it works, where it is not the loss
 # What `plan_pressing` takes instead of the fields' own defaults.
 _STUDENT = {
     "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
@@ -116,13 +117,13 @@ def compress(
     )
     with resumable():
         if not config.searches:
-            with bars("loss", "#.3g") as advance:
+            with bars(*_FIGURE.get(config.method, ("loss", "#.3g"))) as advance:
                 result = press(
                     opened,
                     config,
                     out,
                     resume=resume,
-                    progress=lambda done, of, loss: advance(config.method, done, of, loss),
+                    progress=lambda done, of, figure: advance(config.method, done, of, figure),
                 )
         else:
             with standing() as watch:

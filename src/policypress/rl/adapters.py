@@ -11,18 +11,22 @@ import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 from torch import nn
 from torch.nn.utils import skip_init
@@ -41,6 +45,7 @@ from policypress.rl.statistics import frames_over, statistics_of
 try:
     import sb3_contrib
     from sb3_contrib.common.torch_layers import BatchRenorm
+    from sb3_contrib.common.utils import quantile_huber_loss
 except ImportError:  # its algorithms are refused by name
     sb3_contrib, BatchRenorm = None, type(None)  # type: ignore[assignment, misc]
 
@@ -49,6 +54,9 @@ _NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trai
 _IMAGE_FEATURES = 512
 _BOUNDED = 1e6  # a wider range of observations is a way to say that there is none
 _SAMPLES = 64
+_EXPLORATION = 0.1
+"""Standard deviation of what is added to a deterministic actor's actions, in halves of their range (Fujimoto et al.
+2018)."""
 _NOISE = 2e-5
 """Of the largest output: what rounding may change, where small differences of large values decide."""
 
@@ -82,6 +90,8 @@ class Adapter(ABC):
     """Whether its agents can be pressed while they learn, and with that be trained; ``trained_graph`` says why not."""
     descends = True
     """Whether gradients train it; what learns without is trained as it is, and pressed afterwards."""
+    trains_students = False
+    """Whether it can train a student with an agent's critics; ``deploy`` and ``network_inputs`` are then there."""
 
     @abstractmethod
     def graph(self, model: BaseAlgorithm) -> Graph:
@@ -137,6 +147,15 @@ class Adapter(ABC):
     def auxiliary(self, model: BaseAlgorithm) -> list[tuple[str, nn.Parameter]]:
         """Weights that act with the deployed path in training and are not deployed."""
         return []
+
+    def deploy(self, model: BaseAlgorithm, network: nn.Sequential, agent: BaseAlgorithm, inputs: torch.Tensor) -> None:
+        """Puts ``network``, plain layers from flat inputs to outputs, in place of ``model``'s deployed path, with a
+        fresh optimizer; it explores as ``agent`` does at ``inputs`` (n, ...), what its network may see."""
+        raise NotImplementedError
+
+    def network_inputs(self, model: BaseAlgorithm, observations: Any) -> torch.Tensor:
+        """What the deployed path sees of ``observations``, its policy's tensors, float32 (n, ...)."""
+        raise NotImplementedError
 
     def learning_starts(self, model: BaseAlgorithm) -> int:
         """Environment steps before the first gradient step."""
@@ -195,6 +214,7 @@ class _ContinuousAdapter(Adapter):
 
     default_hidden, action_spaces = (256, 256), (spaces.Box,)
     critic_hidden: tuple[int, ...] = (256, 256)
+    trains_students = True
 
     def optimizer(self, model: Any) -> torch.optim.Optimizer:
         return model.actor.optimizer  # type: ignore[no-any-return]
@@ -211,6 +231,37 @@ class _ContinuousAdapter(Adapter):
     def critics(self, model: Any) -> list[Critic]:
         model.critic.set_training_mode(False)  # normalization layers must not learn from a student's states
         return [_critic(model.critic.features_extractor, network) for network in model.critic.q_networks]
+
+    def network_inputs(self, model: Any, observations: Any) -> torch.Tensor:
+        return model.actor.extract_features(observations, model.actor.features_extractor)  # type: ignore[no-any-return]
+
+    def learn_critics(self, model: Any, batch: Any) -> None:
+        """One gradient step of the critics, and of their targets, on a batch of the replay buffer."""
+        discount = model.gamma if batch.discounts is None else batch.discounts
+        with torch.no_grad():
+            following = self._next_values(model, batch.next_observations)
+            targets = batch.rewards + (1 - batch.dones) * discount * following
+        loss = self._critic_loss(model.critic(batch.observations, batch.actions), targets)
+        model.critic.optimizer.zero_grad()
+        loss.backward()
+        model.critic.optimizer.step()
+        polyak_update(model.critic.parameters(), model.critic_target.parameters(), model.tau)
+
+    def actor_loss(self, model: Any, observations: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the actor is to make small, a mean over ``observations``, and the values (n, 1) of its actions there,
+        in the units of which that loss is."""
+        with _constant(model.critic):
+            return self._actor_loss(model, observations)
+
+    @abstractmethod
+    def _next_values(self, model: Any, observations: Any) -> torch.Tensor:
+        """Values (n, values) of what the actor does next, by the target critics."""
+
+    @abstractmethod
+    def _actor_loss(self, model: Any, observations: Any) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def _critic_loss(self, found: Any, targets: torch.Tensor) -> torch.Tensor:
+        return torch.stack([F.mse_loss(values, targets) for values in found]).sum()
 
 
 class SACAdapter(_ContinuousAdapter):
@@ -241,15 +292,79 @@ class SACAdapter(_ContinuousAdapter):
         actor = model.actor
         return [] if actor.use_sde else [("log_std", actor.log_std.weight)]
 
+    @torch.no_grad()
+    def deploy(self, model: Any, network: nn.Sequential, agent: Any, inputs: torch.Tensor) -> None:
+        *hidden, last = network
+        assert isinstance(last, nn.Linear)
+        actor = model.actor
+        actor.latent_pi, actor.mu = nn.Sequential(*hidden), last
+        # As far from the mean as the agent explores, everywhere at first.
+        actor.log_std = nn.Linear(last.in_features, last.out_features)
+        actor.log_std.weight.zero_()
+        actor.log_std.bias.copy_(self._log_std(agent.actor, inputs).mean(0))
+        actor.optimizer = _like(actor.optimizer, actor.parameters())
+
+    @staticmethod
+    def _log_std(actor: Any, inputs: torch.Tensor) -> torch.Tensor:
+        latent = actor.latent_pi(inputs.flatten(1))
+        if actor.use_sde:
+            noise = actor.action_dist.proba_distribution(actor.mu(latent), actor.log_std, latent)
+            return noise.distribution.stddev.log()  # type: ignore[no-any-return]
+        return actor.log_std(latent)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _price_of_entropy(model: Any) -> torch.Tensor:
+        if model.ent_coef_optimizer is None:
+            return model.ent_coef_tensor  # type: ignore[no-any-return]
+        return model.log_ent_coef.detach().exp()  # type: ignore[no-any-return]
+
+    def _next_values(self, model: Any, observations: Any) -> torch.Tensor:
+        actions, log_prob = model.actor.action_log_prob(observations)
+        values = self._least(model, model.critic_target(observations, actions))
+        return values - self._price_of_entropy(model) * log_prob[:, None]  # type: ignore[no-any-return]
+
+    def _actor_loss(self, model: Any, observations: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        actions, log_prob = model.actor.action_log_prob(observations)
+        price = self._price_of_entropy(model)
+        if model.ent_coef_optimizer is not None:
+            loss = -(model.log_ent_coef * (log_prob + model.target_entropy).detach()).mean()
+            model.ent_coef_optimizer.zero_grad()
+            loss.backward()
+            model.ent_coef_optimizer.step()
+        values = self._worth(model.critic(observations, actions))
+        return (price * log_prob[:, None] - values).mean(), values
+
+    @staticmethod
+    def _least(model: Any, found: Any) -> torch.Tensor:
+        """The target critics' values, (n, values), less what overestimates."""
+        return torch.cat(found, dim=1).amin(1, keepdim=True)
+
+    @staticmethod
+    def _worth(found: Any) -> torch.Tensor:
+        """The value (n, 1) that the actor climbs."""
+        return torch.cat(found, dim=1).amin(1, keepdim=True)
+
 
 class TQCAdapter(SACAdapter):
     name, policy_module = "tqc", "sb3_contrib.tqc.policies"
     model_class: Any = getattr(sb3_contrib, "TQC", None)
 
+    @staticmethod
+    def _least(model: Any, found: Any) -> torch.Tensor:
+        kept = model.critic.quantiles_total - model.top_quantiles_to_drop_per_net * model.critic.n_critics
+        return found.flatten(1).sort(dim=1).values[:, :kept]  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _worth(found: Any) -> torch.Tensor:
+        return found.mean(dim=(1, 2))[:, None]  # type: ignore[no-any-return]
+
+    def _critic_loss(self, found: Any, targets: torch.Tensor) -> torch.Tensor:
+        return quantile_huber_loss(found, targets[:, None], sum_over_quantiles=False)
+
 
 class CrossQAdapter(SACAdapter):
     name, policy_module = "crossq", "sb3_contrib.crossq.policies"
-    while_learning = False
+    while_learning = trains_students = False
     model_class: Any = getattr(sb3_contrib, "CrossQ", None)
     critic_hidden = (1024, 1024)
 
@@ -283,6 +398,28 @@ class TD3Adapter(_ContinuousAdapter):
 
     def targets(self, model: Any) -> list[Graph]:
         return [self._actor_graph(model.actor_target)]
+
+    def deploy(self, model: Any, network: nn.Sequential, agent: Any, inputs: torch.Tensor) -> None:
+        model.actor.mu = nn.Sequential(*network, nn.Tanh())
+        model.actor_target.mu = copy.deepcopy(model.actor.mu)
+        model.actor.optimizer = _like(model.actor.optimizer, model.actor.parameters())
+        actions = math.prod(model.action_space.shape)
+        model.action_noise = NormalActionNoise(np.zeros(actions), np.full(actions, _EXPLORATION))
+
+    def _next_values(self, model: Any, observations: Any) -> torch.Tensor:
+        actions = model.actor_target(observations)
+        noise = torch.randn_like(actions).mul_(model.target_policy_noise)
+        noise.clamp_(-model.target_noise_clip, model.target_noise_clip)
+        values = model.critic_target(observations, (actions + noise).clamp_(-1, 1))
+        return torch.cat(values, dim=1).amin(1, keepdim=True)
+
+    def learn_critics(self, model: Any, batch: Any) -> None:
+        super().learn_critics(model, batch)
+        polyak_update(model.actor.parameters(), model.actor_target.parameters(), model.tau)
+
+    def _actor_loss(self, model: Any, observations: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        values = model.critic.q1_forward(observations, model.actor(observations))
+        return -values.mean(), values
 
     @staticmethod
     def _actor_graph(actor: Any) -> Graph:
@@ -360,6 +497,7 @@ class _PolicyAdapter(Adapter):
     default_hidden = (64, 64)
     action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     policy_module = "stable_baselines3.common.policies"
+    trains_students = True
     setting: str
     """An attribute that tells agents of this algorithm from those of relatives further down in ``_ALL``."""
 
@@ -375,6 +513,16 @@ class _PolicyAdapter(Adapter):
         if isinstance(model.action_space, spaces.Box):
             return _box_action(model.action_space, squash=bool(model.policy.squash_output))
         return _discrete_action(model.action_space)
+
+    def deploy(self, model: Any, network: nn.Sequential, agent: Any, inputs: torch.Tensor) -> None:
+        policy = model.policy
+        *hidden, last = network
+        policy.mlp_extractor.policy_net, policy.action_net = nn.Sequential(*hidden), last
+        policy.optimizer = _like(policy.optimizer, policy.parameters())
+
+    def network_inputs(self, model: Any, observations: Any) -> torch.Tensor:
+        policy = model.policy
+        return policy.extract_features(observations, policy.pi_features_extractor)  # type: ignore[no-any-return]
 
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
         distribution = model.policy.get_distribution(observations).distribution
@@ -406,7 +554,7 @@ class A2CAdapter(_PolicyAdapter):
 
 class TRPOAdapter(_PolicyAdapter):
     name, setting = "trpo", "cg_max_steps"
-    while_learning = False
+    while_learning = trains_students = False
     model_class: Any = getattr(sb3_contrib, "TRPO", None)
 
     def trained_graph(self, model: Any) -> Graph:
@@ -691,6 +839,21 @@ def _critic(extractor: nn.Module, network: nn.Module) -> Critic:
         return network(torch.cat([features, actions], dim=1)).mean(dim=1, keepdim=True)  # type: ignore[no-any-return]
 
     return value
+
+
+@contextmanager
+def _constant(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through ``module`` within the block, and none of its own are computed."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def _like(optimizer: Any, parameters: Any) -> torch.optim.Optimizer:
+    """A fresh optimizer of the kind and settings of ``optimizer``."""
+    return type(optimizer)(list(parameters), **optimizer.defaults)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

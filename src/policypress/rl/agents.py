@@ -6,6 +6,7 @@ the zip's plain JSON and its weights; the few other numbers come through an unpi
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import pickle
@@ -56,6 +57,15 @@ _OPTIMIZER_KWARGS = ("optimizer_class", "optimizer_kwargs", "device")
 """What decides about learning alone: left out when a policy is rebuilt."""
 _GAP, _STANDARD_ERRORS = 0.1, 4.0
 """A return that is lower by more than both, this share of it and so many standard errors, is told of."""
+_OF_A_RUN = (
+    "policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log", "stats_window_size",
+    "buffer_size", "learning_starts", "train_freq", "gradient_steps", "optimize_memory_usage", "action_noise",
+    "replay_buffer_class", "replay_buffer_kwargs", "rollout_buffer_class", "rollout_buffer_kwargs",
+    "use_sde", "sde_sample_freq", "use_sde_at_warmup",
+)  # fmt: skip
+"""Settings of an algorithm that another run chooses anew: how much is collected, kept and explored."""
+_VARIABLES = "pytorch_variables.pth"
+_CONSTANT = re.compile(r"ConstantSchedule\(val=([-+.\deE]+)\)")
 _ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>")
 
 
@@ -223,6 +233,63 @@ def check_return(agent: Agent, returns: Sequence[float], env: str, *, force: boo
     if likely and not force:
         raise RunError(f"{found}: {hint}; --force (force=True) presses it as it is.")
     warnings.warn(f"{found}: {hint}.", stacklevel=2)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an agent's zip holds of its training beside the policy, read without unpickling.
+
+    ``settings``: keyword arguments of the algorithm; ``unread``: names of those that the zip holds as objects alone.
+    ``optimizers``: state dicts, and ``variables``: tensors (an entropy coefficient), by the name of the attribute.
+    """
+
+    settings: dict[str, Any]
+    unread: tuple[str, ...]
+    optimizers: dict[str, Any]
+    variables: dict[str, torch.Tensor]
+
+
+def read_learned(path: Path, adapter: Adapter) -> Learned:
+    """What the agent of ``adapter``'s algorithm in the zip at ``path`` takes with it to train on."""
+    data, _ = _read(path)
+    settings: dict[str, Any] = {}
+    unread = []
+    for name in inspect.signature(adapter.model_class).parameters:
+        if name not in data or name in _OF_A_RUN:
+            continue
+        value = data[name]
+        if isinstance(value, dict):
+            value = _plain(value)
+            if value is None:
+                unread.append(name)
+                continue
+        if isinstance(value, int | float | str):
+            settings[name] = value
+    optimizers: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("optimizer.pth") and (state := _tensors(archive.read(name))) is not None:
+                optimizers[name.removesuffix(".pth")] = state
+        found = _tensors(archive.read(_VARIABLES)) if _VARIABLES in archive.namelist() else None
+    variables = {name: value.detach() for name, value in (found or {}).items()}
+    return Learned(settings, tuple(unread), optimizers, variables)
+
+
+def _plain(described: Mapping[str, Any]) -> int | float | None:
+    """The number that an object in the zip's JSON stands for, if it is one or a schedule that gives always the same."""
+    constant = _CONSTANT.fullmatch(str(described.get("value_schedule")))
+    if constant:
+        return float(constant.group(1))
+    value = saved_data(described)
+    return value.item() if isinstance(value, np.generic) and np.isrealobj(value) else None
+
+
+def _tensors(content: bytes) -> Any:
+    """What ``torch.save`` wrote, or None where that is more than tensors in plain containers."""
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
 
 
 # The zip

@@ -90,7 +90,7 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
     graph = adapter.trained_graph(model)
     check_graph(model, graph)
     if config.prunes or config.quantizes:
-        _fuse(optimizer)
+        fuse(optimizer)
     compressor = Compressor(
         graph,
         optimizer,
@@ -120,7 +120,7 @@ def follow_optimizer(model: BaseAlgorithm) -> None:
     optimizer = adapter_for(model).optimizer(model)
     if optimizer is not compressor.optimizer:
         compressor.follow(optimizer)
-        _fuse(optimizer)
+        fuse(optimizer)
 
 
 def told(state: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -152,7 +152,7 @@ def missing(model: BaseAlgorithm) -> str:
     )
 
 
-def _fuse(optimizer: torch.optim.Optimizer) -> None:
+def fuse(optimizer: torch.optim.Optimizer) -> None:
     """Lets Adam use PyTorch's fused kernel, unless its owner chose otherwise: pruned weights have second moments of
     zero, whose square roots take the default one several times longer."""
     if isinstance(optimizer, torch.optim.Adam):

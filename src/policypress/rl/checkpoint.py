@@ -166,7 +166,7 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -
         array = getattr(buffer, name, None)
         if isinstance(array, np.memmap):
             array.flush()
-    everything = {**state, "random": _random_state()}
+    everything = {**state, "random": random_state()}
     if isinstance(buffer, ReplayBuffer):
         everything["buffer"] = {"pos": buffer.pos, "full": buffer.full}
     with new_folder(final) as partial:
@@ -189,13 +189,17 @@ def restore_checkpoint(model: BaseAlgorithm, checkpoint: Path) -> dict[str, Any]
     buffer = getattr(model, "replay_buffer", None)
     if isinstance(buffer, ReplayBuffer):
         buffer.pos, buffer.full = int(state["buffer"]["pos"]), bool(state["buffer"]["full"])
-    saved = state["random"]
+    set_random_state(state["random"])
+    return state
+
+
+def set_random_state(saved: Mapping[str, Any]) -> None:
+    """The inverse of ``random_state``."""
     torch.set_rng_state(torch.tensor(saved["torch"], dtype=torch.uint8))
     name, keys, *rest = saved["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002 - as above
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
-    return state
 
 
 def _torch_bytes(value: Any) -> bytes:
@@ -204,7 +208,8 @@ def _torch_bytes(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """Where the global generators of torch, NumPy and Python stand, in JSON values."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - Stable-Baselines3 draws from it
     return {
         "torch": torch.get_rng_state().tolist(),

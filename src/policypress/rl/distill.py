@@ -134,6 +134,15 @@ class Distillation:
         self._network.eval()
         return True
 
+    @property
+    def compressor(self) -> Compressor:
+        """What presses the student: its graph, and where its masks and quantization stand."""
+        return self._compressor
+
+    def inputs(self, count: int) -> torch.Tensor:
+        """The first ``count`` observations that it learns from, at most, as its network sees them (n, ...)."""
+        return self._memory.inputs(torch.arange(min(count, self._memory.count)))
+
     def freeze(self) -> Policy:
         """The student as it stands."""
         told = {"distill": json.loads(dumps(self._config)), "batches": self._done}

@@ -1,4 +1,4 @@
-"""Pressing an agent by training it on: its own algorithm, with the callback."""
+"""Pressing by training on: the agent itself under the callback, or a student that was distilled from it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,29 @@ from policypress.policy.policy import Policy
 from policypress.rl import checkpoint
 from policypress.rl.adapters import adapter_for
 from policypress.rl.callback import CompressionCallback, divergence
+from policypress.rl.distill import Distillation, check_config
 from policypress.rl.environments import make_env
 from policypress.rl.freeze import freeze
-from policypress.rl.method import Method
+from policypress.rl.method import Method, Pressing
 from policypress.rl.runs import Progress
-from policypress.rl.sources import OpenedAgent
+from policypress.rl.sources import OpenedAgent, states_for
 from policypress.rl.statistics import normalized_env, read_vecnormalize
+from policypress.rl.student_training import StudentTraining, check_student_training
 
 REBUILT_STEPS = 10_000
 """Environment steps that the agent acts, without learning, to fill a replay buffer that its file does not hold."""
 _CHECKPOINTS = 50
+_INPUTS = 2_000  # observations on which the agent is asked how it explores
 
 
 class Finetune(Method):
-    """The agent's own algorithm, with the callback."""
+    """The agent's own algorithm: it trains a distilled student on where widths are given, else the agent itself."""
 
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:
+        if config.student.hidden:
+            check_student_training(agent)
+            check_config(agent.teacher, config.student)
+            return
         if not agent.source.trust:
             raise UnsupportedError(
                 "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you "
@@ -52,11 +59,17 @@ class Finetune(Method):
     @contextmanager
     def prepare(
         self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
-    ) -> Iterator[Training]:
+    ) -> Iterator[Pressing]:
         _trainable(agent)
         env = _environment(config.environment, agent.vecnormalize, training=True)
         try:
-            yield Training(agent.source.agent, env, config, folder)
+            if not config.student.hidden:
+                yield Training(agent.source.agent, env, config, folder)
+                return
+            with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
+                yield DistilledTraining(
+                    agent, Distillation(teacher, states, config.student, folder), env, config, folder
+                )
         finally:
             env.close()
 
@@ -67,6 +80,29 @@ def _trainable(agent: OpenedAgent) -> BaseAlgorithm:
             f"{agent.source.agent} is no agent that Stable-Baselines3 can train on: use --method distill."
         )
     return agent.model
+
+
+class DistilledTraining:
+    """A student that is distilled, if ``distillation`` has not come to its end, and then trained on in ``env``."""
+
+    def __init__(
+        self, agent: OpenedAgent, distillation: Distillation, env: VecEnv, config: PressConfig, folder: Path | None
+    ) -> None:
+        self._agent, self._distillation, self._env = agent, distillation, env
+        self._config, self._folder = config, folder
+        self._training: StudentTraining | None = None
+
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Distils to the end, and trains what is left to train or until the first checkpoint after ``seconds``; whether
+        it is finished."""
+        begun = time.monotonic()
+        self._distillation.run(None if progress is None else lambda done, of, _: progress(done, of, None))
+        start, inputs = self._distillation.compressor, self._distillation.inputs(_INPUTS)
+        self._training = StudentTraining(self._agent, start, inputs, self._env, self._config, self._folder)
+        return self._training.run(progress, seconds - (time.monotonic() - begun))
+
+    def freeze(self) -> Policy:
+        return self._distillation.freeze() if self._training is None else self._training.freeze()
 
 
 class Training:

@@ -477,6 +477,8 @@ def _again(known: Known) -> Options:
     missed = [c for c in known.candidates if not known.aim.good(c) and (known.good is None or not known.aim.bytes)]
     missed.sort(key=known.aim.order)
     lines = [candidate.line for candidate in missed]
+    # What is trained on needs a student of its own seed first.
+    lines = [replace(line, method="distill") if line.method == "finetune" else line for line in lines]
     method = _climbs_by(known.space)
     if (good := known.good) is not None:
         finest = good.line.coarsen if good.line.method == method else 0

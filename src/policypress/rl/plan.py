@@ -86,7 +86,8 @@ def plan_pressing(
     """The PressConfig for an agent, with fields of CompressionConfig (``compression``), DistillConfig (``student``)
     and PressConfig (``settings``) replaced by those given.
 
-    A distilled student is narrow ("auto": about a hundredth of the parameters) at a learned precision, unless a
+    With ``hidden`` the method "finetune" trains a distilled student on, else the agent's own network. A distilled
+    student is narrow ("auto": about a hundredth of the parameters) at a learned precision, unless a
     sparsity or widths are given; 8 bits everywhere. Raises ConfigError for what does not fit together.
     """
     environment, source = description_of(agent.env), agent.source
@@ -108,9 +109,10 @@ def plan_pressing(
     elif hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
     quantizes = given["weight_bits"] != FLOAT_BITS
-    if method == "distill" and ((quantizes and (searched or hidden)) or "rate_weight" in given):
+    distils = method == "distill" or (method == "finetune" and bool(hidden))
+    if distils and ((quantizes and (searched or hidden)) or "rate_weight" in given):
         given = {"weight_range": "learned", "rate_weight": 0.0 if given.get("sparsity") else _RATE_WEIGHT, **given}
-    if method == "distill":
+    if distils:
         pruned = given.get("sparsity", 0.0) > 0.0
         start = 0.6 if pruned else 0.1
         given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
