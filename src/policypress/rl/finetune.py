@@ -93,13 +93,14 @@ class DistilledTraining:
         self._training: StudentTraining | None = None
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
-        """Distils to the end, and trains what is left to train or until the first checkpoint after ``seconds``; whether
-        it is finished."""
-        begun = time.monotonic()
-        self._distillation.run(None if progress is None else lambda done, of, _: progress(done, of, None))
+        """Distils and trains, or until the first checkpoint after ``seconds``; whether it is finished."""
+        deadline = time.monotonic() + seconds
+        distilling = None if progress is None else lambda done, of, _: progress(done, of, None)
+        if not self._distillation.run(distilling, seconds):
+            return False
         start, inputs = self._distillation.compressor, self._distillation.inputs(_INPUTS)
         self._training = StudentTraining(self._agent, start, inputs, self._env, self._config, self._folder)
-        return self._training.run(progress, seconds - (time.monotonic() - begun))
+        return self._training.run(progress, deadline - time.monotonic())
 
     def freeze(self) -> Policy:
         return self._distillation.freeze() if self._training is None else self._training.freeze()

@@ -119,9 +119,10 @@ class StudentTraining:
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
         """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished.
-        ``progress`` hears of environment steps and the mean return."""
-        model, steps = self._model, self._config.steps
-        deadline = time.monotonic() + seconds
+
+        ``progress`` hears of environment steps and the mean return.
+        """
+        model, steps, deadline = self._model, self._config.steps, time.monotonic() + seconds
         every = max(1, steps // _EVALUATIONS)
         _, callback = model._setup_learn(steps, None, reset_num_timesteps=False)
         learn = self._off_policy if isinstance(model, OffPolicyAlgorithm) else self._on_policy
@@ -132,9 +133,9 @@ class StudentTraining:
                 if done // every > self._rows[-1]["step"] // every or done >= steps:
                     self._evaluate(progress)
                     self._save()
-                    if done < steps and time.monotonic() >= deadline:
-                        return False
-        return True
+                    if time.monotonic() >= deadline:
+                        break
+        return bool(model.num_timesteps >= steps)
 
     def freeze(self) -> Policy:
         """The student that returned most, of those whose payload has not grown where bits have a price."""
