@@ -599,14 +599,14 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
         ("--minutes", 3),
         "minutes=3 are the time of a search: say what it must keep, --keep 0.95, or --bytes 128.",
     ),
-    "method": (("--method", "prune"), "method='prune' is not one of distill, ptq, finetune."),
+    "method": (("--method", "prune"), "method='prune' is not one of distill, ptq, finetune, evolve."),
     "steps": (("--steps", 100), "are those of --method finetune"),
     "schedule of ptq": (
         ("--method", "ptq", "--prune-end", 0.3),
         "prune_end is of training, and --method ptq does without",
     ),
     "env_kwargs": (("--env-kwargs", "size=3"), "--env-kwargs 'size=3' cannot be read: write NAME:VALUE with a Python"),
-    "finetune": (("--method", "finetune"), "say how long to train on, for example --steps 100000."),
+    "finetune": (("--method", "finetune"), "say how long to finetune, for example --steps 1000000."),
     "finetune trust": (("--method", "finetune", "--steps", 100), "add --trust if you trust the file"),
     "finetune hidden": (
         ("--method", "finetune", "--steps", 100, "--hidden", "4,4"),

@@ -47,7 +47,7 @@ class Evolved(Method):
         METHODS["distill"].check(agent, replace(config, method="distill", steps=0))
 
     @contextmanager
-    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Iterator[Any]:
+    def prepare(self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1) -> Iterator[Any]:
         assert folder is not None
         start = folder / "start.policy"
         if not start.exists():
@@ -274,10 +274,10 @@ def test_a_line_that_diverges_is_left_and_the_others_go_on(
 ) -> None:
     prepare = Distill.prepare
 
-    def fail(self: Distill, agent: OpenedAgent, config: PressConfig, folder: Path | None) -> Any:
+    def fail(self: Distill, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1) -> Any:
         if config.student.hidden != "none":
             raise DivergedError("the training diverged.")
-        return prepare(self, agent, config, folder)
+        return prepare(self, agent, config, folder, jobs)
 
     monkeypatch.setattr(Distill, "prepare", fail)
     result = search(source, planned(source), tmp_path, jobs=2)

@@ -53,7 +53,7 @@ MOST_EPISODES = 400
 """Of the final measurement, where fewer of them leave it undecided."""
 _SLICE = (3.0, 120.0)
 _QUICK_BATCHES, _QUICK_STATES = 3_000, 10_000  # of a student that is only where evolution begins
-_TIMED_BATCHES = 300
+_TIMED_BATCHES = 100
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 _OPENING_SECONDS = 5.0  # of a process, before any is timed
 _FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
@@ -304,7 +304,7 @@ class _Lines:
             measuring = time.monotonic() - self._begun
             self._watch(Standing("timing a student", measuring, self._in_all))
             config = _narrow(self._config, self._space)
-            probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES)
+            probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES, collections=1)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
             marks: list[float] = []
             with warnings.catch_warnings():
