@@ -588,6 +588,7 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
     "bytes": (("--bytes", -1), "bytes=-1 must be at least 0."),
     "bytes and method": (("--bytes", 99, "--method", "ptq"), "a search (keep, bytes) takes what ways it needs"),
     "on": (("--keep", 0.9, "--on", "moon"), "on='moon' is not one of local, ray."),
+    "on without a search": (("--on", "ray"), "--on and --address are of a search: say what it must keep"),
     "address": (("--keep", 0.9, "--address", "x:1"), "is that of a Ray cluster: add --on ray."),
     "keep nan": (("--keep", "nan"), "keep=nan must be a finite number"),
     "minutes nan": (("--keep", 0.9, "--minutes", "nan"), "minutes=nan must be a finite number"),

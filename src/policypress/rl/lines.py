@@ -25,7 +25,7 @@ Widths = tuple[int, ...]
 CHANCE = 0.02
 """Students that are alike but for their seed differ by about as much in what they keep."""
 NEAR = 0.2
-"""A student that misses by this share at most is worth training on."""
+"""A student that misses by this share of the mean at most is worth training on."""
 COARSEST = 8
 """Most ``coarsen`` of a line: an evolved one has codes of a root mean square of 1 then."""
 _FIRST_RATE = 4e-3
@@ -134,7 +134,7 @@ class Aim:
         if not self.fits(candidate):
             return False
         if not self.keep:
-            return best is None or candidate.share > best.low
+            return best is None or not self.good(best) or candidate.share > best.share
         near = candidate.share >= self.keep - CHANCE / 2 and candidate.worst_share >= self.keep_worst - 0.1
         smaller = best is None or not self.good(best) or candidate.payload_bytes < best.payload_bytes
         return near and (smaller or bool(self.bytes))
@@ -311,7 +311,7 @@ def _distilled(known: Known, line: Line) -> Candidate | None:
     if line.method == "distill":
         return None
     alike = [c for c in known.candidates if c.line.method == "distill" and c.line.hidden == line.hidden and c.finished]
-    return max(alike, key=known.aim.margin, default=None)
+    return max(alike, key=known.aim.standing, default=None)
 
 
 def _coarser(known: Known, good: Candidate) -> Options:
@@ -368,8 +368,8 @@ def _polish(known: Known, students: list[Candidate]) -> Options:
     begun = [line for line in known.found if line.end == "down" and line.method != "distill"]
     going = [line for line in begun if known.free(line) and known.hopeful(line)]
     yield from (Slice(line) for line in sorted(going, key=known.projected, reverse=True))
-    missed = [c for c in students if -NEAR <= known.aim.margin(c) < 0.0]
-    for student in sorted(missed, key=known.aim.margin, reverse=True):
+    missed = [c for c in students if c.share >= known.aim.keep - NEAR and known.aim.margin(c) < 0.0]
+    for student in sorted(missed, key=known.aim.standing, reverse=True):
         for method in _ways(known, student, begun):
             line = _polishing(known, student, method)
             if not known.begun(line):
@@ -405,8 +405,8 @@ def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMeth
 def _larger(known: Known, students: list[Candidate]) -> Options:
     if not students:
         return
-    nearest = max(students, key=known.aim.margin)
-    steps = _LARGER if known.aim.margin(nearest) > -0.1 else _LARGER[2:]
+    nearest = max(students, key=known.aim.standing)
+    steps = _LARGER if known.aim.standing(nearest) > -NEAR / 4 else _LARGER[2:]
     yield from _distil(known, nearest.line, steps)
 
 
@@ -463,7 +463,9 @@ def _that_fit(known: Known) -> Options:
             lines = (Line(end, method, hidden, coarsen) for coarsen in coarse[method])  # type: ignore[arg-type]
             line = next((line for line in lines if _fits(known, line)), None)
             if line is not None and not known.begun(line):
-                yield Slice(line, _distilled(known, line))
+                finer = [c for c in known.candidates if (c.line.method, c.line.hidden) == (method, hidden)]
+                start = max(finer, key=known.aim.standing, default=None) if method == "evolve" else None
+                yield Slice(line, start or _distilled(known, line))
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     for student in sorted(students, key=known.aim.margin, reverse=True):
         for method in _ways(known, student, []):

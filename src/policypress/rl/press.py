@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from policypress.rl.measured import PressFolder, measured_student, measured_teac
 from policypress.rl.methods import METHODS
 from policypress.rl.runs import Progress
 from policypress.rl.sources import OpenedAgent, Source
+from policypress.rl.workers import check_jobs
 
 
 def press(
@@ -22,13 +24,16 @@ def press(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Presses ``source``, an agent or its files, as ``config`` says, measures it against itself from the same seeds and
-    writes everything under ``out``; returns the contents of ``result.json``.
+    writes everything under ``out``; returns the contents of ``result.json``. ``jobs``: processes that may play episodes
+    (default: one a core), which changes no result.
 
     A finished run with the same config is returned as it is; an unfinished one goes on if ``resume``. Raises RunError
     when ``out`` holds something else, UnsupportedError or ConfigError before anything is written.
     """
+    check_jobs(jobs)
     method = METHODS[config.method]
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     method.check(agent, config)
@@ -39,7 +44,7 @@ def press(
         teacher = measured_teacher(folder, agent, config)
         started = time.monotonic()
         try:
-            policy = method.press(agent, config, folder.checkpoint, progress)
+            policy = method.press(agent, config, folder.checkpoint, progress, jobs or os.cpu_count() or 1)
         except DivergedError:  # it would again
             folder.remove()
             raise

@@ -37,7 +37,7 @@ from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widt
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
 from policypress.rl.sources import OpenedAgent, Source
-from policypress.rl.workers import Tell
+from policypress.rl.workers import Tell, check_jobs
 
 ROUNDS = 6
 """A distilled student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
@@ -126,8 +126,7 @@ def search(
     ``resume`` an interrupted search goes on, and a finished one too if it now has other minutes. Raises what ``press``
     raises, and RunError if there was no time for a single candidate or a process died.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs={jobs} must be at least 1.")
+    check_jobs(jobs)
     check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
