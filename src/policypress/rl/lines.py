@@ -39,7 +39,7 @@ _DAMPING = 0.5  # of a trend, over all the time left
 _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
 _LARGER = ((1, 0), (0, -2), (2, 0), (1, -2), (2, -2), (3, -2), (4, -4), (6, -4))
-_SMALLER = ((0, 1), (-1, 0), (-1, 1), (0, 2), (-2, 2), (-1, -1), (0, 3), (-2, 0))
+_SMALLER = ((-1, 0), (0, 2), (-1, 2), (0, 1), (-1, 1), (-1, -1), (-2, 0), (0, 3), (-2, 2))
 _COARSER = (4, 2, 1)  # steps of an evolved one
 
 
@@ -229,6 +229,10 @@ class Known:
         now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
         return now + max(0.0, trend) * _DAMPING * min(self.left, self.in_all)
 
+    def still(self, line: Line) -> bool:
+        """Whether a line gains next to nothing any more."""
+        return self.projected(line) - self.aim.standing(self.found[line][-1]) < CHANCE
+
     def hopeful(self, line: Line) -> bool:
         """Whether a line that has not arrived may still do so."""
         return len(self.found[line]) < _YOUNG or self.projected(line) >= 0.0
@@ -322,13 +326,19 @@ def _coarser(known: Known, good: Candidate) -> Options:
     method, hidden = _climbs_by(known.space), good.line.hidden
     evolved = good.line.method == "evolve"
     steps = _COARSER if evolved else range(COARSEST + 1)
-    for step in steps:
+    for step in steps if _light(known, hidden) else ():
         coarsen = good.line.coarsen + step if evolved else step
         line = Line("up", method, hidden, coarsen)
         if coarsen <= COARSEST and not known.begun(line) and not _hopeless(known, line):
             yield Slice(line, good if method != "distill" else None)
-    for hidden in reversed(known.space.ladder[: known.space.ladder.index(good.line.hidden)]):
-        yield from _begin_or_go_on(known, Line("up", method, hidden))
+    for hidden in known.space.ladder[: known.space.ladder.index(good.line.hidden)]:
+        if _light(known, hidden):
+            yield from _begin_or_go_on(known, Line("up", method, hidden))
+
+
+def _light(known: Known, hidden: Widths) -> bool:
+    """Whether evolution gets on with so many weights."""
+    return "evolve" not in known.space.methods or known.space.weights_of(hidden) <= _EVOLVES_WELL
 
 
 def _hopeless(known: Known, line: Line) -> bool:
@@ -428,13 +438,13 @@ def _distil(known: Known, line: Line, steps: Iterable[tuple[int, int]]) -> Optio
 
 
 def _within(known: Known) -> Options:
-    """In a search of bytes: lines too young to be judged, another width while the best has had half of the time, and
-    else the line that gets furthest."""
+    """In a search of bytes: lines too young to be judged, another width where the best has had half of the time or
+    stands still, and else the line that gets furthest."""
     lines = {line: known.found[line] for line in known.found if known.free(line) and _fits(known, line)}
     yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
     leader = max(lines, key=known.projected, default=None)
     spent = known.seconds_of(known.found)
-    opens = leader is None or known.seconds_of([leader]) >= spent / 2
+    opens = leader is None or known.seconds_of([leader]) >= spent / 2 or known.still(leader)
     if opens and known.left >= _OPENING * min(known.in_all, 1e9):
         yield from _that_fit(known)
     if leader is not None:
