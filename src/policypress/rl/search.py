@@ -52,7 +52,7 @@ RACE = 10
 MOST_EPISODES = 400
 """Of the final measurement, where fewer of them leave it undecided."""
 _SLICE = (3.0, 120.0)
-_QUICK_BATCHES, _QUICK_STATES = 3_000, 10_000  # of a student that is only where evolution begins
+_QUICK_BATCHES, _QUICK_STATES = 2_000, 10_000  # of a student that is only where evolution begins
 _TIMED_BATCHES = 100
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 _OPENING_SECONDS = 5.0  # of a process, before any is timed
