@@ -30,7 +30,7 @@ COARSEST = 8
 """Most ``coarsen`` of a line: an evolved one has codes of a root mean square of 1 then."""
 _FIRST_RATE = 4e-3
 _FIRST_CODES = 16.0
-_HEADER = 12.0  # bytes of a payload that are no weights, about
+_HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 1_500  # weights
