@@ -2,6 +2,7 @@
 
     python benchmarks/linear.py --weights FOLDER                      # every task that the folder has weights of
     python benchmarks/linear.py --weights FOLDER --env Walker2d-v5 --bits 6
+    python benchmarks/linear.py --weights FOLDER --recount            # the bytes alone, as they are today
 
 Mania, Guy and Recht 2018, "Simple random search of static linear policies is competitive for reinforcement learning"
 (arXiv 1803.07055): action = weight (observation - mean) / std, clipped to its bounds. FOLDER/TASK.npz holds the arrays
@@ -143,16 +144,30 @@ def row(linear: Linear, policy: Policy, episodes: int, **said: Any) -> dict[str,
     }
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write(path: Path, rows: list[dict[str, Any]], envs: set[str]) -> None:
     """Replaces the rows of ``envs``; the others stay."""
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [one for one in csv.DictReader(file) if one["env"] not in envs] + rows
+    rows = [one for one in read(path) if one["env"] not in envs] + rows
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda one: one["env"]))
+
+
+def recounted(row: dict[str, Any], linear: Linear) -> dict[str, Any]:
+    """A row of the CSV with the bytes that its policy takes today."""
+    if row["form"] == "float":
+        policy = linear.floating()
+    else:
+        policy = linear.integer(int(row["form"].split()[0]), float(row["step"]), int(row["resolution"]))
+    return {**row, "bytes": payload(policy)}
 
 
 def main() -> None:
@@ -162,6 +177,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, action="append", choices=range(2, 9), help="of a weight (default: 4 to 8)")
     parser.add_argument("--keep", type=float, default=0.98, help="share of the float policy's return (default: 0.98)")
     parser.add_argument("--episodes", type=int, default=100, help="episodes that measure (default: 100)")
+    parser.add_argument("--recount", action="store_true", help="measure nothing, write the bytes anew")
     parser.add_argument("--out", type=Path, default=OUT, help="the CSV (default: docs/frontier/linear.csv)")
     given = parser.parse_args()
     files = {f"{path.stem}-v5": path for path in sorted(given.weights.glob("*.npz"))}
@@ -171,6 +187,10 @@ def main() -> None:
         )
     for name in given.env or files:
         linear = load(files[name])
+        if given.recount:
+            rows = [recounted(row, linear) for row in read(given.out) if row["env"] == name]
+            write(given.out, rows, {name})
+            continue
         floating = linear.floating()
         means = [linear.evaluate(floating, count, CHOICE_SEED).mean for count in (FEW, MORE)]
         rows = [row(linear, floating, given.episodes, form="float")]

@@ -12,4 +12,4 @@ _NAMED = {found[1]: text for text in _CLASSES if (found := re.search(r'^    name
 ALGORITHMS = tuple(_NAMED)
 """Algorithms whose agents are frozen, and pressed after training."""
 TRAINED = tuple(name for name, text in _NAMED.items() if "\n    while_learning = False\n" not in text)
-"""Algorithms whose agents are pressed while they learn."""
+"""Algorithms that ``policypress train`` trains."""

@@ -119,10 +119,10 @@ def test_an_agent_is_a_teacher(tmp_path: Path) -> None:
 
 def settings(**changes: Any) -> TrainConfig:
     given: dict[str, Any] = {
-        "eval_every": 100, "eval_episodes": 2, "final_episodes": 3, "hidden": (4,),
+        "env": PICK, "steps": 400, "eval_every": 100, "eval_episodes": 2, "final_episodes": 3, "hidden": (4,),
         "algo_kwargs": {"n_delta": 2, "zero_policy": False}, **changes,
     }  # fmt: skip
-    return TrainConfig("ars", PICK, 400, **given)
+    return TrainConfig("ars", **given)
 
 
 def test_a_run_is_frozen_in_float(tmp_path: Path) -> None:
@@ -135,6 +135,13 @@ def test_a_run_is_frozen_in_float(tmp_path: Path) -> None:
     np.testing.assert_array_equal(policy.predict(observations)[0], model.predict(observations)[0])
     again = train(settings(), tmp_path / "again")
     assert again["evaluation"] == result["evaluation"]
+
+
+def test_a_run_without_widths_is_linear(tmp_path: Path) -> None:
+    train(settings(hidden=(), steps=80, env=FOLLOW), tmp_path / "run")
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert [layer.weight.shape for layer in policy.layers] == [(2, 3)]
+    assert not policy.action.squash
 
 
 def test_a_run_goes_on_from_its_last_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,13 @@ from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
 _WHILE_TRAINED = ("pruning", "schedule", "prune_start", "prune_end", "quantize_start")
-_FIGURE = {"finetune": ("return", ".1f")}  # what is shown as it works, where it is not the loss
+_FIGURE = {
+    "finetune": ("return", ".1f"),
+    "evolve": ("worth", ".1f"),
+}  # what is shown as it works, where it is not the loss
 # What `plan_pressing` takes instead of the fields' own defaults.
 _STUDENT = {
-    "hidden": "auto, a tenth of the agent's; with --sparsity or another --method, the agent's own",
+    "hidden": "auto, a tenth of the agent's; none, with --method evolve; else the agent's own",
     "learning_rate": "0.003; 0.001 for the agent's own network, images",
 }
 _PRESSING = {
@@ -129,6 +132,7 @@ def compress(
                     resume=resume,
                     jobs=jobs,
                     progress=lambda done, of, figure: advance(config.method, done, of, figure),
+                    jobs=jobs,
                 )
         else:
             with standing() as watch:

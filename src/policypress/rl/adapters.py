@@ -364,7 +364,8 @@ class TQCAdapter(SACAdapter):
 
 class CrossQAdapter(SACAdapter):
     name, policy_module = "crossq", "sb3_contrib.crossq.policies"
-    while_learning = trains_students = False
+    while_learning = False
+    trains_students = False
     model_class: Any = getattr(sb3_contrib, "CrossQ", None)
     critic_hidden = (1024, 1024)
 
@@ -554,7 +555,8 @@ class A2CAdapter(_PolicyAdapter):
 
 class TRPOAdapter(_PolicyAdapter):
     name, setting = "trpo", "cg_max_steps"
-    while_learning = trains_students = False
+    while_learning = False
+    trains_students = False
     model_class: Any = getattr(sb3_contrib, "TRPO", None)
 
     def trained_graph(self, model: Any) -> Graph:
@@ -596,6 +598,11 @@ class ARSAdapter(Adapter):
 
     def imitation(self, action: ActionTransform) -> Imitation:
         return "action" if action.kind == "box" else "logits"
+
+    def policy_kwargs(self, config: TrainConfig) -> dict[str, Any]:
+        # The paper's policies are linear; Stable-Baselines3's have 64-64 units if nothing is said.
+        linear = {} if config.hidden else {"net_arch": [], "squash_output": False}
+        return {**linear, **super().policy_kwargs(config)}
 
     def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
         return model.policy_class(model.observation_space, model.action_space, **kwargs)

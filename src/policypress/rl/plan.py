@@ -31,6 +31,8 @@ _DEFAULT_BITS = 8
 AUTO_SHRINK = 100
 """``hidden="auto"`` divides every width by its root, and so the parameters by about it: 26-26 for 256-256."""
 _RATE_WEIGHT = 0.005
+START_BATCHES, START_STATES = 5_000, 20_000
+"""Of a distilled student that is only where evolution begins."""
 
 
 def plan_training(
@@ -86,9 +88,10 @@ def plan_pressing(
     """The PressConfig for an agent, with fields of CompressionConfig (``compression``), DistillConfig (``student``)
     and PressConfig (``settings``) replaced by those given.
 
-    With ``hidden`` the method "finetune" trains a distilled student on, else the agent's own network. A distilled
-    student is narrow ("auto": about a hundredth of the parameters) at a learned precision, unless a
-    sparsity or widths are given; 8 bits everywhere. Raises ConfigError for what does not fit together.
+    What "evolve" begins with is linear and quickly distilled unless said otherwise. With ``hidden`` the method
+    "finetune" trains a distilled student on, else the agent's own network. A distilled student is narrow ("auto":
+    about a hundredth of the parameters) at a learned precision, unless a sparsity or widths are given; 8 bits
+    everywhere. Raises ConfigError for what does not fit together.
     """
     environment, source = description_of(agent.env), agent.source
     if environment is None:
@@ -108,8 +111,11 @@ def plan_pressing(
         hidden = None
     elif hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
+    elif method == "evolve":
+        hidden = hidden or "none"
+        student = {"batches": START_BATCHES, "states": START_STATES, **(student or {})}
     quantizes = given["weight_bits"] != FLOAT_BITS
-    distils = method == "distill" or (method == "finetune" and bool(hidden))
+    distils = method in ("distill", "evolve") or (method == "finetune" and bool(hidden))
     if distils and ((quantizes and (searched or hidden)) or "rate_weight" in given):
         given = {"weight_range": "learned", "rate_weight": 0.0 if given.get("sparsity") else _RATE_WEIGHT, **given}
     if distils:

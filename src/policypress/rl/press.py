@@ -30,8 +30,9 @@ def press(
     writes everything under ``out``; returns the contents of ``result.json``. ``jobs``: processes that may play episodes
     (default: one a core), which changes no result.
 
-    A finished run with the same config is returned as it is; an unfinished one goes on if ``resume``. Raises RunError
-    when ``out`` holds something else, UnsupportedError or ConfigError before anything is written.
+    ``jobs``: processes that play episodes, by default one a core. A finished run with the same config is returned as
+    it is; an unfinished one goes on if ``resume``. Raises RunError when ``out`` holds something else,
+    UnsupportedError or ConfigError before anything is written.
     """
     check_jobs(jobs)
     method = METHODS[config.method]

@@ -14,7 +14,16 @@ import numpy as np
 from policypress.errors import ConfigError, RunError
 from policypress.measure.size import size
 from policypress.policy.policy import Policy
-from policypress.rl.environments import MAX_STEPS, EnvLike, description_of, is_atari, make_env, name_of, padding_of
+from policypress.rl.environments import (
+    MAX_STEPS,
+    EnvLike,
+    description_of,
+    endless,
+    is_atari,
+    make_env,
+    name_of,
+    padding_of,
+)
 from policypress.rl.evaluate import FINAL_SEED, Evaluation, check_spaces, environment_on_card
 from policypress.rl.film import Film, Picture, check_out
 
@@ -170,9 +179,7 @@ def _episode(stages: list[_Stage], seed: int, limit: int | None) -> Iterator[int
         step += 1
         yield step
         if step > MAX_STEPS:
-            raise RunError(
-                f"an episode of {stages[0].name} has not ended after {MAX_STEPS:,} steps: limit it, --steps."
-            )
+            raise endless(stages[0].name)
 
 
 def _steps_a_second(env: Any) -> float:
