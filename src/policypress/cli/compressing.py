@@ -132,7 +132,6 @@ def compress(
                     resume=resume,
                     jobs=jobs,
                     progress=lambda done, of, figure: advance(config.method, done, of, figure),
-                    jobs=jobs,
                 )
         else:
             with standing() as watch:

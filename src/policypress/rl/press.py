@@ -27,8 +27,7 @@ def press(
     jobs: int | None = None,
 ) -> dict[str, Any]:
     """Presses ``source``, an agent or its files, as ``config`` says, measures it against itself from the same seeds and
-    writes everything under ``out``; returns the contents of ``result.json``. ``jobs``: processes that may play episodes
-    (default: one a core), which changes no result.
+    writes everything under ``out``; returns the contents of ``result.json``.
 
     ``jobs``: processes that play episodes, by default one a core. A finished run with the same config is returned as
     it is; an unfinished one goes on if ``resume``. Raises RunError when ``out`` holds something else,
