@@ -215,7 +215,7 @@ class _Lines:
             if not workers.running or now > deadline:
                 return False
             running = tuple(sorted(workers.running))
-            spent = in_all - (deadline - now)
+            spent = self._spent + now - self._begun
             self._watch(Standing("pressing", spent, in_all, running, len(self._candidates), self._best))
             message = workers.wait(min(1.0, max(0.01, deadline - now)))
             if message is not None and message.done:
