@@ -34,6 +34,7 @@ _HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 1_500  # weights
+_SEEDS = 2  # of an evolved line, before a wider one: some stay where others pass
 _YOUNG, _TREND = 4, 6  # slices before a line is judged, and those that it is judged by
 _DAMPING = 0.5  # of a trend, over all the time left
 _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
@@ -294,7 +295,8 @@ def _climb(known: Known) -> Options:
     for hidden in ladder:
         if method == "evolve" and known.space.weights_of(hidden) > _EVOLVES:
             break
-        yield from _begin_or_go_on(known, Line("up", method, hidden))
+        for seed in range(1, 1 + (_SEEDS if method == "evolve" else 1)):
+            yield from _begin_or_go_on(known, Line("up", method, hidden, seed=seed))
     lines = [line for line in known.found if line.end == "up" and known.free(line)]
     yield from (Slice(line) for line in sorted(lines, key=known.projected, reverse=True)[:1])
 
@@ -444,8 +446,12 @@ def _within(known: Known) -> Options:
     yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
     leader = max(lines, key=known.projected, default=None)
     spent = known.seconds_of(known.found)
-    opens = leader is None or known.seconds_of([leader]) >= spent / 2 or known.still(leader)
-    if opens and known.left >= _OPENING * min(known.in_all, 1e9):
+    still = leader is None or known.still(leader)
+    part = _OPENING / 3 if still else _OPENING
+    if (leader is None or still or known.seconds_of([leader]) >= spent / 2) and known.left >= part * known.in_all:
+        yield from (option for option in _that_fit(known) if option.line.end == "up")
+        seeds = () if leader is None else (replace(leader, seed=seed) for seed in range(1, 1 + _SEEDS))
+        yield from (Slice(line, _distilled(known, line)) for line in seeds if not known.begun(line))
         yield from _that_fit(known)
     if leader is not None:
         yield Slice(leader)
