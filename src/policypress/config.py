@@ -441,9 +441,11 @@ class PressConfig:
         _check_fields(self)
         if not 0.5 <= self.code_rms <= 40.0:
             raise ConfigError(f"code_rms={self.code_rms:g} must be 0.5 to 40, for example 16.")
-        if self.method in ("finetune", "evolve") and self.steps < 1:
-            raise ConfigError(f"say how long to {self.method}, for example --steps 1000000.")
+        if self.method == "evolve" and self.steps < 1:
+            raise ConfigError("say how long to evolve, for example --steps 1000000.")
         if self.method == "finetune":
+            if self.steps < 1:
+                raise ConfigError("say how long to train on, for example --steps 100000.")
             if not self.student.hidden:
                 self.student.compression.check_reachable(self.steps, self.steps)
         elif self.steps and self.method != "evolve":

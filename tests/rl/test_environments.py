@@ -6,7 +6,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,15 @@ from policypress.rl import environments, evaluate
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
 from policypress.rl.environments import description_of, make_env, name_of
+from policypress.rl.lines import Aim, Candidate, Line
 from policypress.rl.press import press
-from policypress.rl.search import Candidate, Knobs
+from policypress.rl.search import Yardstick
 from policypress.rl.sources import Source
 from policypress.rl.workers import Workers
 from rl.toys import PICK, Follow, Pick, agent, draw, plan, save_picker, write_picker
 
 mujoco = pytest.importorskip("mujoco")
-EVALUATE, SEARCH = (sys.modules[f"policypress.rl.{name}"] for name in ("evaluate", "search"))
+ENVIRONMENTS, SEARCH = (sys.modules[f"policypress.rl.{name}"] for name in ("environments", "search"))
 SHARED = Pick()
 TIME = "sb3_contrib.common.wrappers:TimeFeatureWrapper(max_steps=20)"
 LOCAL = """
@@ -283,18 +283,19 @@ def test_the_card_of_a_policy_makes_its_environment_again(here: str, tmp_path: P
 def test_students_of_a_search_make_it_in_processes_of_their_own(here: str, tmp_path: Path) -> None:
     environment = Environment(f"{here}:make", {"bonus": 1.0}, ("gymnasium.wrappers:TimeLimit(max_episode_steps=3)",))
     source = Source(save_picker(tmp_path / "agent.zip"))
-    settings = {"keep": 0.1, "minutes": 1.0, "episodes": 2}
-    config = plan(source, "dqn", environment, settings=settings, student={"states": 300})
-    config = replace(config, student=replace(config.student, batches=40, hidden=(8,)))
-    with Workers[Knobs](lambda knobs: knobs.name) as workers:
-        workers.start(Knobs(), SEARCH._train, source, config, Knobs(), (12.0, 12.0), tmp_path / "students")
+    student = {"states": 300, "batches": 40}
+    config = plan(source, "dqn", environment, hidden=(8,), settings={"episodes": 2}, student=student)
+    line, yardstick = Line("down", "distill", (8,)), Yardstick(Aim(0.1), (12.0, 12.0), 2, None)
+    with Workers[Line](lambda line: line.name) as workers:
+        workers.start(line, SEARCH._press, source, config, line, 0, tmp_path / "line", 100.0, yardstick, False)
         message = workers.wait(120.0)
     assert message is not None
-    candidate = message.value
-    assert isinstance(candidate, Candidate)
-    policy = pp.load(tmp_path / "students" / Knobs().name / "policy.policy")
+    assert isinstance(message.value, Candidate)
+    policy = pp.load(tmp_path / "line" / "0000.policy")
     assert policy.provenance["env"] == f"{here}:make"
-    assert policy.results["search"]["lengths"] == [3, 3]
+    returns = policy.results["search"]["returns"]
+    assert len(returns) == 2
+    assert max(returns) <= 4 * 3  # twice a choice and its bonus, for three steps
 
 
 def test_training_makes_it_again(here: str, tmp_path: Path) -> None:
@@ -524,7 +525,7 @@ def test_an_environment_that_fails_those_who_act_blindly(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("wrong", [ValueError("no"), np.nan, "endless"])
 def test_what_goes_wrong_leaves_no_run_behind(wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broken, "wrong", wrong)
-    monkeypatch.setattr(EVALUATE, "MAX_STEPS", 40)
+    monkeypatch.setattr(ENVIRONMENTS, "MAX_STEPS", 40)
     source = Source(save_picker(tmp_path / "agent.zip"))
     config = plan(source, "dqn", Broken, hidden=(8,), student={"batches": 40, "states": 300})
     with pytest.raises(RunError):
@@ -546,7 +547,7 @@ class Broken(Fragile):
 
 def test_an_episode_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Broken, "wrong", "endless")
-    monkeypatch.setattr(EVALUATE, "MAX_STEPS", 40)
+    monkeypatch.setattr(ENVIRONMENTS, "MAX_STEPS", 40)
     with pytest.raises(RunError, match=r"Broken has not ended after 40 steps: limit it.*max_episode_steps=1000\)'\.$"):
         evaluate(picks(), Broken, episodes=2)
     limited = Environment("test", wrappers=("gymnasium.wrappers:TimeLimit(max_episode_steps=40)",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 import zipfile
@@ -30,6 +31,7 @@ from policypress.rl.sources import Source, states_for
 from policypress.rl.student_training import StudentTraining
 from rl.toys import AIM, FOLLOW, NAMED, PICK, agent, plan
 
+ADAPTER = sys.modules["policypress.rl.adapters"]
 TRAINING = sys.modules["policypress.rl.student_training"]
 ENVS = {"sac": FOLLOW, "tqc": FOLLOW, "td3": FOLLOW, "ddpg": FOLLOW, "ppo": FOLLOW, "a2c": PICK}
 LEFT = {".lock", "config.json", "policy.policy", "result.json", "teacher.json"}
@@ -133,7 +135,8 @@ def test_critics_entropy_and_their_optimizers_are_the_agents(tmp_path: Path) -> 
     old = ADAPTERS["sac"].model_class.load(source.agent)
     with trainings(source, planned(source, "sac")) as (make, _):
         model = make()._model
-    assert (model.gamma, model.tau, model.batch_size, model.target_entropy) == (0.9, 0.02, 8, -2.0)
+    assert (model.gamma, model.tau, model.batch_size) == (0.9, 0.02, 8)
+    assert model.target_entropy == pytest.approx(-2.0 - 2 * math.log(ADAPTER._QUIET))  # less noise than the agent's
     for mine, theirs in (
         (model.critic.state_dict(), old.critic.state_dict()),
         (model.critic_target.state_dict(), old.critic_target.state_dict()),
@@ -209,10 +212,11 @@ def test_what_returned_most_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def pretend(policy: Any, *_: Any, **__: Any) -> Any:
         kept.append(policy)
-        return type("Result", (), {"mean": next(means), "worst_tenth": 0.0})
+        mean = next(means)
+        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": 0.0})
 
     monkeypatch.setattr(TRAINING, "evaluate", pretend)
-    with trainings(source, planned(source, "sac")) as (make, _):
+    with trainings(source, planned(source, "sac", compression={"rate_weight": 0.0})) as (make, _):
         training = make()
         training.run()
     assert training.freeze() is kept[1]
@@ -241,7 +245,8 @@ def test_the_payload_does_not_grow(algo: str, tmp_path: Path, monkeypatch: pytes
     returns = iter(range(1000))
 
     def better(*_: Any, **__: Any) -> Any:  # every evaluation than the one before
-        return type("Result", (), {"mean": float(next(returns)), "worst_tenth": 0.0})
+        mean = float(next(returns))
+        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": 0.0})
 
     monkeypatch.setattr(TRAINING, "evaluate", better)
     with trainings(source, planned(source, algo)) as (make, distilled):
@@ -279,6 +284,14 @@ def test_a_linear_student_from_elsewhere_is_trained_on(algo: str, tmp_path: Path
     training.run()
     assert [layer.weight.shape for layer in training.freeze().layers] == [(2, 3)]
     assert training.freeze().numerics == "integer"
+
+
+def test_hidden_none_is_a_linear_student(tmp_path: Path) -> None:
+    source = saved("sac", tmp_path)
+    press(source, planned(source, "sac", hidden="none", steps=40), tmp_path / "run")
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert [layer.weight.shape for layer in policy.layers] == [(2, 3)]
+    assert policy.provenance["distill"]["hidden"] == "none"
 
 
 def test_joined_observations_are_taken(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ _SAMPLES = 64
 _EXPLORATION = 0.1
 """Standard deviation of what is added to a deterministic actor's actions, in halves of their range (Fujimoto et al.
 2018)."""
+_QUIET = math.e
+"""What the agent's noise is divided by while its student learns: what counts is the student without any."""
 _NOISE = 2e-5
 """Of the largest output: what rounding may change, where small differences of large values decide."""
 
@@ -298,19 +300,26 @@ class SACAdapter(_ContinuousAdapter):
         assert isinstance(last, nn.Linear)
         actor = model.actor
         actor.latent_pi, actor.mu = nn.Sequential(*hidden), last
-        # As far from the mean as the agent explores, everywhere at first.
+        # What is learned is the ``_QUIET``-th part of the agent's noise, the same everywhere at first; what is added
+        # while it acts is about the agent's, so that it also learns what to do where it would hardly come without.
+        means, log_std = self._noise(agent.actor, inputs)
         actor.log_std = nn.Linear(last.in_features, last.out_features)
         actor.log_std.weight.zero_()
-        actor.log_std.bias.copy_(self._log_std(agent.actor, inputs).mean(0))
+        actor.log_std.bias.copy_(log_std.mean(0) - math.log(_QUIET))
+        model.target_entropy -= math.log(_QUIET) * last.out_features
+        spread = (log_std.exp() / means.cosh().square()).mean(0).double().numpy()  # after the squashing
+        model.action_noise = NormalActionNoise(np.zeros_like(spread), spread)
         actor.optimizer = _like(actor.optimizer, actor.parameters())
 
     @staticmethod
-    def _log_std(actor: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def _noise(actor: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and logarithms of standard deviations of the actions, (n, actions), before they are squashed."""
         latent = actor.latent_pi(inputs.flatten(1))
+        means = actor.mu(latent)
         if actor.use_sde:
-            noise = actor.action_dist.proba_distribution(actor.mu(latent), actor.log_std, latent)
-            return noise.distribution.stddev.log()  # type: ignore[no-any-return]
-        return actor.log_std(latent)  # type: ignore[no-any-return]
+            noise = actor.action_dist.proba_distribution(means, actor.log_std, latent)
+            return means, noise.distribution.stddev.log()
+        return means, actor.log_std(latent)
 
     @staticmethod
     def _price_of_entropy(model: Any) -> torch.Tensor:

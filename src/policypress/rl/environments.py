@@ -155,12 +155,13 @@ def padding_of(observation: ObservationTransform, frames: int) -> NDArray[Any] |
     return means[0] if bool((means == means[0]).all()) else 0.0
 
 
-def endless(name: str) -> RunError:
-    """That an episode of the environment called ``name`` does not end."""
-    return RunError(
-        f"an episode of {name} has not ended after {MAX_STEPS:,} steps: limit it, for example by --wrapper "
-        "'gymnasium.wrappers:TimeLimit(max_episode_steps=1000)'."
-    )
+def check_end(name: str, length: int) -> None:
+    """Raises RunError if an episode of the environment called ``name`` has so many steps that it has no end."""
+    if length > MAX_STEPS:
+        raise RunError(
+            f"an episode of {name} has not ended after {MAX_STEPS:,} steps: limit it, for example by --wrapper "
+            "'gymnasium.wrappers:TimeLimit(max_episode_steps=1000)'."
+        )
 
 
 def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: int) -> tuple[float, int]:
@@ -182,8 +183,7 @@ def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: in
                 break
             if length == _CHECKED_STEPS:
                 env_step = env.unguarded.step
-            elif length >= MAX_STEPS:
-                raise endless(env.name)
+            check_end(env.name, length)
     except ObservationError:
         env.check(observation)
         raise

@@ -15,7 +15,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
-from policypress.rl.environments import MAX_STEPS, EnvLike, description_of, endless, make_envs, name_of, padding_of
+from policypress.rl.environments import EnvLike, check_end, description_of, make_envs, name_of, padding_of
 
 FINAL_SEED = 1000
 """Episodes that measure a finished policy start from ``reset(seed=1000 + i)``."""
@@ -177,8 +177,7 @@ def _episodes(
                     observation, reward, terminated, truncated, _ = envs[index].step(action)
                     returns[index] += float(reward)
                     lengths[index] += 1
-                    if lengths[index] > MAX_STEPS:
-                        raise endless(env_id)
+                    check_end(env_id, lengths[index])
                     observations[index] = observation
                     truncated = truncated or lengths[index] == steps
                     if terminated or truncated:

@@ -256,7 +256,7 @@ def propose(known: Known) -> Slice | None:
         if known.free(line) and not known.found[line] and _in_time(known, line) and _not_larger(known, line):
             return Slice(line)
     ends: list[Callable[[Known], Options]]
-    if known.aim.bytes:
+    if not known.aim.keep:
         ends = [_within]
     else:
         spent = {end: known.seconds_of(line for line in known.found if line.end == end) for end in ("up", "down")}
@@ -279,8 +279,11 @@ def _in_time(known: Known, line: Line) -> bool:
 
 
 def _not_larger(known: Known, line: Line) -> bool:
-    """Whether a line is smaller than the smallest that keeps enough."""
-    return known.aim.bytes > 0 or known.good is None or known.bytes_of(line) < known.good.payload_bytes
+    """Whether a line has as few bytes as were asked for, or is smaller than the smallest that keeps enough."""
+    if known.aim.bytes:
+        least = Line("up", "distill", known.space.ladder[0])  # so that there is something, however much it takes
+        return line == least or known.bytes_of(line) <= known.aim.bytes
+    return known.good is None or known.bytes_of(line) < known.good.payload_bytes
 
 
 def _climb(known: Known) -> Options:
@@ -359,9 +362,9 @@ def _descend(known: Known) -> Options:
     """From what surely works: distilled students, larger while none keeps enough and then smaller, and those of them
     that miss by little, trained on."""
     good = known.good
-    first = Line("down", "distill", known.space.ladder[known.space.first])
-    if not known.begun(first):
-        yield Slice(first)
+    if not any(line.end == "down" for line in (*known.found, *known.running)):
+        widths = reversed(known.space.ladder[: known.space.first + 1])
+        yield from (Slice(Line("down", "distill", hidden)) for hidden in widths)
         return
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     lines = {line for line in known.found if line.end == "down"}

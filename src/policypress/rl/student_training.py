@@ -2,10 +2,11 @@
 
 The student is the actor of a new model of the agent's class; the critics, which nobody deploys, stay as large as the
 agent's and start as they are (asymmetric actor-critic, Pinto et al. 2018). What keeps the student from falling at the
-start: the critics learn alone at first, on what the student itself does; what its actions lose by the critics is
-measured in standard deviations of their values, so that it can be weighed; it is held to the teacher's actions for a
-while (a behaviour penalty, as in TD3+BC, Fujimoto and Gu 2021); and the student that returned most in evaluations on
-the way is the one that is kept. The price of bits follows the payload, which must not be larger than at the start.
+start: the critics learn alone at first, on what the student itself does; it explores less than the agent did; and it is
+held to the teacher's actions for a while (a behaviour penalty, as in TD3+BC, Fujimoto and Gu 2021). What its actions
+lose by the critics is measured in standard deviations of their values, so that it can be weighed against that and the
+price of bits, which follows the payload: it must not be larger than at the start. What is kept is the student of the
+best mean in evaluations on the way, by the lower end of its interval.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from policypress.rl.sources import OpenedAgent
 
 EVALUATION_SEED = 7000
 """Episodes that choose among the students on the way start from ``reset(seed=7000 + i)``."""
-_EVALUATIONS, _EPISODES = 20, 20
+_EVALUATIONS, _EPISODES = 15, 20
 WARM_UP = 5_000
 """Environment steps, and as many gradient steps, in which the critics learn and the student does not."""
 _WARM_UP_SHARE = 0.1  # of all steps, at most
@@ -114,7 +115,8 @@ class StudentTraining:
 
     @property
     def evaluations(self) -> list[dict[str, float]]:
-        """What the student returned on the way: "step", "mean", "worst_tenth", and "payload" in bytes."""
+        """What the student returned on the way: "step", "mean", "low" (the lower end of its 95 % interval),
+        "worst_tenth", and "payload" in bytes."""
         return list(self._rows)
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
@@ -138,7 +140,8 @@ class StudentTraining:
         return bool(model.num_timesteps >= steps)
 
     def freeze(self) -> Policy:
-        """The student that returned most, of those whose payload has not grown where bits have a price."""
+        """The student of the best mean, by the lower end of its interval, of those whose payload has not grown where
+        bits have a price."""
         assert self._best is not None
         return self._best[1]
 
@@ -259,13 +262,14 @@ class StudentTraining:
         policy = freeze(model, baseline_bytes=self._teacher.baseline_bytes, provenance=told)
         result = evaluate(policy, config.environment, episodes=_EPISODES, seed=EVALUATION_SEED)
         payload = size(policy).payload_bytes
-        row = {"step": model.num_timesteps, "mean": result.mean, "worst_tenth": result.worst_tenth, "payload": payload}
-        self._rows.append(row)
+        low, _ = result.interval
+        row = {"mean": result.mean, "low": low, "worst_tenth": result.worst_tenth, "payload": payload}
+        self._rows.append({"step": model.num_timesteps, **row})
         allowed = self._rows[0]["payload"]
         self._bits_wanted = max(self._bits(), 1.0) * _PAYLOAD * allowed / payload
         fits = payload <= allowed or not self._price
-        if self._best is None or (fits and result.mean > self._best[0]):
-            self._best = result.mean, policy
+        if self._best is None or (fits and low > self._best[0]):
+            self._best = low, policy
         if progress is not None:
             progress(min(model.num_timesteps, config.steps), config.steps, result.mean)
 
@@ -302,8 +306,8 @@ class StudentTraining:
         self._price, self._bits_wanted, self._spread = saved["price"], saved["bits_wanted"], saved["spread"]
         self._updates, self._actor_steps = saved["updates"], saved["actor_steps"]
         self._rows = saved["rows"]
-        mean, policy = saved["best"]
-        self._best = mean, decode(policy, Policy)
+        low, policy = saved["best"]
+        self._best = low, decode(policy, Policy)
         set_random_state(json.loads(saved["random"]))
 
 

@@ -15,10 +15,9 @@ from policypress.errors import ConfigError, RunError
 from policypress.measure.size import size
 from policypress.policy.policy import Policy
 from policypress.rl.environments import (
-    MAX_STEPS,
     EnvLike,
+    check_end,
     description_of,
-    endless,
     is_atari,
     make_env,
     name_of,
@@ -178,8 +177,7 @@ def _episode(stages: list[_Stage], seed: int, limit: int | None) -> Iterator[int
                 stage.step()
         step += 1
         yield step
-        if step > MAX_STEPS:
-            raise endless(stages[0].name)
+        check_end(stages[0].name, step)
 
 
 def _steps_a_second(env: Any) -> float:
