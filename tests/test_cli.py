@@ -607,7 +607,7 @@ COMPRESS_ERRORS: dict[str, tuple[tuple[object, ...], str]] = {
         "prune_end is of training, and --method ptq does without",
     ),
     "env_kwargs": (("--env-kwargs", "size=3"), "--env-kwargs 'size=3' cannot be read: write NAME:VALUE with a Python"),
-    "finetune": (("--method", "finetune"), "say how long to finetune, for example --steps 1000000."),
+    "finetune": (("--method", "finetune"), "say how long to train on, for example --steps 100000."),
     "finetune trust": (("--method", "finetune", "--steps", 100), "add --trust if you trust the file"),
     "finetune hidden": (
         ("--method", "finetune", "--steps", 100, "--hidden", "4,4"),
