@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard src/policypress/*/*.[ch])
 	@$(PIP_INSTALL) "$(strip $(TORCH))" || \
 		$(call fail,pip could not install torch; its own words stand above)
 	@echo "==> Installing policypress with the extras train and export and dev"
-	@$(PIP_INSTALL) -e '.[train,export,dev]' || $(call fail,pip could not install the dependencies; its own words stand above)
+	@$(PIP_INSTALL) -e '.[train,export,watch,dev]' || $(call fail,pip could not install the dependencies; its own words stand above)
 	@touch $@
 
 .PHONY: setup

@@ -3,10 +3,13 @@
     python benchmarks/frontier.py run --agents FOLDER --out runs/rows [--rows swimmer-30,hopper-30] [--seeds 1,2,3]
     python benchmarks/frontier.py report runs/rows --csv docs/frontier/rows.csv
     python benchmarks/frontier.py zoo runs/rows --out zoo
+    python benchmarks/frontier.py picture docs/frontier --zoo zoo [--paper paper_results.csv]
 
 ``run`` presses agents with ``policypress compress AGENT --keep SHARE --bytes BYTES --minutes MINUTES`` and no further
 option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on.
-``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats.
+``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats, and
+``picture`` draws them beside linear.csv (``benchmarks/linear.py``), open_loop.csv (``benchmarks/open_loop.py``), the
+agents of rows.csv and the paper's own points, which ``--paper`` takes into paper.csv.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ ROWS = {
 """The figures that the command is held to, the median of three seeds."""
 COLUMNS = (
     *("row", "seed", "env", "minutes", "keep", "bytes", "reached", "payload_bytes", "mean", "low", "high", "share"),
-    *("worst_share", "ended_early", "agent_mean", "wall_minutes", "episodes"),
+    *("worst_share", "ended_early", "agent_mean", "agent_bytes", "wall_minutes", "episodes"),
 )
 
 
@@ -102,6 +105,7 @@ def report(arguments: argparse.Namespace) -> None:
             | {key: measured[key] for key in ("mean", "low", "high", "ended_early", "episodes")}
             | {"share": result["kept"]["share"], "worst_share": result["kept"]["worst_share"]}
             | {"reached": result["reached"], "payload_bytes": result["size"]["payload_bytes"]}
+            | {"agent_bytes": result["size"]["baseline_bytes"]}
             | {"agent_mean": result["teacher"]["mean"], "wall_minutes": result["wall_seconds"] / 60}
         )
     for name in ROWS:
@@ -157,6 +161,90 @@ def zoo(arguments: argparse.Namespace) -> None:
             print(f"{out}: {low:,.0f}")
 
 
+# Inputs and outputs of the paper's actors, two hidden layers of 256 between them; its tasks are those of v4.
+PAPER_SHAPES = {"Ant-v5": (27, 8), "HalfCheetah-v5": (17, 6), "Hopper-v5": (11, 3), "Humanoid-v5": (376, 17)}
+PAPER_SHAPES |= {"Swimmer-v5": (8, 2), "Walker2d-v5": (17, 6)}
+
+
+def from_paper(source: Path, out: Path) -> None:
+    """Final returns of SAC by sparsity, at the paper's own count of bytes: weights that are not zero, 8 bits each."""
+    with source.open() as file, out.open("w", newline="") as written:
+        writer = csv.DictWriter(written, ("env", "sparsity", "nominal_bytes", "mean", "std"), lineterminator="\n")
+        writer.writeheader()
+        for row in csv.DictReader(file):
+            env = row["env"].replace("-v4", "-v5")
+            if row["algorithm"] == "sac" and env in PAPER_SHAPES and float(row["sparsity"]) > 0:
+                inputs, outputs = PAPER_SHAPES[env]
+                weights = 256 * (inputs + 256 + outputs)
+                size_of = round(weights * (1 - float(row["sparsity"])))
+                returns = {"mean": row["return_final_mean"], "std": row["return_final_std"]}
+                writer.writerow({"env": env, "sparsity": row["sparsity"], "nominal_bytes": size_of} | returns)
+
+
+def picture(arguments: argparse.Namespace) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    folder: Path = arguments.folder
+    if arguments.paper:
+        from_paper(arguments.paper, folder / "paper.csv")
+
+    def rows(name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((folder / name).open())) if (folder / name).exists() else []
+
+    families: dict[str, list[tuple[str, float, float, float]]] = {
+        "policypress, the zoo": [
+            (file.parent.name, size(policy).payload_bytes, policy.results["evaluation"]["mean"], worst(policy))
+            for file in sorted(arguments.zoo.glob("*/*.policy"))
+            if (policy := pp.load(file))
+        ],
+        "linear policies of 2018, as integers": [
+            (row["env"], float(row["bytes"]), float(row["mean"]), float(row["worst_tenth"]))
+            for row in rows("linear.csv")
+            if row["form"] != "float"
+        ],
+        "open loop": [
+            (row["env"], float(row["bytes"]), float(row["mean"]), float(row["worst_tenth"]))
+            for row in rows("open_loop.csv")
+        ],
+        "agents of the RL Zoo, float32": [
+            (row["env"], float(row["agent_bytes"]), float(row["agent_mean"]), float(row["agent_mean"]))
+            for row in rows("rows.csv")
+        ],
+        "the paper, its own count of bytes": [
+            (row["env"], float(row["nominal_bytes"]), float(row["mean"]), float(row["mean"]))
+            for row in rows("paper.csv")
+        ],
+    }
+    tasks = sorted({env for points in families.values() for env, *_ in points})
+    figure, axes = plt.subplots(-(-len(tasks) // 3), 3, figsize=(13, 7), layout="constrained", squeeze=False)
+    for axis, env in zip(axes.ravel(), tasks, strict=False):
+        for index, (name, points) in enumerate(families.items()):
+            mine = sorted(point[1:] for point in points if point[0] == env)
+            if mine:
+                sizes, means, worsts = zip(*mine, strict=True)
+                axis.vlines(sizes, worsts, means, color=f"C{index}", alpha=0.4)
+                axis.plot(sizes, means, "o-" if index == 0 else "s", ms=5, color=f"C{index}", label=name)
+        axis.set_xscale("log")
+        axis.set_title(env)
+        axis.grid(alpha=0.3, which="both")
+    for axis in axes.ravel()[len(tasks) :]:
+        axis.set_axis_off()
+    handles = {
+        label: handle for axis in axes.ravel() for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
+    figure.supxlabel("bytes of the payload")
+    figure.supylabel("mean return; down to the worst tenth")
+    figure.savefig(folder / "frontier.png", dpi=110)
+
+
+def worst(policy: pp.Policy) -> float:
+    return float(policy.results["evaluation"]["worst_tenth"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
@@ -174,6 +262,11 @@ def main() -> None:
     keeping.add_argument("runs", type=Path)
     keeping.add_argument("--out", type=Path, required=True)
     keeping.set_defaults(verb=zoo)
+    drawing = verbs.add_parser("picture")
+    drawing.add_argument("folder", type=Path)
+    drawing.add_argument("--zoo", type=Path, required=True)
+    drawing.add_argument("--paper", type=Path)
+    drawing.set_defaults(verb=picture)
     arguments = parser.parse_args()
     arguments.verb(arguments)
 

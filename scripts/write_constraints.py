@@ -1,4 +1,4 @@
-"""Write constraints.txt: the installed version of everything that policypress[train,export,dev] needs, in depth.
+"""Write constraints.txt: the installed version of everything that policypress[train,export,watch,dev] needs, in depth.
 
 Run by `make constraints`, in an environment where policypress is installed with these extras.
 """
@@ -49,7 +49,7 @@ def pin(name: str) -> str:
 
 
 def main() -> None:
-    names = sorted(needed(Requirement("policypress[train,export,dev]")))
+    names = sorted(needed(Requirement("policypress[train,export,watch,dev]")))
     path = Path(__file__).resolve().parents[1] / "constraints.txt"
     path.write_text(HEADER + "".join(map(pin, names)), encoding="utf-8")
     print(f"Wrote {len(names)} pins to {path}.")
