@@ -364,8 +364,8 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
     ("settings", "sentence"),
     [
         ({"method": "prune"}, "method='prune' is not one of"),
-        ({"method": "finetune"}, "say how long to finetune"),
-        ({"method": "finetune", "student": DistillConfig(hidden=(4,))}, "say how long to finetune"),
+        ({"method": "finetune"}, "say how long to train on"),
+        ({"method": "finetune", "student": DistillConfig(hidden=(4,))}, "say how long to train on"),
         ({"steps": 5}, "steps=5 are those of --method finetune"),
         ({"keep": -0.5, "minutes": 1.0}, "keep=-0.5 must be a share"),
         ({"keep": 0.95}, "give --minutes"),

@@ -16,6 +16,7 @@ from policypress.measure.returns import (
     share,
     share_of,
     summary,
+    worst_share_of,
     worst_tenth,
 )
 
@@ -122,6 +123,26 @@ def test_a_share_of_negative_returns() -> None:
     assert kept([-8.0] * 4, [-10.0] * 4).share == pytest.approx(1.2)
     with pytest.raises(ConfigError, match="the agent returns 0 in this environment: there is no share of it"):
         share_of([1.0] * 4, [0.0] * 4)
+
+
+def test_a_share_of_other_seeds_pairs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    agent, student = rng.normal(100, 10, 100), rng.normal(90, 10, 40)
+    found, low, high = share_of(student.tolist(), agent.tolist())
+    assert found == pytest.approx(student.mean() / agent.mean())
+    # standard errors of both means add up
+    error = np.hypot(student.std() / np.sqrt(40), agent.std() / np.sqrt(100)) / agent.mean()
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert low < found < high
+
+
+def test_a_share_of_the_worst_tenth() -> None:
+    agent = [10.0, *[100.0] * 9]
+    assert worst_share_of([9.0, *[500.0] * 9], agent) == pytest.approx(0.9)
+    assert worst_share_of([-20.0, *[0.0] * 9], [-10.0, *[0.0] * 9]) == pytest.approx(0.0)
+    assert worst_share_of([-9.0, *[100.0] * 9], [0.0, *[100.0] * 9]) == pytest.approx(0.9), "of the mean of 90"
+    with pytest.raises(ConfigError):
+        worst_share_of([1.0] * 3, [0.0] * 3)
 
 
 def test_no_share_of_next_to_nothing() -> None:

@@ -183,13 +183,13 @@ def test_scaled_widths_leave_residual_blocks_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"settings": {"keep": 0.9}}, "give --minutes, and no other --method"),
+        ({"settings": {"keep": 0.9}}, "give --minutes, and no --method"),
         ({"settings": {"minutes": 3.0}}, "minutes=3 are the time of a search: say what it must keep"),
         ({"settings": {"keep": 0.9, "minutes": 1.0}, "hidden": (4, 4)}, "a search finds hidden widths, rate_weight"),
         ({"settings": {"keep": 0.9, "minutes": 1.0}, "compression": {"weight_bits": 32}}, "give weight_bits of 2 to 8"),
         ({"settings": {"steps": 10}}, "are those of --method finetune"),
-        ({"method": "finetune", "hidden": None}, "say how long to finetune, for example --steps 100000"),
-        ({"method": "finetune", "hidden": (4, 4)}, "say how long to finetune, for example --steps 100000"),
+        ({"method": "finetune", "hidden": None}, "say how long to train on, for example --steps 100000"),
+        ({"method": "finetune", "hidden": (4, 4)}, "say how long to train on, for example --steps 100000"),
         ({"method": "prune"}, "method='prune' is not one of distill, ptq, finetune"),
         ({"compression": {"weight_bits": 32, "rate_weight": 0.1}}, "rate_weight=0.1 must be at least 0, and needs"),
     ],

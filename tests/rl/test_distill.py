@@ -574,6 +574,18 @@ def test_a_stopped_student_ends_in_the_same_bytes_where_states_do(tmp_path: Path
         assert encode_payload(resumed) == encode_payload(whole), batch
 
 
+def test_slices_of_time_end_in_the_same_bytes(tmp_path: Path) -> None:
+    recorded = np.random.default_rng(0).uniform(-1, 1, (1_000, 3)).astype(np.float32)
+    whole = compress(picking(), lambda *given: recorded[: given[-1]], SMALL)
+    slices, finished = 0, False
+    while not finished:  # each in a process of its own, as far as it can tell
+        student = distill.Distillation(picking(), lambda *given: recorded[: given[-1]], SMALL, tmp_path)
+        finished = student.run(seconds=0.0)
+        slices += 1
+    assert slices > 10
+    assert encode_payload(student.freeze()) == encode_payload(whole)
+
+
 def test_a_student_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         compress(picking(), PICK, SMALL, folder=tmp_path, progress=stop_at(8))

@@ -110,7 +110,7 @@ def test_it_begins_with_a_linear_student_and_then_comes_from_both_ends() -> None
     assert third == Slice(Line("up", "evolve", ()), linear), "evolution starts from what was distilled"
 
 
-def test_a_line_that_stands_still_is_left_for_a_wider_one() -> None:
+def test_a_line_that_stands_still_is_left_for_another_seed_and_then_a_wider_one() -> None:
     linear, evolved = Line("up", "distill", ()), Line("up", "evolve", ())
     found = {linear: (candidate(linear, low=0.3),)}
     rising = {**found, evolved: tuple(candidate(evolved, i, low=0.3 + 0.1 * i) for i in range(4))}
@@ -118,6 +118,9 @@ def test_a_line_that_stands_still_is_left_for_a_wider_one() -> None:
     busy = frozenset({Line("down", "distill", (24, 24))})
     chosen = propose(Known(KEEP, SPACE, rising, busy, left=100.0, in_all=200.0))
     assert chosen == Slice(evolved)
+    chosen = propose(Known(KEEP, SPACE, still, busy, left=100.0, in_all=200.0))
+    assert chosen == Slice(Line("up", "evolve", (), seed=2), found[linear][0])
+    still[chosen.line] = tuple(replace(one, line=chosen.line) for one in still[evolved])
     chosen = propose(Known(KEEP, SPACE, still, busy, left=100.0, in_all=200.0))
     assert chosen == Slice(Line("up", "evolve", (4,)))
 

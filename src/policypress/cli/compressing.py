@@ -72,7 +72,9 @@ def compress(
     environment: dict[str, Any],
     jobs: Annotated[
         int | None,
-        typer.Option(rich_help_panel=SEARCH, help="Policies that are pressed at once. Default: one a core."),
+        typer.Option(
+            rich_help_panel=SEARCH, help="Policies pressed at once; processes of --method evolve. Default: one a core."
+        ),
     ] = None,
     on: Annotated[
         str,
@@ -109,6 +111,8 @@ def compress(
         raise ConfigError(f"{useless[0]} is of training, and --method ptq does without: leave it out.")
     if pressing.get("keep") or pressing.get("bytes"):
         pressing.setdefault("minutes", _SEARCH_MINUTES)
+    elif on != "local" or address is not None:
+        raise ConfigError("--on and --address are of a search: say what it must keep, --keep 0.95, or --bytes 128.")
     opened = open_agent(Source(agent, vecnormalize, trust, force), algo, Environment(env, **environment))
     config = plan_pressing(
         opened,
@@ -126,8 +130,8 @@ def compress(
                     config,
                     out,
                     resume=resume,
-                    progress=lambda done, of, figure: advance(config.method, done, of, figure),
                     jobs=jobs,
+                    progress=lambda done, of, figure: advance(config.method, done, of, figure),
                 )
         else:
             with standing() as watch:

@@ -25,21 +25,22 @@ Widths = tuple[int, ...]
 CHANCE = 0.02
 """Students that are alike but for their seed differ by about as much in what they keep."""
 NEAR = 0.2
-"""A student that misses by this share at most is worth training on."""
+"""A student that misses by this share of the mean at most is worth training on."""
 COARSEST = 8
 """Most ``coarsen`` of a line: an evolved one has codes of a root mean square of 1 then."""
 _FIRST_RATE = 4e-3
 _FIRST_CODES = 16.0
-_HEADER = 12.0  # bytes of a payload that are no weights, about
+_HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 1_500  # weights
+_SEEDS = 2  # of an evolved line, before a wider one: some stay where others pass
 _YOUNG, _TREND = 4, 6  # slices before a line is judged, and those that it is judged by
 _DAMPING = 0.5  # of a trend, over all the time left
 _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
 _LARGER = ((1, 0), (0, -2), (2, 0), (1, -2), (2, -2), (3, -2), (4, -4), (6, -4))
-_SMALLER = ((0, 1), (-1, 0), (-1, 1), (0, 2), (-2, 2), (-1, -1), (0, 3), (-2, 0))
+_SMALLER = ((-1, 0), (0, 2), (-1, 2), (0, 1), (-1, 1), (-1, -1), (-2, 0), (0, 3), (-2, 2))
 _COARSER = (4, 2, 1)  # steps of an evolved one
 
 
@@ -134,7 +135,7 @@ class Aim:
         if not self.fits(candidate):
             return False
         if not self.keep:
-            return best is None or candidate.share > best.low
+            return best is None or not self.good(best) or candidate.share > best.share
         near = candidate.share >= self.keep - CHANCE / 2 and candidate.worst_share >= self.keep_worst - 0.1
         smaller = best is None or not self.good(best) or candidate.payload_bytes < best.payload_bytes
         return near and (smaller or bool(self.bytes))
@@ -229,6 +230,10 @@ class Known:
         now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
         return now + max(0.0, trend) * _DAMPING * min(self.left, self.in_all)
 
+    def still(self, line: Line) -> bool:
+        """Whether a line gains next to nothing any more."""
+        return self.projected(line) - self.aim.standing(self.found[line][-1]) < CHANCE
+
     def hopeful(self, line: Line) -> bool:
         """Whether a line that has not arrived may still do so."""
         return len(self.found[line]) < _YOUNG or self.projected(line) >= 0.0
@@ -276,7 +281,8 @@ def _in_time(known: Known, line: Line) -> bool:
 def _not_larger(known: Known, line: Line) -> bool:
     """Whether a line has as few bytes as were asked for, or is smaller than the smallest that keeps enough."""
     if known.aim.bytes:
-        return known.bytes_of(line) <= known.aim.bytes
+        least = Line("up", "distill", known.space.ladder[0])  # so that there is something, however much it takes
+        return line == least or known.bytes_of(line) <= known.aim.bytes
     return known.good is None or known.bytes_of(line) < known.good.payload_bytes
 
 
@@ -292,7 +298,8 @@ def _climb(known: Known) -> Options:
     for hidden in ladder:
         if method == "evolve" and known.space.weights_of(hidden) > _EVOLVES:
             break
-        yield from _begin_or_go_on(known, Line("up", method, hidden))
+        for seed in range(1, 1 + (_SEEDS if method == "evolve" else 1)):
+            yield from _begin_or_go_on(known, Line("up", method, hidden, seed=seed))
     lines = [line for line in known.found if line.end == "up" and known.free(line)]
     yield from (Slice(line) for line in sorted(lines, key=known.projected, reverse=True)[:1])
 
@@ -313,7 +320,7 @@ def _distilled(known: Known, line: Line) -> Candidate | None:
     if line.method == "distill":
         return None
     alike = [c for c in known.candidates if c.line.method == "distill" and c.line.hidden == line.hidden and c.finished]
-    return max(alike, key=known.aim.margin, default=None)
+    return max(alike, key=known.aim.standing, default=None)
 
 
 def _coarser(known: Known, good: Candidate) -> Options:
@@ -324,13 +331,19 @@ def _coarser(known: Known, good: Candidate) -> Options:
     method, hidden = _climbs_by(known.space), good.line.hidden
     evolved = good.line.method == "evolve"
     steps = _COARSER if evolved else range(COARSEST + 1)
-    for step in steps:
+    for step in steps if _light(known, hidden) else ():
         coarsen = good.line.coarsen + step if evolved else step
         line = Line("up", method, hidden, coarsen)
         if coarsen <= COARSEST and not known.begun(line) and not _hopeless(known, line):
             yield Slice(line, good if method != "distill" else None)
-    for hidden in reversed(known.space.ladder[: known.space.ladder.index(good.line.hidden)]):
-        yield from _begin_or_go_on(known, Line("up", method, hidden))
+    for hidden in known.space.ladder[: known.space.ladder.index(good.line.hidden)]:
+        if _light(known, hidden):
+            yield from _begin_or_go_on(known, Line("up", method, hidden))
+
+
+def _light(known: Known, hidden: Widths) -> bool:
+    """Whether evolution gets on with so many weights."""
+    return "evolve" not in known.space.methods or known.space.weights_of(hidden) <= _EVOLVES_WELL
 
 
 def _hopeless(known: Known, line: Line) -> bool:
@@ -370,8 +383,8 @@ def _polish(known: Known, students: list[Candidate]) -> Options:
     begun = [line for line in known.found if line.end == "down" and line.method != "distill"]
     going = [line for line in begun if known.free(line) and known.hopeful(line)]
     yield from (Slice(line) for line in sorted(going, key=known.projected, reverse=True))
-    missed = [c for c in students if -NEAR <= known.aim.margin(c) < 0.0]
-    for student in sorted(missed, key=known.aim.margin, reverse=True):
+    missed = [c for c in students if c.share >= known.aim.keep - NEAR and known.aim.margin(c) < 0.0]
+    for student in sorted(missed, key=known.aim.standing, reverse=True):
         for method in _ways(known, student, begun):
             line = _polishing(known, student, method)
             if not known.begun(line):
@@ -407,8 +420,8 @@ def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMeth
 def _larger(known: Known, students: list[Candidate]) -> Options:
     if not students:
         return
-    nearest = max(students, key=known.aim.margin)
-    steps = _LARGER if known.aim.margin(nearest) > -0.1 else _LARGER[2:]
+    nearest = max(students, key=known.aim.standing)
+    steps = _LARGER if known.aim.standing(nearest) > -NEAR / 4 else _LARGER[2:]
     yield from _distil(known, nearest.line, steps)
 
 
@@ -430,14 +443,18 @@ def _distil(known: Known, line: Line, steps: Iterable[tuple[int, int]]) -> Optio
 
 
 def _within(known: Known) -> Options:
-    """In a search of bytes: lines too young to be judged, another width while the best has had half of the time, and
-    else the line that gets furthest."""
+    """In a search of bytes: lines too young to be judged, another width where the best has had half of the time or
+    stands still, and else the line that gets furthest."""
     lines = {line: known.found[line] for line in known.found if known.free(line) and _fits(known, line)}
     yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
     leader = max(lines, key=known.projected, default=None)
     spent = known.seconds_of(known.found)
-    opens = leader is None or known.seconds_of([leader]) >= spent / 2
-    if opens and known.left >= _OPENING * min(known.in_all, 1e9):
+    still = leader is None or known.still(leader)
+    part = _OPENING / 3 if still else _OPENING
+    if (leader is None or still or known.seconds_of([leader]) >= spent / 2) and known.left >= part * known.in_all:
+        yield from (option for option in _that_fit(known) if option.line.end == "up")
+        seeds = () if leader is None else (replace(leader, seed=seed) for seed in range(1, 1 + _SEEDS))
+        yield from (Slice(line, _distilled(known, line)) for line in seeds if not known.begun(line))
         yield from _that_fit(known)
     if leader is not None:
         yield Slice(leader)
@@ -465,7 +482,9 @@ def _that_fit(known: Known) -> Options:
             lines = (Line(end, method, hidden, coarsen) for coarsen in coarse[method])  # type: ignore[arg-type]
             line = next((line for line in lines if _fits(known, line)), None)
             if line is not None and not known.begun(line):
-                yield Slice(line, _distilled(known, line))
+                finer = [c for c in known.candidates if (c.line.method, c.line.hidden) == (method, hidden)]
+                start = max(finer, key=known.aim.standing, default=None) if method == "evolve" else None
+                yield Slice(line, start or _distilled(known, line))
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     for student in sorted(students, key=known.aim.margin, reverse=True):
         for method in _ways(known, student, []):
@@ -479,6 +498,8 @@ def _again(known: Known) -> Options:
     missed = [c for c in known.candidates if not known.aim.good(c) and (known.good is None or not known.aim.bytes)]
     missed.sort(key=known.aim.order)
     lines = [candidate.line for candidate in missed]
+    # What is trained on needs a student of its own seed first.
+    lines = [replace(line, method="distill") if line.method == "finetune" else line for line in lines]
     method = _climbs_by(known.space)
     if (good := known.good) is not None:
         finest = good.line.coarsen if good.line.method == method else 0

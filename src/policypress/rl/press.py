@@ -14,6 +14,7 @@ from policypress.rl.measured import PressFolder, measured_student, measured_teac
 from policypress.rl.methods import METHODS
 from policypress.rl.runs import Progress
 from policypress.rl.sources import OpenedAgent, Source
+from policypress.rl.workers import check_jobs
 
 
 def press(
@@ -32,6 +33,7 @@ def press(
     it is; an unfinished one goes on if ``resume``. Raises RunError when ``out`` holds something else,
     UnsupportedError or ConfigError before anything is written.
     """
+    check_jobs(jobs)
     method = METHODS[config.method]
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     method.check(agent, config)

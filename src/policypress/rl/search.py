@@ -37,12 +37,13 @@ from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widt
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
 from policypress.rl.sources import OpenedAgent, Source
-from policypress.rl.workers import Tell
+from policypress.rl.workers import Tell, check_jobs
 
 ROUNDS = 6
 """A distilled student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
 SLICES = 24
-"""Any other line gets about this part of the time at once, _SLICE seconds of it."""
+"""A line of evolution gets about this part of the time at once, _SLICE seconds of it; what else can be interrupted, but
+loses by that (a replay buffer), as much as a distilled student."""
 SEARCH_SEED, BLOCKS = 5000, 2000
 """Lines are compared from ``reset(seed=5000 + i)``, i below 2000, in blocks of as many as a measurement has; what is
 chosen is then measured from other seeds."""
@@ -51,8 +52,8 @@ RACE = 10
 MOST_EPISODES = 400
 """Of the final measurement, where fewer of them leave it undecided."""
 _SLICE = (3.0, 120.0)
-_QUICK_BATCHES, _QUICK_STATES = 5_000, 20_000  # of a student that is only where evolution begins
-_TIMED_BATCHES = 300
+_QUICK_BATCHES, _QUICK_STATES = 2_000, 10_000  # of a student that is only where evolution begins
+_TIMED_BATCHES = 100
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 _OPENING_SECONDS = 5.0  # of a process, before any is timed
 _FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
@@ -125,8 +126,7 @@ def search(
     ``resume`` an interrupted search goes on, and a finished one too if it now has other minutes. Raises what ``press``
     raises, and RunError if there was no time for a single candidate or a process died.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs={jobs} must be at least 1.")
+    check_jobs(jobs)
     check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
     METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
@@ -197,7 +197,7 @@ class _Lines:
         in_all = self._in_all
         self._spent = self._earlier / jobs
         deadline = self._begun + in_all - self._spent - min(self._measuring, _FINAL_SHARE * in_all)
-        share = min(max(in_all / SLICES, _SLICE[0]), _SLICE[1])
+        evolving = min(max(in_all / SLICES, _SLICE[0]), _SLICE[1])
         started: dict[Line, tuple[float, float]] = {}
         while not self._arrived():
             while len(workers.running) < jobs:
@@ -205,7 +205,9 @@ class _Lines:
                 chosen = propose(self._known(frozenset(workers.running), left)) if left > 0.0 else None
                 if chosen is None:
                     break
-                seconds = min(left, share) if METHODS[chosen.line.method].anytime else left
+                seconds = left
+                if METHODS[chosen.line.method].anytime:
+                    seconds = min(left, evolving if chosen.line.method == "evolve" else in_all / ROUNDS)
                 started[chosen.line] = time.monotonic(), seconds
                 self._begin(chosen, left)
                 workers.start(chosen.line, _press, *self._arguments(chosen.line, seconds))
@@ -213,7 +215,7 @@ class _Lines:
             if not workers.running or now > deadline:
                 return False
             running = tuple(sorted(workers.running))
-            spent = in_all - (deadline - now)
+            spent = self._spent + now - self._begun
             self._watch(Standing("pressing", spent, in_all, running, len(self._candidates), self._best))
             message = workers.wait(min(1.0, max(0.01, deadline - now)))
             if message is not None and message.done:
@@ -301,7 +303,7 @@ class _Lines:
             measuring = time.monotonic() - self._begun
             self._watch(Standing("timing a student", measuring, self._in_all))
             config = _narrow(self._config, self._space)
-            probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES)
+            probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES, collections=1)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
             marks: list[float] = []
             with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from policypress.errors import PolicypressError, RunError
+from policypress.errors import ConfigError, PolicypressError, RunError
 
 K = TypeVar("K")
 
@@ -41,6 +41,12 @@ class _WorkerTrace(Exception):
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raises ConfigError for a number of processes that is none; None, one a core, is."""
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs={jobs} must be at least 1.")
 
 
 class Workers(Generic[K]):
