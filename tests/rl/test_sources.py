@@ -22,7 +22,6 @@ from policypress.rl.compress import compress, post_training
 from policypress.rl.environments import EnvLike
 from policypress.rl.formats import READERS, Reader, open_agent
 from policypress.rl.press import press
-from policypress.rl.search import search
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.teacher import Teacher
 from rl.toys import EPISODE, FOLLOW, PICK, Follow, plan
@@ -137,16 +136,11 @@ def test_another_format_is_a_row_of_the_table(table: Source, tmp_path: Path) -> 
 def test_what_needs_more_than_its_answers_is_refused(table: Source, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"cannot be narrowed: distil it, and give the student's widths"):
         plan(table, "table", PICK)
-    with pytest.raises(UnsupportedError, match="cannot be narrowed"):
-        plan(table, "table", PICK, settings={"keep": 0.9, "minutes": 1.0})
     settings = {"method": "finetune", "settings": {"steps": 100}}
     with pytest.raises(UnsupportedError, match="no agent that Stable-Baselines3 can train on: use --method distill"):
         press(table, plan(table, "table", PICK, **settings), tmp_path / "run")
     with pytest.raises(UnsupportedError, match="cannot be pressed without training"):
         press(table, plan(table, "table", PICK, method="ptq"), tmp_path / "run")
-    searched = plan(table, "table", PICK, hidden=(4,), settings={"episodes": 8})
-    with pytest.raises(UnsupportedError, match="cannot be narrowed"):
-        search(table, searched, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -232,7 +232,8 @@ class Known:
 
     def still(self, line: Line) -> bool:
         """Whether a line gains next to nothing any more."""
-        return self.projected(line) - self.aim.standing(self.found[line][-1]) < CHANCE
+        mine = self.found[line]
+        return bool(mine) and self.projected(line) - self.aim.standing(mine[-1]) < CHANCE
 
     def hopeful(self, line: Line) -> bool:
         """Whether a line that has not arrived may still do so."""
