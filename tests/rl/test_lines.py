@@ -286,3 +286,19 @@ def test_aims_say_what_is_good() -> None:
     assert sorted([larger, held, smaller], key=KEEP.order)[0] == smaller
     assert sorted([larger, held, smaller], key=Aim(bytes=64).order)[0] == larger
     assert math.isfinite(KEEP.margin(held))
+
+
+def test_what_keeps_enough_in_too_many_bytes_goes_on_coarser() -> None:
+    aim = Aim(1.0, 0.9, 24)
+    fine = Line("up", "evolve", ())
+    found = {
+        Line("up", "distill", ()): (candidate(Line("up", "distill", ()), 0, 22, 0.95, finished=True),),
+        fine: (candidate(fine, 0, 28, 1.08),),
+    }
+    known = Known(aim, SPACE, found, left=1000.0, in_all=2000.0)
+    chosen = propose(known)
+    assert chosen is not None
+    assert (chosen.line.method, chosen.line.hidden) == ("evolve", ())
+    assert chosen.line.coarsen > 0
+    assert known.bytes_of(chosen.line) <= 24
+    assert chosen.start is found[fine][0]

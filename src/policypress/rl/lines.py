@@ -300,13 +300,29 @@ def _climb(known: Known) -> Options:
         if method == "evolve" and known.space.weights_of(hidden) > _EVOLVES:
             break
         for seed in range(1, 1 + (_SEEDS if method == "evolve" else 1)):
-            yield from _begin_or_go_on(known, Line("up", method, hidden, seed=seed))
+            line = _finest(known, "up", method, hidden, seed)
+            if line is not None:
+                yield from _begin_or_go_on(known, line, _finer(known, line) if seed == 1 else None)
     lines = [line for line in known.found if line.end == "up" and known.free(line)]
     yield from (Slice(line) for line in sorted(lines, key=known.projected, reverse=True)[:1])
 
 
 def _climbs_by(space: Space) -> PressMethod:
     return "evolve" if "evolve" in space.methods else "distill"
+
+
+def _finest(known: Known, end: End, method: PressMethod, hidden: Widths, seed: int = 1) -> Line | None:
+    """The line of the finest codes that has no more bytes than were asked for."""
+    step = 1 if method == "evolve" else 2
+    lines = (Line(end, method, hidden, coarsen, seed) for coarsen in range(0, COARSEST + 1, step))
+    return next((line for line in lines if not known.aim.bytes or _fits(known, line)), None)
+
+
+def _finer(known: Known, line: Line) -> Candidate | None:
+    """What a line of coarser codes starts from: the best of its widths that was evolved, or else distilled."""
+    evolved = [c for c in known.candidates if c.line.method == "evolve" and c.line.hidden == line.hidden]
+    best = max(evolved, key=known.aim.standing, default=None) if line.method == "evolve" else None
+    return best or _distilled(known, line)
 
 
 def _begin_or_go_on(known: Known, line: Line, start: Candidate | None = None) -> Options:
@@ -474,18 +490,14 @@ def _that_fit(known: Known) -> Options:
     linear = Line("up", "distill", space.ladder[0])
     if not known.begun(linear):
         yield Slice(linear)
-    coarse = {"evolve": range(COARSEST + 1), "distill": range(0, COARSEST + 1, 2)}
-    for method in sorted(coarse.keys() & space.methods, reverse=True):
-        for hidden in space.ladder:
+    ways: tuple[tuple[End, PressMethod], ...] = (("up", "evolve"), ("down", "distill"))
+    for end, method in ways:
+        for hidden in space.ladder if method in space.methods else ():
             if method == "evolve" and space.weights_of(hidden) > _EVOLVES:
                 continue
-            end: End = "up" if method == "evolve" else "down"
-            lines = (Line(end, method, hidden, coarsen) for coarsen in coarse[method])  # type: ignore[arg-type]
-            line = next((line for line in lines if _fits(known, line)), None)
+            line = _finest(known, end, method, hidden)
             if line is not None and not known.begun(line):
-                finer = [c for c in known.candidates if (c.line.method, c.line.hidden) == (method, hidden)]
-                start = max(finer, key=known.aim.standing, default=None) if method == "evolve" else None
-                yield Slice(line, start or _distilled(known, line))
+                yield Slice(line, _finer(known, line))
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     for student in sorted(students, key=known.aim.margin, reverse=True):
         for method in _ways(known, student, []):
