@@ -380,7 +380,7 @@ def _descend(known: Known) -> Options:
     that miss by little, trained on."""
     good = known.good
     if not any(line.end == "down" for line in (*known.found, *known.running)):
-        widths = reversed(known.space.ladder[: known.space.first + 1])
+        widths = reversed(known.space.ladder[1 : known.space.first + 1])  # the narrowest is the other end's
         yield from (Slice(Line("down", "distill", hidden)) for hidden in widths)
         return
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
