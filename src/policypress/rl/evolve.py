@@ -97,9 +97,9 @@ class _State:
 class Evolution:
     """One policy on its way: ``run`` changes its integers for ``config.steps`` environment steps.
 
-    It begins with one episode for each candidate; when that gets no further, it begins anew at the best policy, with
-    twice as many. Every beginning takes the most noise that does no harm. Same settings, same policy, whatever the
-    number of processes. With a ``folder`` it is checkpointed there.
+    It begins with few candidates and one episode for each, and the most noise that does no harm; when that gets no
+    further, it begins anew at the best policy, with twice as many candidates, then with more episodes too. Same
+    settings, same policy, whatever the number of processes. With a ``folder`` it is checkpointed there.
 
     Raises UnsupportedError for policies that cannot be evolved, RunError for a checkpoint of other settings.
     """

@@ -31,7 +31,7 @@ _DEFAULT_BITS = 8
 AUTO_SHRINK = 100
 """``hidden="auto"`` divides every width by its root, and so the parameters by about it: 26-26 for 256-256."""
 _RATE_WEIGHT = 0.005
-START_BATCHES, START_STATES = 5_000, 20_000
+START_BATCHES, START_STATES = 2_000, 20_000
 """Of a distilled student that is only where evolution begins."""
 
 

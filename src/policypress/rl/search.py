@@ -36,6 +36,7 @@ from policypress.rl.ladder import space_of
 from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
+from policypress.rl.plan import START_BATCHES, START_STATES
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.workers import Tell, check_jobs
 
@@ -52,7 +53,6 @@ RACE = 10
 MOST_EPISODES = 400
 """Of the final measurement, where fewer of them leave it undecided."""
 _SLICE = (3.0, 120.0)
-_QUICK_BATCHES, _QUICK_STATES = 2_000, 10_000  # of a student that is only where evolution begins
 _TIMED_BATCHES = 100
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 _OPENING_SECONDS = 5.0  # of a process, before any is timed
@@ -283,8 +283,8 @@ class _Lines:
             given,
             hidden=_hidden(line.hidden),
             compression=replace(given.compression, weight_range="learned", rate_weight=line.rate_weight),
-            batches=min(_QUICK_BATCHES, self._batches) if quick else self._batches,
-            states=min(_QUICK_STATES, given.states) if quick else given.states,
+            batches=min(START_BATCHES, self._batches) if quick else self._batches,
+            states=min(START_STATES, given.states) if quick else given.states,
             seed=given.seed + line.seed - 1,
         )
         if line.method == "evolve":  # the price is that of the student it starts from
