@@ -110,7 +110,7 @@ def test_flat_returns_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evolve, "MOST_NUMBERS", 7)
-    with pytest.raises(UnsupportedError, match="8 numbers are too many to evolve, 7 at most: choose a narrower"):
+    with pytest.raises(UnsupportedError, match="8 numbers are too many to evolve, 7 at most: give narrower"):
         evolved()
 
 

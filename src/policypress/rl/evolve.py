@@ -110,8 +110,8 @@ class Evolution:
         self._genome = Genome(start, config.code_rms)
         if self._genome.size > MOST_NUMBERS:
             raise UnsupportedError(
-                f"{self._genome.size:,} numbers are too many to evolve, {MOST_NUMBERS:,} at most: choose a narrower "
-                "student, for example --hidden 16."
+                f"{self._genome.size:,} numbers are too many to evolve, {MOST_NUMBERS:,} at most: give narrower "
+                "--hidden, or use --method finetune."
             )
         self._checkpoint = None if folder is None else folder / "evolution.pickle"
         self._state = _State(np.random.default_rng(config.student.seed), self._genome.start)
