@@ -20,7 +20,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -155,12 +155,10 @@ def zoo(arguments: argparse.Namespace) -> None:
             best = low
             out = arguments.out / env / f"{size(policy).payload_bytes}.policy"
             if file != out:
-                measured = evaluate(policy, episodes=100, seed=ZOO_SEED).as_dict()
                 out.parent.mkdir(parents=True, exist_ok=True)
-                policy.results.clear()
-                policy.results["evaluation"] = measured
-                policy.save(out)
-            print(f"{out}: {low:,.0f}")
+                measured = evaluate(policy, episodes=100, seed=ZOO_SEED).as_dict()
+                replace(policy, results={"evaluation": measured}).save(out)
+                print(f"{out}: {measured['mean']:,.0f}, worst tenth {measured['worst_tenth']:,.0f}")
 
 
 # Inputs and outputs of the paper's actors, two hidden layers of 256 between them; its tasks are those of v4.

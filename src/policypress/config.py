@@ -521,7 +521,7 @@ Config = CompressionConfig | TrainConfig | DistillConfig | PressConfig
 _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
 
 
-_LATER = (("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0))
+_LATER = (("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0))
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from policy.test_simplified import frozen
 from policypress.errors import UnsupportedError
-from policypress.policy.genome import Genome, answered
+from policypress.policy.canonical import answered
+from policypress.policy.contract import TestVectors
+from policypress.policy.genome import Genome
 from policypress.policy.payload import payload_size
 from policypress.testing import random_observations, random_policy
 
@@ -67,7 +69,7 @@ def test_smaller_codes_take_fewer_bytes() -> None:
     for code_rms in (32.0, 8.0, 2.0):
         genome = Genome(frozen(5), code_rms)
         sizes.append(payload_size(genome.policy(genome.start)))
-    numbers = Genome(frozen(5)).size
+    numbers = Genome(frozen(5), 8.0).size
     assert sizes[0] - sizes[1] == pytest.approx(2 * numbers / 8, abs=6)
     assert sizes[1] - sizes[2] == pytest.approx(2 * numbers / 8, abs=6)
 
@@ -75,7 +77,7 @@ def test_smaller_codes_take_fewer_bytes() -> None:
 def test_answers_become_test_vectors() -> None:
     policy = frozen(6)
     seen = random_observations(policy, 9, 0)
-    vectors = answered(policy, seen).test_vectors
+    vectors = answered(policy, TestVectors(seen, seen, seen)).test_vectors
     assert vectors is not None
     assert np.array_equal(vectors.actions, policy.predict(seen)[0])
 
@@ -87,6 +89,6 @@ def test_what_cannot_be_evolved() -> None:
         if any(layer.is_conv for layer in policy.layers)
     )
     with pytest.raises(UnsupportedError, match="simplified"):
-        Genome(convolutional)
+        Genome(convolutional, 8.0)
     with pytest.raises(UnsupportedError, match="Only an integer policy"):
-        Genome(random_policy(1, "float"))
+        Genome(random_policy(1, "float"), 8.0)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from policypress.errors import UnsupportedError
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import InputQuantization, Layer, Op, Requantization, Residual
+from policypress.policy.ops import InputQuantization, Layer, Op, Requantization
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
-from policypress.policy.simplified import simplified, with_fewest_bits
-from policypress.testing import Kind, make_policy, random_observations, with_zero_points
+from policypress.policy.simplified import simplified
+from policypress.testing import make_policy, random_observations, with_zero_points
 
 
 def frozen(seed: int, hidden: int = 0, shifted: bool = False) -> Policy:
@@ -159,29 +159,3 @@ def test_dead_layers_stay_dead() -> None:
 def test_other_policies_are_refused(policy: Policy, why: str) -> None:
     with pytest.raises(UnsupportedError, match=why):
         simplified(policy)
-
-
-@pytest.mark.parametrize("kind", ["vector", "image", "tanh"])
-def test_fewest_bits_answer_the_same(kind: Kind) -> None:
-    policy = make_policy("integer", kind, bits=5)
-    wide = dataclasses.replace(policy, ops=tuple(map(widened, policy.ops)))
-    found = with_fewest_bits(wide)
-    assert max(layer.weight_bits for layer in found.layers) == 5
-    x = random_observations(policy, 20)
-    assert np.array_equal(found.outputs(x), wide.outputs(x))
-    assert payload_size(found) <= payload_size(wide)
-    assert {layer.weight_bits for layer in with_fewest_bits(make_policy("float", kind)).layers} == {32}
-
-
-def widened(op: Op) -> Op:
-    if isinstance(op, Residual):
-        return dataclasses.replace(op, body=tuple(map(widened, op.body)))
-    return dataclasses.replace(op, weight_bits=8) if isinstance(op, Layer) else op
-
-
-@pytest.mark.parametrize(("largest", "bits"), [(0, 2), (1, 2), (2, 3), (3, 3), (4, 4), (127, 8)])
-def test_bits_that_hold_the_largest_weight(largest: int, bits: int) -> None:
-    policy = frozen(4)
-    weight = np.full_like(policy.layers[0].weight, -largest)
-    found = with_fewest_bits(dataclasses.replace(policy, ops=(dataclasses.replace(policy.layers[0], weight=weight),)))
-    assert found.layers[0].weight_bits == bits

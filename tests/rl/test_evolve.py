@@ -12,8 +12,8 @@ import pytest
 from policypress.config import CompressionConfig, DistillConfig, Environment, PressConfig
 from policypress.errors import ConfigError, RunError, UnsupportedError
 from policypress.policy.artifact import encode
-from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.genome import answered
+from policypress.policy.canonical import answered
+from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
 from policypress.policy.ops import InputQuantization, Layer
 from policypress.policy.policy import Policy
 from policypress.rl import evolve
@@ -45,7 +45,7 @@ def bad(weights: int = 3) -> Policy:
             1_000,
             {"env": FOLLOW},
         ),
-        rng.uniform(-1, 1, (5, weights)).astype(np.float32),
+        TestVectors(*[rng.uniform(-1, 1, (5, weights)).astype(np.float32)] * 3),
     )
 
 

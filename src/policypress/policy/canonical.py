@@ -37,11 +37,16 @@ def canonical(policy: Policy, *, drop_units: bool = True, sort_units: bool = Tru
     if inputs is not None and isinstance(first, Layer) and not first.is_conv and inputs.inverse_scale.size > 1:
         inputs = _without_unused(inputs, first)
     smaller = dataclasses.replace(policy, ops=ops, input=inputs, test_vectors=None)
-    vectors = policy.test_vectors
-    if vectors is not None:  # float sums in another order round elsewhere
-        seen = vectors.observations
-        vectors = TestVectors(seen, smaller.outputs(seen, reference=True), smaller.predict(seen, reference=True)[0])
-    return dataclasses.replace(smaller, test_vectors=vectors)
+    return answered(smaller, policy.test_vectors)  # float sums in another order round elsewhere
+
+
+def answered(policy: Policy, vectors: TestVectors | None) -> Policy:
+    """``policy`` with its own answers, by the reference, to the observations of ``vectors``; without any if None."""
+    if vectors is None:
+        return dataclasses.replace(policy, test_vectors=None)
+    seen = vectors.observations
+    own = TestVectors(seen, policy.outputs(seen, reference=True), policy.predict(seen, reference=True)[0])
+    return dataclasses.replace(policy, test_vectors=own)
 
 
 def _canonical(ops: tuple[Op, ...], drop_units: bool, sort_units: bool) -> tuple[Op, ...]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import UnsupportedError
-from policypress.policy.contract import TestVectors
 from policypress.policy.ops import Layer, Op, Requantization, weight_limit
 from policypress.policy.simplified import simplified
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
 
-CODE_RMS = 16.0
 _DEVIATIONS = 4  # codes reach as many standard deviations as this, about
 _LARGEST_MULTIPLIER = 255
 
@@ -32,7 +30,7 @@ class Genome:
     Raises UnsupportedError for a template that is no such policy.
     """
 
-    def __init__(self, template: Policy, code_rms: float = CODE_RMS) -> None:
+    def __init__(self, template: Policy, code_rms: float) -> None:
         template = simplified(template)
         assert template.input is not None
         low, high = template.input.low, template.input.high
@@ -66,12 +64,6 @@ class Genome:
                 op = dataclasses.replace(op, weight=weight.astype(np.int8), bias=bias.astype(np.int32))
             ops.append(op)
         return dataclasses.replace(self.template, ops=tuple(ops))
-
-
-def answered(policy: Policy, observations: NDArray[Any]) -> Policy:
-    """``policy`` with its answers to ``observations`` (n, ...) as test vectors."""
-    outputs, actions = policy.outputs(observations, reference=True), policy.predict(observations, reference=True)[0]
-    return dataclasses.replace(policy, test_vectors=TestVectors(observations, outputs, actions))
 
 
 def _scaled(layer: Layer, code_rms: float) -> Layer:

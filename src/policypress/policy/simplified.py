@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import UnsupportedError
-from policypress.policy.contract import TestVectors
+from policypress.policy.canonical import answered
 from policypress.policy.ops import (
-    FLOAT_BITS,
     ZERO_POINT_LIMIT,
     Activation,
     Flatten,
@@ -19,7 +18,6 @@ from policypress.policy.ops import (
     Layer,
     Op,
     Relu,
-    Residual,
     weight_limit,
 )
 
@@ -66,26 +64,7 @@ def simplified(policy: Policy, *, input_bits: int | None = None, bias_share: flo
             raise UnsupportedError("Only fully connected layers and activations can be simplified.")
         codes = ops[-1].codes(*codes)
     result = dataclasses.replace(policy, ops=tuple(ops), input=inputs, results={}, test_vectors=None)
-    if policy.test_vectors is None:
-        return result
-    seen = policy.test_vectors.observations
-    vectors = TestVectors(seen, result.outputs(seen, reference=True), result.predict(seen, reference=True)[0])
-    return dataclasses.replace(result, test_vectors=vectors)
-
-
-def with_fewest_bits(policy: Policy) -> Policy:
-    """The same answers, bit for bit, from weights of as few bits as the largest of their layer needs:
-    less to tell, and less to store where weights are packed."""
-
-    def fewest(op: Op) -> Op:
-        if isinstance(op, Residual):
-            return dataclasses.replace(op, body=tuple(map(fewest, op.body)))
-        if not isinstance(op, Layer) or op.weight_bits == FLOAT_BITS:
-            return op
-        largest = int(np.abs(op.weight.astype(np.int16)).max())
-        return dataclasses.replace(op, weight_bits=max(2, largest.bit_length() + 1))
-
-    return dataclasses.replace(policy, ops=tuple(map(fewest, policy.ops)))
+    return answered(result, policy.test_vectors)
 
 
 def _with_powers_of_two(old: InputQuantization, bits: int) -> InputQuantization:

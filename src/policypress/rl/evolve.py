@@ -25,8 +25,8 @@ from policypress.config import PressConfig, dumps
 from policypress.errors import RunError, UnsupportedError
 from policypress.files import write_whole
 from policypress.measure.returns import worst_tenth
-from policypress.policy.canonical import canonical
-from policypress.policy.genome import Genome, answered
+from policypress.policy.canonical import answered, canonical
+from policypress.policy.genome import Genome
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
 from policypress.rl.method import Method
@@ -149,8 +149,7 @@ class Evolution:
         told = {"evolve": json.loads(dumps(self._config)), "evolved_steps": self._state.steps}
         policy = canonical(self._genome.policy(self._state.best))
         policy = replace(policy, provenance={**self._start.provenance, **told})
-        vectors = self._start.test_vectors
-        return policy if vectors is None else answered(policy, vectors.observations)
+        return answered(policy, self._start.test_vectors)
 
     def _begun(self) -> Any:
         """A strategy at the best policy, a generation old: the first with the most noise that did it no harm."""

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from policypress.config import PressMethod, hidden_text
+from policypress.config import PressConfig, PressMethod, hidden_text
 
 End = Literal["up", "down"]
 Widths = tuple[int, ...]
@@ -29,7 +29,7 @@ NEAR = 0.2
 COARSEST = 8
 """Most ``coarsen`` of a line: an evolved one has codes of a root mean square of 1 then."""
 _FIRST_RATE = 4e-3
-_FIRST_CODES = 16.0
+_FIRST_CODES = PressConfig.code_rms
 _HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded

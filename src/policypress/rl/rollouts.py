@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -16,6 +15,7 @@ from policypress.errors import RunError
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.environments import make_env, padding_of, play
+from policypress.rl.workers import start
 
 _Played = list[tuple[float, int]]
 
@@ -80,11 +80,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, env, padding), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the parent's
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        start(self._process)
         theirs.close()
 
     def ask(self, policy: Policy, seeds: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from policypress.errors import ConfigError, PolicypressError, RunError
@@ -49,6 +50,15 @@ def check_jobs(jobs: int | None) -> None:
         raise ConfigError(f"jobs={jobs} must be at least 1.")
 
 
+def start(process: BaseProcess) -> None:
+    """Starts ``process`` so that Ctrl-C in the terminal does not reach it: whoever started it ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Workers(Generic[K]):
     """Processes that do one piece of work each, by key; leaving the ``with`` block ends those that still run.
 
@@ -84,11 +94,7 @@ class Workers(Generic[K]):
         Ctrl-C in the terminal does not reach that process: this one ends it.
         """
         worker = self._context.Process(target=_run, args=(key, self._messages, work, arguments), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            worker.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        start(worker)
         self._running[key] = worker
 
     def wait(self, seconds: float) -> Message[K] | None:
