@@ -19,6 +19,7 @@ from policypress.config import (
     DistillConfig,
     Environment,
     Hidden,
+    Opening,
     PressConfig,
 )
 from policypress.errors import ConfigError
@@ -58,16 +59,25 @@ def _hidden_or_auto(text: str, name: str) -> Hidden | Literal["auto"]:
     compression=Fields(CompressionConfig, defaults=_COMPRESSION),
     pressing=Fields(PressConfig, defaults=_PRESSING),
     environment=Fields(Environment),
+    opening=Fields(Opening),
 )
 def compress(
-    agent: Annotated[Path, typer.Argument(help="The trained agent's file, as its framework saved it.")],
-    algo: Annotated[str, typer.Option(help=f"Algorithm that trained it: {', '.join(ALGORITHMS)}.")],
+    agent: Annotated[
+        Path, typer.Argument(help="The trained agent's file, as its framework saved it; or package.module:function.")
+    ],
     env: Annotated[str, typer.Option(help=ENV)],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     student: dict[str, Any],
     compression: dict[str, Any],
     pressing: dict[str, Any],
     environment: dict[str, Any],
+    opening: dict[str, Any],
+    algo: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Algorithm of Stable-Baselines3 that trained it: {', '.join(ALGORITHMS)}. Default: as its file says."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -111,7 +121,9 @@ def compress(
         pressing.setdefault("minutes", _SEARCH_MINUTES)
     elif on != "local" or address is not None:
         raise ConfigError("--on and --address are of a search: say what it must keep, --keep 0.95, or --bytes 128.")
-    opened = open_agent(Source(agent, vecnormalize, trust, force), algo, Environment(env, **environment))
+    opened = open_agent(
+        Source(agent, vecnormalize, trust, force, Opening(**opening)), algo, Environment(env, **environment)
+    )
     config = plan_pressing(
         opened,
         method=method,

@@ -93,7 +93,7 @@ def plan_pressing(
     about a hundredth of the parameters) at a learned precision, unless a sparsity or widths are given; 8 bits
     everywhere. Raises ConfigError for what does not fit together.
     """
-    environment, source = description_of(agent.env), agent.source
+    environment = description_of(agent.env)
     if environment is None:
         raise ConfigError(
             f"a run keeps in its folder how {name_of(agent.env)} is made, for other processes: name a class or "
@@ -129,7 +129,7 @@ def plan_pressing(
     return PressConfig(
         agent.algo,
         environment.env,
-        digest(source.agent),
+        agent.digest,
         "" if agent.vecnormalize is None else digest(agent.vecnormalize),
         env_kwargs=environment.env_kwargs,
         wrappers=environment.wrappers,

@@ -35,7 +35,7 @@ def press(
     """
     check_jobs(jobs)
     method = METHODS[config.method]
-    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
+    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo or None, config.environment)
     method.check(agent, config)
     folder = PressFolder(out)
     with folder.opened(config, resume) as finished:
