@@ -100,7 +100,7 @@ def understood(opened: Opened, followed: Callable[[], Value]) -> Opened:
     try:
         chain = chain_of(followed())
         graph = chain.graph()
-        policy = freeze_graph(graph, observation_of(opened, chain), _action_of(chain))
+        policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
         _compare(opened, chain, policy)
     except NotUnderstood as error:
         return replace(opened, unknown=str(error))
@@ -159,7 +159,8 @@ def _compare(opened: Opened, chain: Chain, policy: Policy) -> None:
         compare("the file's own runtime", np.exp(own) if logarithms else own, share, scale)
 
 
-def _action_of(chain: Chain) -> ActionTransform:
+def action_of_chain(chain: Chain) -> ActionTransform:
+    """What the end of a chain is, where nobody else says more."""
     if chain.kind == "discrete":
         return ActionTransform("discrete", dtype="int64")
     return ActionTransform("box", (chain.outputs,), "float32", chain.squash, chain.low, chain.high)

@@ -31,6 +31,7 @@ from torch import nn
 from policypress.compression.graph import Graph
 from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
 from policypress.importers.formats import is_archive
+from policypress.importers.pickles import saved_data
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.rl.adapters import (
     EXTRACTORS,
@@ -50,7 +51,6 @@ from policypress.rl.adapters import (
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY, check_settings, unpickled
 from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
-from policypress.rl.pickles import saved_data
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
 from policypress.rl.teacher import Teacher

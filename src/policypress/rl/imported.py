@@ -14,7 +14,7 @@ from policypress.config import Environment, Opening
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.importers.chain import Chain, narrowed
 from policypress.importers.formats import Asked, open_file
-from policypress.importers.opened import Opened
+from policypress.importers.opened import Opened, action_of_chain
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl.adapters import UNSUPPORTED_RECURRENT, action_of, adapter_named, imitation_of
 from policypress.rl.environments import EnvLike, make_env, name_of
@@ -93,9 +93,7 @@ def _own_action(chain: Chain | None, outputs: int) -> ActionTransform:
     if chain is None:
         bound = np.full(outputs, np.inf, np.float32)
         return ActionTransform("box", (outputs,), "float32", low=-bound, high=bound)
-    if chain.kind == "discrete":
-        return ActionTransform("discrete", dtype="int64")
-    return ActionTransform("box", (chain.outputs,), "float32", chain.squash, chain.low, chain.high)
+    return action_of_chain(chain)
 
 
 def _fitted(chain: Chain, action: ActionTransform) -> ActionTransform | None:
