@@ -28,7 +28,7 @@ from policypress.importers.opened import (
 OLDEST, NEWEST = 9, 23
 """Opsets that are read."""
 _MAX_NODES = 20_000
-_MAX_VALUES = 2**26  # in a tensor
+_MAX_VALUES = 2**24  # in a tensor
 _REFUSED = ("Loop", "Scan", "If", "SequenceMap")
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 _SELU = (1.6732632423543772, 1.0507009873554805)
@@ -105,6 +105,7 @@ def _loaded(path: Path) -> ModelProto:
     if len(model.graph.sparse_initializer):
         raise UnsupportedError(f"{path} holds sparse tensors: export it with plain weights.")
     _check_tensors(path, model)
+    _check_values(path, model)
     return model
 
 
@@ -122,6 +123,18 @@ def _check_tensors(path: Path, model: ModelProto) -> None:
             raise RunError(f"{path}: the values of {tensor.name or 'a constant'} do not fit its shape.") from error
         if values.dtype.kind == "f" and not np.isfinite(values).all() and values.size > 1:
             raise UnsupportedError(f"the weights in {path} are not finite ({tensor.name}): its training diverged.")
+
+
+def _check_values(path: Path, model: ModelProto) -> None:
+    """Refuses values between operations that are too large, as far as their shapes are known before it runs."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # of shapes that do not fit: its runtime says so better
+        return
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        size = math.prod(d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0)
+        if size > _MAX_VALUES:
+            raise UnsupportedError(f"{path}: {value.name} has {size:,} values: that is no policy.")
 
 
 def _load_external(path: Path, tensor: TensorProto, size: int) -> None:

@@ -180,7 +180,7 @@ class Signal:
         if clip == math.inf and bool(np.all(gain == 1.0) and np.all(offset == 0.0)):
             return self
         shape = self.node.shape
-        step = Normalize((-offset / gain).reshape(shape), (1.0 / np.abs(gain)).reshape(shape), clip)
+        step = Normalize((0.0 - offset / gain).reshape(shape), (1.0 / np.abs(gain)).reshape(shape), clip)
         signs = np.where(used, np.sign(gains), 0.0).reshape(self.shape)
         return Signal(self.node.then(step), self.index, signs, np.where(used, 0.0, offsets).reshape(self.shape))
 
