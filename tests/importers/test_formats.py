@@ -66,7 +66,7 @@ def test_a_format_can_be_said(tmp_path: Path) -> None:
 
 
 def test_policies_are_loaded_whatever_holds_them(tmp_path: Path) -> None:
-    make_policy().save(tmp_path / "a.policy")
+    make_policy("integer", "vector").save(tmp_path / "a.policy")
     assert load_policy(Asked(tmp_path / "a.policy")).layers
     g = Graph()
     path = g.save(tmp_path / "a.onnx", g.network("obs"))
@@ -196,13 +196,8 @@ def test_what_does_not_join(text: str, sentence: str, tmp_path: Path) -> None:
 
 
 def test_metadata_have_one_name_each() -> None:
-    given = {
-        "dof_names": ["a"],
-        "default_joint_pos": "0.1,0.2",
-        "kps": "[1, 2]",
-        "own": {"x": [1, None]},
-        "bad": {1: 2},
-    }
+    given = {"dof_names": ["a"], "default_joint_pos": "0.1,0.2", "kps": "[1, 2]", "own": {"x": [1, None]}}
+    given |= {"bad": {1: 2}}
     assert settled(given) == {
         "joint_names": ["a"], "default_pose": [0.1, 0.2], "kp": [1, 2], "own": {"x": [1, None]},
     }  # fmt: skip
