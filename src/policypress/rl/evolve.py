@@ -1,8 +1,9 @@
 """Evolution: a small policy's integers are changed until the environment itself returns more.
 
 Sources: CMA-ES (Hansen and Ostermeier 2001, by the library ``cma``) on the true return of the deployed policy, with
-diagonal covariances where numbers are many (sep-CMA-ES, Ros and Hansen 2008); common random numbers, linear policies and
-less reward for mere survival as in augmented random search (Mania et al. 2018, section 4). Neither critics nor gradients.
+diagonal covariances where numbers are many (sep-CMA-ES, Ros and Hansen 2008); common random numbers, linear policies
+and less reward for mere survival as in augmented random search (Mania et al. 2018, section 4). Neither critics nor
+gradients.
 """
 
 from __future__ import annotations
@@ -91,9 +92,9 @@ class Evolve(Method):
 
 @dataclass
 class _State:
-    """Where an evolution stands: what the agent ``earned`` a step, the ``best`` vector of the genome, its ``worth``
-    in the checks of this effort and what it ``returned`` there, the environment ``steps`` made, then and at the last check, what that check took, how
-    many checks in a row found nothing better, and the strategy that is at work."""
+    """Where an evolution stands: what the agent ``earned`` a step, the ``best`` vector of the genome, its ``worth`` in
+    the checks of this effort and what it ``returned`` there, the environment ``steps`` made, then and at the last
+    check, what that check took, how many checks in a row found nothing better, and the strategy that is at work."""
 
     generator: np.random.Generator
     earned: float

@@ -1,4 +1,4 @@
-"""Returns and lengths of many policies from the same seeds, in processes that play them, each in an environment of its own."""
+"""Returns and lengths of many policies from the same seeds, in processes, each with an environment of its own."""
 
 from __future__ import annotations
 
