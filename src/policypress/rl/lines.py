@@ -429,13 +429,14 @@ def _polishing(known: Known, student: Candidate, method: PressMethod) -> Line:
 
 
 def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMethod]:
-    """Ways of training a student on, the one first that gained most a second; one not yet tried before the others."""
-    weights = known.space.weights_of(student.line.hidden)
+    """Ways of training a student on, the one first that gained most a second; one not yet tried before the others.
+    Evolution gets nowhere in time with many weights where there are gradients."""
     ways: list[PressMethod] = []
     if "finetune" in known.space.methods and student.line.hidden:
         ways.append("finetune")
-    if "evolve" in known.space.methods and weights <= _EVOLVES:
-        ways.insert(0 if weights <= _EVOLVES_WELL else len(ways), "evolve")
+    most = _EVOLVES_WELL if ways else _EVOLVES
+    if "evolve" in known.space.methods and known.space.weights_of(student.line.hidden) <= most:
+        ways.insert(0, "evolve")
     gains = {}
     for way in ways:
         lines = [known.found[line] for line in begun if line.method == way and len(known.found[line]) >= 2]
