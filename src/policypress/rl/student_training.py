@@ -6,7 +6,7 @@ start: the critics learn alone at first, on what the student itself does; it exp
 held to the teacher's actions for a while (a behaviour penalty, as in TD3+BC, Fujimoto and Gu 2021). What its actions
 lose by the critics is measured in standard deviations of their values, so that it can be weighed against that and the
 price of bits, which follows the payload: it must not be larger than at the start. What is kept is the student of the
-best mean in evaluations on the way, by the lower end of its interval.
+best mean and worst tenth in evaluations on the way.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from policypress.compression.student import forward, student
 from policypress.config import PressConfig, dumps
 from policypress.errors import DIVERGED, DivergedError, RunError, UnsupportedError
 from policypress.files import replace_file
+from policypress.measure.returns import worth
 from policypress.measure.size import size
 from policypress.policy.artifact import decode, encode
 from policypress.policy.policy import Policy
@@ -147,8 +148,7 @@ class StudentTraining:
         return bool(model.num_timesteps >= steps)
 
     def freeze(self) -> Policy:
-        """The student of the best mean, by the lower end of its interval, of those whose payload has not grown where
-        bits have a price."""
+        """The student of the best mean and worst tenth of those whose payload has not grown where bits have a price."""
         assert self._best is not None
         return self._best[1]
 
@@ -233,16 +233,21 @@ class StudentTraining:
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        torch._foreach_lerp_(self._average, self._deployed, 1.0 / _AVERAGED)
+        for average, values in zip(self._average, self._deployed, strict=True):
+            average.lerp_(values, 1.0 / _AVERAGED)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """The student of averaged weights, in place of the latest (Polyak and Juditsky 1992)."""
         latest = [values.detach().clone() for values in self._deployed]
-        with torch.no_grad():
-            torch._foreach_copy_(self._deployed, self._average)
-            yield
-            torch._foreach_copy_(self._deployed, latest)
+        self._set(self._average)
+        yield
+        self._set(latest)
+
+    @torch.no_grad()
+    def _set(self, weights: list[torch.Tensor]) -> None:
+        for values, given in zip(self._deployed, weights, strict=True):
+            values.copy_(given)
 
     def _rate(self) -> float:
         left = 1.0 - self._model.num_timesteps / self._config.steps
@@ -288,8 +293,9 @@ class StudentTraining:
         allowed = self._rows[0]["payload"]
         self._bits_wanted = max(self._bits(), 1.0) * _PAYLOAD * allowed / payload
         fits = payload <= allowed or not self._price
-        if self._best is None or (fits and low > self._best[0]):
-            self._best = low, policy
+        value = worth(result.returns)
+        if self._best is None or (fits and value > self._best[0]):
+            self._best = value, policy
         if progress is not None:
             progress(min(model.num_timesteps, config.steps), config.steps, result.mean)
 
@@ -334,8 +340,8 @@ class StudentTraining:
         self._price, self._bits_wanted, self._spread = saved["price"], saved["bits_wanted"], saved["spread"]
         self._updates, self._actor_steps = saved["updates"], saved["actor_steps"]
         self._rows = saved["rows"]
-        low, policy = saved["best"]
-        self._best = low, decode(policy, Policy)
+        value, policy = saved["best"]
+        self._best = value, decode(policy, Policy)
         set_random_state(json.loads(saved["random"]))
 
 
