@@ -1,4 +1,4 @@
-"""Other people's policies, where they are there: as many of them are understood as were, and they stay what they are."""
+"""Other people's policies, where they are there: as many are understood as were, and the others stay black boxes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from importers.models import apart, opened
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
