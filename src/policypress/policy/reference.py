@@ -17,8 +17,11 @@ from policypress.errors import ObservationError, unknown
 from policypress.policy.activations import tanh
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
+    CELLS,
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -27,6 +30,7 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
+from policypress.policy.state import Memory, initial_state
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
@@ -153,22 +157,30 @@ def run(policy: Policy, x: Float32, record: Record | None = None) -> Float32:
     ``record`` receives what every operation computes, in the order of execution, those inside a residual
     block before the block itself: int64 arrays in integer numerics (codes; accumulators where a layer is not
     requantized), float32 arrays otherwise.
+    A policy with a state is at the beginning of an episode in every row.
     Raises ObservationError if an observation is so large that float32 overflows.
     """
+    return step(policy, x, initial_state(policy, len(x)), record)[0]
+
+
+def step(policy: Policy, x: Float32, state: NDArray[Any], record: Record | None = None) -> tuple[Float32, NDArray[Any]]:
+    """What ``run`` gives where the policy has the ``state`` (batch, ``policy.state_size``), and the next state."""
     trace: Record = record if record is not None else []
+    memory = Memory(state)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         if policy.input is not None:
-            accumulators = run_integer(policy.ops, quantize_input(policy.input, x), trace)
+            accumulators = run_integer(policy.ops, quantize_input(policy.input, x), trace, memory)
             outputs = accumulators.astype(np.float32) * policy.layers[-1].scale
         else:
-            outputs = run_float(policy.ops, x, trace)
+            outputs = run_float(policy.ops, x, trace, memory)
     if not np.isfinite(outputs).all():
         raise ObservationError("The observation is so large that the network's float32 values overflow.")
-    return outputs
+    return outputs, memory.state
 
 
-def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
-    """What ``ops`` make of the codes ``q``, in integer numerics; ``record`` as for ``run``."""
+def run_integer(ops: Iterable[Op], q: Int64, record: Record, memory: Memory | None = None) -> Int64:
+    """What ``ops`` make of the codes ``q``, in integer numerics; ``record`` as for ``run``. ``memory``: their state,
+    which they change, if there are any that have one."""
     for op in ops:
         match op:
             case Layer():
@@ -188,10 +200,51 @@ def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
             case Residual():
                 branch = requantize(_present(op.branch), run_integer(op.body, q, record))
                 q = np.clip(requantize(_present(op.skip), q) + branch, op.low, op.high)
+            case History():
+                q = _history(op, q, _present(memory))
+            case Cell():
+                q = _integer_cell(op, q, _present(memory))
             case _:
                 unknown(op)
         record.append(q)
     return q
+
+
+def _history(op: History, x: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    frames = np.concatenate([memory.recall(op.state_size(x.shape[1:])).astype(x.dtype), x], axis=1)
+    memory.keep(frames[:, x.shape[1] :])
+    return frames
+
+
+def _integer_cell(op: Cell, q: Int64, memory: Memory) -> Int64:
+    """The new h; ``docs/arithmetic.md`` has the formulas."""
+
+    def scaled(name: str, values: NDArray[Any]) -> Int64:
+        return requantize(op.requantization(name), values)
+
+    def gate(values: Int64) -> Int64:
+        return op.sigmoid.lookup.table[scaled("gate", values) + op.sigmoid.limit]
+
+    def candidate(values: Int64, name: str = "candidate") -> Int64:
+        return op.tanh.lookup.table[scaled(name, values) + op.tanh.limit]
+
+    kind, one = CELLS[op.kind], op.one
+    before = np.split(memory.recall(op.state_size(())).astype(np.int64), len(kind.state), axis=1)
+    x = np.split(run_integer((op.input,), q, []), len(kind.gates), axis=1)
+    y = np.split(run_integer((op.recurrent,), before[0], []), len(kind.gates), axis=1)
+    if op.kind == "gru":
+        reset, update = (gate(x[i] + y[i]) for i in range(2))
+        new = scaled("new", candidate(x[2] + scaled("reset", reset * y[2])))
+        h = before[0] + scaled("update", (one - update) * (new - before[0]))
+        after = [np.clip(h, -op.limits[0], op.limits[0])]
+    else:
+        taken, kept, given = (gate(x[i] + y[i]) for i in (0, 1, 3))
+        new = candidate(x[2] + y[2])
+        c = before[1] - scaled("forget", (one - kept) * before[1]) + scaled("input", taken * new)
+        c = np.clip(c, -op.limits[1], op.limits[1])
+        after = [scaled("output", given * candidate(c, "cell")), c]
+    memory.keep(*after)
+    return np.asarray(after[0])
 
 
 def _accumulate(layer: Layer, q: Int64) -> Int64:
@@ -221,8 +274,8 @@ def _present(value: T | None) -> T:
     return value
 
 
-def run_float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
-    """What ``ops`` make of ``x``, where activations are float32; ``record`` as for ``run``."""
+def run_float(ops: Iterable[Op], x: Float32, record: Record, memory: Memory | None = None) -> Float32:
+    """What ``ops`` make of ``x``, where activations are float32; ``record`` and ``memory`` as for ``run_integer``."""
     for op in ops:
         match op:
             case Layer():
@@ -237,10 +290,32 @@ def run_float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
                 x = _max_pool(op, x, -np.inf)
             case Residual():
                 x = x + run_float(op.body, x, record)
+            case History():
+                x = _history(op, x, _present(memory))
+            case Cell():
+                x = _float_cell(op, x, _present(memory))
             case _:
                 unknown(op)
         record.append(x)
     return x
+
+
+def _float_cell(op: Cell, x: Float32, memory: Memory) -> Float32:
+    """The new h, every operation rounded in the order that stands here."""
+    kind, one = CELLS[op.kind], np.float32(1)
+    before = np.split(memory.recall(op.state_size(())), len(kind.state), axis=1)
+    a = np.split(_float_layer(op.input, x), len(kind.gates), axis=1)
+    b = np.split(_float_layer(op.recurrent, before[0]), len(kind.gates), axis=1)
+    if op.kind == "gru":
+        reset, update = (op.sigmoid.values(a[i] + b[i]) for i in range(2))
+        new = op.tanh.values(a[2] + reset * b[2])
+        after = [(one - update) * new + update * before[0]]
+    else:
+        taken, kept, given = (op.sigmoid.values(a[i] + b[i]) for i in (0, 1, 3))
+        c = kept * before[1] + taken * op.tanh.values(a[2] + b[2])
+        after = [given * op.tanh.values(c), c]
+    memory.keep(*after)
+    return np.asarray(after[0])
 
 
 def _float_layer(layer: Layer, x: Float32) -> Float32:

@@ -57,6 +57,10 @@ class Kind(Name):
     PAD = engine.NAMES["ENGINE_PAD"]
     FLATTEN = engine.NAMES["ENGINE_FLATTEN"]
     ADD = engine.NAMES["ENGINE_ADD"]
+    RECALL = engine.NAMES["ENGINE_RECALL"]
+    HISTORY = engine.NAMES["ENGINE_HISTORY"]
+    GRU = engine.NAMES["ENGINE_GRU"]
+    LSTM = engine.NAMES["ENGINE_LSTM"]
 
 
 class Form(Name):
@@ -96,6 +100,17 @@ class Action(Name):
     DISCRETE = engine.NAMES["ENGINE_DISCRETE"]
     MULTI_DISCRETE = engine.NAMES["ENGINE_MULTI_DISCRETE"]
     MULTI_BINARY = engine.NAMES["ENGINE_MULTI_BINARY"]
+
+
+class CellNumber(Name):
+    """``engine_cell``, places among the numbers of a cell."""
+
+    SIGMOID = engine.NAMES["ENGINE_CELL_SIGMOID"]
+    TANH = engine.NAMES["ENGINE_CELL_TANH"]
+    ONE = engine.NAMES["ENGINE_CELL_ONE"]
+    H = engine.NAMES["ENGINE_CELL_H"]
+    C = engine.NAMES["ENGINE_CELL_C"]
+    RATIOS = engine.NAMES["ENGINE_CELL_RATIOS"]
 
 
 _NUMBERS = {

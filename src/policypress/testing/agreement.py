@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,10 +17,14 @@ from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx
 from policypress.policy import observations as making
 from policypress.policy import reference
+from policypress.policy.observations import random_state, sequence
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state, state_before
 
 SINGLES = 8
 """So many observations of a batch are asked alone too."""
+ROWS = 8
+"""So many episodes of a recurrent policy run side by side."""
 
 
 class DisagreementError(AssertionError):
@@ -31,7 +35,8 @@ class DisagreementError(AssertionError):
 class Agreement:
     """What was compared, and nothing differed.
 
-    ``observations``: what the reference answers; ``refused``: what it refuses, as every engine that can must.
+    ``observations``: what the reference answers; ``refused``: what it refuses, as every engine that can must. Of a
+    recurrent policy they are those of ``ROWS`` sequences side by side.
     ``answers``: outputs and actions of each engine that ran. ``left_out``: why the others did not. ``kernels``: what
     ran the native engine's steps.
     """
@@ -67,6 +72,7 @@ def agree(
 ) -> Agreement:
     """Ask each of ``engines`` (names of ``ENGINES``) what the reference is asked, in a batch and alone.
 
+    A recurrent policy is asked in sequences, all states compared after every step; some rows begin again on the way.
     The native engine (with this machine's kernels or without), the compiled C and the exact ONNX graph of integer
     numerics must give the same bits and refuse what the reference refuses; other ONNX graphs what their style allows.
     ``observations`` (batch, *shape): by default ``count`` recorded, random and extreme ones, made from ``seed``.
@@ -80,7 +86,7 @@ def agree(
     if not len(asked):
         outputs, actions = np.empty((0, len(policy.layers[-1].weight)), np.float32), np.empty(0)
     else:
-        outputs = reference.run(policy, reference.observe(policy.observation, asked))
+        outputs = sequence(policy, asked)[0]
         actions = reference.act(policy.action, outputs)
     found_command = list(command) if command is not None else compiler()
     case = _Asked(policy, asked, outputs, actions, refused, weights, found_command, tuple(flags))
@@ -124,6 +130,8 @@ def _integers(asked: _Asked, name: str) -> int:
         raise DisagreementError(f"{name}: its self test fails.")
     if not len(asked.observations):
         return 0
+    if asked.policy.state_size:
+        return _same_sequences(asked, name, built, built.acts)
     _same(f"{name}, outputs", built.outputs(asked.observations), asked.outputs)
     if built.acts:
         _same(f"{name}, actions", built.predict(asked.observations), asked.actions)
@@ -160,7 +168,58 @@ ENGINES: dict[str, Callable[[_Asked, str], int]] = {
 }
 
 
+class _Turn(NamedTuple):
+    """A step of sequences side by side: what is asked in which states, and the reference's answer."""
+
+    observations: NDArray[Any]
+    before: NDArray[Any]
+    outputs: NDArray[np.float32]
+    actions: NDArray[Any]
+    after: NDArray[Any]
+
+
+def _turns(asked: _Asked) -> Iterator[_Turn]:
+    """The observations in ``ROWS`` sequences; now and then an episode begins, and once the states are any that are
+    legal."""
+    policy, rng = asked.policy, np.random.default_rng(len(asked.observations))
+    rows = max(1, min(ROWS, len(asked.observations) // 2))
+    state = initial_state(policy, rows)
+    for turn, start in enumerate(range(0, len(asked.observations) - rows + 1, rows)):
+        seen = asked.observations[start : start + rows]
+        before = state_before(policy, (state,), rng.random(rows) < 1 / 8, rows)
+        if turn == 2:
+            before = random_state(policy, rows, rng)
+        try:
+            outputs, state = reference.step(policy, reference.observe(policy.observation, seen), before)
+        except ObservationError:  # in another state it was none to refuse
+            state = before
+            continue
+        yield _Turn(seen, before, outputs, reference.act(policy.action, outputs), state)
+
+
+def _same_sequences(asked: _Asked, name: str, engine: Engine, acts: bool = True) -> int:
+    answers = 0
+    for number, turn in enumerate(_turns(asked)):
+        alone = range(0 if number % 4 else min(2, len(turn.before)))
+        for rows in [slice(None), *(slice(i, i + 1) for i in alone)]:
+            label = f"{name}, step {number}" + ("" if rows == slice(None) else f", row {rows.start} alone")
+            state = turn.before[rows].copy()
+            _same(f"{label}, outputs", engine.outputs(turn.observations[rows], state), turn.outputs[rows])
+            _same(f"{label}, state", state, turn.after[rows])
+            if acts:
+                state = turn.before[rows].copy()
+                _same(f"{label}, actions", engine.predict(turn.observations[rows], state), turn.actions[rows])
+                _same(f"{label}, state of actions", state, turn.after[rows])
+            answers += (1 + acts) * len(state)
+    return answers
+
+
 def _same_answers(asked: _Asked, name: str, engine: Engine) -> int:
+    if asked.policy.state_size:
+        try:
+            return _same_sequences(asked, name, engine)
+        except ObservationError as error:
+            raise DisagreementError(f"{name} refuses what the reference answers: {error}") from error
     observations, singles = asked.observations, range(min(SINGLES, len(asked.observations)))
     try:
         if len(observations):
