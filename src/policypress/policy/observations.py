@@ -4,6 +4,7 @@ reference's answers."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,14 @@ from policypress.errors import ObservationError
 from policypress.policy import reference
 from policypress.policy.contract import TestVectors
 from policypress.policy.ops import Cell
-from policypress.policy.state import initial_state, part_sizes
+from policypress.policy.state import initial_state, part_sizes, state_before
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
+
+
+ROWS = 8
+"""So many episodes of a policy with a state run side by side."""
 
 
 class Answers(NamedTuple):
@@ -55,6 +60,33 @@ def sequence(policy: Policy, seen: NDArray[Any]) -> tuple[NDArray[np.float32], N
         outputs.append(answer)
         states.append(state)
     return np.concatenate(outputs), np.concatenate(states)
+
+
+class Turn(NamedTuple):
+    """A step of sequences side by side: ``observations`` (rows, *shape), the states ``before`` (rows, ``state_size``),
+    the reference's ``outputs`` and the states ``after``."""
+
+    observations: NDArray[Any]
+    before: NDArray[Any]
+    outputs: NDArray[np.float32]
+    after: NDArray[Any]
+
+
+def turns(policy: Policy, seen: NDArray[Any]) -> Iterator[Turn]:
+    """``seen`` (count, *shape) as at most ``ROWS`` sequences side by side of a policy with a state: now and then an
+    episode begins, and once the states are any that are legal. Steps that the reference refuses are left out."""
+    rng, rows = np.random.default_rng(len(seen)), max(1, min(ROWS, len(seen) // 2))
+    state = initial_state(policy, rows)
+    for number, start in enumerate(range(0, len(seen) - rows + 1, rows)):
+        batch = seen[start : start + rows]
+        before = state_before(policy, (state,), rng.random(rows) < 1 / 8, rows)
+        if number == 2:
+            before = random_state(policy, rows, rng)
+        try:
+            outputs, state = reference.step(policy, reference.observe(policy.observation, batch), before)
+        except ObservationError:
+            continue
+        yield Turn(batch, before, outputs, state)
 
 
 def observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from policypress.errors import ObservationError, unknown
+from policypress.policy import cells
 from policypress.policy.activations import tanh
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
@@ -216,35 +217,30 @@ def _history(op: History, x: NDArray[Any], memory: Memory) -> NDArray[Any]:
     return frames
 
 
+class _Codes:
+    """Arrays of codes in the formula of a cell."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def scaled(self, name: str, values: Int64) -> Int64:
+        return requantize(self._cell.requantization(name), values)
+
+    def look_up(self, function: Activation, codes: Int64) -> Int64:
+        return np.asarray(function.lookup.table[codes + function.limit])
+
+    def clip(self, values: Int64, limit: int) -> Int64:
+        return np.clip(values, -limit, limit)
+
+
 def _integer_cell(op: Cell, q: Int64, memory: Memory) -> Int64:
-    """The new h; ``docs/arithmetic.md`` has the formulas."""
-
-    def scaled(name: str, values: NDArray[Any]) -> Int64:
-        return requantize(op.requantization(name), values)
-
-    def gate(values: Int64) -> Int64:
-        return op.sigmoid.lookup.table[scaled("gate", values) + op.sigmoid.limit]
-
-    def candidate(values: Int64, name: str = "candidate") -> Int64:
-        return op.tanh.lookup.table[scaled(name, values) + op.tanh.limit]
-
-    kind, one = CELLS[op.kind], op.one
+    kind = CELLS[op.kind]
     before = np.split(memory.recall(op.state_size(())).astype(np.int64), len(kind.state), axis=1)
     x = np.split(run_integer((op.input,), q, []), len(kind.gates), axis=1)
     y = np.split(run_integer((op.recurrent,), before[0], []), len(kind.gates), axis=1)
-    if op.kind == "gru":
-        reset, update = (gate(x[i] + y[i]) for i in range(2))
-        new = scaled("new", candidate(x[2] + scaled("reset", reset * y[2])))
-        h = before[0] + scaled("update", (one - update) * (new - before[0]))
-        after = [np.clip(h, -op.limits[0], op.limits[0])]
-    else:
-        taken, kept, given = (gate(x[i] + y[i]) for i in (0, 1, 3))
-        new = candidate(x[2] + y[2])
-        c = before[1] - scaled("forget", (one - kept) * before[1]) + scaled("input", taken * new)
-        c = np.clip(c, -op.limits[1], op.limits[1])
-        after = [scaled("output", given * candidate(c, "cell")), c]
+    after: list[Int64] = cells.of_codes(op, _Codes(op), x, y, before)
     memory.keep(*after)
-    return np.asarray(after[0])
+    return after[0]
 
 
 def _accumulate(layer: Layer, q: Int64) -> Int64:
@@ -301,21 +297,13 @@ def run_float(ops: Iterable[Op], x: Float32, record: Record, memory: Memory | No
 
 
 def _float_cell(op: Cell, x: Float32, memory: Memory) -> Float32:
-    """The new h, every operation rounded in the order that stands here."""
-    kind, one = CELLS[op.kind], np.float32(1)
+    kind = CELLS[op.kind]
     before = np.split(memory.recall(op.state_size(())), len(kind.state), axis=1)
-    a = np.split(_float_layer(op.input, x), len(kind.gates), axis=1)
-    b = np.split(_float_layer(op.recurrent, before[0]), len(kind.gates), axis=1)
-    if op.kind == "gru":
-        reset, update = (op.sigmoid.values(a[i] + b[i]) for i in range(2))
-        new = op.tanh.values(a[2] + reset * b[2])
-        after = [(one - update) * new + update * before[0]]
-    else:
-        taken, kept, given = (op.sigmoid.values(a[i] + b[i]) for i in (0, 1, 3))
-        c = kept * before[1] + taken * op.tanh.values(a[2] + b[2])
-        after = [given * op.tanh.values(c), c]
+    taken = np.split(_float_layer(op.input, x), len(kind.gates), axis=1)
+    recalled = np.split(_float_layer(op.recurrent, before[0]), len(kind.gates), axis=1)
+    after: list[Float32] = cells.of_floats(op.kind, op.sigmoid.values, op.tanh.values, taken, recalled, before)
     memory.keep(*after)
-    return np.asarray(after[0])
+    return after[0]
 
 
 def _float_layer(layer: Layer, x: Float32) -> Float32:

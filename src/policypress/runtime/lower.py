@@ -445,13 +445,13 @@ class _Lowering:
         step.second_type, step.second_zero = recalled.type, recalled.zero
         if self._integer:
             numbers = dict.fromkeys(CellNumber, 0) | {
-                CellNumber.SIGMOID: op.sigmoid.limit,
-                CellNumber.TANH: op.tanh.limit,
-                CellNumber.ONE: op.one,
-                CellNumber.H: op.limits[0],
-                CellNumber.C: op.limits[-1],
+                CellNumber.CELL_SIGMOID: op.sigmoid.limit,
+                CellNumber.CELL_TANH: op.tanh.limit,
+                CellNumber.CELL_ONE: op.one,
+                CellNumber.CELL_H: op.limits[0],
+                CellNumber.CELL_C: op.limits[-1],
             }
-            del numbers[CellNumber.RATIOS]  # they begin there
+            del numbers[CellNumber.CELL_RATIOS]  # they begin there
             step.cell = np.array([*numbers.values(), *(n for ratio in op.ratios for n in ratio)], np.int16)
             step.sigmoid = op.sigmoid.lookup.table.astype(np.uint8)
             step.table = op.tanh.lookup.table[op.tanh.limit :].astype(np.int8)

@@ -105,12 +105,12 @@ class Action(Name):
 class CellNumber(Name):
     """``engine_cell``, places among the numbers of a cell."""
 
-    SIGMOID = engine.NAMES["ENGINE_CELL_SIGMOID"]
-    TANH = engine.NAMES["ENGINE_CELL_TANH"]
-    ONE = engine.NAMES["ENGINE_CELL_ONE"]
-    H = engine.NAMES["ENGINE_CELL_H"]
-    C = engine.NAMES["ENGINE_CELL_C"]
-    RATIOS = engine.NAMES["ENGINE_CELL_RATIOS"]
+    CELL_SIGMOID = engine.NAMES["ENGINE_CELL_SIGMOID"]
+    CELL_TANH = engine.NAMES["ENGINE_CELL_TANH"]
+    CELL_ONE = engine.NAMES["ENGINE_CELL_ONE"]
+    CELL_H = engine.NAMES["ENGINE_CELL_H"]
+    CELL_C = engine.NAMES["ENGINE_CELL_C"]
+    CELL_RATIOS = engine.NAMES["ENGINE_CELL_RATIOS"]
 
 
 _NUMBERS = {

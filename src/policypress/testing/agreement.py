@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,14 +17,11 @@ from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx
 from policypress.policy import observations as making
 from policypress.policy import reference
-from policypress.policy.observations import random_state, sequence
+from policypress.policy.observations import sequence, turns
 from policypress.policy.policy import Policy
-from policypress.policy.state import initial_state, state_before
 
 SINGLES = 8
 """So many observations of a batch are asked alone too."""
-ROWS = 8
-"""So many episodes of a recurrent policy run side by side."""
 
 
 class DisagreementError(AssertionError):
@@ -36,7 +33,7 @@ class Agreement:
     """What was compared, and nothing differed.
 
     ``observations``: what the reference answers; ``refused``: what it refuses, as every engine that can must. Of a
-    recurrent policy they are those of ``ROWS`` sequences side by side.
+    recurrent policy they are those of sequences side by side.
     ``answers``: outputs and actions of each engine that ran. ``left_out``: why the others did not. ``kernels``: what
     ran the native engine's steps.
     """
@@ -168,38 +165,10 @@ ENGINES: dict[str, Callable[[_Asked, str], int]] = {
 }
 
 
-class _Turn(NamedTuple):
-    """A step of sequences side by side: what is asked in which states, and the reference's answer."""
-
-    observations: NDArray[Any]
-    before: NDArray[Any]
-    outputs: NDArray[np.float32]
-    actions: NDArray[Any]
-    after: NDArray[Any]
-
-
-def _turns(asked: _Asked) -> Iterator[_Turn]:
-    """The observations in ``ROWS`` sequences; now and then an episode begins, and once the states are any that are
-    legal."""
-    policy, rng = asked.policy, np.random.default_rng(len(asked.observations))
-    rows = max(1, min(ROWS, len(asked.observations) // 2))
-    state = initial_state(policy, rows)
-    for turn, start in enumerate(range(0, len(asked.observations) - rows + 1, rows)):
-        seen = asked.observations[start : start + rows]
-        before = state_before(policy, (state,), rng.random(rows) < 1 / 8, rows)
-        if turn == 2:
-            before = random_state(policy, rows, rng)
-        try:
-            outputs, state = reference.step(policy, reference.observe(policy.observation, seen), before)
-        except ObservationError:  # in another state it was none to refuse
-            state = before
-            continue
-        yield _Turn(seen, before, outputs, reference.act(policy.action, outputs), state)
-
-
 def _same_sequences(asked: _Asked, name: str, engine: Engine, acts: bool = True) -> int:
     answers = 0
-    for number, turn in enumerate(_turns(asked)):
+    for number, turn in enumerate(turns(asked.policy, asked.observations)):
+        actions = reference.act(asked.policy.action, turn.outputs)
         alone = range(0 if number % 4 else min(2, len(turn.before)))
         for rows in [slice(None), *(slice(i, i + 1) for i in alone)]:
             label = f"{name}, step {number}" + ("" if rows == slice(None) else f", row {rows.start} alone")
@@ -208,7 +177,7 @@ def _same_sequences(asked: _Asked, name: str, engine: Engine, acts: bool = True)
             _same(f"{label}, state", state, turn.after[rows])
             if acts:
                 state = turn.before[rows].copy()
-                _same(f"{label}, actions", engine.predict(turn.observations[rows], state), turn.actions[rows])
+                _same(f"{label}, actions", engine.predict(turn.observations[rows], state), actions[rows])
                 _same(f"{label}, state of actions", state, turn.after[rows])
             answers += (1 + acts) * len(state)
     return answers
