@@ -145,8 +145,8 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
 def _float_cell(op: Cell, unit: Unit) -> tuple[Cell, Unit]:
     """The cell of float values, and the unit of the codes of h."""
     part = op.sigmoid.unit * _ratio(op.requantization("gate"))
-    name, step = ("new", 1.0) if op.kind == "gru" else ("output", float(op.sigmoid.lookup.scale))
-    own = step * float(op.tanh.lookup.scale) / _ratio(op.requantization(name))
+    product = float(op.sigmoid.lookup.scale) * float(op.tanh.lookup.scale)
+    own = product / _ratio(op.requantization("input" if op.kind == "gru" else "output"))
     layers = []
     for layer, taken in ((op.input, unit), (op.recurrent, own)):
         assert layer.requantize is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from policypress.policy.ops import Activation, Cell
+from policypress.policy.ops import Activation
 
 
 class Codes(Protocol):
@@ -50,18 +50,41 @@ def of_floats(
     return [given * tanh(c), c]
 
 
-def of_codes(cell: Cell, m: Codes, x: Sequence[Any], y: Sequence[Any], before: Sequence[Any]) -> list[Any]:
+class CodedCell(Protocol):
+    """What a formula of codes needs of a ``Cell``."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def sigmoid(self) -> Activation: ...
+
+    @property
+    def tanh(self) -> Activation: ...
+
+    @property
+    def one(self) -> int: ...
+
+    @property
+    def limits(self) -> tuple[int, ...]: ...
+
+
+def of_codes(cell: CodedCell, m: Codes, x: Sequence[Any], y: Sequence[Any], before: Sequence[Any]) -> list[Any]:
     """The same of codes, all of them integers."""
 
     def gate(i: int) -> Any:
         return m.look_up(cell.sigmoid, m.scaled("gate", x[i] + y[i]))
 
+    def candidate(values: Any) -> Any:
+        return m.look_up(cell.tanh, m.scaled("candidate", values))
+
+    def updated(old: Any, lost: Any, added: Any, limit: int) -> Any:
+        return m.clip(old - m.scaled("forget", lost * old) + m.scaled("input", added), limit)
+
     if cell.kind == "gru":
         reset, lost = gate(0), cell.one - gate(1)
-        new = m.look_up(cell.tanh, m.scaled("candidate", x[2] + m.scaled("reset", reset * y[2])))
-        step = m.scaled("update", lost * (m.scaled("new", new) - before[0]))
-        return [m.clip(before[0] + step, cell.limits[0])]
+        new = candidate(x[2] + m.scaled("reset", reset * y[2]))
+        return [updated(before[0], lost, lost * new, cell.limits[0])]
     taken, lost, given = gate(0), cell.one - gate(1), gate(3)
-    new = m.look_up(cell.tanh, m.scaled("candidate", x[2] + y[2]))
-    c = m.clip(before[1] - m.scaled("forget", lost * before[1]) + m.scaled("input", taken * new), cell.limits[1])
+    c = updated(before[1], lost, taken * candidate(x[2] + y[2]), cell.limits[1])
     return [m.scaled("output", given * m.look_up(cell.tanh, m.scaled("cell", c))), c]

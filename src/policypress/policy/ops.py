@@ -386,7 +386,7 @@ class CellKind(NamedTuple):
 
 CELLS: Mapping[str, CellKind] = MappingProxyType(
     {
-        "gru": CellKind(("reset", "update", "new"), ("h",), ("gate", "candidate", "reset", "new", "update")),
+        "gru": CellKind(("reset", "update", "new"), ("h",), ("gate", "candidate", "forget", "input", "reset")),
         "lstm": CellKind(
             ("input", "forget", "new", "output"), ("h", "c"), ("gate", "candidate", "forget", "input", "cell", "output")
         ),
@@ -483,7 +483,7 @@ class Cell:
                 low, high = -self.sigmoid.limit, self.sigmoid.limit
             case "candidate" | "cell":
                 low, high = -self.tanh.limit, self.tanh.limit
-            case "new" | "output":
+            case "output":
                 low, high = -self.limits[0], self.limits[0]
             case _:  # what is added to something else
                 low, high = INT32_MIN, INT32_MAX

@@ -653,9 +653,8 @@ static void history(const engine_step *s, const unsigned char *source, void *sta
 
 #if ENGINE_USE_CELLS
 #if ENGINE_USE_TABLES
-enum { GRU_RESET = 2, GRU_NEW, GRU_UPDATE }; /* places of ratios, behind those that all cells have */
-enum { LSTM_FORGET = 2, LSTM_INPUT, LSTM_CELL, LSTM_OUTPUT };
-enum { CELL_GATE, CELL_CANDIDATE };
+/* Places of ratios. */
+enum { CELL_GATE, CELL_CANDIDATE, CELL_FORGET, CELL_INPUT, GRU_RESET, LSTM_CELL = GRU_RESET, LSTM_OUTPUT };
 
 /* The values i of both sources. */
 #define CELL_X(i) get(x, s->source_type, s->source_zero, i)
@@ -679,18 +678,20 @@ static int32_t cell_tanh(const engine_step *s, unsigned ratio, int32_t value) {
     return code < 0 ? -s->table[-code] : s->table[code];
 }
 
+static int16_t cell_updated(const engine_step *s, unsigned limit, int16_t old, int32_t lost, int32_t added) {
+    const int64_t less = cell_scaled(s, CELL_FORGET, lost * old), more = cell_scaled(s, CELL_INPUT, added);
+    return (int16_t)cell_within(s, limit, old - less + more);
+}
+
 APART static void gru(const engine_step *s, const unsigned char *x, const unsigned char *y, int16_t *h,
                       unsigned char *target) {
     const size_t units = s->out_channels;
     for (size_t u = 0; u < units; u++) {
         const size_t v = units + u, w = units + v;
         const int32_t reset = cell_sigmoid(s, CELL_X(u) + CELL_Y(u));
-        const int32_t held = s->cell[ENGINE_CELL_ONE] - cell_sigmoid(s, CELL_X(v) + CELL_Y(v));
+        const int32_t lost = s->cell[ENGINE_CELL_ONE] - cell_sigmoid(s, CELL_X(v) + CELL_Y(v));
         const int32_t part = CELL_X(w) + cell_scaled(s, GRU_RESET, reset * CELL_Y(w));
-        const int32_t to =
-            cell_within(s, ENGINE_CELL_H, cell_scaled(s, GRU_NEW, cell_tanh(s, CELL_CANDIDATE, part)));
-        const int64_t step = cell_scaled(s, GRU_UPDATE, held * (to - h[u]));
-        h[u] = (int16_t)cell_within(s, ENGINE_CELL_H, h[u] + step);
+        h[u] = cell_updated(s, ENGINE_CELL_H, h[u], lost, lost * cell_tanh(s, CELL_CANDIDATE, part));
         put(s, target, u, h[u]);
     }
 }
@@ -705,9 +706,7 @@ APART static void lstm(const engine_step *s, const unsigned char *x, const unsig
         const int32_t lost = s->cell[ENGINE_CELL_ONE] - cell_sigmoid(s, CELL_X(v) + CELL_Y(v));
         const int32_t candidate = cell_tanh(s, CELL_CANDIDATE, CELL_X(w) + CELL_Y(w));
         const int32_t given = cell_sigmoid(s, CELL_X(o) + CELL_Y(o));
-        const int64_t less = cell_scaled(s, LSTM_FORGET, lost * c[u]);
-        const int64_t more = cell_scaled(s, LSTM_INPUT, taken * candidate);
-        c[u] = (int16_t)cell_within(s, ENGINE_CELL_C, c[u] - less + more);
+        c[u] = cell_updated(s, ENGINE_CELL_C, c[u], lost, taken * candidate);
         h[u] = (int16_t)cell_within(s, ENGINE_CELL_H, cell_scaled(s, LSTM_OUTPUT, given * cell_tanh(s, LSTM_CELL, c[u])));
         put(s, target, u, h[u]);
     }

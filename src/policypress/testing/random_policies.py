@@ -158,8 +158,6 @@ class _Maker(Draw):
             "gate": sigmoid.limit / reach,
             "candidate": tanh.limit / reach,
             "reset": step,
-            "new": high[0] / one,
-            "update": step,
             "forget": step,
             "input": step / one * high[-1] / 4,
             "cell": 4 / high[-1] / tanh.unit,
