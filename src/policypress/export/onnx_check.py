@@ -163,8 +163,8 @@ class Runner:
 def compare(
     policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8, runner: Callable[..., Any] = Runner
 ) -> OnnxReport:
-    """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well; where it
-    has a state they are sequences side by side.
+    """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well;
+    where it has a state they are sequences side by side.
 
     Raises ExportError if it is no export of such a policy, ObservationError as the policy does.
     """
