@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.export import c_folder, c_header, c_payload, c_source, c_test, c_text
@@ -23,7 +22,7 @@ from policypress.export.c_names import RESERVED, name_of
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.policy import reference
 from policypress.policy.description import labelled, layer_titles
-from policypress.policy.observations import Answers, answers
+from policypress.policy.observations import Answers, answers, sequence
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
 from policypress.policy.state import initial_state
@@ -277,7 +276,7 @@ def _overflows(policy: Policy) -> bool:
 def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payload: bool) -> tuple[str, int]:
     assert policy.input is not None
     q = reference.quantize_input(policy.input, reference.observe(policy.observation, found.observations))
-    sums = _sums(policy, reference.observe(policy.observation, found.observations))
+    sums = sequence(policy, found.observations)[1]
     # Codes at a limit stand for all beyond it.
     rng = np.random.default_rng(config.seed)
     far = rng.random(q.shape) < 0.25
@@ -288,16 +287,6 @@ def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payl
     stateful = bool(policy.state_size)
     text = c_test.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload, stateful)
     return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
-
-
-def _sums(policy: Policy, x: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The last layer's accumulators; where the policy has a state, one observation after another."""
-    state, sums = initial_state(policy, 1), []
-    for rows in np.split(x, len(x)) if policy.state_size else [x]:
-        record: list[NDArray[Any]] = []
-        _, state = reference.step(policy, rows, state, record)
-        sums.append(record[-1])
-    return np.concatenate(sums)
 
 
 def _layers(policy: Policy, program: Program, unpacked: c_payload.Unpacked | None) -> tuple[LayerFlash, ...]:

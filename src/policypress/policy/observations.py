@@ -49,17 +49,16 @@ def recorded(policy: Policy, seen: NDArray[Any]) -> TestVectors:
 
 
 def sequence(policy: Policy, seen: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """The reference's outputs (count, outputs) for ``seen`` (count, *shape), and the states (count, ``state_size``)
-    behind them: an episode begins with the first one, where the policy is recurrent."""
+    """The reference's outputs (count, outputs) for ``seen`` (count, *shape), and what its last layer gives before they
+    are scaled. A recurrent policy is asked one after another in one episode."""
     x = reference.observe(policy.observation, seen)
-    if not policy.state_size or not len(x):
-        return reference.run(policy, x), initial_state(policy, len(x))
-    state, outputs, states = initial_state(policy, 1), [], []
-    for row in x:
-        answer, state = reference.step(policy, row[None], state)
+    outputs, last, state = list[NDArray[np.float32]](), list[NDArray[Any]](), initial_state(policy, len(x))
+    for rows in np.split(x, len(x)) if policy.state_size and len(x) else [x]:
+        record: list[NDArray[Any]] = []
+        answer, state = reference.step(policy, rows, state[: len(rows)], record)
         outputs.append(answer)
-        states.append(state)
-    return np.concatenate(outputs), np.concatenate(states)
+        last.append(record[-1])
+    return np.concatenate(outputs), np.concatenate(last)
 
 
 class Turn(NamedTuple):
