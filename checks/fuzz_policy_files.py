@@ -48,6 +48,7 @@ from policypress.testing import (
     make_policy,
     random_linear_policy,
     random_observations,
+    random_recurrent_policy,
     stored_policies,
 )
 
