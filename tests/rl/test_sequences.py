@@ -14,12 +14,14 @@ from torch import nn
 
 from policypress.compression.recurrent import Frames, Recurrent
 from policypress.config import CompressionConfig
-from policypress.errors import ConfigError
+from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Cell, History
 from policypress.rl.evaluate import evaluate
-from policypress.rl.sequences import SequenceConfig, distil_sequences
+from policypress.rl.policy_files import policy_teacher
+from policypress.rl.sequences import SequenceConfig, answers_of, distil_sequences
 from policypress.rl.teacher import Teacher
+from policypress.testing import random_observations, random_recurrent_policy
 
 
 class Echo(gymnasium.Env[Any, Any]):
@@ -81,6 +83,17 @@ def test_a_student_learns_what_takes_memory(kind: str) -> None:
     assert len(losses) == 250
     found = evaluate(policy, Echo(), episodes=3)
     assert found.mean > 17  # of 20; a student that forgets has 10 to 15
+
+
+def test_a_policy_that_remembers_teaches_sequences_alone() -> None:
+    policy = random_recurrent_policy(0, "integer")
+    with pytest.raises(UnsupportedError, match="distil it over sequences"):
+        policy_teacher(policy, "action")
+    answers, seen = answers_of(policy), random_observations(policy, 6, 0).reshape(3, 2, *policy.observation.shape)
+    state = None
+    for observations, starts in zip(seen, np.array([[1, 1], [0, 0], [0, 1]], bool), strict=True):
+        wanted, state = policy.step(observations, state, starts)
+        assert answers(observations, starts).tobytes() == wanted.tobytes()
 
 
 def test_too_few_states_for_a_piece_are_refused() -> None:

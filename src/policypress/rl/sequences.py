@@ -132,6 +132,18 @@ def distil_sequences(
     return freeze_student(teacher, compressor.graph, told, tape.met)
 
 
+def answers_of(policy: Policy) -> SequenceAnswers:
+    """The outputs of a policy that remembers, which keeps its state here."""
+    state: tuple[NDArray[Any], ...] | None = None
+
+    def answers(observations: NDArray[Any], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
+        nonlocal state
+        outputs, state = policy.step(observations, state, starts)
+        return outputs
+
+    return answers
+
+
 def _stateless(teacher: Teacher) -> SequenceAnswers:
     def answers(observations: NDArray[Any], _: NDArray[np.bool_]) -> NDArray[np.float32]:
         x = torch.from_numpy(reference.observe(teacher.observation, observations))
