@@ -226,7 +226,7 @@ def test_what_returned_most_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def pretend(policy: Any, *_: Any, **__: Any) -> Any:
         kept.append(policy)
         mean = next(means)
-        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": 0.0})
+        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": mean, "returns": [mean]})
 
     monkeypatch.setattr(TRAINING, "evaluate", pretend)
     with trainings(source, planned(source, "sac", compression={"rate_weight": 0.0})) as (make, _):
@@ -259,7 +259,7 @@ def test_the_payload_does_not_grow(algo: str, tmp_path: Path, monkeypatch: pytes
 
     def better(*_: Any, **__: Any) -> Any:  # every evaluation than the one before
         mean = float(next(returns))
-        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": 0.0})
+        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": mean, "returns": [mean]})
 
     monkeypatch.setattr(TRAINING, "evaluate", better)
     with trainings(source, planned(source, algo)) as (make, distilled):

@@ -410,6 +410,8 @@ def _polish(known: Known, students: list[Candidate]) -> Options:
     """Distilled students that miss by little, trained on their return by whichever way gained more so far."""
     begun = [line for line in known.found if line.end == "down" and line.method != "distill"]
     going = [line for line in begun if known.free(line) and known.hopeful(line)]
+    young = [line for line in going if len(known.found[line]) < _YOUNG]  # one measurement may be a rare fall
+    yield from (Slice(line) for line in young)
     yield from (Slice(line) for line in sorted(going, key=known.projected, reverse=True))
     missed = [c for c in students if c.share >= known.aim.keep - NEAR and known.aim.margin(c) < 0.0]
     for student in sorted(missed, key=known.aim.standing, reverse=True):

@@ -6,7 +6,7 @@ start: the critics learn alone at first, on what the student itself does; it exp
 held to the teacher's actions for a while (a behaviour penalty, as in TD3+BC, Fujimoto and Gu 2021). What its actions
 lose by the critics is measured in standard deviations of their values, so that it can be weighed against that and the
 price of bits, which follows the payload: it must not be larger than at the start. What is kept is the student of the
-best mean in evaluations on the way, by the lower end of its interval.
+best mean and worst tenth in evaluations on the way.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from policypress.compression.student import forward, student
 from policypress.config import PressConfig, dumps
 from policypress.errors import DIVERGED, DivergedError, RunError, UnsupportedError
 from policypress.files import replace_file
+from policypress.measure.returns import worth
 from policypress.measure.size import size
 from policypress.policy.artifact import decode, encode
 from policypress.policy.policy import Policy
@@ -48,7 +49,7 @@ from policypress.rl.sources import OpenedAgent
 
 EVALUATION_SEED = 7000
 """Episodes that choose among the students on the way start from ``reset(seed=7000 + i)``."""
-_EVALUATIONS, _EPISODES = 15, 20
+_EVALUATIONS, _EPISODES = 15, 40
 WARM_UP = 5_000
 """Environment steps, and as many gradient steps, in which the critics learn and the student does not."""
 _WARM_UP_SHARE = 0.1  # of all steps, at most
@@ -143,8 +144,7 @@ class StudentTraining:
         return bool(model.num_timesteps >= steps)
 
     def freeze(self) -> Policy:
-        """The student of the best mean, by the lower end of its interval, of those whose payload has not grown where
-        bits have a price."""
+        """The student of the best mean and worst tenth of those whose payload has not grown where bits have a price."""
         assert self._best is not None
         return self._best[1]
 
@@ -270,8 +270,9 @@ class StudentTraining:
         allowed = self._rows[0]["payload"]
         self._bits_wanted = max(self._bits(), 1.0) * _PAYLOAD * allowed / payload
         fits = payload <= allowed or not self._price
-        if self._best is None or (fits and low > self._best[0]):
-            self._best = low, policy
+        value = worth(result.returns)
+        if self._best is None or (fits and value > self._best[0]):
+            self._best = value, policy
         if progress is not None:
             progress(min(model.num_timesteps, config.steps), config.steps, result.mean)
 
@@ -314,8 +315,8 @@ class StudentTraining:
         self._price, self._bits_wanted, self._spread = saved["price"], saved["bits_wanted"], saved["spread"]
         self._updates, self._actor_steps = saved["updates"], saved["actor_steps"]
         self._rows = saved["rows"]
-        low, policy = saved["best"]
-        self._best = low, decode(policy, Policy)
+        value, policy = saved["best"]
+        self._best = value, decode(policy, Policy)
         set_random_state(json.loads(saved["random"]))
 
 
