@@ -2,14 +2,15 @@
 
     python checks/agreement.py                         # 1,000,000 pairs of policy and observation, some minutes
     python checks/agreement.py --pairs 20000           # fewer
+    python checks/agreement.py --recurrent --pairs 100000  # of policies with a state, in sequences
     python checks/agreement.py --sanitize --pairs 50000  # under AddressSanitizer and UndefinedBehaviorSanitizer
     POLICYPRESS_KERNELS=avx2 python checks/agreement.py  # with these kernels of the native engine
 
 Every --linear-every-th policy has one layer alone. Each gets random and extreme observations, which the native engine
 (with the kernels of this machine) and the portable one answer in a batch and, some of them, one by one; every --c-every
 th policy is exported to C, compiled and asked as well, an integer one without floats too, and every --onnx-every th to
-ONNX, in both styles. Outputs and actions are compared bit for bit, of ONNX each integer of each layer too; what the
-reference refuses must be refused. The first difference is printed with its seed, and the exit code is 1.
+ONNX, in both styles. Outputs, actions and states are compared bit for bit, of ONNX each integer of each layer too; what
+the reference refuses must be refused. The first difference is printed with its seed, and the exit code is 1.
 
 With --sanitize the extension (engine.c, the kernels of machines, its binding) is built with both sanitizers into a
 temporary folder and loaded in the place of the installed one, in a process with their runtime. Exported C is built with
@@ -87,6 +88,7 @@ def main() -> int:
     parser.add_argument("--c-every", type=int, default=10, help="compile every so many policies; 0: none")
     parser.add_argument("--onnx-every", type=int, default=20, help="export every so many policies to ONNX; 0: none")
     parser.add_argument("--linear-every", type=int, default=8, help="one layer in every so many policies; 0: in none")
+    parser.add_argument("--recurrent", action="store_true", help="policies with a state alone, asked in sequences")
     parser.add_argument("--seed", type=int, default=0, help="of the first policy")
     parser.add_argument("--cc", default="gcc", help="C compiler")
     parser.add_argument("--sanitize", action="store_true")
@@ -101,7 +103,13 @@ def main() -> int:
         flags = SANITIZE
     from policypress.export.c import WEIGHTS
     from policypress.runtime import engine
-    from policypress.testing import DisagreementError, agree, random_linear_policy, random_policy
+    from policypress.testing import (
+        DisagreementError,
+        agree,
+        random_linear_policy,
+        random_policy,
+        random_recurrent_policy,
+    )
 
     version = subprocess.run([options.cc, "--version"], capture_output=True, text=True, check=True)
     print(f"{platform.machine()}, kernels {engine.KERNELS}, {version.stdout.splitlines()[0]}, NumPy {np.__version__}")
@@ -110,7 +118,8 @@ def main() -> int:
     began, seed = time.perf_counter(), options.seed
     while counts["pairs"] < options.pairs:
         linear = options.linear_every and seed % options.linear_every == options.linear_every - 1
-        policy, engines = (random_linear_policy if linear else random_policy)(seed), ["native", "portable"]
+        made = random_recurrent_policy if options.recurrent else random_linear_policy if linear else random_policy
+        policy, engines = made(seed), ["native", "portable"]
         if options.c_every and seed % options.c_every == 0:
             engines += ["C, self test"] if options.extension else ["C", "C, integers only"]
         if options.onnx_every and seed % options.onnx_every == 0 and not options.extension:
@@ -129,7 +138,8 @@ def main() -> int:
             print(f"FAILED seed {seed}: {error}")
             return 1
         counts.update({"policies": 1, f"policies, {policy.numerics}": 1, "refused": found.refused})
-        counts["policies, linear"] += bool(linear)
+        counts["policies, linear"] += bool(linear) and not options.recurrent
+        counts["policies with a state"] += bool(policy.state_size)
         counts["pairs"] += found.observations + found.refused
         counts.update({f"{name}: answers": answers for name, answers in found.answers.items()})
         counts.update({f"{name}: policies": 1 for name in found.answers})

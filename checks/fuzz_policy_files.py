@@ -44,7 +44,13 @@ from policypress.errors import ArtifactError, ObservationError
 from policypress.policy import artifact, payload
 from policypress.policy.codec import Writer
 from policypress.policy.policy import Policy
-from policypress.testing import make_policy, random_linear_policy, random_observations, stored_policies
+from policypress.testing import (
+    make_policy,
+    random_linear_policy,
+    random_observations,
+    random_recurrent_policy,
+    stored_policies,
+)
 
 ROOT = Path(__file__).parents[1]
 BATCH = 500
@@ -256,8 +262,8 @@ def load_sources() -> tuple[list[Source], np.ndarray]:
                 policy = make_policy(numerics, kind, bits, seed=bits, vectors=True)  # type: ignore[arg-type]
                 sources.append(Source(policy, artifact.encode(policy)))
     for seed in range(12):
-        policy = random_linear_policy(seed, "integer")
-        sources.append(Source(policy, artifact.encode(policy)))
+        for policy in (random_linear_policy(seed, "integer"), random_recurrent_policy(seed)):
+            sources.append(Source(policy, artifact.encode(policy)))
     weights = np.array([1 / max(len(source.sections[0]), 500) for source in sources])
     return sources, weights / weights.sum()
 

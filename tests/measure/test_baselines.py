@@ -14,7 +14,20 @@ from policypress.measure.baselines import as_float, describe, parameters, stands
 from policypress.policy import reference
 from policypress.policy.canonical import canonical
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
-from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Requantization, Residual
+from policypress.policy.ops import (
+    CELLS,
+    Activation,
+    Cell,
+    Flatten,
+    History,
+    InputQuantization,
+    Layer,
+    MaxPool2d,
+    Op,
+    Relu,
+    Requantization,
+    Residual,
+)
 from policypress.policy.policy import Policy
 from policypress.testing import (
     ACTIVATIONS,
@@ -232,3 +245,34 @@ def test_an_activation_of_codes_that_stand_for_something_else_is_refused() -> No
     policy = dataclasses.replace(make_policy("integer", "vector"), ops=ops)
     with pytest.raises(UnsupportedError, match=r"^gelu of codes that no layer gives has no float32 form\.$"):
         as_float(policy)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_recurrent_network_in_float32_is_near_its_integers(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    gates, units, one = len(CELLS[kind].gates), 6, np.ones(1, np.float32)
+    part = Requantization(np.full(1, 128, np.int32), np.full(1, 14, np.int32), -4095, 4095)
+
+    def layer(inputs: int) -> Layer:
+        weight = rng.integers(-127, 128, (gates * units, inputs)).astype(np.int8)
+        return Layer(weight, rng.integers(-900, 900, gates * units).astype(np.int32), 8, one, False, part)
+
+    ratio = {"gate": (128, 9), "candidate": (128, 8), "forget": (128, 15), "reset": (128, 15), "output": (128, 15)}
+    ratio |= {"input": (129, 15) if kind == "gru" else (129, 10), "cell": (128, 13)}
+    cell = Cell(
+        kind, layer(6), layer(units), Activation("sigmoid", 1 / 32, 8, 255), Activation("tanh", 1 / 64, 8, 255),
+        (8, 15)[: len(CELLS[kind].state)], tuple(ratio[name] for name in CELLS[kind].ratios),
+    )  # fmt: skip
+    last = Layer(
+        rng.integers(-9, 10, (2, units)).astype(np.int8), np.zeros(2, np.int32), 8, one / np.float32(999), False
+    )
+    bound, codes_of_inputs = np.full(2, 99, np.float32), InputQuantization(np.full(3, 20, np.float32), -127, 127, 8)
+    action = ActionTransform("box", (2,), low=-bound, high=bound)
+    policy = Policy((History(2), cell, last), ObservationTransform((3,), "float32"), action, codes_of_inputs, 4)
+    real, state, other = as_float(policy), None, None
+    assert real.numerics == "float"
+    for _ in range(12):
+        seen = rng.normal(size=(4, 3)).astype(np.float32)
+        codes, state = policy.step(seen, state)
+        values, other = real.step(seen, other)
+        assert np.abs(codes - values).max() < 0.2 * np.abs(codes).max()

@@ -142,7 +142,7 @@ def test_structures_are_those_of_the_header() -> None:
 
 def test_every_name_of_the_header_is_one_in_python() -> None:
     enumerations = (structures.Type, structures.Kind, structures.Form, structures.Finish)
-    enumerations += (structures.Dtype, structures.Action)
+    enumerations += (structures.Dtype, structures.Action, structures.CellNumber)
     assert {name.c: name.value for names in enumerations for name in names} == engine.NAMES
 
 

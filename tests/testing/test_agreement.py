@@ -5,16 +5,19 @@ import shutil
 import numpy as np
 import pytest
 
-from policypress.policy.ops import Layer
+from policypress.export.engines import Native
+from policypress.policy.ops import Cell, Layer
 from policypress.testing import (
     ENGINES,
     NUMERICS,
     DisagreementError,
     accepted,
     agree,
+    agreement,
     make_policy,
     random_linear_policy,
     random_policy,
+    random_recurrent_policy,
 )
 
 COMPILED = {"C", "C, self test", "C, integers only"}
@@ -49,6 +52,40 @@ def test_linear_policies_agree():
         bits.add(0 if policy.input is None else policy.input.bits)
     assert ran >= {"native", "portable", *ONNX}
     assert len(bits) > 12
+
+
+def test_recurrent_policies_agree_in_sequences():
+    pairs, numerics, kinds, ran = 0, set(), set(), set()
+    for seed in range(30):
+        policy = random_recurrent_policy(seed)
+        engines = ["native", "portable"]
+        engines += sorted(ONNX) if seed % 6 == 5 else []
+        engines += sorted(COMPILED) if seed in (2, 7) and shutil.which("cc") is not None else []
+        found = agree(policy, engines=engines, count=48, seed=seed)
+        pairs += found.observations
+        numerics.add(policy.numerics)
+        kinds |= {op.kind if isinstance(op, Cell) else type(op).__name__ for op in policy.ops}
+        ran |= set(found.answers)
+    assert pairs > 1000
+    assert numerics == set(NUMERICS)
+    assert kinds >= {"gru", "lstm", "History"}
+    assert ran >= {"native", "portable", *ONNX}
+
+
+@pytest.mark.parametrize("what", ["outputs", "state"])
+def test_an_engine_that_remembers_something_else_is_found(what, monkeypatch):
+    policy = random_recurrent_policy(2, "integer")
+
+    class Forgetful(Native):
+        def outputs(self, observations, state=None):
+            found = super().outputs(observations, state)
+            if what == "state":
+                state[-1, -1] ^= 1
+            return found if what == "state" else np.nextafter(found, np.float32(np.inf))
+
+    monkeypatch.setattr(agreement, "Native", Forgetful)
+    with pytest.raises(DisagreementError, match=f"step 0, {what}"):
+        agree(policy, engines=["native"], count=16)
 
 
 def test_random_policies_are_legal_and_differ():

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from policypress.compression.graph import FlattenNode, Graph, LayerNode, Node, PoolNode
+from policypress.compression.graph import FlattenNode, FramesNode, Graph, LayerNode, Node, PoolNode
 from policypress.compression.student import forward
 from policypress.errors import UnsupportedError
 
@@ -143,7 +143,8 @@ def _input_shape(graph: Graph) -> tuple[int, ...]:
     """Shape of one observation that the layers can take."""
     first = graph.layers[0].module
     if isinstance(first, nn.Linear):
-        return (first.in_features,)
+        begin = graph.nodes[0]
+        return (first.in_features // (begin.module.frames if isinstance(begin, FramesNode) else 1),)
     channels, readers = first.in_channels, [n.module for n in graph.layers if isinstance(n.module, nn.Linear)]
     sizes = [
         [size for side in range(1, _LARGEST_IMAGE + 1) if (size := (side, _side(graph.nodes, side, axis)))[1] > 0]

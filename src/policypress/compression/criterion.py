@@ -9,7 +9,9 @@ import torch
 
 from policypress.compression.graph import (
     ActivationNode,
+    CellNode,
     FlattenNode,
+    FramesNode,
     Graph,
     LayerNode,
     Node,
@@ -18,7 +20,7 @@ from policypress.compression.graph import (
     ResidualNode,
 )
 from policypress.config import Criterion
-from policypress.errors import unknown
+from policypress.errors import UnsupportedError, unknown
 
 
 def scores(
@@ -58,6 +60,9 @@ def flow(nodes: Sequence[Node]) -> dict[str, torch.Tensor]:
     return scores
 
 
+_THROUGH_TIME = "criterion=flow follows no path through time: use magnitude for recurrent networks."
+
+
 class _Flow(NamedTuple):
     """A layer's magnitudes (out, in, ...) and what flows into each of its inputs (in,)."""
 
@@ -77,6 +82,8 @@ def _forward(nodes: Sequence[Node], x: torch.Tensor, layers: list[_Flow]) -> tor
                 x = _matrix(weight) @ inputs
             case ResidualNode():
                 x = x + _forward(node.body, x, layers)
+            case CellNode() | FramesNode():
+                raise UnsupportedError(_THROUGH_TIME)
             case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
                 pass
             case _:
@@ -99,6 +106,8 @@ def _backward(
             case ResidualNode():
                 out = out.reshape(len(layers[-1].weight), -1).sum(1)
                 out = out + _backward(node.body, out, layers, scores)
+            case CellNode() | FramesNode():
+                raise UnsupportedError(_THROUGH_TIME)
             case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
                 pass
             case _:

@@ -21,6 +21,7 @@ from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
 from policypress.compression.weight_steps import BIAS_LIMIT, LayerQuantizer
 from policypress.config import Granularity
 from policypress.errors import unknown
+from policypress.policy.activations import LARGEST_CODE
 
 _EXACT_FLOAT32 = 2**24
 STEP_STRIDE = 8
@@ -373,9 +374,13 @@ class _FakeQuantized(nn.Module):
             inverse_source=one if source is None else source.inverse_scale(),
             source_scale=one if source is None else source.scale(),
             zero_point=source.zero_point() if isinstance(source, InputQuantizer) else None,
-            ratio=one if output is None else fixed_point(*multiplier_and_shift(self.exact_ratio())),
+            ratio=one if output is None else self._ratio(output),
             output_scale=1.0 if output is None else float(output.scale()),
         )
+
+    def _ratio(self, output: ActivationQuantizer) -> torch.Tensor:
+        ratio = fixed_point(*multiplier_and_shift(self.exact_ratio()))
+        return ratio if output.reach <= LARGEST_CODE else ratio.double()  # float32 tells no more apart
 
     @torch.no_grad()
     def _codes(self, constants: _Constants, out: torch.Tensor | None) -> _Codes:

@@ -17,7 +17,9 @@ from policypress.compression.fake_quant import FakeQuantAdd
 from policypress.compression.fixed_point import INT32, multiplier_and_shift
 from policypress.compression.graph import (
     ActivationNode,
+    CellNode,
     FlattenNode,
+    FramesNode,
     Graph,
     LayerNode,
     Node,
@@ -27,13 +29,18 @@ from policypress.compression.graph import (
     clipped,
 )
 from policypress.compression.ranges import InputQuantizer
+from policypress.compression.recurrent import SIGMOID, TANH
 from policypress.errors import DIVERGED, DivergedError, ObservationError, PolicypressError, unknown
 from policypress.policy.checks import check_accumulators
-from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.observations import recorded
 from policypress.policy.ops import (
+    CELLS,
     FLOAT_BITS,
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -75,7 +82,7 @@ def freeze_graph(
         if quantizer is not None:
             zeros = quantizer.zero_point() if isinstance(quantizer, InputQuantizer) else None
             inputs = InputQuantization(
-                _array(quantizer.inverse_scale()),
+                _array(quantizer.inverse_scale()[: len(quantizer.limit)]),  # once, where there are several frames
                 quantizer.low,
                 quantizer.high,
                 int(quantizer.bits),
@@ -96,10 +103,9 @@ def freeze_graph(
     if observations is None:
         return policy
     try:
-        outputs = policy.outputs(observations, reference=True)
+        vectors = recorded(policy, observations)
     except ObservationError as error:  # they are what the agent met, and finite
         raise DivergedError(f"the policy's outputs are not finite where it was trained: {DIVERGED}.") from error
-    vectors = TestVectors(observations, outputs, policy.predict(observations, reference=True)[0])
     return Policy(ops, observation, action, inputs, policy.baseline_bytes, policy.provenance, {}, vectors)
 
 
@@ -114,12 +120,14 @@ def outputs_of(policy: Policy) -> Callable[[NDArray[np.float32]], NDArray[np.flo
 def _warn_of_drowned_inputs(layer: Any, inputs: InputQuantizer) -> None:
     """Names inputs of ordinary weight most of whose weights round to 0, because those of a few others are so large."""
     with torch.no_grad():
-        effect = (layer.weight * inputs.scale()).abs().amax(0) * (inputs.limit > 0)
+        scale = inputs.scale()
+        met = (inputs.limit > 0).repeat(len(scale) // len(inputs.limit))  # in every frame of a history
+        effect = (layer.weight * scale).abs().amax(0) * met
         weights, lost = layer.weight != 0, (layer.weight_codes() == 0) & (layer.weight != 0)
-        drowned = (2 * lost.sum(0) > weights.sum(0)) & (inputs.limit > 0)
+        drowned = (2 * lost.sum(0) > weights.sum(0)) & met
         if not drowned.any():
             return
-        drowned &= 8 * effect >= effect[inputs.limit > 0].median()  # others hardly matter in the float network either
+        drowned &= 8 * effect >= effect[met].median()  # others hardly matter in the float network either
         large = effect >= _DROWNS * torch.where(drowned, effect, 0.0).amax()
     if drowned.any() and large.any():
         warnings.warn(
@@ -158,8 +166,21 @@ def _op(node: Node) -> Op:
                 return Residual(_ops(node.body))
             skip, branch = (_requantization(ratio, *INT32) for ratio in add.exact_ratios())
             return Residual(_ops(node.body), skip, branch, add.output.low, add.output.high)
+        case FramesNode():
+            return History(node.module.frames)
+        case CellNode():
+            return _cell(node)
         case _:
             unknown(node)
+
+
+def _cell(node: CellNode) -> Cell:
+    cell, (taken, recalled) = node.cell, map(_layer, node.layers)
+    if not cell.active:
+        return Cell(cell.kind, taken, recalled, SIGMOID.as_float, TANH.as_float)
+    ratios = cell.ratios()
+    found = tuple(ratios[name] for name in CELLS[cell.kind].ratios)
+    return Cell(cell.kind, taken, recalled, SIGMOID, TANH, cell.bits, found)
 
 
 def _activation(node: ActivationNode) -> Activation:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from policypress.compression.activations import Parameters, function_of
+from policypress.compression.recurrent import Frames, Recurrent
 from policypress.errors import UnsupportedError
 from policypress.policy.activations import FUNCTIONS
 from policypress.policy.description import labelled, layer_titles
@@ -129,7 +130,23 @@ class ResidualNode:
     body: tuple[Node, ...]
 
 
-Node = LayerNode | ReluNode | ActivationNode | FlattenNode | PoolNode | ResidualNode
+@dataclass(frozen=True, eq=False)
+class CellNode:
+    """A recurrent ``cell`` and the nodes of its two layers."""
+
+    cell: Recurrent
+    name: str
+    layers: tuple[LayerNode, LayerNode]
+
+
+@dataclass(frozen=True, eq=False)
+class FramesNode:
+    """The last inputs, in the place of one."""
+
+    module: Frames
+
+
+Node = LayerNode | ReluNode | ActivationNode | FlattenNode | PoolNode | ResidualNode | CellNode | FramesNode
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +256,19 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
         ]
     if isinstance(module, Residual):
         body = _trace_module(module, "body", module.body, f"{name}.body")
+        if any(isinstance(node, CellNode | FramesNode) for node in walk(body)):
+            raise UnsupportedError(f"the residual block at {name} holds what remembers: put that outside of it.")
         return [ResidualNode(module, tuple(_fuse_relu(body)))]
+    if isinstance(module, Recurrent):
+        layers = [LayerNode(module, part, f"{name}.{part}", relu=False) for part in ("input", "recurrent")]
+        return [CellNode(module, name, (layers[0], layers[1]))]
+    if isinstance(module, Frames):
+        return [FramesNode(module)]
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        raise UnsupportedError(
+            f"{type(module).__name__} at {name or 'the root'} cannot be pressed as it is: put "
+            "*policypress.compression.recurrent.Recurrent.of(it) in its place, which has its Parameters."
+        )
     if isinstance(module, nn.ReLU):
         return [ReluNode(module.reach if isinstance(module, BoundedReLU) else math.inf)]
     if isinstance(module, nn.Flatten):
@@ -282,10 +311,12 @@ def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:
 
 
 def walk(nodes: Sequence[Node]) -> Iterator[Node]:
-    """Every node in the order it ends, those of residual blocks before their block."""
+    """Every node in the order it ends, those of residual blocks and the layers of cells before these."""
     for node in nodes:
         if isinstance(node, ResidualNode):
             yield from walk(node.body)
+        elif isinstance(node, CellNode):
+            yield from node.layers
         yield node
 
 

@@ -15,7 +15,9 @@ from policypress.compression.fake_quant import STEP_STRIDE, FakeQuantAdd, plain_
 from policypress.compression.graph import (
     ActivationNode,
     Add,
+    CellNode,
     FlattenNode,
+    FramesNode,
     Graph,
     LayerNode,
     Node,
@@ -25,6 +27,7 @@ from policypress.compression.graph import (
     walk,
 )
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
+from policypress.compression.recurrent import FramesQuantizer, Recurrent, part_range
 from policypress.compression.weight_steps import LayerQuantizer
 from policypress.config import CompressionConfig
 from policypress.errors import unknown
@@ -146,6 +149,10 @@ class Quantization:
                     residual.block.add = Add()
                 else:
                     residual.block.add.active = active  # type: ignore[assignment]
+            for cell in _cells(graph):
+                cell.active = active and cell.ranges is not None
+                if phase is Phase.FLOAT:
+                    cell.ranges = None
             for activation in _activations(graph):
                 module = activation.module
                 if isinstance(module, FakeQuantActivation):  # a plain one where activations stay float
@@ -164,6 +171,8 @@ class Quantization:
                 node.replace(quantized_layer(node.module, follower, active=False))
             for block, deployed_block in zip(_residuals(graph), _residuals(self.graph), strict=True):
                 block.block.add = deployed_block.block.add
+            for cell, deployed_cell in zip(_cells(graph), _cells(self.graph), strict=True):
+                cell.ranges = deployed_cell.ranges
             for activation, deployed_one in zip(_activations(graph), _activations(self.graph), strict=True):
                 if isinstance(deployed_one.module, FakeQuantActivation):
                     activation.replace(FakeQuantActivation(activation.module, deployed_one.module.output))
@@ -178,6 +187,9 @@ class Quantization:
                 if isinstance(first, nn.Linear):
                     begin = next(node for node in graph.nodes if not isinstance(node, FlattenNode))
                     source = InputQuantizer(config.input_bits, first.in_features, shifts=begin is graph.layers[0])
+                    if isinstance(begin, FramesNode):
+                        frames = begin.module.frames
+                        source = FramesQuantizer(config.input_bits, first.in_features // frames, frames)
                 else:
                     source = ActivationQuantizer(config.input_bits, signed=True, coarse=True)
         self._quantize_chain(graph.nodes, source, graph.layers)
@@ -195,16 +207,18 @@ class Quantization:
                         reach = node.reach if node.reach < math.inf else None
                         usual = ActivationQuantizer(bits, signed=not node.relu, fixed_limit=reach)
                         output = _for_activation(nodes[place + 1 :], signed=not node.relu, layer=True) or usual
-                    quantizer = LayerQuantizer(
-                        self.config.weight_bits,
-                        weight_channels(node.module, self.config.granularity),
-                        "minmax" if node.fixed else self.config.weight_range,
-                        source,
-                        output,
-                        owns_source=source is not None and node is layers[0],
-                    )
-                    node.replace(quantized_layer(node.module, quantizer, active=False))
+                    self._quantize_layer(node, source, output, layers)
                     source = output
+                case CellNode():
+                    if source is None:
+                        for layer in node.layers:
+                            self._quantize_layer(layer, None, None, layers)
+                        continue
+                    node.cell.quantize()
+                    own = node.cell.state_ranges()[0]
+                    for layer, taken in zip(node.layers, (source, own), strict=True):
+                        self._quantize_layer(layer, taken, part_range(), layers)
+                    source = own
                 case ActivationNode():
                     if source is not None:
                         source = TableRange(node.function, node.parameters, bits, source)
@@ -216,11 +230,24 @@ class Quantization:
                         output = _for_activation(nodes[place + 1 :], signed=True, layer=False) or usual
                         node.block.add = FakeQuantAdd(source, branch, output)
                         source = output
-                case ReluNode() | FlattenNode() | PoolNode():
+                case ReluNode() | FlattenNode() | PoolNode() | FramesNode():
                     pass
                 case _:
                     unknown(node)
         return source
+
+    def _quantize_layer(
+        self, node: LayerNode, source: Source | None, output: ActivationQuantizer | None, layers: Sequence[LayerNode]
+    ) -> None:
+        quantizer = LayerQuantizer(
+            self.config.weight_bits,
+            weight_channels(node.module, self.config.granularity),
+            "minmax" if node.fixed else self.config.weight_range,
+            source,
+            output,
+            owns_source=source is not None and node is layers[0],
+        )
+        node.replace(quantized_layer(node.module, quantizer, active=False))
 
 
 def _for_activation(following: Sequence[Node], *, signed: bool, layer: bool) -> ActivationQuantizer | None:
@@ -236,6 +263,10 @@ def _for_activation(following: Sequence[Node], *, signed: bool, layer: bool) -> 
 
 def _residuals(graph: Graph) -> list[ResidualNode]:
     return [node for node in walk(graph.nodes) if isinstance(node, ResidualNode)]
+
+
+def _cells(graph: Graph) -> list[Recurrent]:
+    return [node.cell for node in walk(graph.nodes) if isinstance(node, CellNode)]
 
 
 def _activations(graph: Graph) -> list[ActivationNode]:

@@ -15,7 +15,9 @@ from policypress.compression.activations import module_of
 from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear
 from policypress.compression.graph import (
     ActivationNode,
+    CellNode,
     FlattenNode,
+    FramesNode,
     Graph,
     LayerNode,
     Node,
@@ -26,7 +28,9 @@ from policypress.compression.graph import (
     clip_layers,
 )
 from policypress.config import Hidden
-from policypress.errors import ConfigError, unknown
+from policypress.errors import ConfigError, UnsupportedError, unknown
+
+State = list[list[torch.Tensor]]
 
 _RIDGE = 1e-3  # of the inputs' variance
 _LEAST_SPREAD = 1e-3  # of the largest
@@ -37,6 +41,29 @@ def forward(graph: Graph, x: torch.Tensor) -> torch.Tensor:
     for node in graph.nodes:
         x = _apply(node, x)
     return x if graph.limit == math.inf else x.clamp(-graph.limit, graph.limit)
+
+
+def unroll(
+    graph: Graph, x: torch.Tensor, starts: torch.Tensor | None = None, state: State | None = None
+) -> tuple[torch.Tensor, State]:
+    """``forward`` of sequences: outputs (steps, rows, outputs) for observations (steps, rows, ...), and the state
+    behind the last step, a list of vectors (rows, values) for each node that remembers.
+
+    ``starts`` (steps, rows), bool: where an episode begins. ``state``: before the first step; None: one begins.
+    """
+    given, after = iter(state or []), list[list[torch.Tensor]]()
+    steps, rows = x.shape[:2]
+    x = x.flatten(0, 1)
+    for node in graph.nodes:
+        if isinstance(node, CellNode | FramesNode):
+            module = node.cell if isinstance(node, CellNode) else node.module
+            x, kept = module.unroll(x.view(steps, rows, -1), starts, next(given, None))
+            after.append(kept)
+            x = x.flatten(0, 1)
+        else:
+            x = _apply(node, x)
+    x = x if graph.limit == math.inf else x.clamp(-graph.limit, graph.limit)
+    return x.view(steps, rows, *x.shape[1:]), after
 
 
 def hidden_widths(graph: Graph) -> tuple[int, ...]:
@@ -94,6 +121,10 @@ def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
             return F.max_pool2d(x, node.kernel, node.stride, node.padding)
         case ResidualNode():
             return node.block.add(x, forward(Graph(node.body), x))  # type: ignore[no-any-return]
+        case CellNode():
+            return node.cell(x)  # type: ignore[no-any-return]
+        case FramesNode():
+            return node.module(x)  # type: ignore[no-any-return]
         case _:
             unknown(node)
 
@@ -145,6 +176,8 @@ def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[
                 yield nn.ReLU()
             case ActivationNode():
                 yield module_of(node.function, node.parameters)
+            case CellNode() | FramesNode():
+                raise UnsupportedError("a network that remembers has no narrower copy: train a student of its own.")
             case _:
                 unknown(node)
 

@@ -22,9 +22,10 @@ from policypress.export.c_names import RESERVED, name_of
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.policy import reference
 from policypress.policy.description import labelled, layer_titles
-from policypress.policy.observations import Answers, answers
+from policypress.policy.observations import Answers, answers, sequence
 from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
 from policypress.runtime.structures import Form
@@ -91,9 +92,9 @@ class CExport:
 
     ``array_bytes``: of constant arrays, equal ones once; ``structure_bytes``: of constant structures where pointers
     have 4 bytes; ``constant_bytes``: both, what the policy takes in flash beside code. ``work_bytes``: of RAM for a
-    call; ``unpacked_bytes``: of RAM for weights, if they come from a payload. ``vector_bytes``: of the test vectors,
-    which only the self test has. ``left_out``: parts of engine.c that the policy does not need. ``check``: how the self
-    test went, in a sentence.
+    call; ``unpacked_bytes``: of RAM for weights, if they come from a payload; ``state_bytes``: of RAM for a state.
+    ``vector_bytes``: of the test vectors, which only the self test has. ``left_out``: parts of engine.c that the policy
+    does not need. ``check``: how the self test went, in a sentence.
     """
 
     folder: str
@@ -105,6 +106,7 @@ class CExport:
     structure_bytes: int
     work_bytes: int
     unpacked_bytes: int
+    state_bytes: int
     vectors: int
     vector_bytes: int
     left_out: tuple[str, ...]
@@ -127,7 +129,8 @@ class CExport:
         return layers | {
             "constants": f"{self.constant_bytes:,} bytes of flash beside code: {self.array_bytes:,} in arrays, "
             f"{self.structure_bytes:,} in structures",
-            "memory": f"{self.work_bytes:,} bytes of RAM to work in, {self.unpacked_bytes:,} for unpacked weights",
+            "memory": f"{self.work_bytes:,} bytes of RAM to work in, {self.unpacked_bytes:,} for unpacked weights"
+            + (f", {self.state_bytes:,} for a state" if self.state_bytes else ""),
             "check": f"{self.vectors} test vectors; {self.check}",
         }
 
@@ -217,7 +220,8 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
     else:
         header = c_header.header(policy, program, name, version, payload)
         source, constants, structures = c_source.network(program, name, unpacked)
-        vectors, vector_bytes = c_test.vectors(name, found, payload), sum(array.nbytes for array in found)
+        vectors = c_test.vectors(name, found, payload, bool(policy.state_size))
+        vector_bytes = sum(array.nbytes for array in found)
     report = CExport(
         folder=str(target),
         name=name,
@@ -228,6 +232,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         structure_bytes=structures,
         work_bytes=program.work_size,
         unpacked_bytes=unpacked.ram_bytes if unpacked is not None else 0,
+        state_bytes=initial_state(policy, 1).nbytes,
         vectors=len(found.observations),
         vector_bytes=vector_bytes,
         left_out=tuple(macro for macro, needed in used.items() if not needed),
@@ -253,6 +258,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
         "outputs": program.output.outputs,
+        "state": {"dtype": initial_state(policy, 0).dtype.name, "size": policy.state_size},
         "array_bytes": report.array_bytes,
         "structure_bytes": report.structure_bytes,
         "work_bytes": report.work_bytes,
@@ -270,16 +276,16 @@ def _overflows(policy: Policy) -> bool:
 def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payload: bool) -> tuple[str, int]:
     assert policy.input is not None
     q = reference.quantize_input(policy.input, reference.observe(policy.observation, found.observations))
-    record: list[np.ndarray[Any, Any]] = []
-    reference.run(policy, reference.observe(policy.observation, found.observations), record)
+    sums = sequence(policy, found.observations)[1]
     # Codes at a limit stand for all beyond it.
     rng = np.random.default_rng(config.seed)
     far = rng.random(q.shape) < 0.25
     q = np.where(far & (q == policy.input.high), rng.choice([q.max() + 1, 2**31 - 1], q.shape), q)
     q = np.where(far & (q == policy.input.low), rng.choice([q.min() - 1, -(2**31)], q.shape), q)
     choices = None if policy.action.kind == "box" else found.actions
-    arrays = [array.astype(np.int32) for array in (q, record[-1])]
-    text = c_test.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload)
+    arrays = [array.astype(np.int32) for array in (q, sums)]
+    stateful = bool(policy.state_size)
+    text = c_test.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload, stateful)
     return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
 
 

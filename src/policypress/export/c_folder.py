@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from policypress.export.c import CExport
 
 MANIFEST = "export.json"
-_FORMATS = ("policypress c export 1", FORMAT)  # of exports that are replaced
+_FORMATS = ("policypress c export 1", "policypress c export 2", FORMAT)  # of exports that are replaced
 _BUILD = "build"  # what make leaves
 
 
@@ -89,11 +89,12 @@ $(BUILD)/{name}_test: $(BUILD)/{name}_test.o $(BUILD)/{name}_vectors.o $(BUILD)/
 def readme(policy: Policy, report: CExport, version: str) -> str:
     """The file README.md."""
     name, upper = report.name, report.name.upper()
+    state = " state," if report.state_bytes else ""
     if report.integer_only:
         use = f"""\
 int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
 /* codes: see {name}.h */
-{name}_run(codes, sums);"""
+{name}_run(codes,{state} sums);"""
         if policy.action.kind == "discrete":
             use += f"\nint32_t action = {name}_choose(sums);"
         elif policy.action.kind in ("multi-discrete", "multi-binary"):
@@ -102,8 +103,10 @@ int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
         use = f"""\
 {name}_observation observation[{upper}_OBSERVATION_SIZE] = {{0}};
 {name}_action action[{upper}_ACTION_SIZE];
-if ({name}_predict(observation, action) != ENGINE_OK)
+if ({name}_predict(observation,{state} action) != ENGINE_OK)
     /* NaN, infinite or too large: action is not set */;"""
+    if state:
+        use = f"{name}_state state[{upper}_STATE_SIZE];\n{name}_reset(state); /* where an episode begins */\n{use}"
     if report.unpacked_bytes:
         use = f"{name}_init(); /* once: unpacks the weights into RAM */\n{use}"
     contract = "\n".join(f"- {key}: {value}" for key, value in contract_rows(policy).items())
@@ -141,6 +144,7 @@ this chip give the reference's bits, which nothing else can tell.
 | constant structures, with pointers of 4 bytes | {report.structure_bytes:,} |
 | work memory in RAM | {report.work_bytes:,} |
 | unpacked weights in RAM | {report.unpacked_bytes:,} |
+| a state in RAM, of the caller | {report.state_bytes:,} |
 | test vectors, in `{name}_vectors.c` alone | {report.vector_bytes:,} |
 
 The engine in `{name}.c` is part of policypress: MIT license, copyright (c) 2026 policypress contributors.

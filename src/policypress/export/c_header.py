@@ -24,31 +24,35 @@ def header(policy: Policy, program: Program, name: str, version: str, payload: b
         f"Observation: {program.input.size} {TYPES[observation.dtype]} values, {order}, as the environment gives",
         "them: scaling, normalization and quantization happen inside.",
         *_action_lines(policy),
+        *_state_lines(policy, name),
         f"Answers are those of the policy's reference, bit for bit ({name}_self_test).",
     ]
+    one, many, rows = "", "", "one after another"
+    if policy.state_size:
+        one, many, rows = f" {name}_state *state,", f" {name}_state *states,", "each with a state of its own"
     body = f"""\
 #define {upper}_OBSERVATION_SIZE {program.input.size} /* values of an observation */
 #define {upper}_ACTION_SIZE {size} /* values of an action */
 #define {upper}_OUTPUT_SIZE {program.output.outputs} /* outputs of the last layer */
 #define {upper}_WORK_BYTES {program.work_size} /* memory that a call needs */
-
+{_state(policy, name)}
 typedef {TYPES[observation.dtype]} {name}_observation;
 typedef {TYPES[action.dtype]} {name}_action;
 
 /* The action for an observation. Not for two threads at once: its work memory is static. ENGINE_OK (0), or why not. */
-int {name}_predict(const {name}_observation *observation, {name}_action *action);
+int {name}_predict(const {name}_observation *observation,{one} {name}_action *action);
 
 /* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
-int {name}_predict_in(const {name}_observation *observation, {name}_action *action, engine_word *work);
+int {name}_predict_in(const {name}_observation *observation,{one} {name}_action *action, engine_word *work);
 
-/* Actions of `rows` observations, one after another; `work` has rows * {upper}_WORK_BYTES bytes. */
-int {name}_predict_rows(const {name}_observation *observations, size_t rows, {name}_action *actions,
+/* Actions of `rows` observations, {rows}; `work` has rows * {upper}_WORK_BYTES bytes. */
+int {name}_predict_rows(const {name}_observation *observations, size_t rows,{many} {name}_action *actions,
                         engine_word *work);
 
 /* The same up to the last layer's outputs, before they become actions: rows * {upper}_OUTPUT_SIZE. */
-int {name}_outputs(const {name}_observation *observations, size_t rows, float *outputs, engine_word *work);
+int {name}_outputs(const {name}_observation *observations, size_t rows,{many} float *outputs, engine_word *work);
 """
-    functions = ("predict", "predict_in", "predict_rows", "outputs")
+    functions = ("predict", "predict_in", "predict_rows", "outputs", *(("reset",) if policy.state_size else ()))
     return _header(name, lines, functions, body + robot(policy, name), payload)
 
 
@@ -77,8 +81,10 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
         f"Sums: {outputs} of int32_t, the last layer's accumulators. In real units output[i] = (float)sums[i] *"
         f" scale[{'i' if scale.size > 1 else '0'}].",
         *_action_lines(policy),
+        *_state_lines(policy, name),
         f"Sums are those of the policy's reference, integer for integer ({name}_self_test).",
     ]
+    state = f" {name}_state *state," if policy.state_size else ""
     points = "" if zeros is None else f"\n#define {upper}_ZERO_POINTS {macro(zeros)}"
     body = f"""\
 #define {upper}_OBSERVATION_SIZE {entry.size} /* codes of an observation */
@@ -87,20 +93,44 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
 #define {upper}_WORK_BYTES {program.work_size} /* memory that a call needs */
 #define {upper}_CODE_LOW ({entry.low})
 #define {upper}_CODE_HIGH {entry.high}
-
+{_state(policy, name)}
 /* The scales, where something else is to use them: `static const float scale[] = {upper}_SCALES;`. */
 #define {upper}_INVERSE_SCALES {macro(inverse)}
 #define {upper}_SCALES {macro(scale)}{points}
 
 /* The sums for codes, which are clipped to the limits first. Not for two threads at once: its work memory is static. */
-void {name}_run(const int32_t codes[], int32_t sums[]);
+void {name}_run(const int32_t codes[],{state} int32_t sums[]);
 
 /* The same in memory of the caller: `engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)]`. */
-void {name}_run_in(const int32_t codes[], int32_t sums[], engine_word *work);
+void {name}_run_in(const int32_t codes[],{state} int32_t sums[], engine_word *work);
 """
     body += _choice(name, action)
-    functions = ("run", "run_in", *(("choose",) if action.kind != "box" else ()))
+    functions = ["run", "run_in"]
+    functions += ["choose"] * (action.kind != "box") + ["reset"] * bool(policy.state_size)
     return _header(name, lines, functions, body + robot(policy, name), payload)
+
+
+def _state_lines(policy: Policy, name: str) -> list[str]:
+    if not policy.state_size:
+        return []
+    return [
+        f"State: {policy.state_size} values in memory of the caller, a state for each episode that runs: {name}_reset",
+        "before its first observation, then the same state with every one; a call leaves the next state in it.",
+    ]
+
+
+def _state(policy: Policy, name: str) -> str:
+    """What declares the state; nothing for a policy without one."""
+    if not policy.state_size:
+        return ""
+    return f"""\
+#define {name.upper()}_STATE_SIZE {policy.state_size} /* values of a state */
+
+typedef {"int16_t" if policy.input is not None else "float"} {name}_state;
+
+/* Makes a state of {name.upper()}_STATE_SIZE values the one with which an episode begins. */
+void {name}_reset({name}_state *state);
+"""
 
 
 def _choice(name: str, action: ActionTransform) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from policypress.export.c_text import definition
 from policypress.policy.canonical import canonical
-from policypress.policy.ops import Layer, Op, Requantization, Residual
+from policypress.policy.ops import Cell, Layer, Op, Requantization, Residual
 from policypress.policy.payload import payload_costs, payload_structure, short_input
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Program, lower
@@ -144,6 +144,9 @@ class _Walk:
         for op in ops:
             if isinstance(op, Layer):
                 self._layer(op, next(layers))
+            elif isinstance(op, Cell):
+                for layer in op.children:
+                    self._layer(layer, next(layers))
             elif isinstance(op, Residual):
                 assert op.skip is not None
                 assert op.branch is not None

@@ -35,6 +35,11 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_IMAGES": images or windows or entry.channels > 1 or bool(entry.pixel_codes),
         "ENGINE_USE_WINDOWS": windows,
         "ENGINE_USE_ADD": Kind.ADD in kinds,
+        "ENGINE_USE_STATE": bool(program.state_size),
+        "ENGINE_USE_CELLS": bool(kinds & {Kind.GRU, Kind.LSTM}),
+        "ENGINE_USE_GRU": Kind.GRU in kinds,
+        "ENGINE_USE_LSTM": Kind.LSTM in kinds,
+        "ENGINE_USE_SECOND": bool(kinds & {Kind.ADD, Kind.GRU, Kind.LSTM}),
         "ENGINE_USE_WIDE": Type.S32 in walks,
         "ENGINE_USE_DENSE": Form.DENSE in forms,
         "ENGINE_USE_SPARSE": Form.SPARSE in forms,
@@ -55,6 +60,10 @@ def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tu
     steps = _steps(program, constants)
     entry = constants.fields("engine_input", program.input, "input")
     leave = constants.fields("engine_output", program.output, "output")
+    one, many, state, states, size = "", "", "NULL", "NULL", ""
+    if program.state_size:
+        size = f"    .state_size = {program.state_size},\n"
+        one, many, state, states = f" {name}_state *state,", f" {name}_state *states,", "state", "states"
     body = f"""\
 static const engine_step steps[{len(program.steps)}] = {{
 {steps}
@@ -66,30 +75,42 @@ static const engine_network network = {{
     .work_size = {program.work_size},
     .observation_size = {program.observation_size},
     .action_size = {program.action_size},
-    .input = {folded(entry)},
+{size}    .input = {folded(entry)},
     .output = {folded(leave)},
 }};
 
-int {name}_predict_rows(const {name}_observation *observations, size_t rows, {name}_action *actions,
+int {name}_predict_rows(const {name}_observation *observations, size_t rows,{many} {name}_action *actions,
                         engine_word *work) {{
-    return engine_predict(&network, observations, rows, actions, work);
+    return engine_predict(&network, observations, rows, actions, {states}, work);
 }}
 
-int {name}_outputs(const {name}_observation *observations, size_t rows, float *outputs, engine_word *work) {{
-    return engine_outputs(&network, observations, rows, outputs, work);
+int {name}_outputs(const {name}_observation *observations, size_t rows,{many} float *outputs, engine_word *work) {{
+    return engine_outputs(&network, observations, rows, outputs, {states}, work);
 }}
 
-int {name}_predict_in(const {name}_observation *observation, {name}_action *action, engine_word *work) {{
-    return engine_predict(&network, observation, 1, action, work);
+int {name}_predict_in(const {name}_observation *observation,{one} {name}_action *action, engine_word *work) {{
+    return engine_predict(&network, observation, 1, action, {state}, work);
 }}
 
-int {name}_predict(const {name}_observation *observation, {name}_action *action) {{
+int {name}_predict(const {name}_observation *observation,{one} {name}_action *action) {{
     static engine_word work[ENGINE_WORDS({name.upper()}_WORK_BYTES)];
-    return {name}_predict_in(observation, action, work);
+    return {name}_predict_in(observation,{" state," if one else ""} action, work);
 }}
-"""
+{_reset(program, name)}"""
     text = _source(name, used, unpacked, constants.text, body)
     return text, constants, len(program.steps) * size_of("engine_step", used) + size_of("engine_network", used)
+
+
+def _reset(program: Program, name: str) -> str:
+    """The function NAME_reset; nothing for a policy without a state."""
+    if not program.state_size:
+        return ""
+    return f"""
+void {name}_reset({name}_state *state) {{
+    for (size_t i = 0; i < {program.state_size}; i++)
+        state[i] = 0;
+}}
+"""
 
 
 def integer_network(
@@ -106,6 +127,15 @@ def integer_network(
             "unsigned char *to = bytes + {}",
             f"(unsigned char)(limited(codes[i]) + {entry.target_zero})",
         )
+    state, given, step = "", "", "\n        engine_step_run(&steps[i], bytes, 1);"
+    if program.state_size:
+        state, given = f" {name}_state *state,", " state,"
+        step = f""" {{
+        if (steps[i].kind < ENGINE_RECALL)
+            engine_step_run(&steps[i], bytes, 1);
+        else
+            engine_step_remember(&steps[i], bytes, 1, state, {program.state_size});
+    }}"""
     body = f"""\
 static const engine_step steps[{len(program.steps)}] = {{
 {steps}
@@ -115,7 +145,7 @@ static int32_t limited(int32_t code) {{
     return code < {entry.low} ? {entry.low} : code > {entry.high} ? {entry.high} : code;
 }}
 
-void {name}_run_in(const int32_t codes[], int32_t sums[], engine_word *work) {{
+void {name}_run_in(const int32_t codes[],{state} int32_t sums[], engine_word *work) {{
     unsigned char *bytes = (unsigned char *)work;
     {tensor.format(entry.target)};
     size_t at = 0;
@@ -124,16 +154,15 @@ void {name}_run_in(const int32_t codes[], int32_t sums[], engine_word *work) {{
             const size_t i = c * {entry.pixels} + p;
             to[at] = {code};
         }}
-    for (size_t i = 0; i < {len(program.steps)}; i++)
-        engine_step_run(&steps[i], bytes, 1);
+    for (size_t i = 0; i < {len(program.steps)}; i++){step}
     memcpy(sums, bytes + {leave.source}, {leave.outputs} * sizeof *sums);
 }}
 
-void {name}_run(const int32_t codes[], int32_t sums[]) {{
+void {name}_run(const int32_t codes[],{state} int32_t sums[]) {{
     static engine_word work[ENGINE_WORDS({name.upper()}_WORK_BYTES)];
-    {name}_run_in(codes, sums, work);
+    {name}_run_in(codes,{given} sums, work);
 }}
-"""
+{_reset(program, name)}"""
     body += _choose(policy, leave, name, constants)
     text = _source(name, used, unpacked, constants.text, body)
     return text, constants, len(program.steps) * size_of("engine_step", used)

@@ -11,8 +11,9 @@ from policypress.policy.observations import Answers
 _FLASH = "static const ENGINE_FLASH"
 
 
-def vectors(name: str, answers: Answers, payload: bool) -> str:
-    """The file NAME_vectors.c: observations, what the reference answers, and the self test."""
+def vectors(name: str, answers: Answers, payload: bool, stateful: bool) -> str:
+    """The file NAME_vectors.c: observations, what the reference answers, and the self test; ``stateful``: one after
+    another in one episode."""
     upper, (seen, outputs, actions) = name.upper(), answers
     arrays = [
         definition(f"static const {name}_observation observations", seen),
@@ -20,17 +21,22 @@ def vectors(name: str, answers: Answers, payload: bool) -> str:
         definition(f"static const {name}_action actions", actions),
     ]
     size = outputs.shape[1]
+    declared = reset = again = state = copy = compared = ""
+    if stateful:
+        declared = f"    static {name}_state state[{upper}_STATE_SIZE], again[{upper}_STATE_SIZE];\n"
+        reset, copy = f"    {name}_reset(state);\n", "        memcpy(again, state, sizeof again);\n"
+        state, again, compared = " state,", " again,", " ||\n            memcmp(again, state, sizeof again) != 0"
     body = f"""\
 int {name}_self_test(void) {{
     static engine_word work[ENGINE_WORDS({upper}_WORK_BYTES)];
     static float output[{size}];
     static {name}_action action[{upper}_ACTION_SIZE];
-{_start(name, payload)}    for (int i = 0; i < {len(seen)}; i++) {{
+{declared}{_start(name, payload)}{reset}    for (int i = 0; i < {len(seen)}; i++) {{
         const {name}_observation *observation = observations + i * {upper}_OBSERVATION_SIZE;
-        if ({name}_outputs(observation, 1, output, work) != ENGINE_OK ||
+{copy}        if ({name}_outputs(observation, 1,{again} output, work) != ENGINE_OK ||
             memcmp(output, outputs + i * {size}, sizeof output) != 0 ||
-            {name}_predict_in(observation, action, work) != ENGINE_OK ||
-            memcmp(action, actions + i * {upper}_ACTION_SIZE, sizeof action) != 0)
+            {name}_predict_in(observation,{state} action, work) != ENGINE_OK ||
+            memcmp(action, actions + i * {upper}_ACTION_SIZE, sizeof action) != 0{compared})
             return i + 1;
     }}
     return 0;
@@ -40,7 +46,12 @@ int {name}_self_test(void) {{
 
 
 def integer_vectors(
-    name: str, codes: NDArray[np.int32], sums: NDArray[np.int32], choices: NDArray[np.int64] | None, payload: bool
+    name: str,
+    codes: NDArray[np.int32],
+    sums: NDArray[np.int32],
+    choices: NDArray[np.int64] | None,
+    payload: bool,
+    stateful: bool,
 ) -> str:
     """The file NAME_vectors.c of a build without floats: codes, the reference's sums and choices, the self test."""
     upper = name.upper()
@@ -58,13 +69,17 @@ def integer_vectors(
             if (choices[k] != all_choices[i * {upper}_ACTION_SIZE + k])
                 return (int)i + 1;
 """
+    reset = state = ""
+    if stateful:
+        declared += f"    static {name}_state state[{upper}_STATE_SIZE];\n"
+        reset, state = f"    {name}_reset(state);\n", " state,"
     body = f"""\
 int {name}_self_test(void) {{
     static int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
-{declared}{_start(name, payload)}    for (size_t i = 0; i < {len(codes)}; i++) {{
+{declared}{_start(name, payload)}{reset}    for (size_t i = 0; i < {len(codes)}; i++) {{
         for (size_t k = 0; k < {upper}_OBSERVATION_SIZE; k++)
             codes[k] = all_codes[i * {upper}_OBSERVATION_SIZE + k];
-        {name}_run(codes, sums);
+        {name}_run(codes,{state} sums);
         for (size_t k = 0; k < {upper}_OUTPUT_SIZE; k++)
             if (sums[k] != all_sums[i * {upper}_OUTPUT_SIZE + k])
                 return (int)i + 1;

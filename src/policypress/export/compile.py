@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from policypress.errors import ConfigError, ExportError, ObservationError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-ffp-contract=off")
-FORMAT = "policypress c export 2"
+FORMAT = "policypress c export 3"
 """Of export.json."""
 _SECONDS = 600
 
@@ -66,6 +66,7 @@ class CompiledPolicy:
         self._dtype = np.dtype(facts["observation"]["dtype"])
         self._action = tuple(facts["action"]["shape"]), np.dtype(facts["action"]["dtype"])
         self._outputs, self._work = facts["outputs"], facts["work_bytes"]
+        self._state = _State(facts)
         number = facts["id"]
         self._predict_in = self._library[f"{name}_predict_in_{number}"]
         self._predict_rows = self._library[f"{name}_predict_rows_{number}"]
@@ -76,10 +77,11 @@ class CompiledPolicy:
         """0, or the number of the first test vector that differs."""
         return int(self._self_test())
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
+    def predict(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[Any]:
         """Actions (batch, *action shape) for observations (batch, *shape) of the contract's dtype.
 
-        One observation (*shape) goes through ``NAME_predict_in`` and gives one action. Raises ObservationError for
+        One observation (*shape) goes through ``NAME_predict_in`` and gives one action. ``state`` (batch, size), of a
+        policy that has one, becomes the next one; None: an episode begins in every row. Raises ObservationError for
         observations that are refused.
         """
         shape, dtype = self._action
@@ -87,21 +89,24 @@ class CompiledPolicy:
         actions = np.empty((len(batch), *shape), dtype)
         work = np.empty(len(batch) * self._work // 8 + 1)
         if observations.ndim == len(self._shape):
-            status = self._predict_in(_pointer(batch), _pointer(actions), _pointer(work))
+            states = self._state.pointer(state, 1)
+            status = self._predict_in(_pointer(batch), *states, _pointer(actions), _pointer(work))
             actions = actions[0:1].reshape(shape)
         else:
             rows = ctypes.c_size_t(len(batch))
-            status = self._predict_rows(_pointer(batch), rows, _pointer(actions), _pointer(work))
+            states = self._state.pointer(state, len(batch))
+            status = self._predict_rows(_pointer(batch), rows, *states, _pointer(actions), _pointer(work))
         _accept(status)
         return actions
 
-    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+    def outputs(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[np.float32]:
         """Outputs of the last layer (batch, outputs) before the action transform, as ``predict``."""
         batch = self._batch(observations)
         outputs = np.empty((len(batch), self._outputs), np.float32)
         work = np.empty(len(batch) * self._work // 8 + 1)
         rows = ctypes.c_size_t(len(batch))
-        _accept(self._outputs_of(_pointer(batch), rows, _pointer(outputs), _pointer(work)))
+        states = self._state.pointer(state, len(batch))
+        _accept(self._outputs_of(_pointer(batch), rows, *states, _pointer(outputs), _pointer(work)))
         return outputs
 
     def _batch(self, observations: NDArray[Any]) -> NDArray[Any]:
@@ -119,18 +124,20 @@ class CompiledIntegers:
         facts = facts_of(folder)
         self._library, self._name, self._id = _library(folder, facts, command, flags), facts["name"], facts["id"]
         self._outputs, self._kind = facts["outputs"], facts["action"]["kind"]
+        self._state = _State(facts)
         self._size, self._actions = math.prod(facts["observation"]["shape"]), math.prod(facts["action"]["shape"])
 
     def self_test(self) -> int:
         """0, or the number of the first test vector that differs."""
         return int(self._library[f"{self._name}_self_test_{self._id}"]())
 
-    def run(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Sums (batch, outputs) for codes (batch, *shape)."""
+    def run(self, codes: NDArray[np.int32], state: NDArray[Any] | None = None) -> NDArray[np.int32]:
+        """Sums (batch, outputs) for codes (batch, *shape); ``state`` as for ``CompiledPolicy.predict``."""
         batch = np.ascontiguousarray(codes, np.int32).reshape(-1, self._size)
         sums = np.empty((len(batch), self._outputs), np.int32)
-        for row, to in zip(batch, sums, strict=True):
-            self._library[f"{self._name}_run_{self._id}"](_pointer(row), _pointer(to))
+        for i, (row, to) in enumerate(zip(batch, sums, strict=True)):
+            states = self._state.pointer(None if state is None else state[i : i + 1], 1)
+            self._library[f"{self._name}_run_{self._id}"](_pointer(row), *states, _pointer(to))
         return sums
 
     def choose(self, sums: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -143,6 +150,23 @@ class CompiledIntegers:
         for row, to in zip(batch, choices, strict=True):
             function(_pointer(row), _pointer(to))
         return choices.astype(np.int64)
+
+
+class _State:
+    """The state of an exported policy, as an argument of its functions."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self._size, self._dtype = facts["state"]["size"], np.dtype(facts["state"]["dtype"])
+
+    def pointer(self, state: NDArray[Any] | None, rows: int) -> tuple[ctypes.c_void_p, ...]:
+        """The argument, or none for a policy without a state; zeros in the place of None."""
+        if not self._size:
+            return ()
+        self._given = np.zeros((rows, self._size), self._dtype) if state is None else state  # for as long as it is used
+        found = self._given
+        if (found.shape, found.dtype) != ((rows, self._size), self._dtype) or not found.flags.c_contiguous:
+            raise ObservationError(f"The exported policy expects a state of {self._dtype}({rows}, {self._size}).")
+        return (_pointer(found),)
 
 
 def facts_of(folder: str | Path) -> dict[str, Any]:

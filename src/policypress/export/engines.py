@@ -6,6 +6,7 @@ ObservationError for observations that are refused.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,17 +19,32 @@ from policypress.export.c import CExportConfig, Weights, export_c
 from policypress.export.compile import CompiledIntegers, CompiledPolicy
 from policypress.policy import reference
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 from policypress.runtime.native import make_engine
 
 _VECTORS = 8  # of the self test
 
 
 class Engine(Protocol):
-    """Asked with a batch (count, *shape); ``predict`` takes one observation (*shape) too, and gives one action."""
+    """Asked with a batch (count, *shape); ``predict`` takes one observation (*shape) too, and gives one action.
+    ``state`` (count, size), of a recurrent policy, becomes the next one; None: an episode begins in every row."""
 
-    def outputs(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
+    def outputs(self, observations: NDArray[Any], state: NDArray[Any] | None = None, /) -> NDArray[Any]: ...
 
-    def predict(self, observations: NDArray[Any], /) -> NDArray[Any]: ...
+    def predict(self, observations: NDArray[Any], state: NDArray[Any] | None = None, /) -> NDArray[Any]: ...
+
+
+def answers_of(engine: Engine, policy: Policy, observations: NDArray[Any], acts: bool) -> tuple[NDArray[Any], ...]:
+    """Outputs, and actions if the engine ``acts``, for observations (count, *shape): in a batch, or where the policy
+    has a state one after another in one episode."""
+    found = []
+    for ask in (engine.outputs, engine.predict)[: 1 + acts]:
+        if policy.state_size:
+            state = initial_state(policy, 1)
+            found.append(np.concatenate([ask(row, state) for row in np.split(observations, len(observations))]))
+        else:
+            found.append(ask(observations))
+    return tuple(found)
 
 
 class Native:
@@ -36,12 +52,21 @@ class Native:
 
     def __init__(self, policy: Policy, *, portable: bool = False) -> None:
         self._engine = make_engine(policy, portable=True) if portable else policy.engine
+        self._policy = policy
 
-    def outputs(self, observations: NDArray[Any]) -> NDArray[Any]:
+    def outputs(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[Any]:
+        if self._policy.state_size:
+            return self._given(self._engine.step(observations, self._state(observations, state), True))
         return self._given(self._engine.outputs(observations))
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
+    def predict(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[Any]:
+        if self._policy.state_size:
+            return self._given(self._engine.step(observations, self._state(observations, state), False))
         return self._given(self._engine.predict(observations))
+
+    def _state(self, observations: NDArray[Any], state: NDArray[Any] | None) -> NDArray[Any]:
+        rows = observations.size // math.prod(self._policy.observation.shape)
+        return initial_state(self._policy, rows) if state is None else state
 
     def _given(self, answer: Any) -> NDArray[Any]:
         if answer is None:
@@ -78,13 +103,14 @@ class Integers:
         """0, or the number of the first test vector that differs."""
         return self._built.self_test()
 
-    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._sums(observations).astype(np.float32) * self._policy.layers[-1].scale
+    def outputs(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        sums = self._sums(observations, state)
+        found: NDArray[np.float32] = sums.astype(np.float32) * self._policy.layers[-1].scale
         return found
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
-        return self._built.choose(self._sums(observations))
+    def predict(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> NDArray[Any]:
+        return self._built.choose(self._sums(observations, state))
 
-    def _sums(self, observations: NDArray[Any]) -> NDArray[np.int32]:
+    def _sums(self, observations: NDArray[Any], state: NDArray[Any] | None) -> NDArray[np.int32]:
         codes = reference.quantize_input(self._input, reference.observe(self._policy.observation, observations))
-        return self._built.run(codes.astype(np.int32))
+        return self._built.run(codes.astype(np.int32), state)

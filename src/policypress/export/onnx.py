@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from policypress.errors import ConfigError, ExportError
 from policypress.extras import install
 from policypress.policy.artifact import write
-from policypress.policy.contract import TestVectors
-from policypress.policy.observations import accepted
+from policypress.policy.observations import accepted, recorded
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -91,13 +90,21 @@ def check_onnx(
 def onnx_outputs(model: str | Path | bytes, observations: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Outputs of the last layer (batch, outputs) and actions (batch, *shape) that ONNX Runtime computes.
 
-    ``model``: an exported file or its bytes; ``observations``: one or a batch. Raises ExportError if it cannot be
-    read or run.
+    ``model``: an exported file or its bytes; ``observations``: one or a batch, which a graph with a state is asked one
+    after another in one episode. Raises ExportError if it cannot be read or run.
     """
     _require_packages()
     from policypress.export.onnx_check import Runner
 
-    outputs, actions = Runner(_bytes(model))(np.asarray(observations))
+    run, asked = Runner(_bytes(model)), np.asarray(observations)
+    if not run.state_size:
+        outputs, actions = run(asked)
+        return outputs, actions
+    found, state = [], None
+    for observation in asked.reshape(-1, *run.shape):
+        *answer, state = run(observation, state)
+        found.append(answer)
+    outputs, actions = (np.concatenate(rows) for rows in zip(*found, strict=True))
     return outputs, actions
 
 
@@ -118,7 +125,7 @@ def _taking(policy: Policy, dtype: str | None) -> Policy:
         return narrow
     with np.errstate(over="ignore"):  # what overflows is not accepted
         seen = accepted(narrow, policy.test_vectors.observations.astype(np.float32))
-    return dataclasses.replace(narrow, test_vectors=TestVectors(seen, narrow.outputs(seen), narrow.predict(seen)[0]))
+    return dataclasses.replace(narrow, test_vectors=recorded(narrow, seen))
 
 
 def _bytes(model: str | Path | bytes) -> bytes:

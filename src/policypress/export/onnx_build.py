@@ -18,24 +18,27 @@ from policypress.export.onnx_exact import ExactIntegers
 from policypress.export.onnx_float import Floats
 from policypress.export.onnx_graph import Graph, Style
 from policypress.export.onnx_qdq import QdqIntegers
+from policypress.export.onnx_state import States
 from policypress.policy.card import encode_card
 from policypress.policy.policy import Policy
 
 
 def build(policy: Policy, style: Style) -> onnx.ModelProto:
-    """Graph of ``policy`` with the input ``observation`` and the outputs ``action`` and ``outputs``.
+    """Graph of ``policy`` with the input ``observation`` and the outputs ``action`` and ``outputs``; of a policy with a
+    state with the input ``h_in`` and the output ``h_out`` too.
 
     Equal policies give equal bytes. Raises UnsupportedError if "qdq" has no type for some codes.
     """
     graph = Graph()
     with graph.scope("observe"):
         x = observe(graph, policy, style)
+    states = States(graph, policy)
     if policy.input is None:
-        outputs = Floats(graph, style).ops(policy.ops, x)
+        outputs = Floats(graph, style, states).ops(policy.ops, x)
     else:
         match style:
             case "exact":
-                outputs = ExactIntegers(graph).network(policy, policy.input, x)
+                outputs = ExactIntegers(graph, states).network(policy, policy.input, x)
             case "qdq":
                 outputs = QdqIntegers(graph).network(policy, policy.input, x)
             case _:
@@ -44,7 +47,7 @@ def build(policy: Policy, style: Style) -> onnx.ModelProto:
     with graph.scope("act"):
         action = act(graph, policy.action, "outputs", style)
     graph.rename(action, "action")
-    model = graph.model(policy, "action", "outputs")
+    model = graph.model(policy, "action", "outputs", *states.close())
     helper.set_model_props(model, _metadata(policy, style, graph))
     return model
 
@@ -58,11 +61,12 @@ def build_network(policy: Policy) -> onnx.ModelProto:
     graph = Graph()
     with graph.scope("observe"):
         x = observe(graph, policy, "qdq")
-    outputs = Floats(graph, "qdq").ops(policy.ops, x)
+    states = States(graph, policy)
+    outputs = Floats(graph, "qdq", states).ops(policy.ops, x)
     with graph.scope("act"):
         action = act(graph, policy.action, outputs, "qdq")
     graph.rename(action, "action")
-    return graph.model(policy, "action")
+    return graph.model(policy, "action", *states.close())
 
 
 def _metadata(policy: Policy, style: Style, graph: Graph) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,10 +17,24 @@ from numpy.typing import NDArray
 from policypress.errors import ExportError, ObservationError, unknown
 from policypress.export.onnx_ends import normalization_error
 from policypress.export.onnx_graph import OPSET, STEPS, STYLE, Step, Style
-from policypress.policy import activations, reference
+from policypress.policy import activations, cells, reference
 from policypress.policy.contract import ActionTransform
-from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
+from policypress.policy.observations import turns
+from policypress.policy.ops import (
+    CELLS,
+    FLOAT_BITS,
+    Activation,
+    Cell,
+    Flatten,
+    History,
+    Layer,
+    MaxPool2d,
+    Op,
+    Relu,
+    Residual,
+)
 from policypress.policy.policy import Policy
+from policypress.policy.state import Memory, initial_state
 
 _ROUNDING = 2.0**-24  # of one float32 operation
 _TINIEST = 2.0**-149
@@ -108,6 +122,7 @@ class OnnxReport:
 
 class Runner:
     """A graph in ONNX Runtime, on one thread of the CPU; calling it gives outputs, actions and the ``extra`` tensors.
+    Of a policy with a state, calling it with one gives the next one behind the actions; None: an episode begins.
 
     Products of uint8 and int8 are kept from saturating on x86 processors without VNNI (docs/onnx.md).
     """
@@ -119,7 +134,7 @@ class Runner:
         options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            (observation,) = self._session.get_inputs()
+            observation, *states = self._session.get_inputs()
         except Exception as error:  # ONNX Runtime's errors share no base
             reason = str(error).strip().splitlines()[0]
             raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot run this graph: {reason}") from error
@@ -127,9 +142,11 @@ class Runner:
         name = observation.type.removeprefix("tensor(").removesuffix(")")
         self.dtype = np.dtype(names.get(name, name))
         self.shape = tuple(observation.shape[1:])
-        self._results = ["outputs", "action", *extra]
+        self.state_size = int(states[0].shape[1]) if states else 0
+        self._state = np.float32 if states and states[0].type == "tensor(float)" else np.int16
+        self._results = ["outputs", "action", *(["h_out"] if states else []), *extra]
 
-    def __call__(self, observations: NDArray[Any]) -> list[NDArray[Any]]:
+    def __call__(self, observations: NDArray[Any], state: NDArray[Any] | None = None) -> list[NDArray[Any]]:
         if observations.shape != self.shape and observations.shape[1:] != self.shape:
             raise ObservationError(
                 f"The graph expects an observation of shape {self.shape} or a batch of them, "
@@ -137,13 +154,17 @@ class Runner:
             )
         with np.errstate(over="ignore"):
             batch = np.ascontiguousarray(observations.reshape(-1, *self.shape), dtype=self.dtype)
-        return list(self._session.run(self._results, {"observation": batch}))
+        given = {"observation": batch}
+        if self.state_size:
+            given["h_in"] = np.zeros((len(batch), self.state_size), self._state) if state is None else state
+        return list(self._session.run(self._results, given))
 
 
 def compare(
     policy: Policy, model: bytes, observations: NDArray[Any], alone: int = 8, runner: Callable[..., Any] = Runner
 ) -> OnnxReport:
-    """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well.
+    """What ``model`` makes of ``observations`` (batch, *shape), the first ``alone`` of them one by one as well;
+    where it has a state they are sequences side by side.
 
     Raises ExportError if it is no export of such a policy, ObservationError as the policy does.
     """
@@ -157,9 +178,11 @@ def compare(
     style: Style = "qdq" if facts[STYLE] == "qdq" else "exact"
     steps = [Step(*step) for step in json.loads(facts[STEPS])]
 
+    run = runner(model)
+    if policy.state_size:
+        return _compare_sequences(policy, model, style, observations, run)
     x = reference.observe(policy.observation, observations)
     wanted = reference.run(policy, x)
-    run = runner(model)
     if (run.shape, run.dtype) != (policy.observation.shape, policy.observation.dtype):
         raise ExportError("The graph is not one of this policy: it takes other observations.")
     batch = run(observations)
@@ -187,8 +210,7 @@ def compare(
     finite = np.isfinite(outputs).all(axis=1)  # float32 sums may overflow in one order and not in another
     action = _action(policy.action, outputs[finite], actions[finite], style)
     right = reference.act(policy.action, wanted)[again]
-    exact = style == "exact" and policy.input is not None
-    equal = actions == right if exact else np.isclose(actions, right, rtol=1e-5, atol=1e-6)
+    equal = _equal(policy, style, actions, right)
     return OnnxReport(
         style=style,
         numerics=policy.numerics,
@@ -202,6 +224,54 @@ def compare(
         action_difference=float(_distance(actions, right)[finite].max(initial=0)),
         equal_actions=float(equal.reshape(len(again), -1).all(axis=1).mean()),
     )
+
+
+def _compare_sequences(policy: Policy, model: bytes, style: Style, observations: NDArray[Any], run: Any) -> OnnxReport:
+    """The report of a policy with a state: from the same state outputs, action and next state of every step."""
+    observation = policy.observation
+    if (run.shape, run.dtype, run.state_size) != (observation.shape, observation.dtype, policy.state_size):
+        raise ExportError("The graph is not one of this policy: it takes other observations or states.")
+    found, wanted = list[list[NDArray[Any]]](), list[list[NDArray[Any]]]()
+    for number, turn in enumerate(turns(policy, observations)):
+        allowed, kept = np.zeros_like(turn.outputs), np.zeros_like(turn.after)
+        if policy.input is None:
+            near: list[_Near] = []
+            x, inside = reference.observe(observation, turn.observations), normalization_error(policy, style)
+            apart = np.zeros_like(x) if inside is None else np.full_like(x, inside)
+            allowed = _rounding(policy.ops, x, apart, Memory(turn.before), near)
+            kept = np.concatenate([one.apart for one in near], axis=1)
+        for rows in [slice(None)] if number % 4 else [slice(None), slice(0, 1)]:
+            found.append(run(turn.observations[rows], turn.before[rows]))
+            wanted.append([turn.outputs[rows], turn.after[rows], allowed[rows], kept[rows]])
+    if not found:
+        raise ExportError("No observation is left to compare the graph with.")
+    outputs, actions, after = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    right, state, allowed, kept = (np.concatenate(parts) for parts in zip(*wanted, strict=True))
+    states, end = _worst("state", _distance(after, state), kept), _worst("outputs", _distance(outputs, right), allowed)
+    if policy.input is None and states.largest - states.allowed > end.largest - end.allowed:
+        end = states  # a state of no integers stands in the place of the outputs
+    finite = np.isfinite(outputs).all(axis=1)
+    wanted_actions = reference.act(policy.action, right)
+    equal = _equal(policy, style, actions, wanted_actions)
+    return OnnxReport(
+        style=style,
+        numerics=policy.numerics,
+        observation=observation.dtype,
+        payload_bytes=len(model),
+        observations=len(observations),
+        steps=() if policy.input is None else (states,),
+        outputs=end,
+        action=_action(policy.action, outputs[finite], actions[finite], style),
+        outputs_difference=float(_distance(outputs, right)[finite].max(initial=0)),
+        action_difference=float(_distance(actions, wanted_actions)[finite].max(initial=0)),
+        equal_actions=float(equal.reshape(len(equal), -1).all(axis=1).mean()),
+    )
+
+
+def _equal(policy: Policy, style: Style, actions: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which actions are the same: to 1e-5 where no bits are promised."""
+    exact = style == "exact" and policy.input is not None
+    return np.asarray(actions == right if exact else np.isclose(actions, right, rtol=1e-5, atol=1e-6))
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
@@ -270,12 +340,55 @@ def _end(policy: Policy, last: Int64) -> tuple[Float32, Float32]:
 # float32 activations: how far two orders of summation may be apart
 
 
-def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
+class _Near(NamedTuple):
+    """float32 values that another order of summation gives within ``apart``."""
+
+    value: Float32
+    apart: Float32
+
+    def __add__(self, other: _Near) -> _Near:  # type: ignore[override]
+        size = np.abs(self.value) + np.abs(other.value)
+        apart = np.float32(1.01) * (self.apart + other.apart) + np.float32(2 * _ROUNDING) * size
+        return _Near(self.value + other.value, apart.astype(np.float32))
+
+    def __mul__(self, other: _Near) -> _Near:  # type: ignore[override]
+        value = self.value * other.value
+        apart = np.abs(self.value) * other.apart + self.apart * (np.abs(other.value) + other.apart)
+        return _Near(value, np.float32(1.01) * apart + np.float32(2 * _ROUNDING) * np.abs(value))
+
+    def __rsub__(self, other: float) -> _Near:
+        rounding = np.float32(2 * _ROUNDING) * (np.float32(other) + np.abs(self.value))
+        return _Near(np.float32(other) - self.value, self.apart + rounding)
+
+    def through(self, op: Activation) -> _Near:
+        apart = np.float32(1.01 * _steepness(op)) * self.apart + formula_error(op, self.value)
+        return _Near(op.values(self.value), apart)
+
+
+def _cell_rounding(op: Cell, x: Float32, apart: Float32, before: NDArray[Any]) -> list[_Near]:
+    """The next state of a cell, h first."""
+    kind = CELLS[op.kind]
+    vectors = np.split(before, len(kind.state), axis=1)
+    layers = []
+    for layer, taken, off in ((op.input, x, apart), (op.recurrent, vectors[0], np.zeros_like(vectors[0]))):
+        given = reference.run_float((layer,), taken, []), _rounding((layer,), taken, off)
+        parts = [np.split(values, len(kind.gates), axis=1) for values in given]
+        layers.append([_Near(*both) for both in zip(*parts, strict=True)])
+    exact = [_Near(vector, np.zeros_like(vector)) for vector in vectors]
+    sigmoid, tanh = (lambda near: near.through(op.sigmoid)), (lambda near: near.through(op.tanh))
+    found: list[_Near] = cells.of_floats(op.kind, sigmoid, tanh, layers[0], layers[1], exact)
+    return found
+
+
+def _rounding(
+    ops: Iterable[Op], x: Float32, apart: Float32, memory: Memory | None = None, states: list[_Near] | None = None
+) -> Float32:
     """Bound of the difference between two float32 runs of ``ops``, one from ``x`` and one within ``apart`` of it.
 
     A sum of n rounded products is within n roundings of sum |w| |x|, in whatever order; ReLU and max pooling bring
     nothing further apart, an activation by its largest slope and by what its formula rounds. 1 % pays for computing the
-    bound itself in float32. Infinite or NaN where sums could overflow.
+    bound itself in float32. ``memory``: the state of operations that have one; ``states`` receives the next one.
+    Infinite or NaN where sums could overflow.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         for op in ops:
@@ -304,6 +417,21 @@ def _rounding(ops: Iterable[Op], x: Float32, apart: Float32) -> Float32:
                     inside = _rounding(op.body, x, apart)
                     size = np.abs(x) + np.abs(reference.run_float((op,), x, []))
                     apart = (apart + inside) * np.float32(1.01) + np.float32(4 * _ROUNDING) * size
+                case History():
+                    assert memory is not None
+                    before = memory.recall(op.state_size(x.shape[1:]))
+                    apart = np.concatenate([np.zeros_like(before), apart], axis=1)
+                    x = np.concatenate([before, x], axis=1)
+                    if states is not None:
+                        states.append(_Near(x[:, -before.shape[1] :], apart[:, -before.shape[1] :]))
+                    continue
+                case Cell():
+                    assert memory is not None
+                    after = _cell_rounding(op, x, apart, memory.recall(op.state_size(())))
+                    if states is not None:
+                        states += after
+                    x, apart = after[0]
+                    continue
                 case _:
                     unknown(op)
             x = reference.run_float((op,), x, [])
@@ -423,5 +551,6 @@ def _legal(policy: Policy, observations: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([_legal(policy, half) for half in (observations[:middle], observations[middle:])])
     if policy.input is not None:
         return observations
-    finite = np.isfinite(_rounding(policy.ops, x, np.zeros_like(x)))
+    beginning = Memory(initial_state(policy, len(x)))
+    finite = np.isfinite(_rounding(policy.ops, x, np.zeros_like(x), beginning))
     return np.asarray(observations[finite.all(axis=1)])

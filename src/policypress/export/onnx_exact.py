@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from policypress.errors import unknown
 from policypress.export.onnx_ends import normalization_error, scaled_input, shifted_input
+from policypress.export.onnx_functions import Value
 from policypress.export.onnx_graph import Graph, clip, max_pool, per_channel, ratio, window
-from policypress.policy import reference
+from policypress.export.onnx_state import States, gates
+from policypress.policy import cells, reference
 from policypress.policy.ops import (
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -46,6 +50,28 @@ class _Codes:
         return np.float32 if self.peak < _FLOAT32_INTEGERS else np.float64
 
 
+class _CellCodes:
+    """Tensors of codes in the formula of a cell: integers in float64, which holds all products."""
+
+    def __init__(self, graph: Graph, cell: Cell) -> None:
+        self._graph, self._cell = graph, cell
+
+    def scaled(self, name: str, values: Value) -> Value:
+        requantization = self._cell.requantization(name)
+        codes = requantized(self._graph, values.tensor, requantization, np.float64, 1)
+        low, high = np.float64(requantization.low), np.float64(requantization.high)
+        return Value(self._graph, clip(self._graph, codes, low, high), np.float64)
+
+    def look_up(self, function: Activation, codes: Value) -> Value:
+        g = self._graph
+        table = g.constant(function.lookup.table.astype(np.int16), "table")
+        place = g.op("Add", g.cast(codes.tensor, np.int32), g.constant(np.int32(function.limit)))
+        return Value(g, g.cast(g.op("Gather", table, place), np.float64), np.float64)
+
+    def clip(self, values: Value, limit: int) -> Value:
+        return Value(self._graph, clip(self._graph, values.tensor, np.float64(-limit), np.float64(limit)), np.float64)
+
+
 class ExactIntegers:
     """Integer layers by MatMulInteger and ConvInteger; requantization in floats, wide enough to be exact.
 
@@ -53,8 +79,9 @@ class ExactIntegers:
     x86 processors without VNNI, and saturate; those for uint8 times uint8 are exact everywhere.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, states: States) -> None:
         self.graph = graph
+        self.states = states
 
     def network(self, policy: Policy, quantization: InputQuantization, x: str) -> str:
         g = self.graph
@@ -111,6 +138,11 @@ class ExactIntegers:
                 )
             case Residual():
                 return self._residual(op, codes, shape)
+            case History():
+                frames = self.states.history(self._real(codes, np.float32))
+                return self._store(frames, np.float32, -codes.zero, codes.peak - codes.zero)
+            case Cell():
+                return self._cell(op, codes, shape)
             case Activation():
                 first = op.limit - codes.zero  # of the table's places, so that codes plus their zero are places
                 table = (op.lookup.table[max(first, 0) : first + codes.peak + 1] - op.low).astype(np.uint8)
@@ -161,6 +193,19 @@ class ExactIntegers:
             terms.append(clip(g, scaled, dtype(requantization.low), dtype(requantization.high)))
         return self._store(g.op("Add", *terms), dtype, op.low, op.high)
 
+    def _cell(self, op: Cell, codes: _Codes, shape: Shape) -> _Codes:
+        g, limit = self.graph, op.limits[0]
+        before = self.states.recall(op)
+        last = self._store(before[0], np.float32, -limit, limit)
+        parts = []
+        for layer, taken, size in ((op.input, codes, shape), (op.recurrent, last, (op.units,))):
+            given = self._op(layer, taken, size)
+            parts.append([Value(g, part, np.float64) for part in gates(g, op, self._real(given, np.float64))])
+        values = [Value(g, g.cast(vector, np.float64), np.float64) for vector in before]
+        after = cells.of_codes(op, _CellCodes(g, op), parts[0], parts[1], values)
+        self.states.keep(*(g.cast(value.tensor, np.float32) for value in after))
+        return self._store(after[0].tensor, np.float64, -limit, limit)
+
     def _bytes(self, codes: _Codes) -> list[str]:
         """uint8 tensors of the bytes of what is stored, the lowest first."""
         g = self.graph
@@ -175,11 +220,7 @@ class ExactIntegers:
         return [*found, g.cast(rest, np.uint8)]
 
     def _scale(self, value: str, requantization: Requantization, dtype: type[np.generic], ndim: int) -> str:
-        """``(value * multiplier + 2**(shift - 1)) >> shift`` of a tensor of ``dtype``, see ``_wide_enough``."""
-        g = self.graph
-        factor = per_channel(ratio(requantization).astype(dtype), ndim)
-        product = g.op("Mul", value, g.constant(factor, "ratio"))
-        return str(g.op("Floor", g.op("Add", product, g.constant(dtype(0.5)))))
+        return requantized(self.graph, value, requantization, dtype, ndim)
 
     def _real(self, value: _Codes | str, dtype: type[np.generic]) -> str:
         """Codes or accumulators in a tensor of ``dtype``."""
@@ -201,6 +242,13 @@ class ExactIntegers:
             codes = replace(codes, tensor=g.cast(tensor, codes.dtype))
         g.step(codes.tensor, zero)
         return codes
+
+
+def requantized(graph: Graph, value: str, requantization: Requantization, dtype: type[np.generic], ndim: int) -> str:
+    """``(value * multiplier + 2**(shift - 1)) >> shift`` of a tensor of ``dtype``, see ``_wide_enough``."""
+    factor = per_channel(ratio(requantization).astype(dtype), ndim)
+    product = graph.op("Mul", value, graph.constant(factor, "ratio"))
+    return str(graph.op("Floor", graph.op("Add", product, graph.constant(dtype(0.5)))))
 
 
 def code_begins(policy: Policy, quantization: InputQuantization) -> NDArray[np.float32]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from policypress.errors import unknown
-from policypress.export.onnx_functions import activate
+from policypress.export.onnx_functions import Value, activate
 from policypress.export.onnx_graph import Graph, Style, dequantized, layer_node, max_pool, per_channel
-from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
+from policypress.export.onnx_state import States, gates
+from policypress.policy import cells
+from policypress.policy.ops import FLOAT_BITS, Activation, Cell, Flatten, History, Layer, MaxPool2d, Op, Relu, Residual
 
 
 class Floats:
     """Weight-only and float numerics. "exact" sums integers first and scales then, as the reference does."""
 
-    def __init__(self, graph: Graph, style: Style) -> None:
+    def __init__(self, graph: Graph, style: Style, states: States) -> None:
         self.graph = graph
         self.style = style
+        self.states = states
 
     def ops(self, ops: tuple[Op, ...], x: str) -> str:
         g = self.graph
@@ -35,9 +38,29 @@ class Floats:
                         x = g.op("Flatten", x)
                     case Residual():
                         x = g.op("Add", x, self.ops(op.body, x))
+                    case History():
+                        x = self.states.history(x)
+                    case Cell():
+                        x = self._cell(op, x)
                     case _:
                         unknown(op)
         return x
+
+    def _cell(self, op: Cell, x: str) -> str:
+        g = self.graph
+        before = self.states.recall(op)
+        layers = self._layer(op.input, x), self._layer(op.recurrent, before[0])
+        taken, recalled = ([Value(g, part) for part in gates(g, op, layer)] for layer in layers)
+        after = cells.of_floats(
+            op.kind,
+            lambda value: Value(g, activate(g, op.sigmoid, value.tensor, self.style)),
+            lambda value: Value(g, activate(g, op.tanh, value.tensor, self.style)),
+            taken,
+            recalled,
+            [Value(g, part) for part in before],
+        )
+        self.states.keep(*(value.tensor for value in after))
+        return str(after[0].tensor)
 
     def _layer(self, layer: Layer, x: str) -> str:
         g = self.graph

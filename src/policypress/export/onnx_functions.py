@@ -41,14 +41,14 @@ def _operators(graph: Graph) -> Any:
 
 
 class Value:
-    """A float32 ``tensor`` in the place of an array: what a formula does with it becomes nodes."""
+    """A ``tensor`` in the place of an array: what a formula does with it becomes nodes. Constants are of ``dtype``."""
 
-    def __init__(self, graph: Graph, tensor: str) -> None:
-        self.graph, self.tensor = graph, tensor
+    def __init__(self, graph: Graph, tensor: str, dtype: type[np.generic] = np.float32) -> None:
+        self.graph, self.tensor, self.dtype = graph, tensor, dtype
 
     def _node(self, kind: str, *inputs: Value | float) -> Value:
-        names = [x.tensor if isinstance(x, Value) else self.graph.constant(np.float32(x)) for x in inputs]
-        return Value(self.graph, self.graph.op(kind, *names))
+        names = [x.tensor if isinstance(x, Value) else self.graph.constant(self.dtype(x)) for x in inputs]
+        return Value(self.graph, self.graph.op(kind, *names), self.dtype)
 
     def __add__(self, other: Value | float) -> Value:
         return self._node("Add", self, other)

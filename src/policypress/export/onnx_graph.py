@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from policypress.policy.ops import Activation, Layer, MaxPool2d, Op, Requantization
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 from policypress.version import __version__
 
 Style = Literal["exact", "qdq"]
@@ -49,7 +50,7 @@ class Graph:
         self.steps: list[Step] = []
         self.constants: list[onnx.TensorProto] = []
         self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._taken: set[str] = {"observation", "outputs", "action"}
+        self._taken: set[str] = {"observation", "outputs", "action", "h_in", "h_out"}
         self._scope = ""
         self._layers = 0
 
@@ -102,7 +103,8 @@ class Graph:
         self.steps = [step._replace(tensor=new) if step.tensor == old else step for step in self.steps]
 
     def model(self, policy: Policy, *results: str) -> onnx.ModelProto:
-        """The graph with the input ``observation`` and the outputs ``results``, of "action" and "outputs"."""
+        """The graph with the input ``observation`` and the outputs ``results``, of "action", "outputs" and "h_out". A
+        policy with a state has the input ``h_in`` too."""
 
         def value(name: str, dtype: str, *shape: int) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, dtype_of(dtype), ["batch", *shape])
@@ -113,6 +115,10 @@ class Graph:
             "outputs": value("outputs", "float32", policy.layers[-1].weight.shape[0]),
         }
         inputs = [value("observation", observation.dtype, *observation.shape)]
+        if policy.state_size:
+            dtype = initial_state(policy, 0).dtype.name
+            inputs.append(value("h_in", dtype, policy.state_size))
+            known["h_out"] = value("h_out", dtype, policy.state_size)
         return helper.make_model(
             helper.make_graph(self.nodes, "policy", inputs, [known[name] for name in results], self.constants),
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -15,7 +15,9 @@ from policypress.export.onnx_graph import Graph, clip, dequantized, layer_node, 
 from policypress.policy import activations
 from policypress.policy.ops import (
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -98,6 +100,10 @@ class QdqIntegers:
                 return self._codes(g.op("Flatten", value.tensor), value.low, value.high, value.scale)
             case Layer():
                 return self._requantized(op, value)
+            case History() | Cell():
+                raise UnsupportedError(
+                    "Style qdq has no form of a recurrent cell or a history: export with style exact."
+                )
             case _:
                 unknown(op)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policypress.errors import ObservationError, PolicypressError, UnsupportedError
 from policypress.export.compile import compiler
-from policypress.export.engines import Engine, Integers, Native, compiled
+from policypress.export.engines import Engine, Integers, Native, answers_of, compiled
 from policypress.export.onnx import check_onnx, encode_onnx, onnx_outputs
 from policypress.policy.observations import Answers, answers
 from policypress.policy.policy import Policy
@@ -86,8 +86,8 @@ def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
 def _row(name: str, policy: Policy, wanted: Answers, engine: Engine, acts: bool = True) -> Agreement:
     """What the outputs and, if it ``acts``, the actions of an engine say, which promises the same bits."""
     try:
-        outputs = engine.outputs(wanted.observations)
-        actions = engine.predict(wanted.observations) if acts else wanted.actions
+        outputs, *found = answers_of(engine, policy, wanted.observations, acts)
+        actions = found[0] if acts else wanted.actions
     except ObservationError as error:  # the reference did not refuse any
         return Agreement(name, math.inf, len(wanted.actions), False, str(error))
     difference, different = _difference(policy, outputs, wanted.outputs), _different(actions, wanted.actions)

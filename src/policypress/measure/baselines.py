@@ -16,7 +16,9 @@ from policypress.errors import ConfigError, UnsupportedError, unknown
 from policypress.policy.ops import (
     FLOAT_BITS,
     Activation,
+    Cell,
     Flatten,
+    History,
     Layer,
     MaxPool2d,
     Op,
@@ -86,7 +88,10 @@ def _float_weights(ops: tuple[Op, ...]) -> tuple[Op, ...]:
                 found.append(_float_layer(op, op.weight * _along(scale, op.weight, 0), op.bias, op.relu))
             case Residual():
                 found.append(Residual(_float_weights(op.body)))
-            case Relu() | Activation() | Flatten() | MaxPool2d():
+            case Cell():
+                taken, recalled = (layer for layer in _float_weights(op.children) if isinstance(layer, Layer))
+                found.append(dataclasses.replace(op, input=taken, recurrent=recalled))
+            case Relu() | Activation() | Flatten() | MaxPool2d() | History():
                 found.append(op)
             case _:
                 unknown(op)
@@ -124,11 +129,31 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
                     raise UnsupportedError("A residual block whose body does not end in a layer has no float32 form.")
                 found.append(Residual(body))
                 unit = outer
+            case Cell():
+                cell, unit = _float_cell(op, unit)
+                found.append(cell)
+            case History():
+                found.append(op)
+                unit = np.tile(unit, op.frames) if unit.size > 1 else unit
             case Relu() | Flatten() | MaxPool2d():
                 found.append(op)
             case _:
                 unknown(op)
     return tuple(found), unit
+
+
+def _float_cell(op: Cell, unit: Unit) -> tuple[Cell, Unit]:
+    """The cell of float values, and the unit of the codes of h."""
+    part = op.sigmoid.unit * _ratio(op.requantization("gate"))
+    product = float(op.sigmoid.lookup.scale) * float(op.tanh.lookup.scale)
+    own = product / _ratio(op.requantization("input" if op.kind == "gru" else "output"))
+    layers = []
+    for layer, taken in ((op.input, unit), (op.recurrent, own)):
+        assert layer.requantize is not None
+        scale = _ratio(layer.requantize) * part
+        weight = layer.weight * _along(scale, layer.weight, 0) / _along(taken, layer.weight, 1)
+        layers.append(_float_layer(layer, weight, layer.bias * scale, relu=False))
+    return Cell(op.kind, layers[0], layers[1], op.sigmoid.as_float, op.tanh.as_float), own
 
 
 def _wanted(later: Iterable[Op], last: Unit | None) -> Unit:
@@ -141,9 +166,9 @@ def _wanted(later: Iterable[Op], last: Unit | None) -> Unit:
             case Residual():
                 assert op.skip is not None
                 over = over * _ratio(op.skip)
-            case Layer():
+            case Layer() | Cell():
                 return np.ones(1)
-            case Relu() | Flatten() | MaxPool2d():
+            case Relu() | Flatten() | MaxPool2d() | History():
                 pass
             case _:
                 unknown(op)
@@ -258,6 +283,8 @@ def _with_widths(
                 op = op.as_float
             case Residual():
                 op = Residual(_with_widths(op.body, widths, shape, rng)[0])
+            case History() | Cell():
+                raise UnsupportedError("A recurrent policy has no network of other widths to stand beside it.")
             case Relu() | Flatten() | MaxPool2d():
                 pass
             case _:

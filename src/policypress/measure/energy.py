@@ -14,6 +14,8 @@ compare on like hardware, not what a machine draws. What is counted for one obse
 - A bias is one addition. A requantization is a 32-bit multiplication and four additions (half, shift, two limits), a
   step of ReLU or of max pooling one addition. An activation of codes is a byte read from a table and one addition; of
   an odd function the table holds one half, and signs are another addition.
+- A recurrent cell is its two layers, and for every unit additions of both, a requantization and a table or function for
+  each gate, three products, and the state, read and written once; a history's values are read and written once.
 - At the ends, in float32: input quantization is a multiplication and three additions a feature, an image's scaling a
   multiplication, a normalization a multiplication and three additions, the outputs' scale a multiplication each;
   squashing to the bounds two multiplications and two additions beside the tanh, clipping two additions, the choice of
@@ -41,7 +43,20 @@ from typing import Any
 
 from policypress.errors import UnsupportedError, unknown
 from policypress.policy import activations
-from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual, Shape
+from policypress.policy.ops import (
+    CELLS,
+    FLOAT_BITS,
+    Activation,
+    Cell,
+    Flatten,
+    History,
+    Layer,
+    MaxPool2d,
+    Op,
+    Relu,
+    Residual,
+    Shape,
+)
 from policypress.policy.policy import Policy
 
 PICOJOULES: Mapping[str, float] = MappingProxyType(
@@ -253,6 +268,10 @@ class _Counter:
                         if operand is not None:
                             self._requantize(values, operand.multiplier.size + operand.shift.size)
                             self._code_bits = max(8, max(-op.low, op.high).bit_length())
+                case History():
+                    self._add(activation_traffic=2 * op.state_size(shape) * self._value_bytes)
+                case Cell():
+                    self._cell(op)
                 case Flatten():
                     shape = after
                     continue
@@ -263,6 +282,28 @@ class _Counter:
             self._add(activation_traffic=values * self._value_bytes)
             shape = after
         return shape
+
+    def _cell(self, op: Cell) -> None:
+        """Both layers, and for every unit: a sum, a ratio and a function for each gate, those of the state beside."""
+        kind, units = CELLS[op.kind], op.units
+        rows = len(kind.gates) * units
+        self._layer(op.input, (rows,))
+        self._code_bits = op.bits[0] if op.bits else FLOAT_BITS
+        self._layer(op.recurrent, (rows,))
+        functions, products = rows + (units if "c" in kind.state else 0), 3 * units
+        if op.bits:
+            ratios = rows + (len(kind.ratios) - 2) * units
+            self._requantize(ratios, 2 * len(kind.ratios))
+            self._add(int32_mul=products, int32_add=rows + 2 * units + functions, activation_traffic=functions)
+            self._add(constant_bytes=2 * op.sigmoid.limit + 1 + op.tanh.limit + 1)
+            self._code_bits = max(op.bits)
+        else:
+            for function, count in ((op.sigmoid, 2 * units), (op.tanh, functions - 2 * units)):
+                multiplications, additions = operations(function)
+                self._add(float_mul=multiplications * count, float_add=additions * count)
+            self._add(float_mul=products, float_add=rows + 2 * units)
+        self._add(activation_traffic=2 * op.state_size(()) * self._value_bytes)
+        self._code_bits = op.bits[0] if op.bits else FLOAT_BITS
 
     def _layer(self, layer: Layer, after: Shape) -> None:
         positions, outputs = math.prod(after[1:]), math.prod(after)

@@ -26,7 +26,9 @@ from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, Weights, export_c
 from policypress.export.compile import STRICT, facts_of
 from policypress.policy import reference
+from policypress.policy.observations import sequence
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 
 COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
 PACKAGES = ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm")
@@ -81,7 +83,7 @@ class TargetReport:
     """A policy on a target.
 
     ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit for
-    bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation and one action.
+    bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation, one action and a state.
     ``instructions``: mean of an action; ``most_instructions``: of any, to within a tick of the timer
     (``tick_instructions``); ``start_instructions``: once, to unpack a payload. ``loop_error``: what the count of a loop
     of known length was off by.
@@ -162,7 +164,7 @@ def measure_on_target(
         differing=int(different.any(axis=1).sum()),
         footprint=footprint,
         stack=max(act_stack - nothing_stack, start_stack),
-        buffers=batch[0].nbytes + expected[0].nbytes,
+        buffers=batch[0].nbytes + expected[0].nbytes + initial_state(policy, 1).nbytes,
         instructions=act * ticks / len(batch) - around,
         most_instructions=most * ticks - around,
         start_instructions=start * ticks,
@@ -196,6 +198,7 @@ def build_firmware(folder: Path, target: Target, build: Path, *, optimize: str =
     answers = facts["outputs"] if integer else math.prod(facts["action"]["shape"])
     defines = [f"POLICY={name}", f"INTEGER_ONLY={int(integer)}"]
     defines += [f"OBSERVATION_VALUES={values}", f"ACTION_VALUES={answers}", f"POLICY_INIT={int(facts['init'])}"]
+    defines.append(f"STATE_VALUES={facts['state']['size']}")
     build.mkdir(parents=True, exist_ok=True)
     with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
         compile_ = [COMPILER, *STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
@@ -271,11 +274,10 @@ def expected_answers(policy: Policy, batch: NDArray[Any], integer_only: bool) ->
     """What goes into the firmware and what the reference answers: observations (n, *shape) and actions, or, if
     ``integer_only``, input codes and the last layer's sums, int32 both. ``batch``: as ``reference.arrange`` returns."""
     x = reference.to_network(policy.observation, batch)
-    record: list[NDArray[Any]] = []
-    outputs = reference.run(policy, x, record)
+    outputs, sums = sequence(policy, batch)
     if not integer_only or policy.input is None:  # the export refuses the latter
         return batch, reference.act(policy.action, outputs)
-    return reference.quantize_input(policy.input, x).astype(np.int32), record[-1].astype(np.int32)
+    return reference.quantize_input(policy.input, x).astype(np.int32), sums.astype(np.int32)
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:

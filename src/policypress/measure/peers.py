@@ -26,7 +26,7 @@ from policypress.errors import ConfigError, UnsupportedError, unknown
 from policypress.measure.baselines import parameters
 from policypress.policy import activations, reference
 from policypress.policy.observations import usual_observations
-from policypress.policy.ops import Activation, Flatten, Layer, MaxPool2d, Op, Relu, Residual
+from policypress.policy.ops import Activation, Cell, Flatten, History, Layer, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
 
@@ -374,6 +374,8 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                 yield torch.nn.MaxPool2d(op.kernel, op.stride, op.padding)
             case Residual():
                 yield Sum(torch.nn.Sequential(*_modules(op.body)))
+            case History() | Cell():
+                raise UnsupportedError("the rows of torch are for networks without a state.")
             case _:
                 unknown(op)
 
@@ -473,7 +475,7 @@ def _litert_model(policy: Policy) -> bytes:
                 x = operate("TANH", width, x)
             case Activation():
                 raise UnsupportedError(f"the LiteRT row has ReLU and tanh alone, not {op.function}.")
-            case Layer() | Flatten() | MaxPool2d() | Residual():
+            case Layer() | Flatten() | MaxPool2d() | Residual() | History() | Cell():
                 raise UnsupportedError(f"the LiteRT row is for plain networks of vectors, not for {type(op).__name__}.")
             case _:
                 unknown(op)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from policypress.policy import reference
 from policypress.policy.contract import TestVectors
-from policypress.policy.ops import InputQuantization, Layer, Op, Residual
+from policypress.policy.observations import recorded
+from policypress.policy.ops import Cell, History, InputQuantization, Layer, Op, Residual
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
@@ -44,17 +45,17 @@ def answered(policy: Policy, vectors: TestVectors | None) -> Policy:
     """``policy`` with its own answers, by the reference, to the observations of ``vectors``; without any if None."""
     if vectors is None:
         return dataclasses.replace(policy, test_vectors=None)
-    seen = vectors.observations
-    own = TestVectors(seen, policy.outputs(seen, reference=True), policy.predict(seen, reference=True)[0])
-    return dataclasses.replace(policy, test_vectors=own)
+    return dataclasses.replace(policy, test_vectors=recorded(policy, vectors.observations))
 
 
 def _canonical(ops: tuple[Op, ...], drop_units: bool, sort_units: bool) -> tuple[Op, ...]:
     found = [
-        dataclasses.replace(op, trained_shape=op.trained_shape or op.weight.shape)
+        _shaped(op)
         if isinstance(op, Layer)
         else dataclasses.replace(op, body=_canonical(op.body, drop_units, sort_units))
         if isinstance(op, Residual)
+        else dataclasses.replace(op, input=_shaped(op.input), recurrent=_shaped(op.recurrent))
+        if isinstance(op, Cell)
         else op
         for op in ops
     ]
@@ -69,6 +70,10 @@ def _canonical(ops: tuple[Op, ...], drop_units: bool, sort_units: bool) -> tuple
     return tuple(found)
 
 
+def _shaped(layer: Layer) -> Layer:
+    return dataclasses.replace(layer, trained_shape=layer.trained_shape or layer.weight.shape)
+
+
 def _pairs(ops: list[Op]) -> list[tuple[int, int]]:
     """Places of layers between which nothing but the units' own values passes."""
     pairs = []
@@ -78,7 +83,7 @@ def _pairs(ops: list[Op]) -> list[tuple[int, int]]:
             if last is not None:
                 pairs.append((last, place))
             last = place
-        elif isinstance(op, Residual):
+        elif isinstance(op, Residual | Cell | History):
             last = None
     return pairs
 

@@ -13,14 +13,18 @@ from policypress.policy.ops import (
     FLOAT_BITS,
     MAX_VALUES,
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     Op,
     Range,
     Residual,
     Shape,
+    walk,
 )
+from policypress.policy.state import STATE_LIMITS
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
@@ -47,7 +51,7 @@ def check_structure(policy: Policy) -> None:
         raise UnsupportedError(
             f"The input needs 1 or {features} inverse scales, not {policy.input.inverse_scale.size}."
         )
-    first = next((op for op in policy.ops if not isinstance(op, Flatten)), None)
+    first = next((op for op in policy.ops if not isinstance(op, Flatten | History)), None)
     fits = isinstance(first, Layer) and not first.is_conv  # its bias holds what the zero points take off
     if policy.input is not None and policy.input.zero_point is not None and not fits:
         raise UnsupportedError("An input with zero points needs a fully connected layer behind it.")
@@ -85,8 +89,14 @@ def _check_ranges(ops: Iterable[Op], codes: Range) -> None:
                     f"The accumulator of output {worst} of layer {op.name!r} could reach {reach[worst]:,},"
                     " which overflows 32 bits: use fewer weight_bits or a higher sparsity."
                 )
-        _check_ranges(op.children, codes)
+        if isinstance(op, Cell):
+            _check_ranges((op.input,), codes)
+            _check_ranges((op.recurrent,), op.codes(*codes))
+        else:
+            _check_ranges(op.children, codes)
         codes = op.codes(*codes)
+        if isinstance(op, History) and not (STATE_LIMITS[0] <= codes[0] and codes[1] <= STATE_LIMITS[1]):
+            raise UnsupportedError("A history remembers codes of 16 bits with their sign: give the input fewer bits.")
 
 
 def _check_count(ops: Iterable[Op], depth: int) -> int:
@@ -105,7 +115,14 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
         if isinstance(op, Residual):
             if (op.skip is not None) != integer:
                 raise UnsupportedError("A residual block is requantized in integer numerics and only there.")
+            if any(isinstance(inner, History | Cell) for inner in walk(op.body)):
+                raise UnsupportedError("A recurrent cell or a history cannot lie inside of a residual block.")
             _check_numerics(op.body, integer)
+        elif isinstance(op, Cell):
+            if bool(op.bits) != integer:
+                raise UnsupportedError(f"A {op.kind} has a state of some bits in integer numerics and only there.")
+            for layer in op.children:
+                _check_layer(layer, integer)
         elif isinstance(op, Activation):
             if (op.bits > 0) != integer:
                 raise UnsupportedError(f"{op.function} has codes of some bits in integer numerics and only there.")
@@ -113,12 +130,16 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
             accumulators = index == len(ops) - 1  # go into the output, or into the sum of a residual block
             if integer and op.requantize is None and not accumulators:
                 raise UnsupportedError(f"Hidden layer {op.name!r} of an integer policy must be requantized.")
-            if integer and (op.weight_bits == FLOAT_BITS or op.bias.dtype != np.int32):
-                raise UnsupportedError(f"Layer {op.name!r} of an integer policy must hold integers.")
-            if not integer and (op.requantize is not None or op.bias.dtype != np.float32):
-                raise UnsupportedError(
-                    f"Layer {op.name!r} needs a float32 bias and no requantization for float activations."
-                )
+            _check_layer(op, integer)
+
+
+def _check_layer(layer: Layer, integer: bool) -> None:
+    if integer and (layer.weight_bits == FLOAT_BITS or layer.bias.dtype != np.int32):
+        raise UnsupportedError(f"Layer {layer.name!r} of an integer policy must hold integers.")
+    if not integer and (layer.requantize is not None or layer.bias.dtype != np.float32):
+        raise UnsupportedError(
+            f"Layer {layer.name!r} needs a float32 bias and no requantization for float activations."
+        )
 
 
 def _check_test_vectors(policy: Policy, outputs: Shape) -> None:

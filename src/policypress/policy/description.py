@@ -19,6 +19,8 @@ def contract_rows(policy: Policy) -> dict[str, str]:
     rows = {"takes": _observation_words(policy.observation), "gives": gives, "numerics": policy.numerics}
     if policy.input is not None:
         rows["input"] = f"{policy.input.bits} bits a feature"
+    if policy.state_size:
+        rows["remembers"] = f"{policy.state_size:,} values from one observation to the next"
     origin = policy.provenance
     if origin.get("algo"):
         rows["trained"] = ", ".join(f"{key} {origin[key]}" for key in ("algo", "env", "steps", "seed") if key in origin)

@@ -4,6 +4,7 @@ reference's answers."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,16 @@ from numpy.typing import NDArray
 
 from policypress.errors import ObservationError
 from policypress.policy import reference
+from policypress.policy.contract import TestVectors
+from policypress.policy.ops import Cell
+from policypress.policy.state import initial_state, part_sizes, state_before
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
+
+
+ROWS = 8
+"""So many episodes of a policy with a state run side by side."""
 
 
 class Answers(NamedTuple):
@@ -26,10 +34,58 @@ class Answers(NamedTuple):
 
 
 def answers(policy: Policy, count: int, seed: int = 0) -> Answers:
-    """The reference's answers to at most ``count`` of ``observations``, those left out that it refuses."""
+    """The reference's answers to at most ``count`` of ``observations``, those left out that it refuses. A recurrent
+    policy is asked one after another in one episode."""
     asked = accepted(policy, observations(policy, count, seed))
-    outputs = reference.run(policy, reference.observe(policy.observation, asked))
+    outputs = sequence(policy, asked)[0]
     return Answers(asked, outputs, reference.act(policy.action, outputs))
+
+
+def recorded(policy: Policy, seen: NDArray[Any]) -> TestVectors:
+    """Test vectors of the reference's answers to ``seen`` (count, *shape): of a recurrent policy one after another in
+    one episode. Raises ObservationError if one of them is refused."""
+    outputs = sequence(policy, seen)[0]
+    return TestVectors(seen, outputs, reference.act(policy.action, outputs))
+
+
+def sequence(policy: Policy, seen: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """The reference's outputs (count, outputs) for ``seen`` (count, *shape), and what its last layer gives before they
+    are scaled. A recurrent policy is asked one after another in one episode."""
+    x = reference.observe(policy.observation, seen)
+    outputs, last, state = list[NDArray[np.float32]](), list[NDArray[Any]](), initial_state(policy, len(x))
+    for rows in np.split(x, len(x)) if policy.state_size and len(x) else [x]:
+        record: list[NDArray[Any]] = []
+        answer, state = reference.step(policy, rows, state[: len(rows)], record)
+        outputs.append(answer)
+        last.append(record[-1])
+    return np.concatenate(outputs), np.concatenate(last)
+
+
+class Turn(NamedTuple):
+    """A step of sequences side by side: ``observations`` (rows, *shape), the states ``before`` (rows, ``state_size``),
+    the reference's ``outputs`` and the states ``after``."""
+
+    observations: NDArray[Any]
+    before: NDArray[Any]
+    outputs: NDArray[np.float32]
+    after: NDArray[Any]
+
+
+def turns(policy: Policy, seen: NDArray[Any]) -> Iterator[Turn]:
+    """``seen`` (count, *shape) as at most ``ROWS`` sequences side by side of a policy with a state: now and then an
+    episode begins, and once the states are any that are legal. Steps that the reference refuses are left out."""
+    rng, rows = np.random.default_rng(len(seen)), max(1, min(ROWS, len(seen) // 2))
+    state = initial_state(policy, rows)
+    for number, start in enumerate(range(0, len(seen) - rows + 1, rows)):
+        batch = seen[start : start + rows]
+        before = state_before(policy, (state,), rng.random(rows) < 1 / 8, rows)
+        if number == 2:
+            before = random_state(policy, rows, rng)
+        try:
+            outputs, state = reference.step(policy, reference.observe(policy.observation, batch), before)
+        except ObservationError:
+            continue
+        yield Turn(batch, before, outputs, state)
 
 
 def observations(policy: Policy, count: int, seed: int = 0) -> NDArray[Any]:
@@ -77,6 +133,25 @@ def usual_observations(policy: Policy, count: int, seed: int | np.random.Generat
     if transform.normalization is not None:
         values = transform.normalization.mean + values * np.sqrt(transform.normalization.var)
     return values.astype(dtype)
+
+
+def random_state(policy: Policy, count: int, seed: int | np.random.Generator = 0) -> NDArray[Any]:
+    """States (count, ``state_size``) of codes, or values, that the policy may have met, extreme ones among them."""
+    rng, parts, codes = np.random.default_rng(seed), [initial_state(policy, count)[:, :0]], (0, 0)
+    if policy.input is not None:
+        codes = policy.input.low, policy.input.high
+    sizes = part_sizes(policy.ops, policy.observation.shape)
+    for op, size in zip(policy.ops, sizes, strict=True):
+        if size and policy.input is None:
+            parts.append(rng.normal(size=(count, size)))
+        elif isinstance(op, Cell):
+            parts += [rng.integers(-limit, limit + 1, (count, op.units)) for limit in op.limits]
+        elif size:
+            low, high = op.codes(*codes)
+            parts.append(rng.integers(low, high + 1, (count, size)))
+        if policy.input is not None:
+            codes = op.codes(*codes)
+    return np.concatenate(parts, axis=1).astype(parts[0].dtype)
 
 
 def extreme_observations(policy: Policy, count: int, seed: int | np.random.Generator = 0) -> NDArray[Any]:
@@ -127,7 +202,10 @@ def accepted(policy: Policy, batch: NDArray[Any]) -> NDArray[Any]:
 
 
 def legal(policy: Policy, batch: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which observations of ``batch`` (count, *shape) the reference does not refuse: (count,)."""
+    """Which observations of ``batch`` (count, *shape) the reference does not refuse: (count,). Of a recurrent policy,
+    those that it does not refuse one after another."""
+    if policy.state_size:
+        return _legal_one_after_another(policy, batch)
     try:
         reference.run(policy, reference.observe(policy.observation, batch))
     except ObservationError:
@@ -136,3 +214,14 @@ def legal(policy: Policy, batch: NDArray[Any]) -> NDArray[np.bool_]:
         half = len(batch) // 2
         return np.concatenate([legal(policy, batch[:half]), legal(policy, batch[half:])])
     return np.ones(len(batch), np.bool_)
+
+
+def _legal_one_after_another(policy: Policy, batch: NDArray[Any]) -> NDArray[np.bool_]:
+    found, state = np.zeros(len(batch), np.bool_), initial_state(policy, 1)
+    for place, row in enumerate(batch):
+        try:
+            _, state = reference.step(policy, reference.observe(policy.observation, row), state)
+        except ObservationError:
+            continue
+        found[place] = True
+    return found

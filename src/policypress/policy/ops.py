@@ -8,9 +8,10 @@ take such an input), the range of its codes in integer numerics (``codes``, from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from policypress.policy import activations
 FLOAT_BITS = 32
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 MAX_VALUES = 2**23  # weights in a policy, and values in any activation
+PART_LIMIT = 2**15 - 1  # of codes that the layers of a recurrent cell give
+MAX_FRAMES = 2**10  # of a history
 ZERO_POINT_LIMIT = 2**15
 """Largest magnitude of an input's zero point: float32 products of that many codes still say which code is meant."""
 
@@ -349,7 +352,155 @@ class Residual:
         return self.low, self.high
 
 
-Op = Layer | Relu | Activation | Flatten | MaxPool2d | Residual
+@dataclass(frozen=True)
+class History:
+    """The last ``frames`` vectors, the oldest first: those before the present one are its state, zeros at first."""
+
+    frames: int
+
+    elementwise: ClassVar[bool] = False
+    children: ClassVar[tuple[Op, ...]] = ()
+
+    def __post_init__(self) -> None:
+        require(2 <= self.frames <= MAX_FRAMES, f"A history holds 2 to {MAX_FRAMES} frames, not {self.frames}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _fit(len(shape) == 1 and self.frames * shape[0] <= MAX_VALUES, self, shape)
+        return (self.frames * shape[0],)
+
+    def state_size(self, shape: Shape) -> int:
+        return (self.frames - 1) * shape[0]
+
+    def codes(self, low: int, high: int) -> Range:
+        return min(low, 0), max(high, 0)
+
+
+class CellKind(NamedTuple):
+    """A recurrent cell: rows of its layers for each unit, in PyTorch's order; vectors of its state; and what it
+    multiplies products of codes by, in integer numerics (``docs/arithmetic.md``)."""
+
+    gates: tuple[str, ...]
+    state: tuple[str, ...]
+    ratios: tuple[str, ...]
+
+
+CELLS: Mapping[str, CellKind] = MappingProxyType(
+    {
+        "gru": CellKind(("reset", "update", "new"), ("h",), ("gate", "candidate", "forget", "input", "reset")),
+        "lstm": CellKind(
+            ("input", "forget", "new", "output"), ("h", "c"), ("gate", "candidate", "forget", "input", "cell", "output")
+        ),
+    }
+)
+"""Cho et al. 2014 (with the reset gate behind the product, as cuDNN and PyTorch have it); Hochreiter and Schmidhuber
+1997, Gers et al. 2000."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A recurrent cell of ``CELLS``: ``input`` takes the present vector, ``recurrent`` the units' last outputs h; both
+    give values for every gate, gate by gate. It gives its new h.
+
+    In integer numerics both layers are requantized to codes of one unit; ``sigmoid`` and ``tanh`` are tables; ``bits``:
+    of each vector of the state, whose codes are symmetric; ``ratios``: multiplier and shift of each requantization
+    that the kind names. Elsewhere both are empty.
+    """
+
+    kind: str
+    input: Layer
+    recurrent: Layer
+    sigmoid: Activation
+    tanh: Activation
+    bits: tuple[int, ...] = ()
+    ratios: tuple[tuple[int, int], ...] = ()
+
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require(self.kind in CELLS, f"{self.kind!r} is no recurrent cell that is known: use {', '.join(CELLS)}")
+        gates = len(CELLS[self.kind].gates)
+        rows = gates * self.units
+        require(
+            self.recurrent.weight.shape == (rows, self.units) and self.input.weight.ndim == 2
+            and len(self.input.weight) == rows,
+            f"A {self.kind} needs layers of {gates} outputs for each unit, not {self.input.weight.shape} and"
+            f" {self.recurrent.weight.shape}",
+        )  # fmt: skip
+        require(not (self.input.relu or self.recurrent.relu), f"The layers of a {self.kind} have no ReLU")
+        require(
+            (self.sigmoid.function, self.tanh.function) == ("sigmoid", "tanh")
+            and (self.sigmoid.bits > 0) == (self.tanh.bits > 0) == bool(self.bits),
+            f"A {self.kind} needs a sigmoid and a tanh, both with codes in integer numerics and only there",
+        )
+        require(
+            all((layer.requantize is not None) == bool(self.bits) for layer in self.children),
+            f"The layers of a {self.kind} are requantized in integer numerics and only there",
+        )
+        if not self.bits:
+            require(not self.ratios, f"A {self.kind} has no ratios where values are float32")
+            return
+        require(
+            len(self.bits) == len(CELLS[self.kind].state) and all(8 <= bits <= 16 for bits in self.bits),
+            f"The state of a {self.kind} must have 8 to 16 bits for each of {', '.join(CELLS[self.kind].state)},"
+            f" not {self.bits}",
+        )
+        require(
+            len(self.ratios) == len(CELLS[self.kind].ratios),
+            f"A {self.kind} needs the ratios {', '.join(CELLS[self.kind].ratios)}",
+        )
+        for name in CELLS[self.kind].ratios:
+            self.requantization(name)
+        for layer in self.children:
+            assert layer.requantize is not None
+            require(
+                max(-layer.requantize.low, layer.requantize.high) <= PART_LIMIT,
+                f"The layers of a {self.kind} give codes from -{PART_LIMIT} to {PART_LIMIT} at most",
+            )
+
+    @property
+    def units(self) -> int:
+        return int(self.recurrent.weight.shape[-1])
+
+    @property
+    def children(self) -> tuple[Layer, Layer]:
+        return self.input, self.recurrent
+
+    @property
+    def one(self) -> int:
+        """The code that would stand for 1, of those that the sigmoid gives: 255 to 510 where it has 8 bits."""
+        return round(1 / float(self.sigmoid.lookup.scale))
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """The largest code of each vector of the state."""
+        return tuple(weight_limit(bits) for bits in self.bits)
+
+    def requantization(self, name: str) -> Requantization:
+        """The ratio ``name`` with the limits of what it gives."""
+        multiplier, shift = self.ratios[CELLS[self.kind].ratios.index(name)]
+        match name:
+            case "gate":
+                low, high = -self.sigmoid.limit, self.sigmoid.limit
+            case "candidate" | "cell":
+                low, high = -self.tanh.limit, self.tanh.limit
+            case "output":
+                low, high = -self.limits[0], self.limits[0]
+            case _:  # what is added to something else
+                low, high = INT32_MIN, INT32_MAX
+        return Requantization(np.array([multiplier], np.int32), np.array([shift], np.int32), low, high)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        self.input.output_shape(shape)
+        return (self.units,)
+
+    def state_size(self, shape: Shape) -> int:
+        return len(CELLS[self.kind].state) * self.units
+
+    def codes(self, low: int, high: int) -> Range:
+        return -self.limits[0], self.limits[0]
+
+
+Op = Layer | Relu | Activation | Flatten | MaxPool2d | Residual | History | Cell
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,12 +38,15 @@ from policypress.policy.codec import (
     trailing_zeros,
 )
 from policypress.policy.ops import (
+    CELLS,
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
     MAX_VALUES,
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -56,12 +59,14 @@ from policypress.policy.ops import (
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
 
-_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION = range(8)
+_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION, _HISTORY, _GRU, _LSTM = range(11)
+_CELLS = {"gru": _GRU, "lstm": _LSTM}
 _USUAL_BITS = 8
 _USUAL_EXPONENT = 115  # of scales
 _ZERO_POINTS = 32  # added to the bits of an input that has them
 _SHORT = 1  # in the place of the bits of an input: its scales are powers of two
 _SHORT_ZERO_POINTS = 15  # in the place of the bits, less 2, of such an input
+_RATIO_BITS = 8, 5  # of a cell's multipliers, and of its shifts less 1
 _WIDTH_BITS, _SHIFT_BITS, _SCALE_BITS = 4, 5, 5  # of the numbers in a linear policy's short form
 _OTHER_LIMITS = 2  # 0 and 1: unsigned and signed codes of the usual bits; 3 + 2 * bits + sign: of others
 
@@ -269,6 +274,11 @@ class _Encoder:
                         w.unsigned(operand.shift.size, SIZE)
                         w.integers(operand.shift)
                 self.ops(op.body)
+            case History():
+                w.unsigned(_HISTORY, KIND)
+                self._sizes(op.frames)
+            case Cell():
+                self._cell(op)
             case _:
                 unknown(op)
 
@@ -289,6 +299,20 @@ class _Encoder:
                 mantissa, exponent = math.frexp(op.unit)
                 w.signed(exponent, GEOMETRY)
                 self._sizes(int(mantissa * 2**24) - 2**23, LARGEST_CODE - op.limit)
+
+    def _cell(self, op: Cell) -> None:
+        w = self.writer
+        w.unsigned(_CELLS[op.kind], KIND)
+        for bits in op.bits:
+            w.signed(bits - _USUAL_BITS, BITS)
+        for function in (op.sigmoid, op.tanh):
+            self._activation(function)
+        for multiplier, shift in op.ratios:
+            w.uniform(multiplier, _RATIO_BITS[0])
+            w.uniform(shift - 1, _RATIO_BITS[1])
+        for layer in op.children:
+            self._layer(layer)
+            self._width = op.units  # what the next layer has as inputs
 
     def _layer(self, layer: Layer) -> None:
         w, start = self.writer, self.writer.bits
@@ -440,7 +464,33 @@ class _Decoder:
             low, high = self._limits(_USUAL_BITS)
             skip, branch = self._operand(), self._operand()
             return Residual(self.ops(depth + 1), skip, branch, low, high)
+        if kind == _HISTORY:
+            return History(self.reader.unsigned(GEOMETRY))
+        for name, number in _CELLS.items():
+            if kind == number:
+                return self._cell(name)
         raise ArtifactError(f"it holds an operation of the unknown kind {kind}.")
+
+    def _cell(self, name: str) -> Cell:
+        r, kind = self.reader, CELLS[name]
+        bits = tuple(r.signed(BITS) + _USUAL_BITS for _ in kind.state if self._integer)
+        sigmoid, tanh = self._gate(), self._gate()
+        ratios = tuple((r.told(_RATIO_BITS[0]), r.told(_RATIO_BITS[1]) + 1) for _ in kind.ratios if self._integer)
+        layers = [self._part(len(kind.gates)) for _ in range(2)]
+        return Cell(name, layers[0], layers[1], sigmoid, tanh, bits, ratios)
+
+    def _gate(self) -> Activation:
+        kind = self.reader.unsigned(KIND)
+        if kind not in (_TANH, _ACTIVATION):
+            raise ArtifactError(f"a gate of a recurrent cell is of the kind {kind}.")
+        return self._activation(short=kind == _TANH)
+
+    def _part(self, gates: int) -> Layer:
+        if kind := self.reader.unsigned(KIND):
+            raise ArtifactError(f"a layer of a recurrent cell is of the kind {kind}.")
+        layer = self._layer(is_conv=False)
+        self._width //= gates
+        return layer
 
     def _activation(self, short: bool) -> Activation:
         r = self.reader

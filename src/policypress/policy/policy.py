@@ -18,6 +18,7 @@ from policypress.policy.checks import check_accumulators, check_structure
 from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
 from policypress.policy.doubled import warn_if_normalized
 from policypress.policy.ops import FLOAT_BITS, InputQuantization, Layer, Op, layers_of
+from policypress.policy.state import part_sizes, state_before
 
 if TYPE_CHECKING:
     from policypress.runtime.engine import Engine
@@ -64,6 +65,11 @@ class Policy:
         return tuple(layers_of(self.ops))
 
     @cached_property
+    def state_size(self) -> int:
+        """Values that the policy remembers from one observation to the next; 0 if it is not recurrent."""
+        return sum(part_sizes(self.ops, self.observation.shape))
+
+    @cached_property
     def engine(self) -> Engine:
         """The native engine of this policy, made when first needed."""
         from policypress.runtime.native import make_engine
@@ -71,15 +77,18 @@ class Policy:
         engine = make_engine(self)
         # From now on this instance's `predict` is C, which takes the same arguments and comes back to the method below
         # for what it does not know: the call costs more than a small policy otherwise.
-        if type(self).predict is Policy.predict:  # not past the method of a subclass
+        if type(self).predict is Policy.predict and not self.state_size:  # not past the method of a subclass
             self.__dict__["predict"] = engine.bind(self.predict)
         return engine
 
     def outputs(self, observations: NDArray[Any], *, reference: bool = False) -> NDArray[np.float32]:
         """Last layer's outputs before the action transform, shape (batch, outputs), for raw observations.
 
-        ``reference``: by the NumPy reference. Raises ObservationError like ``predict``.
+        ``reference``: by the NumPy reference. In a recurrent policy an episode begins in every row (``step`` goes on).
+        Raises ObservationError like ``predict``.
         """
+        if self.state_size:
+            return self.step(observations, reference=reference)[0]
         if not reference:
             found = self.engine.outputs(observations)
             if found is None:
@@ -87,6 +96,40 @@ class Policy:
             if found is not None:
                 return found
         return numpy_reference.run(self, numpy_reference.observe(self.observation, observations))
+
+    def step(
+        self,
+        observations: NDArray[Any],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        *,
+        reference: bool = False,
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[Any], ...] | None]:
+        """``outputs`` where the policy has this ``state``, and the next one, as for ``predict``."""
+        return self._answer(observations, state, episode_start, reference, outputs=True)
+
+    def _answer(
+        self,
+        observations: NDArray[Any],
+        state: tuple[NDArray[Any], ...] | None,
+        episode_start: NDArray[Any] | None,
+        reference: bool,
+        outputs: bool,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Outputs or actions, and the next state."""
+        if not self.state_size:
+            found = self.outputs(observations, reference=reference)
+            return (found if outputs else numpy_reference.act(self.action, found)), state
+        batch = numpy_reference.arrange(self.observation, observations)
+        before = state_before(self, state, episode_start, len(batch))
+        answer = None
+        if not reference:
+            after = before.copy()  # the engine writes over it
+            answer = self.engine.step(batch, after, outputs)
+        if answer is None:  # also where the reference says what is wrong
+            answer, after = numpy_reference.step(self, numpy_reference.to_network(self.observation, batch), before)
+            answer = answer if outputs else numpy_reference.act(self.action, answer)
+        return answer, (after,)
 
     def predict(
         self,
@@ -99,8 +142,10 @@ class Policy:
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Action for one observation or a batch, with the signature of Stable-Baselines3's ``predict``.
 
-        ``state`` is returned as it came and ``episode_start`` is ignored: the policy is not recurrent. Only where all
-        episodes start, a warning says if ``evaluate_policy`` normalizes observations that the policy normalizes too.
+        A recurrent policy (``state_size`` is not 0) returns its next state, a tuple of one array (batch, state_size):
+        give it with the next observations, None at the beginning; rows where ``episode_start`` (batch,) is true begin
+        again. In other policies ``state`` is returned as it came. Where all episodes start, a warning says if
+        ``evaluate_policy`` normalizes observations that the policy normalizes too.
         One observation of ``shape`` gives one action; (batch, *shape) gives (batch, *action shape). The native
         engine runs it, or with ``reference`` the NumPy reference, which gives the same bits.
         Raises ObservationError if an observation does not fit, PolicypressError if ``deterministic`` is
@@ -110,6 +155,9 @@ class Policy:
             raise PolicypressError("A frozen policy is deterministic: call predict(observation, deterministic=True).")
         if episode_start is not None and self.observation.normalization is not None and np.all(episode_start):
             warn_if_normalized(sys._getframe(1))
+        if self.state_size:
+            batch, after = self._answer(observation, state, episode_start, reference, outputs=False)
+            return (np.asarray(batch[0]) if self._is_single(observation) else batch), after
         actions = None if reference else self.engine.predict(observation)
         if actions is not None:
             return actions, state
@@ -118,8 +166,10 @@ class Policy:
         if actions is None:  # also where the reference says what is wrong
             outputs = numpy_reference.run(self, numpy_reference.to_network(self.observation, batch))
             actions = numpy_reference.act(self.action, outputs)
-        single = np.ndim(observation) == len(self.observation.shape)
-        return (np.asarray(actions[0]) if single else actions), state
+        return (np.asarray(actions[0]) if self._is_single(observation) else actions), state
+
+    def _is_single(self, observation: NDArray[Any]) -> bool:
+        return np.ndim(observation) == len(self.observation.shape)
 
     def save(self, path: str | Path) -> None:
         """Write the policy to a ``.policy`` file, at once or not at all.

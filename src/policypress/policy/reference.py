@@ -14,11 +14,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from policypress.errors import ObservationError, unknown
+from policypress.policy import cells
 from policypress.policy.activations import tanh
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import (
+    CELLS,
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -27,6 +31,7 @@ from policypress.policy.ops import (
     Requantization,
     Residual,
 )
+from policypress.policy.state import Memory, initial_state
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
@@ -153,22 +158,30 @@ def run(policy: Policy, x: Float32, record: Record | None = None) -> Float32:
     ``record`` receives what every operation computes, in the order of execution, those inside a residual
     block before the block itself: int64 arrays in integer numerics (codes; accumulators where a layer is not
     requantized), float32 arrays otherwise.
+    A policy with a state is at the beginning of an episode in every row.
     Raises ObservationError if an observation is so large that float32 overflows.
     """
+    return step(policy, x, initial_state(policy, len(x)), record)[0]
+
+
+def step(policy: Policy, x: Float32, state: NDArray[Any], record: Record | None = None) -> tuple[Float32, NDArray[Any]]:
+    """What ``run`` gives where the policy has the ``state`` (batch, ``policy.state_size``), and the next state."""
     trace: Record = record if record is not None else []
+    memory = Memory(state)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         if policy.input is not None:
-            accumulators = run_integer(policy.ops, quantize_input(policy.input, x), trace)
+            accumulators = run_integer(policy.ops, quantize_input(policy.input, x), trace, memory)
             outputs = accumulators.astype(np.float32) * policy.layers[-1].scale
         else:
-            outputs = run_float(policy.ops, x, trace)
+            outputs = run_float(policy.ops, x, trace, memory)
     if not np.isfinite(outputs).all():
         raise ObservationError("The observation is so large that the network's float32 values overflow.")
-    return outputs
+    return outputs, memory.state
 
 
-def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
-    """What ``ops`` make of the codes ``q``, in integer numerics; ``record`` as for ``run``."""
+def run_integer(ops: Iterable[Op], q: Int64, record: Record, memory: Memory | None = None) -> Int64:
+    """What ``ops`` make of the codes ``q``, in integer numerics; ``record`` as for ``run``. ``memory``: their state,
+    which they change, if there are any that have one."""
     for op in ops:
         match op:
             case Layer():
@@ -188,10 +201,46 @@ def run_integer(ops: Iterable[Op], q: Int64, record: Record) -> Int64:
             case Residual():
                 branch = requantize(_present(op.branch), run_integer(op.body, q, record))
                 q = np.clip(requantize(_present(op.skip), q) + branch, op.low, op.high)
+            case History():
+                q = _history(op, q, _present(memory))
+            case Cell():
+                q = _integer_cell(op, q, _present(memory))
             case _:
                 unknown(op)
         record.append(q)
     return q
+
+
+def _history(op: History, x: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    frames = np.concatenate([memory.recall(op.state_size(x.shape[1:])).astype(x.dtype), x], axis=1)
+    memory.keep(frames[:, x.shape[1] :])
+    return frames
+
+
+class _Codes:
+    """Arrays of codes in the formula of a cell."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def scaled(self, name: str, values: Int64) -> Int64:
+        return requantize(self._cell.requantization(name), values)
+
+    def look_up(self, function: Activation, codes: Int64) -> Int64:
+        return np.asarray(function.lookup.table[codes + function.limit])
+
+    def clip(self, values: Int64, limit: int) -> Int64:
+        return np.clip(values, -limit, limit)
+
+
+def _integer_cell(op: Cell, q: Int64, memory: Memory) -> Int64:
+    kind = CELLS[op.kind]
+    before = np.split(memory.recall(op.state_size(())).astype(np.int64), len(kind.state), axis=1)
+    x = np.split(run_integer((op.input,), q, []), len(kind.gates), axis=1)
+    y = np.split(run_integer((op.recurrent,), before[0], []), len(kind.gates), axis=1)
+    after: list[Int64] = cells.of_codes(op, _Codes(op), x, y, before)
+    memory.keep(*after)
+    return after[0]
 
 
 def _accumulate(layer: Layer, q: Int64) -> Int64:
@@ -221,8 +270,8 @@ def _present(value: T | None) -> T:
     return value
 
 
-def run_float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
-    """What ``ops`` make of ``x``, where activations are float32; ``record`` as for ``run``."""
+def run_float(ops: Iterable[Op], x: Float32, record: Record, memory: Memory | None = None) -> Float32:
+    """What ``ops`` make of ``x``, where activations are float32; ``record`` and ``memory`` as for ``run_integer``."""
     for op in ops:
         match op:
             case Layer():
@@ -237,10 +286,24 @@ def run_float(ops: Iterable[Op], x: Float32, record: Record) -> Float32:
                 x = _max_pool(op, x, -np.inf)
             case Residual():
                 x = x + run_float(op.body, x, record)
+            case History():
+                x = _history(op, x, _present(memory))
+            case Cell():
+                x = _float_cell(op, x, _present(memory))
             case _:
                 unknown(op)
         record.append(x)
     return x
+
+
+def _float_cell(op: Cell, x: Float32, memory: Memory) -> Float32:
+    kind = CELLS[op.kind]
+    before = np.split(memory.recall(op.state_size(())), len(kind.state), axis=1)
+    taken = np.split(_float_layer(op.input, x), len(kind.gates), axis=1)
+    recalled = np.split(_float_layer(op.recurrent, before[0]), len(kind.gates), axis=1)
+    after: list[Float32] = cells.of_floats(op.kind, op.sigmoid.values, op.tanh.values, taken, recalled, before)
+    memory.keep(*after)
+    return after[0]
 
 
 def _float_layer(layer: Layer, x: Float32) -> Float32:

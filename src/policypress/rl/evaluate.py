@@ -15,6 +15,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 from policypress.rl.environments import EnvLike, check_end, description_of, make_envs, name_of, padding_of
 
 FINAL_SEED = 1000
@@ -100,8 +101,15 @@ def evaluate(
     described = description_of(env)
     padding = padding_of(policy.observation, described.frame_stack if described else 1)
 
+    states: dict[int, NDArray[Any]] = {}  # of episodes that have begun, where the policy is recurrent
+
     def act(observations: dict[int, Any], _: dict[int, Any]) -> Iterable[Any]:
-        actions, _state = policy.predict(np.stack(list(observations.values())))
+        begins = np.zeros(policy.state_size)
+        before = initial_state(policy, len(observations))
+        before[:] = [states.get(index, begins) for index in observations]
+        actions, after = policy.predict(np.stack(list(observations.values())), (before,))
+        if policy.state_size and after is not None:
+            states.update(zip(observations, after[0], strict=True))
         return actions
 
     return _episodes(env, act, episodes, seed, padding, progress, lambda made: check_spaces(policy, made, name_of(env)))

@@ -56,7 +56,12 @@ def open_policy(source: Source, algo: str | None, env: EnvLike) -> OpenedAgent:
 
 def policy_teacher(policy: Policy, imitation: Imitation) -> Teacher:
     """Who learns from this sees what ``policy`` sees and imitates its outputs, which are an "action", "logits" or
-    "values"."""
+    "values". Raises UnsupportedError for a policy that remembers."""
+    if policy.state_size:  # asked for one observation, it would answer as where an episode begins
+        raise UnsupportedError(
+            "a policy that remembers is no teacher of single observations: distil it over sequences, with "
+            "policypress.rl.sequences.distil_sequences."
+        )
     run = outputs_of(policy)
     told = {name: policy.provenance[name] for name in _KEPT if name in policy.provenance}
     return Teacher(

@@ -120,13 +120,14 @@ class _Stage:
 
     def reset(self, seed: int) -> None:
         self._observation, _ = self.env.reset(seed=seed)
+        self._state: tuple[Any, ...] | None = None
         self.returns.append(0.0)
         self.lengths.append(0)
         self.terminated.append(False)
         self.ended = False
 
     def step(self) -> None:
-        action, _ = self.policy.predict(self._observation)
+        action, self._state = self.policy.predict(self._observation, self._state)
         self._observation, reward, terminated, truncated, _ = self.env.step(action)
         self.returns[-1] += float(reward)
         self.lengths[-1] += 1

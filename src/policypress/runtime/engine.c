@@ -76,7 +76,7 @@ static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift,
     return sum < low ? low : sum > high ? high : sum;
 }
 
-#if ENGINE_USE_ADD || ENGINE_USE_WINDOWS || ENGINE_USE_TABLES
+#if ENGINE_USE_ADD || ENGINE_USE_WINDOWS || ENGINE_USE_TABLES || ENGINE_USE_STATE
 static int32_t get(const unsigned char *tensor, unsigned type, unsigned zero, size_t i) {
     return type == ENGINE_S32 ? ((const int32_t *)(const void *)tensor)[i] : (int32_t)tensor[i] - (int32_t)zero;
 }
@@ -625,6 +625,167 @@ static void add(const engine_step *s, const unsigned char *source, const unsigne
 }
 #endif
 
+#if ENGINE_USE_STATE
+/* ---- what is remembered ---- */
+
+/* `n` values of a state: int16_t, or float where the target holds values. */
+static void recall(const engine_step *s, size_t n, const void *state, unsigned char *target) {
+    if (ENGINE_USE_FLOAT && s->target_type == ENGINE_F32)
+        memcpy(target, state, n * sizeof(float));
+    else
+        for (size_t i = 0; i < n; i++)
+            put(s, target, i, ((const int16_t *)state)[i]);
+}
+
+static void history(const engine_step *s, const unsigned char *source, void *state, unsigned char *target) {
+    const size_t fresh = s->channels, kept = s->out_channels - fresh;
+    recall(s, kept, state, target);
+    if (ENGINE_USE_FLOAT && s->target_type == ENGINE_F32) {
+        memcpy(target + kept * sizeof(float), source, fresh * sizeof(float));
+        memcpy(state, target + fresh * sizeof(float), kept * sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < fresh; i++)
+        put(s, target, kept + i, get(source, s->source_type, s->source_zero, i));
+    for (size_t i = 0; i < kept; i++)
+        ((int16_t *)state)[i] = (int16_t)get(target, s->target_type, s->target_zero, fresh + i);
+}
+
+#if ENGINE_USE_CELLS
+#if ENGINE_USE_TABLES
+/* Places of ratios. */
+enum { CELL_GATE, CELL_CANDIDATE, CELL_FORGET, CELL_INPUT, GRU_RESET, LSTM_CELL = GRU_RESET, LSTM_OUTPUT };
+
+/* The values i of both sources. */
+#define CELL_X(i) get(x, s->source_type, s->source_zero, i)
+#define CELL_Y(i) get(y, s->second_type, s->second_zero, i)
+
+static int32_t cell_scaled(const engine_step *s, unsigned ratio, int32_t value) {
+    const ENGINE_ROM int16_t *number = s->cell + ENGINE_CELL_RATIOS + 2 * ratio;
+    return clip(requantize(value, (uint8_t)number[0], (uint8_t)number[1]), INT32_MIN, INT32_MAX);
+}
+
+static int32_t cell_within(const engine_step *s, unsigned limit, int64_t value) {
+    return clip(value, -s->cell[limit], s->cell[limit]);
+}
+
+static int32_t cell_sigmoid(const engine_step *s, int32_t value) {
+    return s->sigmoid[cell_within(s, ENGINE_CELL_SIGMOID, cell_scaled(s, CELL_GATE, value)) + s->cell[ENGINE_CELL_SIGMOID]];
+}
+
+static int32_t cell_tanh(const engine_step *s, unsigned ratio, int32_t value) {
+    const int32_t code = cell_within(s, ENGINE_CELL_TANH, cell_scaled(s, ratio, value));
+    return code < 0 ? -s->table[-code] : s->table[code];
+}
+
+static int16_t cell_updated(const engine_step *s, unsigned limit, int16_t old, int32_t lost, int32_t added) {
+    const int64_t less = cell_scaled(s, CELL_FORGET, lost * old), more = cell_scaled(s, CELL_INPUT, added);
+    return (int16_t)cell_within(s, limit, old - less + more);
+}
+
+APART static void gru(const engine_step *s, const unsigned char *x, const unsigned char *y, int16_t *h,
+                      unsigned char *target) {
+    const size_t units = s->out_channels;
+    for (size_t u = 0; u < units; u++) {
+        const size_t v = units + u, w = units + v;
+        const int32_t reset = cell_sigmoid(s, CELL_X(u) + CELL_Y(u));
+        const int32_t lost = s->cell[ENGINE_CELL_ONE] - cell_sigmoid(s, CELL_X(v) + CELL_Y(v));
+        const int32_t part = CELL_X(w) + cell_scaled(s, GRU_RESET, reset * CELL_Y(w));
+        h[u] = cell_updated(s, ENGINE_CELL_H, h[u], lost, lost * cell_tanh(s, CELL_CANDIDATE, part));
+        put(s, target, u, h[u]);
+    }
+}
+
+APART static void lstm(const engine_step *s, const unsigned char *x, const unsigned char *y, int16_t *h,
+                       unsigned char *target) {
+    const size_t units = s->out_channels;
+    int16_t *c = h + units;
+    for (size_t u = 0; u < units; u++) {
+        const size_t v = units + u, w = units + v, o = units + w;
+        const int32_t taken = cell_sigmoid(s, CELL_X(u) + CELL_Y(u));
+        const int32_t lost = s->cell[ENGINE_CELL_ONE] - cell_sigmoid(s, CELL_X(v) + CELL_Y(v));
+        const int32_t candidate = cell_tanh(s, CELL_CANDIDATE, CELL_X(w) + CELL_Y(w));
+        const int32_t given = cell_sigmoid(s, CELL_X(o) + CELL_Y(o));
+        c[u] = cell_updated(s, ENGINE_CELL_C, c[u], lost, taken * candidate);
+        h[u] = (int16_t)cell_within(s, ENGINE_CELL_H, cell_scaled(s, LSTM_OUTPUT, given * cell_tanh(s, LSTM_CELL, c[u])));
+        put(s, target, u, h[u]);
+    }
+}
+
+#endif
+
+#if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+static void gru_f32(const engine_step *s, const float *x, const float *y, float *h) {
+    const size_t units = s->out_channels;
+    for (size_t u = 0; u < units; u++) {
+        const size_t v = units + u, w = units + v;
+        const float reset = sigmoid(x[u] + y[u]), update = sigmoid(x[v] + y[v]);
+        const float candidate = engine_tanh(x[w] + reset * y[w]);
+        h[u] = (1.0f - update) * candidate + update * h[u];
+    }
+}
+
+static void lstm_f32(const engine_step *s, const float *x, const float *y, float *h) {
+    const size_t units = s->out_channels;
+    float *c = h + units;
+    for (size_t u = 0; u < units; u++) {
+        const size_t v = units + u, w = units + v, o = units + w;
+        const float taken = sigmoid(x[u] + y[u]), kept = sigmoid(x[v] + y[v]), given = sigmoid(x[o] + y[o]);
+        c[u] = kept * c[u] + taken * engine_tanh(x[w] + y[w]);
+        h[u] = given * engine_tanh(c[u]);
+    }
+}
+#endif
+
+static void cell(const engine_step *s, const unsigned char *x, const unsigned char *y, void *state,
+                 unsigned char *target) {
+#if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+    if (s->source_type == ENGINE_F32) {
+        if (ENGINE_USE_GRU && s->kind == ENGINE_GRU)
+            gru_f32(s, (const void *)x, (const void *)y, state);
+        else if (ENGINE_USE_LSTM)
+            lstm_f32(s, (const void *)x, (const void *)y, state);
+        memcpy(target, state, s->out_channels * sizeof(float));
+        return;
+    }
+#endif
+#if ENGINE_USE_TABLES
+    if (ENGINE_USE_GRU && s->kind == ENGINE_GRU)
+        gru(s, x, y, state, target);
+    else if (ENGINE_USE_LSTM)
+        lstm(s, x, y, state, target);
+#endif
+}
+#endif
+
+ENGINE_API void engine_step_remember(const engine_step *s, unsigned char *work, size_t rows, void *state, size_t size) {
+    const size_t source = source_size(s) * (s->source_type == ENGINE_U8 ? 1 : 4);
+    const size_t target = target_size(s) * (s->target_type == ENGINE_U8 ? 1 : 4);
+    const size_t value = s->target_type == ENGINE_F32 ? sizeof(float) : sizeof(int16_t);
+    for (size_t r = 0; r < rows; r++) {
+        const unsigned char *from = work + s->source * rows + r * source;
+        unsigned char *to = work + s->target * rows + r * target;
+        void *part = (unsigned char *)state + (r * size + s->state) * value;
+        switch (s->kind) {
+        case ENGINE_RECALL:
+            recall(s, target_size(s), part, to);
+            break;
+        case ENGINE_HISTORY:
+            history(s, from, part, to);
+            break;
+#if ENGINE_USE_CELLS
+        case ENGINE_GRU:
+        case ENGINE_LSTM:
+            cell(s, from, work + s->second * rows + r * source_size(s) * (s->second_type == ENGINE_U8 ? 1 : 4), part, to);
+            break;
+#endif
+        default:
+            break;
+        }
+    }
+}
+#endif
+
 /* ---- network ---- */
 
 ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_t rows) {
@@ -676,9 +837,16 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
 }
 
 #if ENGINE_USE_ENDS
-ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows) {
+ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows, void *state) {
+    (void)state;
     for (uint32_t i = 0; i < network->step_count; i++) {
         const engine_step *s = &network->steps[i];
+#if ENGINE_USE_STATE
+        if (s->kind >= ENGINE_RECALL) {
+            engine_step_remember(s, work, rows, state, network->state_size);
+            continue;
+        }
+#endif
 #if ENGINE_USE_KERNELS
         (s->run ? s->run : engine_step_run)(s, work, rows);
 #else
@@ -873,7 +1041,7 @@ static void act(const engine_output *out, const float *values, unsigned char *ac
     }
 }
 
-static int to_outputs(const engine_network *n, const void *observations, size_t rows, unsigned char *work) {
+static int to_outputs(const engine_network *n, const void *observations, size_t rows, void *state, unsigned char *work) {
     const engine_input *in = &n->input;
     const engine_output *out = &n->output;
     const size_t size = (size_t)in->size * (in->target_type == ENGINE_U8 ? 1 : 4), total = rows * out->outputs;
@@ -897,7 +1065,7 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
             if (observe(in, from, to))
                 return ENGINE_NOT_FINITE;
         }
-    engine_run(n, work, rows);
+    engine_run(n, work, rows, state);
     if (out->source_type == ENGINE_S32) {
         const int32_t *sums = (const int32_t *)(const void *)(work + out->source * rows);
 #if ENGINE_USE_KERNELS
@@ -914,9 +1082,10 @@ static int to_outputs(const engine_network *n, const void *observations, size_t 
     return finite ? ENGINE_OK : ENGINE_OVERFLOW;
 }
 
-ENGINE_API int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *work) {
+ENGINE_API int engine_predict(const engine_network *n, const void *observations, size_t rows, void *actions, void *state,
+                              void *work) {
     const float *values = (const float *)(const void *)((unsigned char *)work + n->output.target * rows);
-    const int status = to_outputs(n, observations, rows, work);
+    const int status = to_outputs(n, observations, rows, state, work);
     if (status)
         return status;
 #if ENGINE_USE_KERNELS
@@ -930,8 +1099,9 @@ ENGINE_API int engine_predict(const engine_network *n, const void *observations,
     return ENGINE_OK;
 }
 
-ENGINE_API int engine_outputs(const engine_network *n, const void *observations, size_t rows, float *outputs, void *work) {
-    const int status = to_outputs(n, observations, rows, work);
+ENGINE_API int engine_outputs(const engine_network *n, const void *observations, size_t rows, float *outputs, void *state,
+                              void *work) {
+    const int status = to_outputs(n, observations, rows, state, work);
     if (!status)
         memcpy(outputs, (unsigned char *)work + n->output.target * rows, rows * n->output.outputs * sizeof(float));
     return status;

@@ -24,8 +24,8 @@ extern "C" {
 
 /*
  * What a build leaves out, to be smaller: kernels of a machine, images, their padding, pooling and flattening, residual
- * sums, codes wider than 8 bits, each form of integer layers' weights, tables, float. An export defines them on top of
- * its file. Fields of the structures that nothing needs then are left out too.
+ * sums, states and cells, codes wider than 8 bits, each form of integer layers' weights, tables, float. An export
+ * defines them on top of its file. Fields of the structures that nothing needs then are left out too.
  */
 #ifndef ENGINE_USE_KERNELS /* steps that point to a kernel of this machine */
 #define ENGINE_USE_KERNELS 1
@@ -38,6 +38,21 @@ extern "C" {
 #endif
 #ifndef ENGINE_USE_ADD
 #define ENGINE_USE_ADD 1
+#endif
+#ifndef ENGINE_USE_STATE /* what is remembered from one observation to the next */
+#define ENGINE_USE_STATE 1
+#endif
+#ifndef ENGINE_USE_CELLS /* recurrent ones, of either kind */
+#define ENGINE_USE_CELLS 1
+#endif
+#ifndef ENGINE_USE_GRU
+#define ENGINE_USE_GRU 1
+#endif
+#ifndef ENGINE_USE_LSTM
+#define ENGINE_USE_LSTM 1
+#endif
+#ifndef ENGINE_USE_SECOND /* steps of two sources: residual sums and cells */
+#define ENGINE_USE_SECOND 1
 #endif
 #ifndef ENGINE_USE_WIDE /* in layers and ReLU */
 #define ENGINE_USE_WIDE 1
@@ -115,7 +130,11 @@ enum engine_type { ENGINE_TYPES(ENGINE_NAME) };
     NAME(ENGINE_MAX_POOL) /* without padding */                                                                        \
     NAME(ENGINE_PAD)      /* `fill` around an image */                                                                 \
     NAME(ENGINE_FLATTEN)  /* (height, width, channels) to (channels, height, width) */                                 \
-    NAME(ENGINE_ADD)      /* clip(requantized source + requantized second); F32: source + second */
+    NAME(ENGINE_ADD)      /* clip(requantized source + requantized second); F32: source + second */                   \
+    NAME(ENGINE_RECALL)   /* the first values of its part of the state */                                              \
+    NAME(ENGINE_HISTORY)  /* its part of the state, then the source; the part becomes the last values of both */       \
+    NAME(ENGINE_GRU)      /* new outputs, which are its part of the state; what layers made of the present vector */   \
+    NAME(ENGINE_LSTM)     /* is the source, and of the last outputs the second; here the part holds c behind them */
 enum engine_kind { ENGINE_KINDS(ENGINE_NAME) };
 
 /*
@@ -133,6 +152,15 @@ enum engine_form { ENGINE_FORMS(ENGINE_NAME) };
 #define ENGINE_FINISHES(NAME) NAME(ENGINE_KEEP) NAME(ENGINE_REQUANTIZE) NAME(ENGINE_TABLE) NAME(ENGINE_BYTES)
 enum engine_finish { ENGINE_FINISHES(ENGINE_NAME) };
 
+/*
+ * Numbers of a cell of codes: the largest codes that its tables take; the code that would stand for 1 of what the sigmoid
+ * gives; the largest codes of h and of c; then multiplier and shift of each ratio, in the order of policy/ops.py.
+ */
+#define ENGINE_CELL_NUMBERS(NAME)                                                                                      \
+    NAME(ENGINE_CELL_SIGMOID) NAME(ENGINE_CELL_TANH) NAME(ENGINE_CELL_ONE) NAME(ENGINE_CELL_H) NAME(ENGINE_CELL_C)     \
+    NAME(ENGINE_CELL_RATIOS)
+enum engine_cell { ENGINE_CELL_NUMBERS(ENGINE_NAME) };
+
 typedef struct engine_step engine_step;
 typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t rows);
 
@@ -146,15 +174,16 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(FLOAT, uint8_t, function)     /* of ACTIVATE: its number in policy/activations.py */                         \
     FIELD(ALWAYS, uint8_t, source_type) /* `second` has its own */                                                     \
     FIELD(ALWAYS, uint8_t, target_type)                                                                                \
-    FIELD(ADD, uint8_t, second_type)                                                                                   \
+    FIELD(SECOND, uint8_t, second_type)                                                                                \
     FIELD(ALWAYS, uint8_t, source_zero)                                                                                \
-    FIELD(ADD, uint8_t, second_zero)                                                                                   \
+    FIELD(SECOND, uint8_t, second_zero)                                                                                \
     FIELD(ALWAYS, uint8_t, target_zero)                                                                                \
     FIELD(ALWAYS, uint8_t, per_output)  /* whether there is a multiplier and shift (or scale) for each output */       \
     FIELD(ADD, uint8_t, second_per_output)                                                                             \
     FIELD(ALWAYS, engine_size, source)  /* where tensors lie in the work memory, in bytes a row */                     \
-    FIELD(ADD, engine_size, second)                                                                                    \
+    FIELD(SECOND, engine_size, second)                                                                                 \
     FIELD(ALWAYS, engine_size, target)                                                                                 \
+    FIELD(STATE, engine_size, state)    /* where the step's part of the state begins, in values */                     \
     FIELD(IMAGES, engine_size, height)  /* of the source; a vector is 1 x 1 */                                         \
     FIELD(IMAGES, engine_size, width)                                                                                  \
     FIELD(ALWAYS, engine_size, channels)                                                                               \
@@ -180,6 +209,8 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(FLOAT, const ENGINE_ROM float *, scale)                                                                      \
     FIELD(FLOAT, const ENGINE_ROM float *, parameters) /* of the function */                                           \
     FIELD(TABLES, const ENGINE_ROM int8_t *, table)                                                                    \
+    FIELD(CELLS, const ENGINE_ROM int16_t *, cell) /* its numbers; `table` is that of tanh from 0 on */                \
+    FIELD(CELLS, const ENGINE_ROM uint8_t *, sigmoid) /* its codes, from the least that it takes on */                 \
     FIELD(KERNELS, engine_kernel *, run) /* of this machine, or NULL */                                                \
     FIELD(KERNELS, const void *, prepared) /* what `run` wants */
 struct engine_step {
@@ -257,6 +288,7 @@ struct engine_output {
     FIELD(ALWAYS, uint32_t, work_size)        /* bytes of work memory that a row takes; 8 bytes aligned */             \
     FIELD(ALWAYS, uint32_t, observation_size) /* bytes of one */                                                       \
     FIELD(ALWAYS, uint32_t, action_size)                                                                               \
+    FIELD(STATE, uint32_t, state_size)        /* values of a state: int16_t, or float where activations are */         \
     FIELD(ALWAYS, engine_input, input)                                                                                 \
     FIELD(ALWAYS, engine_output, output)
 typedef struct {
@@ -266,18 +298,29 @@ typedef struct {
 /* One step by the portable kernels. */
 ENGINE_API void engine_step_run(const engine_step *step, unsigned char *work, size_t rows);
 
+#if ENGINE_USE_STATE
+/* The same for RECALL and what follows it: `state` holds rows * size values. */
+ENGINE_API void engine_step_remember(const engine_step *step, unsigned char *work, size_t rows, void *state, size_t size);
+#endif
+
 /* For kernels: the sum of output o becomes element i of the target of an integer layer. */
 ENGINE_API void engine_finish(const engine_step *step, unsigned char *target, size_t i, size_t o, uint32_t sum);
 
 #if ENGINE_USE_ENDS
 /* All steps, from codes (or values) at the first tensor to the last one, for `rows` observations. */
-ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows);
+ENGINE_API void engine_run(const engine_network *network, unsigned char *work, size_t rows, void *state);
 
-/* Actions of `rows` observations, one after another; `work` holds rows * work_size bytes. */
-ENGINE_API int engine_predict(const engine_network *network, const void *observations, size_t rows, void *actions, void *work);
+/*
+ * Actions of `rows` observations, one after another; `work` holds rows * work_size bytes. `state`, of rows * state_size
+ * values, zeros at the beginning of an episode, becomes the next one; an observation that is not finite changes none.
+ * NULL in a network without.
+ */
+ENGINE_API int engine_predict(const engine_network *network, const void *observations, size_t rows, void *actions, void *state,
+                              void *work);
 
 /* The same up to the float outputs before the action, (rows, outputs). */
-ENGINE_API int engine_outputs(const engine_network *network, const void *observations, size_t rows, float *outputs, void *work);
+ENGINE_API int engine_outputs(const engine_network *network, const void *observations, size_t rows, float *outputs, void *state,
+                              void *work);
 
 /* tanh by float32 +, -, * and / alone. */
 ENGINE_API float engine_tanh(float x);

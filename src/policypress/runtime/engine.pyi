@@ -42,10 +42,14 @@ class Engine:
     def outputs(self, observation: Any, /) -> NDArray[Any] | None:
         """Last layer's outputs, (batch, outputs), for a batch; None like ``predict``."""
 
+    def step(self, observation: Any, state: NDArray[Any], outputs: bool, /) -> NDArray[Any] | None:
+        """Like ``predict``, or ``outputs``, of a recurrent policy: ``state`` (batch, size), int16 or float32 in
+        C order, becomes the next one. None like ``predict``, with a state of no use then."""
+
     def bind(self, otherwise: Callable[..., Any], /) -> Callable[..., Any]:
         """``Policy.predict`` as a function that calls ``otherwise``, with the same arguments, for what it refuses."""
 
-    def repeat(self, observation: NDArray[Any], times: int, /) -> NDArray[Any] | None:
+    def repeat(self, observation: NDArray[Any], times: int, state: NDArray[Any] = ..., /) -> NDArray[Any] | None:
         """Like ``predict`` for one observation, computed ``times`` times more, to measure it without the call."""
 
     def kernels(self) -> list[str]:

@@ -148,21 +148,29 @@ static void *convert(const Engine *self, PyArrayObject *array) {
     return to;
 }
 
-/* Runs `rows` observations, some at a time; `results` of `size` bytes each are actions or outputs. */
+/* Bytes of a state. */
+static size_t state_bytes(const Engine *self) {
+    const engine_network *n = self->network;
+    return n->state_size * (n->input.target_type == ENGINE_F32 ? sizeof(float) : sizeof(int16_t));
+}
+
+/* Runs `rows` observations, some at a time; `results` of `size` bytes each are actions or outputs. `state`: or NULL. */
 static int run(const Engine *self, const unsigned char *observations, size_t rows, unsigned char *results,
-               size_t size, int outputs, void *work, size_t together) {
+               size_t size, int outputs, unsigned char *state, void *work, size_t together) {
     for (size_t r = 0; r < rows; r += together) {
         const size_t n = rows - r < together ? rows - r : together;
         const void *from = observations + r * self->network->observation_size;
-        const int status = outputs ? engine_outputs(self->network, from, n, (void *)(results + r * size), work)
-                                   : engine_predict(self->network, from, n, results + r * size, work);
+        void *part = state ? state + r * state_bytes(self) : NULL;
+        const int status = outputs ? engine_outputs(self->network, from, n, (void *)(results + r * size), part, work)
+                                   : engine_predict(self->network, from, n, results + r * size, part, work);
         if (status)
             return status;
     }
     return ENGINE_OK;
 }
 
-static PyObject *answer(Engine *self, PyObject *observation, int outputs) {
+/* What becomes of an observation or a batch; `state`, an array of a row each, becomes the next one. */
+static PyObject *answer(Engine *self, PyObject *observation, int outputs, PyArrayObject *state) {
     engine_word stack[STACK_WORDS];
     PyArrayObject *array;
     PyObject *result;
@@ -178,7 +186,9 @@ static PyObject *answer(Engine *self, PyObject *observation, int outputs) {
     array = (PyArrayObject *)observation;
     rows = count_rows(self, array, &single);
     type = PyArray_TYPE(array);
-    if (rows < 0)
+    if (rows < 0 || !state != !self->network->state_size)
+        Py_RETURN_NONE;
+    if (state && (!PyArray_ISCARRAY(state) || (size_t)PyArray_NBYTES(state) != (size_t)rows * state_bytes(self)))
         Py_RETURN_NONE;
     from = PyArray_DATA(array);
     if (type != self->observation_type) {
@@ -216,11 +226,12 @@ static PyObject *answer(Engine *self, PyObject *observation, int outputs) {
     }
     size = outputs ? 4 * (size_t)shape[1] : self->network->action_size;
     if (self->operations * (unsigned long long)rows < LONG_WORK)
-        status = run(self, from, (size_t)rows, PyArray_DATA((PyArrayObject *)result), size, outputs, work, together);
+        status = run(self, from, (size_t)rows, PyArray_DATA((PyArrayObject *)result), size, outputs,
+                     state ? PyArray_DATA(state) : NULL, work, together);
     else {
-        unsigned char *to = PyArray_DATA((PyArrayObject *)result);
+        unsigned char *to = PyArray_DATA((PyArrayObject *)result), *memory = state ? PyArray_DATA(state) : NULL;
         Py_BEGIN_ALLOW_THREADS
-        status = run(self, from, (size_t)rows, to, size, outputs, work, together);
+        status = run(self, from, (size_t)rows, to, size, outputs, memory, work, together);
         Py_END_ALLOW_THREADS
     }
     if (work != stack) {
@@ -237,11 +248,19 @@ static PyObject *answer(Engine *self, PyObject *observation, int outputs) {
 }
 
 static PyObject *engine_predict_method(PyObject *self, PyObject *observation) {
-    return answer((Engine *)self, observation, 0);
+    return answer((Engine *)self, observation, 0, NULL);
 }
 
 static PyObject *engine_outputs_method(PyObject *self, PyObject *observation) {
-    return answer((Engine *)self, observation, 1);
+    return answer((Engine *)self, observation, 1, NULL);
+}
+
+static PyObject *engine_step_method(PyObject *self, PyObject *args) {
+    PyObject *observation, *state;
+    int outputs;
+    if (!PyArg_ParseTuple(args, "OO!p", &observation, &PyArray_Type, &state, &outputs))
+        return NULL;
+    return answer((Engine *)self, observation, outputs, (PyArrayObject *)state);
 }
 
 /* Positional and keyword arguments of a fast call, passed on. */
@@ -275,7 +294,7 @@ static PyObject *engine_call_method(PyObject *object, PyObject *const *args, Py_
         PyErr_SetString(PyExc_TypeError, "The engine is not bound to a policy.");
         return NULL;
     }
-    actions = plain ? answer(self, args[0], 0) : NULL;
+    actions = plain ? answer(self, args[0], 0, NULL) : NULL;
     if (plain && !actions)
         return NULL;
     if (!plain || actions == Py_None) {
@@ -306,14 +325,14 @@ static PyObject *engine_bind_method(PyObject *object, PyObject *otherwise) {
 static PyObject *engine_repeat_method(PyObject *object, PyObject *args) {
     Engine *self = (Engine *)object;
     PyObject *observation, *result;
-    PyArrayObject *array;
+    PyArrayObject *array, *state = NULL;
     Py_ssize_t times;
-    void *work;
+    void *work, *memory = NULL;
     unsigned char *action;
     int single;
-    if (!PyArg_ParseTuple(args, "On", &observation, &times))
+    if (!PyArg_ParseTuple(args, "On|O!", &observation, &times, &PyArray_Type, &state))
         return NULL;
-    result = answer(self, observation, 0);
+    result = answer(self, observation, 0, state);
     if (!result || result == Py_None)
         return result;
     array = (PyArrayObject *)observation;
@@ -327,8 +346,10 @@ static PyObject *engine_repeat_method(PyObject *object, PyObject *args) {
         Py_DECREF(result);
         return PyErr_NoMemory();
     }
+    if (state)
+        memory = PyArray_DATA(state);
     for (Py_ssize_t i = 0; i < times; i++)
-        engine_predict(self->network, PyArray_DATA(array), 1, action, work);
+        engine_predict(self->network, PyArray_DATA(array), 1, action, memory, work);
     PyMem_Free(work);
     return result;
 }
@@ -352,6 +373,7 @@ static PyMethodDef methods[] = {
     {"call", (PyCFunction)(void (*)(void))engine_call_method, METH_FASTCALL | METH_KEYWORDS,
      "call($self, observation, state=None, episode_start=None, deterministic=True, *, reference=False)\n--\n\n"
      "Policy.predict, called without detour."},
+    {"step", engine_step_method, METH_VARARGS, NULL},
     {"bind", engine_bind_method, METH_O, NULL},
     {"repeat", engine_repeat_method, METH_VARARGS, NULL},
     {"kernels", engine_kernels_method, METH_NOARGS, NULL},
@@ -397,7 +419,7 @@ typedef struct {
 #define ENUMERATOR(name) {#name, name},
 static const enumerator enumerators[] = {
     ENGINE_TYPES(ENUMERATOR) ENGINE_KINDS(ENUMERATOR) ENGINE_FORMS(ENUMERATOR) ENGINE_FINISHES(ENUMERATOR)
-    ENGINE_DTYPES(ENUMERATOR) ENGINE_ACTIONS(ENUMERATOR)
+    ENGINE_DTYPES(ENUMERATOR) ENGINE_ACTIONS(ENUMERATOR) ENGINE_CELL_NUMBERS(ENUMERATOR)
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))

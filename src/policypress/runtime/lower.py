@@ -22,7 +22,9 @@ from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MIN,
     Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -32,7 +34,8 @@ from policypress.policy.ops import (
     Residual,
 )
 from policypress.policy.reference import quantize_input
-from policypress.runtime.structures import Action, Dtype, Finish, Form, Kind, Type
+from policypress.policy.state import part_sizes
+from policypress.runtime.structures import Action, CellNumber, Dtype, Finish, Form, Kind, Type
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
@@ -101,6 +104,7 @@ class Step(Fields):
     source: int = 0
     second: int = 0
     target: int = 0
+    state: int = 0
     height: int = 0
     width: int = 0
     channels: int = 0
@@ -126,6 +130,8 @@ class Step(Fields):
     scale: NDArray[np.float32] | None = None
     parameters: NDArray[np.float32] | None = None
     table: NDArray[np.int8] | None = None
+    cell: NDArray[np.int16] | None = None
+    sigmoid: NDArray[np.uint8] | None = None
     layer: str | None = field(default=None, metadata=_BESIDE)
     dense: NDArray[Any] | None = field(default=None, metadata=_BESIDE)
     turn: tuple[int, int] | None = field(default=None, metadata=_BESIDE)
@@ -190,6 +196,7 @@ class Program:
     work_size: int
     observation_size: int
     action_size: int
+    state_size: int
 
 
 def smallest(layer: Layer, entries: int) -> Form:
@@ -213,6 +220,8 @@ class _Lowering:
         self._steps: list[Step] = []
         self._places: list[tuple[Tensor, Tensor | None, Tensor]] = []  # source, second and target of each step
         self._tensors: list[Tensor] = []
+        sizes = part_sizes(policy.ops, policy.observation.shape)
+        self._parts = iter([sum(sizes[:place]) for place, size in enumerate(sizes) if size])  # where each begins
         self._unordered: tuple[int, int] | None = None  # pixels, channels of a vector that should be the other way
 
     def program(self, slack: int) -> Program:
@@ -259,6 +268,7 @@ class _Lowering:
             work,
             observation_size=math.prod(policy.observation.shape) * np.dtype(policy.observation.dtype).itemsize,
             action_size=math.prod(action.shape) * np.dtype(action.dtype).itemsize,
+            state_size=policy.state_size,
         )
 
     def _input(self) -> tuple[Tensor, Input]:
@@ -312,6 +322,10 @@ class _Lowering:
                     x = self._window(Step(Kind.MAX_POOL), x, self._like(x, op), op.kernel, op.stride)
                 case Residual():
                     x = self._residual(op, self._ordered(x))
+                case History():
+                    x = self._history(op, self._ordered(x))
+                case Cell():
+                    x = self._cell(op, x)
                 case _:
                     unknown(op)
         return x
@@ -412,6 +426,36 @@ class _Lowering:
             step.per_output, step.second_per_output = int(step.shift.size > 1), int(step.second_shift.size > 1)
             target = _codes(op.low, op.high, x.shape)
         return self._step(step, x, target, second=body)
+
+    def _history(self, op: History, x: Tensor) -> Tensor:
+        shape = (1, 1, op.frames * x.shape[2])
+        target = _codes(*op.codes(x.low, x.high), shape) if self._integer else Tensor(Type.F32, shape)
+        return self._step(Step(Kind.HISTORY, state=next(self._parts)), x, target)
+
+    def _cell(self, op: Cell, x: Tensor) -> Tensor:
+        def outputs() -> Tensor:
+            shape = (1, 1, op.units)
+            return _codes(-op.limits[0], op.limits[0], shape) if self._integer else Tensor(Type.F32, shape)
+
+        state = next(self._parts)
+        fresh = self._layer(op.input, x, fold=False, function=None)
+        last = self._step(Step(Kind.RECALL, state=state), fresh, outputs())
+        step = Step(Kind[op.kind.upper()], state=state)
+        recalled = self._layer(op.recurrent, last, fold=False, function=None)
+        step.second_type, step.second_zero = recalled.type, recalled.zero
+        if self._integer:
+            numbers = dict.fromkeys(CellNumber, 0) | {
+                CellNumber.CELL_SIGMOID: op.sigmoid.limit,
+                CellNumber.CELL_TANH: op.tanh.limit,
+                CellNumber.CELL_ONE: op.one,
+                CellNumber.CELL_H: op.limits[0],
+                CellNumber.CELL_C: op.limits[-1],
+            }
+            del numbers[CellNumber.CELL_RATIOS]  # they begin there
+            step.cell = np.array([*numbers.values(), *(n for ratio in op.ratios for n in ratio)], np.int16)
+            step.sigmoid = op.sigmoid.lookup.table.astype(np.uint8)
+            step.table = op.tanh.lookup.table[op.tanh.limit :].astype(np.int8)
+        return self._step(step, fresh, outputs(), second=recalled)
 
     def _pad(self, x: Tensor, padding: tuple[int, int], *, lowest: bool) -> Tensor:
         """The image with code 0 around it; with what never wins a maximum, if ``lowest``."""

@@ -33,6 +33,7 @@ class _Structures:
         network["work_size"] = program.work_size
         network["observation_size"] = program.observation_size
         network["action_size"] = program.action_size
+        network["state_size"] = program.state_size
         self._fill(network["input"], program.input)
         self._fill(network["output"], program.output)
 

@@ -11,7 +11,7 @@ enum { COUNT, INPUT_BITS, INPUT_LIMITS, LIMITS, SIZE, INPUTS, KIND, FLAGS, BITS,
 enum { INTEGERS = 13, FLOATS = 15, CONSTANT = 17, EXPONENT = 18 };
 
 /* Kinds of operations. */
-enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH, ACTIVATION };
+enum { LINEAR, CONV, RELU, FLATTEN, MAX_POOL, RESIDUAL, TANH, ACTIVATION, HISTORY, GRU, LSTM };
 
 /* Short forms: of an input, and in the place of its bits where it has zero points, too. */
 enum { SHORT = 1, SHORT_ZERO_POINTS = 15, LEAST_POWER = -8 };
@@ -151,6 +151,30 @@ static void read_layer(reader *r, int conv, uint32_t *width) {
     matrix(r, outputs, inputs, bits);
 }
 
+/* A recurrent cell: bits of its state, a sigmoid and a tanh, ratios, and two layers of `gates` outputs a unit. */
+static void read_cell(reader *r, uint32_t gates, uint32_t states, uint32_t ratios, uint32_t *width) {
+    while (states--)
+        tell(r, BITS);
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t kind = tell(r, KIND);
+        if (kind == TANH)
+            tell(r, BITS);
+        else if (kind == ACTIVATION)
+            tell_activation(r);
+        else
+            r->failed = 1;
+    }
+    while (ratios--) {
+        told(r, uniform(r, 8));
+        told(r, uniform(r, 5));
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        r->failed |= tell(r, KIND) != LINEAR;
+        read_layer(r, 0, width);
+        *width /= gates;
+    }
+}
+
 PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_array *arrays, size_t count,
                                uint32_t structure, payload_memory *r) {
     uint32_t bits, width, left = 0;
@@ -187,6 +211,12 @@ PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_a
             tell_activation(r);
         if (kind == MAX_POOL)
             tell_sizes(r, 6);
+        if (kind == HISTORY)
+            tell_sizes(r, 1);
+        if (kind == GRU)
+            read_cell(r, 3, 1, 5, &width);
+        if (kind == LSTM)
+            read_cell(r, 4, 2, 6, &width);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
             for (unsigned i = 0; i < 4; i++)

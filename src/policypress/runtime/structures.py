@@ -57,6 +57,10 @@ class Kind(Name):
     PAD = engine.NAMES["ENGINE_PAD"]
     FLATTEN = engine.NAMES["ENGINE_FLATTEN"]
     ADD = engine.NAMES["ENGINE_ADD"]
+    RECALL = engine.NAMES["ENGINE_RECALL"]
+    HISTORY = engine.NAMES["ENGINE_HISTORY"]
+    GRU = engine.NAMES["ENGINE_GRU"]
+    LSTM = engine.NAMES["ENGINE_LSTM"]
 
 
 class Form(Name):
@@ -96,6 +100,17 @@ class Action(Name):
     DISCRETE = engine.NAMES["ENGINE_DISCRETE"]
     MULTI_DISCRETE = engine.NAMES["ENGINE_MULTI_DISCRETE"]
     MULTI_BINARY = engine.NAMES["ENGINE_MULTI_BINARY"]
+
+
+class CellNumber(Name):
+    """``engine_cell``, places among the numbers of a cell."""
+
+    CELL_SIGMOID = engine.NAMES["ENGINE_CELL_SIGMOID"]
+    CELL_TANH = engine.NAMES["ENGINE_CELL_TANH"]
+    CELL_ONE = engine.NAMES["ENGINE_CELL_ONE"]
+    CELL_H = engine.NAMES["ENGINE_CELL_H"]
+    CELL_C = engine.NAMES["ENGINE_CELL_C"]
+    CELL_RATIOS = engine.NAMES["ENGINE_CELL_RATIOS"]
 
 
 _NUMBERS = {

@@ -17,6 +17,7 @@ from policypress.export.engines import Engine, Integers, Native, compiled
 from policypress.export.onnx import check_onnx, encode_onnx
 from policypress.policy import observations as making
 from policypress.policy import reference
+from policypress.policy.observations import sequence, turns
 from policypress.policy.policy import Policy
 
 SINGLES = 8
@@ -31,7 +32,8 @@ class DisagreementError(AssertionError):
 class Agreement:
     """What was compared, and nothing differed.
 
-    ``observations``: what the reference answers; ``refused``: what it refuses, as every engine that can must.
+    ``observations``: what the reference answers; ``refused``: what it refuses, as every engine that can must. Of a
+    recurrent policy they are those of sequences side by side.
     ``answers``: outputs and actions of each engine that ran. ``left_out``: why the others did not. ``kernels``: what
     ran the native engine's steps.
     """
@@ -67,6 +69,7 @@ def agree(
 ) -> Agreement:
     """Ask each of ``engines`` (names of ``ENGINES``) what the reference is asked, in a batch and alone.
 
+    A recurrent policy is asked in sequences, all states compared after every step; some rows begin again on the way.
     The native engine (with this machine's kernels or without), the compiled C and the exact ONNX graph of integer
     numerics must give the same bits and refuse what the reference refuses; other ONNX graphs what their style allows.
     ``observations`` (batch, *shape): by default ``count`` recorded, random and extreme ones, made from ``seed``.
@@ -80,7 +83,7 @@ def agree(
     if not len(asked):
         outputs, actions = np.empty((0, len(policy.layers[-1].weight)), np.float32), np.empty(0)
     else:
-        outputs = reference.run(policy, reference.observe(policy.observation, asked))
+        outputs = sequence(policy, asked)[0]
         actions = reference.act(policy.action, outputs)
     found_command = list(command) if command is not None else compiler()
     case = _Asked(policy, asked, outputs, actions, refused, weights, found_command, tuple(flags))
@@ -124,6 +127,8 @@ def _integers(asked: _Asked, name: str) -> int:
         raise DisagreementError(f"{name}: its self test fails.")
     if not len(asked.observations):
         return 0
+    if asked.policy.state_size:
+        return _same_sequences(asked, name, built, built.acts)
     _same(f"{name}, outputs", built.outputs(asked.observations), asked.outputs)
     if built.acts:
         _same(f"{name}, actions", built.predict(asked.observations), asked.actions)
@@ -160,7 +165,30 @@ ENGINES: dict[str, Callable[[_Asked, str], int]] = {
 }
 
 
+def _same_sequences(asked: _Asked, name: str, engine: Engine, acts: bool = True) -> int:
+    answers = 0
+    for number, turn in enumerate(turns(asked.policy, asked.observations)):
+        actions = reference.act(asked.policy.action, turn.outputs)
+        alone = range(0 if number % 4 else min(2, len(turn.before)))
+        for rows in [slice(None), *(slice(i, i + 1) for i in alone)]:
+            label = f"{name}, step {number}" + ("" if rows == slice(None) else f", row {rows.start} alone")
+            state = turn.before[rows].copy()
+            _same(f"{label}, outputs", engine.outputs(turn.observations[rows], state), turn.outputs[rows])
+            _same(f"{label}, state", state, turn.after[rows])
+            if acts:
+                state = turn.before[rows].copy()
+                _same(f"{label}, actions", engine.predict(turn.observations[rows], state), actions[rows])
+                _same(f"{label}, state of actions", state, turn.after[rows])
+            answers += (1 + acts) * len(state)
+    return answers
+
+
 def _same_answers(asked: _Asked, name: str, engine: Engine) -> int:
+    if asked.policy.state_size:
+        try:
+            return _same_sequences(asked, name, engine)
+        except ObservationError as error:
+            raise DisagreementError(f"{name} refuses what the reference answers: {error}") from error
     observations, singles = asked.observations, range(min(SINGLES, len(asked.observations)))
     try:
         if len(observations):

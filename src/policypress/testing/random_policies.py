@@ -20,10 +20,14 @@ from policypress.policy.contract import (
     ObservationTransform,
 )
 from policypress.policy.ops import (
+    CELLS,
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
+    Activation,
+    Cell,
     Flatten,
+    History,
     InputQuantization,
     Layer,
     MaxPool2d,
@@ -33,6 +37,7 @@ from policypress.policy.ops import (
     Residual,
 )
 from policypress.policy.policy import Numerics, Policy
+from policypress.policy.state import STATE_LIMITS
 from policypress.testing.draw import Draw
 
 _LIMITS = (
@@ -41,6 +46,8 @@ _LIMITS = (
 )
 _NARROW = ((-255, 255), (-255, 255), (0, 255), (-127, 127), (-128, 127), (-7, 7), (0, 1), (-255, 0), (5, 90))
 """Limits of codes in front of an activation."""
+_PARTS = ((-2047, 2047), (-2047, 2047), (-32767, 32767), (-255, 255), (-127, 127), (0, 300), (-1000, 1), (5, 90))
+"""Limits of codes that the layers of a recurrent cell give."""
 _DENSITIES = (0.0, 0.01, 0.1, 0.5, 1.0, 1.0)
 _MAX_DEPTH = 3
 
@@ -58,6 +65,13 @@ def random_linear_policy(seed: int, numerics: Numerics | None = None) -> Policy:
     rng = np.random.default_rng(seed)
     kinds: tuple[Numerics, ...] = ("integer", "integer", "integer", "weight-only", "float")
     return _Maker(rng, numerics or kinds[rng.integers(len(kinds))], ()).linear_policy()
+
+
+def random_recurrent_policy(seed: int, numerics: Numerics | None = None) -> Policy:
+    """A random policy with recurrent cells, histories, or both; equal arguments give equal ones."""
+    rng = np.random.default_rng(seed)
+    kinds: tuple[Numerics, ...] = ("integer", "integer", "integer", "weight-only", "float")
+    return _Maker(rng, numerics or kinds[rng.integers(len(kinds))], tuple(FUNCTIONS)).recurrent_policy()
 
 
 class _Maker(Draw):
@@ -92,6 +106,71 @@ class _Maker(Draw):
         if quantization is not None and isinstance(first, Layer) and not first.is_conv and self.often(0.4):
             quantization = self.shifted(quantization)
         return Policy(tuple(ops), observation, action, quantization, baseline_bytes=4)
+
+    def recurrent_policy(self) -> Policy:
+        observation = self.observation()
+        quantization = self.input(observation) if self.integer else None
+        ops: list[Op] = [Flatten()] if len(observation.shape) > 1 else []
+        size, remembers = math.prod(observation.shape), False
+        while not remembers or self.often(0.4):
+            if remembers or self.often(0.3):
+                width = self.pick(1, 3, 8, 17)
+                ops += self.hidden((width, size))
+                size = width
+            fits = not self.integer or (STATE_LIMITS[0] <= min(self.codes) and max(self.codes) <= STATE_LIMITS[1])
+            if fits and self.often(0.4):
+                history = History(self.pick(2, 3, 5))
+                self.codes = history.codes(*self.codes)
+                ops.append(history)
+                size *= history.frames
+            else:
+                cell = self.cell(size)
+                ops.append(cell)
+                size = cell.units
+            remembers = True
+        action, outputs = self.action()
+        ops.append(self.layer((outputs, size), "raw"))
+        first = next(op for op in ops if not isinstance(op, Flatten | History))
+        if quantization is not None and isinstance(first, Layer) and self.often(0.4):
+            quantization = self.shifted(quantization)
+        return Policy(tuple(ops), observation, action, quantization, baseline_bytes=4)
+
+    def cell(self, inputs: int) -> Cell:
+        kind = self.pick(*CELLS)
+        units, rows = self.pick(1, 2, 3, 5, 8, 16, 17, 33), len(CELLS[kind].gates)
+        taken = self.layer((rows * units, inputs), "part")
+        if not self.integer:
+            return Cell(
+                kind, taken, self.layer((rows * units, units), "part"), Activation("sigmoid"), Activation("tanh")
+            )
+        bits = tuple(int(self.rng.integers(8, 17)) for _ in CELLS[kind].state)
+        reach = self.reach
+        self.codes = (1 - 2 ** (bits[0] - 1), 2 ** (bits[0] - 1) - 1)
+        recalled = self.layer((rows * units, units), "part")
+        reach = max(reach + self.reach, 1)
+        sigmoid = Activation(
+            "sigmoid", self.pick(1 / 32, 1 / 16, 3 / 32), self.pick(8, 8, 5, 2), self.pick(255, 255, 60)
+        )
+        tanh = Activation("tanh", *self.pick((1 / 64, 8, 255), (1 / 64, 8, 255), (3 / 64, 4, 100)))
+        step, one = float(sigmoid.lookup.scale), tanh.high
+        high = [2 ** (b - 1) - 1 for b in bits]
+        typical = {
+            "gate": sigmoid.limit / reach,
+            "candidate": tanh.limit / reach,
+            "reset": step,
+            "forget": step,
+            "input": step / one * high[-1] / 4,
+            "cell": 4 / high[-1] / tanh.unit,
+            "output": step / one * high[0],
+        }
+        ratios = []
+        for name in CELLS[kind].ratios:
+            ratio = typical[name] if self.often(0.9) else 2.0 ** self.rng.uniform(-24, 6)
+            multiplier, shift = self.ratio(ratio, 1)
+            ratios.append((int(multiplier[0]), int(shift[0])))
+        cell = Cell(kind, taken, recalled, sigmoid, tanh, bits, tuple(ratios))
+        self.codes = cell.codes(*self.codes)
+        return cell
 
     def linear_policy(self) -> Policy:
         observation = self.observation()
@@ -224,7 +303,7 @@ class _Maker(Draw):
         return [*ops, *(self.relu() if self.often(0.2) else [])]
 
     def layer(self, shape: tuple[int, ...], role: str, **geometry: Any) -> Layer:
-        """``role``: "hidden", "activation" (one follows) or "raw" (accumulators)."""
+        """``role``: "hidden", "activation" (one follows), "part" (of a cell) or "raw" (accumulators)."""
         rng, outputs = self.rng, shape[0]
         density = self.density if self.density is not None else self.pick(*_DENSITIES)
         kept = rng.random(shape) < density
@@ -262,7 +341,7 @@ class _Maker(Draw):
                 bias = np.clip(rng.integers(-300, 300, outputs), -room, room)
         requantize, relu = None, role == "raw" and self.often(0.1)
         if role != "raw":
-            low, high = self.pick(*(_NARROW if role == "activation" else _LIMITS))
+            low, high = self.pick(*{"activation": _NARROW, "part": _PARTS}.get(role, _LIMITS))
             relu = role == "hidden" and low == 0
             typical = 0.2 * self.reach * math.sqrt(float((rows.astype(float) ** 2).sum()) / outputs) + 1
             ratio = max(-low, high) / typical if self.often(0.9) else 2.0 ** self.rng.uniform(-24, 6)

@@ -11,16 +11,32 @@
 #define TEXT(a) TEXT_(a)
 #include TEXT(POLICY.h)
 
+/* A policy with a state runs one episode in each pass. */
+#if STATE_VALUES
+static JOIN(POLICY, _state) state[STATE_VALUES];
+#define WITH_STATE(observation, action) observation, state, action
+#define RESET() JOIN(POLICY, _reset)(state)
+#else
+#define WITH_STATE(observation, action) observation, action
+#define RESET() (void)0
+#endif
+
 #if INTEGER_ONLY
 typedef int32_t observation_t, action_t;
 static int act(const observation_t *observation, action_t *action) {
-    JOIN(POLICY, _run)(observation, action);
+    JOIN(POLICY, _run)(WITH_STATE(observation, action));
     return 0;
 }
 #else
 typedef JOIN(POLICY, _observation) observation_t;
 typedef JOIN(POLICY, _action) action_t;
+#if STATE_VALUES
+static int act(const observation_t *observation, action_t *action) {
+    return JOIN(POLICY, _predict)(WITH_STATE(observation, action));
+}
+#else
 #define act JOIN(POLICY, _predict)
+#endif
 #endif
 
 /* What the export wants to be called once. */
@@ -86,6 +102,7 @@ INLINED uint32_t *watched(const uint32_t *top) {
 static __attribute__((noinline)) int pass(function f, int32_t observations, int32_t file, cost *taken) {
     uint32_t last = SYSTICK[2];
     rewind_file(observations);
+    RESET();
     measured.count = 0;
     while (read_file(observations, observation, sizeof observation)) {
         measured.status = (uint32_t)f(observation, action);
