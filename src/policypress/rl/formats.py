@@ -25,7 +25,7 @@ class Reader:
     name: str
     file: str
     recognizes: Callable[[Path], bool]
-    open: Callable[[Source, str, EnvLike], OpenedAgent]
+    open: Callable[[Source, str, EnvLike | None], OpenedAgent]
 
 
 READERS: tuple[Reader, ...] = (
@@ -34,8 +34,9 @@ READERS: tuple[Reader, ...] = (
 )
 
 
-def open_agent(source: Source, algo: str, env: EnvLike) -> OpenedAgent:
-    """The agent in these files, as it acts in ``env``; the first reader that recognizes them opens them.
+def open_agent(source: Source, algo: str, env: EnvLike | None) -> OpenedAgent:
+    """The agent in these files, as it acts in ``env``, or as the files alone tell (None); the first reader that
+    recognizes them opens them.
 
     Raises RunError for a file that is missing or of no known format, and what its reader raises.
     """

@@ -26,7 +26,7 @@ def is_policy(path: Path) -> bool:
         return file.read(len(MAGIC)).startswith((MAGIC, PACKED_MAGIC))
 
 
-def open_policy(source: Source, algo: str, env: EnvLike) -> OpenedAgent:
+def open_policy(source: Source, algo: str, env: EnvLike | None) -> OpenedAgent:
     """The policy in a ``.policy`` or packed file, a black box.
 
     Raises ArtifactError for a file that cannot be read, ConfigError for statistics, which a policy holds itself, and
@@ -38,12 +38,13 @@ def open_policy(source: Source, algo: str, env: EnvLike) -> OpenedAgent:
     told = policy.provenance.get("algo")
     if told in NAMES and told != adapter.name:
         raise UnsupportedError(f"{source.agent} was trained by {told}, not by {adapter.name}: give --algo {told}.")
-    made = make_env(env, training=False)
-    try:
-        adapter.check_spaces(made.observation_space, made.action_space)
-        check_spaces(policy, made, name_of(env))
-    finally:
-        made.close()
+    if env is not None:
+        made = make_env(env, training=False)
+        try:
+            adapter.check_spaces(made.observation_space, made.action_space)
+            check_spaces(policy, made, name_of(env))
+        finally:
+            made.close()
     # What a student learned from values are logits: it was asked for the choices alone.
     distilled = policy.action.kind != "box" and "distill" in policy.provenance
     imitation: Imitation = "logits" if distilled else adapter.imitation(policy.action)
