@@ -30,7 +30,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -104,26 +104,28 @@ def policies(robot: str) -> list[Path]:
     return sorted(files, key=lambda file: policypress.size(policypress.load(file)).payload_bytes)
 
 
-def walk_all(robot: str, name: str, who: str, make: Any, episodes: int, deadline: float) -> None:
+def walk_all(robot: str, name: str, who: str, make: Callable[[], Walker], episodes: int, deadline: float) -> None:
+    """Appends episodes that are not there yet to NAME.jsonl, until the deadline."""
     file = FOLDER / robot / f"{name}.jsonl"
     done = walked(robot, name, who)
-    if file.exists() and not done:  # of another policy
-        file.unlink()
     left = [seed for seed in range(SEED, SEED + episodes) if seed not in done]
     if not left:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    walker: Walker = make()
-    env = ROBOTS[robot]()
+    # Without what is of another policy, and without half a line.
+    write_whole(file, "".join(line_of(who, episode) for episode in done.values()))
+    env, walker = ROBOTS[robot](), make()
     with file.open("a") as lines:
-        for seed in left:
+        for number, seed in enumerate(left):
             if time.monotonic() > deadline:
-                print(f"{robot} {name}: {len(left)} episodes are left; measure again to go on")
+                print(f"{robot} {name}: {len(left) - number} episodes are left; measure again to go on")
                 return
-            episode = walk(env, walker, seed)
-            lines.write(json.dumps({"policy": who, **asdict(episode)}) + "\n")
+            lines.write(line_of(who, walk(env, walker, seed)))
             lines.flush()
-            left = left[1:]
+
+
+def line_of(who: str, episode: Episode) -> str:
+    return json.dumps({"policy": who, **asdict(episode)}) + "\n"
 
 
 def walked(robot: str, name: str, who: str) -> dict[int, Episode]:
