@@ -94,9 +94,26 @@ def fields_of(cls: Any) -> tuple[ConfigField, ...]:
 
 
 PRUNING, QUANTIZATION, EVALUATION = "Pruning", "Quantization", "Evaluation"
+OPENING = "The file"
 ENVIRONMENT, STUDENT, SEARCH = "The environment", "The student", "Search for the smallest policy"
 OTHER_METHODS = "Other methods"
 """Parts of the help."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the file of another framework does not say itself; "" where nothing is said."""
+
+    format: Annotated[
+        str, Setting("Its format, if it is not found out: onnx, torchscript, weights, networks, function", OPENING)
+    ] = ""
+    activation: Annotated[
+        str, Setting("Of a checkpoint: what stands between its layers, for example elu, tanh or relu", OPENING)
+    ] = ""
+    output: Annotated[str, Setting("Of several outputs the one that is the action", OPENING)] = ""
+    metadata: Annotated[
+        str, Setting("JSON or YAML of the robot: joint_names, default_pose, action_scale, kp, kd, ...", OPENING)
+    ] = ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "tensorboard",
         "matplotlib",
         "psutil",
+        "yaml",
     ),
     "export": ("onnx", "onnxruntime"),
     "cluster": ("ray",),

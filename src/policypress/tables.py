@@ -18,6 +18,7 @@ from policypress.policy.policy import Policy
 if TYPE_CHECKING:
     from policypress.export import Report
     from policypress.export.verify import Verification
+    from policypress.importers.opened import Opened
     from policypress.measure.bench import BenchReport
     from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
@@ -256,6 +257,11 @@ def verification_table(result: Verification) -> Table:
 def contract_table(policy: Policy) -> Table:
     """What the policy takes and gives, and where it comes from."""
     return _rows(contract_rows(policy))
+
+
+def opened_table(opened: Opened) -> Table:
+    """What a file of another framework is."""
+    return _rows(opened.rows())
 
 
 def export_table(report: Report) -> Table:

@@ -19,6 +19,7 @@ from policypress.config import (
     DistillConfig,
     Environment,
     Hidden,
+    Opening,
     PressConfig,
 )
 from policypress.errors import ConfigError
@@ -58,21 +59,30 @@ def _hidden_or_auto(text: str, name: str) -> Hidden | Literal["auto"]:
     compression=Fields(CompressionConfig, defaults=_COMPRESSION),
     pressing=Fields(PressConfig, defaults=_PRESSING),
     environment=Fields(Environment),
+    opening=Fields(Opening),
 )
 def compress(
-    agent: Annotated[Path, typer.Argument(help="The trained agent's file, as its framework saved it.")],
-    algo: Annotated[str, typer.Option(help=f"Algorithm that trained it: {', '.join(ALGORITHMS)}.")],
+    agent: Annotated[
+        Path, typer.Argument(help="The trained agent's file, as its framework saved it; or package.module:function.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     student: dict[str, Any],
     compression: dict[str, Any],
     pressing: dict[str, Any],
     environment: dict[str, Any],
+    opening: dict[str, Any],
     env: Annotated[str | None, typer.Option(help=ENV)] = None,
     observations: Annotated[
         Path | None,
         typer.Option(
             help="In place of --env a log of raw observations, .npz, .npy, .csv, .parquet or .h5: no return is told, "
             "but agreement on held-out episodes."
+        ),
+    ] = None,
+    algo: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Algorithm of Stable-Baselines3 that trained it: {', '.join(ALGORITHMS)}. Default: as its file says."
         ),
     ] = None,
     jobs: Annotated[
@@ -124,7 +134,7 @@ def compress(
     if environment and env is None:
         raise ConfigError("--env-kwargs, --wrapper and --frame-stack belong to an environment: add --env.")
     place = None if env is None else Environment(env, **environment)
-    opened = open_agent(Source(agent, vecnormalize, trust, force), algo, place)
+    opened = open_agent(Source(agent, vecnormalize, trust, force, Opening(**opening)), algo, place)
     if observations is not None:
         opened = on_log(opened, observations)
     config = plan_pressing(

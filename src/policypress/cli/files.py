@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,26 +11,49 @@ from policypress.cli import texts
 from policypress.cli.live import bars
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
-from policypress.config import Environment
+from policypress.config import Environment, Opening
 from policypress.errors import ConfigError, PolicypressError
 from policypress.export import FORMATS
 
-PolicyArgument = Annotated[Path, typer.Argument(help="A .policy file.")]
+if TYPE_CHECKING:
+    from policypress.importers.formats import Asked
+    from policypress.policy.policy import Policy
+
+PolicyArgument = Annotated[
+    Path, typer.Argument(help="A .policy file; or one of another framework, whose layers are understood.")
+]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 
 
 @app.command()
-def info(policy: PolicyArgument, as_json: JsonOption = False) -> None:
-    """Show what a policy takes and gives, and where its bytes are."""
+@options(opening=Fields(Opening))
+def info(
+    policy: Annotated[Path, typer.Argument(help="A .policy file, or one of another framework.")],
+    opening: dict[str, Any],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a policy takes and gives, and where its bytes are; of a file of another framework, whether its layers
+    are understood, and if not, the first operation that is not."""
     import policypress
     from policypress.export.c import flash_bytes
+    from policypress.importers.formats import format_of, open_file
     from policypress.policy.description import contract_rows
-    from policypress.tables import byte_table, contract_table, layer_table
+    from policypress.tables import byte_table, contract_table, layer_table, opened_table
 
-    loaded = policypress.load(policy)
-    report, flash, disk = policypress.size(loaded), flash_bytes(loaded), policy.stat().st_size
+    asked = _asked(policy, opening)
+    opened = open_file(asked) if asked.format or format_of(policy) else None
+    if opened is not None and opened.policy is None:
+        if as_json:
+            print_json(opened.as_dict())
+        else:
+            stdout.print(opened_table(opened))
+        return
+    loaded = policypress.load(policy) if opened is None or opened.policy is None else opened.policy
+    report, flash = policypress.size(loaded), flash_bytes(loaded)
+    disk = sum(file.stat().st_size for file in (opened.files if opened is not None else (policy,)))
     if as_json:
         found = {
+            **({} if opened is None else opened.as_dict()),
             "contract": contract_rows(loaded),
             "numerics": loaded.numerics,
             "size": {**report.as_dict(), "disk_bytes": disk, "flash_bytes": flash},
@@ -39,14 +62,17 @@ def info(policy: PolicyArgument, as_json: JsonOption = False) -> None:
         }
         print_json(found)
     else:
+        if opened is not None:
+            stdout.print(opened_table(opened))
         stdout.print(contract_table(loaded), layer_table(report), byte_table(report, disk, flash))
 
 
 @app.command()
-@options(environment=Fields(Environment))
+@options(environment=Fields(Environment), opening=Fields(Opening))
 def evaluate(
-    policy: PolicyArgument,
+    policy: Annotated[Path, typer.Argument(help="A .policy file, or one of another framework.")],
     environment: dict[str, Any],
+    opening: dict[str, Any],
     env: Annotated[
         str | None, typer.Option(help=ENV + " Default: the one of the training, with its settings and wrappers.")
     ] = None,
@@ -56,20 +82,28 @@ def evaluate(
 ) -> None:
     """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode."""
     import policypress
+    from policypress.importers.formats import format_of
     from policypress.rl.evaluate import evaluate as run
     from policypress.tables import evaluation_table
 
-    loaded = policypress.load(policy)
     if environment and env is None:
         raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
-    with bars("episodes") as advance:
-        result = run(
-            loaded,
-            None if env is None else Environment(env, **environment),
-            episodes=episodes,
-            seed=seed,
-            progress=lambda done, of: advance("episodes", done, of, None),
-        )
+    described = None if env is None else Environment(env, **environment)
+    if opening.get("format") or format_of(policy) is not None:
+        if described is None:
+            raise ConfigError(f"{policy} does not say where it was trained: add --env.")
+        from policypress.rl.imported import evaluate_file
+
+        result = evaluate_file(policy, Opening(**opening), described, episodes=episodes, seed=seed)
+    else:
+        with bars("episodes") as advance:
+            result = run(
+                policypress.load(policy),
+                described,
+                episodes=episodes,
+                seed=seed,
+                progress=lambda done, of: advance("episodes", done, of, None),
+            )
     if as_json:
         print_json(result.as_dict())
     else:
@@ -77,8 +111,10 @@ def evaluate(
 
 
 @app.command()
+@options(opening=Fields(Opening))
 def bench(
     policy: PolicyArgument,
+    opening: dict[str, Any],
     against: Annotated[
         str | None,
         typer.Option(
@@ -105,9 +141,8 @@ def bench(
 ) -> None:
     """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
     if target:
-        _bench_targets(policy, target, as_json)
+        _bench_targets(_policy(policy, opening), target, as_json)
         return
-    import policypress
     from policypress.measure.bench import BenchConfig, plot
     from policypress.measure.bench import bench as run
     from policypress.measure.peers import named
@@ -125,7 +160,7 @@ def bench(
 
         if not chart.parent.is_dir():
             raise PolicypressError(f"Cannot write {chart}: there is no folder {chart.parent}.")
-    loaded = policypress.load(policy)
+    loaded = _policy(policy, opening)
     # No bar: a thread that draws would disturb what is timed.
     stderr.print(f"timing for about {seconds:g} s")
     report = run(loaded, config)
@@ -139,20 +174,21 @@ def bench(
 
 
 @app.command()
+@options(opening=Fields(Opening))
 def pack(
     policy: PolicyArgument,
+    opening: dict[str, Any],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     payload_only: Annotated[
         bool, typer.Option("--payload-only", help="Write the bare payload, which load does not open by itself.")
     ] = False,
 ) -> None:
     """Write a policy as small as it gets: payload and contract alone, without names, provenance and test vectors."""
-    import policypress
     from policypress.policy.artifact import encode_payload, write
     from policypress.policy.artifact import pack as packed
     from policypress.policy.canonical import canonical
 
-    loaded = canonical(policypress.load(policy))
+    loaded = canonical(_policy(policy, opening))
     payload = encode_payload(loaded)
     data = payload if payload_only else packed(loaded)
     write(data, out)
@@ -161,8 +197,10 @@ def pack(
 
 
 @app.command()
+@options(opening=Fields(Opening))
 def export(
     policy: PolicyArgument,
+    opening: dict[str, Any],
     to: Annotated[str, typer.Option(help=f"Format: {' or '.join(FORMATS)}.")],
     out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
     style: Annotated[
@@ -185,7 +223,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a policy in another format, after checking that it answers as the policy does."""
-    import policypress
     from policypress.export import export as run
     from policypress.export import name_of, options_of
     from policypress.tables import export_table
@@ -194,7 +231,7 @@ def export(
         "style": style, "observation": observation, "name": name, "integer_only": integer_only, "weights": weights,
     }  # fmt: skip
     wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
-    loaded = policypress.load(policy)
+    loaded = _policy(policy, opening)
     if name is None and "name" in options_of(to):
         wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
     report = run(loaded, out, to, **wanted)
@@ -206,18 +243,19 @@ def export(
 
 
 @app.command()
+@options(opening=Fields(Opening))
 def verify(
     policy: PolicyArgument,
+    opening: dict[str, Any],
     vectors: Annotated[int, typer.Option(help="Observations to compare, at most.", min=1)] = 256,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every engine with the reference: native, portable, compiled C and ONNX Runtime."""
-    import policypress
     from policypress.export.verify import verify as run
     from policypress.tables import verification_table
 
-    result = run(policypress.load(policy), vectors, seed)
+    result = run(_policy(policy, opening), vectors, seed)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -226,12 +264,22 @@ def verify(
         fail("an engine does not answer as the reference does.")
 
 
-def _bench_targets(policy: Path, targets: list[str], as_json: bool) -> None:
-    import policypress
+def _asked(path: Path, opening: dict[str, Any]) -> Asked:
+    from policypress.importers.formats import Asked
+
+    return Asked(path, **opening)
+
+
+def _policy(path: Path, opening: dict[str, Any]) -> Policy:
+    from policypress.importers.formats import load_policy
+
+    return load_policy(_asked(path, opening))
+
+
+def _bench_targets(loaded: Policy, targets: list[str], as_json: bool) -> None:
     from policypress.measure.microcontroller import measure_on_target
     from policypress.tables import target_table
 
-    loaded = policypress.load(policy)
     reports = [measure_on_target(loaded, target) for target in targets]
     if as_json:
         print_json([report.as_dict() for report in reports])

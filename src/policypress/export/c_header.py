@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from policypress.errors import unknown
+from policypress.export.c_metadata import robot
 from policypress.export.c_text import ID, TYPES, comment, macro, runtime
 from policypress.policy.contract import ActionTransform
 from policypress.policy.description import contract_rows
@@ -48,7 +49,7 @@ int {name}_predict_rows(const {name}_observation *observations, size_t rows, {na
 int {name}_outputs(const {name}_observation *observations, size_t rows, float *outputs, engine_word *work);
 """
     functions = ("predict", "predict_in", "predict_rows", "outputs")
-    return _header(name, lines, functions, body, payload)
+    return _header(name, lines, functions, body + robot(policy, name), payload)
 
 
 def integer_header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
@@ -99,7 +100,7 @@ void {name}_run_in(const int32_t codes[], int32_t sums[], engine_word *work);
 """
     body += _choice(name, action)
     functions = ("run", "run_in", *(("choose",) if action.kind != "box" else ()))
-    return _header(name, lines, functions, body, payload)
+    return _header(name, lines, functions, body + robot(policy, name), payload)
 
 
 def _choice(name: str, action: ActionTransform) -> str:

@@ -69,7 +69,10 @@ def _metadata(policy: Policy, style: Style, graph: Graph) -> dict[str, str]:
     card = json.loads(encode_card(policy))
     facts: dict[str, Any] = {name: card[name] for name in ("action", "observation", "provenance", "results")}
     facts |= {"numerics": policy.numerics, "style": style, "steps": graph.steps}
-    return {f"policypress.{name}": _text(facts[name]) for name in sorted(facts)}
+    robot = policy.provenance.get("metadata", {})
+    return {f"policypress.{name}": _text(facts[name]) for name in sorted(facts)} | {
+        name: _text(robot[name]) for name in sorted(robot)
+    }
 
 
 def _text(value: Any) -> str:

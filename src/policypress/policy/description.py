@@ -47,7 +47,7 @@ def _observation_words(observation: ObservationTransform) -> str:
     if observation.image:
         takes += f", {observation.frame_stack} stacked frames, divided by 255 inside"
     if observation.normalization is not None:
-        takes += ", normalized inside (VecNormalize)"
+        takes += ", normalized inside"
     return takes
 
 

@@ -675,6 +675,19 @@ def adapter_that_saved(data: Mapping[str, Any]) -> Adapter | None:
     return next((adapter for adapter in _ALL if adapter.saved(data)), None)
 
 
+def action_of(space: spaces.Space[Any]) -> ActionTransform:
+    """The action of a policy that nobody knows more of than the ``space`` it acts in: outputs clipped to a Box, or the
+    largest, or the positive ones. UnsupportedError for any other space."""
+    return _box_action(space, squash=False) if isinstance(space, spaces.Box) else _discrete_action(space)
+
+
+def imitation_of(action: ActionTransform, algo: str | None) -> Imitation:
+    """What the outputs that become ``action`` mean, if an algorithm says so; else those of choices are logits."""
+    if algo:
+        return adapter_named(algo).imitation(action)
+    return "action" if action.kind == "box" else "logits"
+
+
 def checked_graph(adapter: Adapter, model: BaseAlgorithm) -> Graph:
     """``adapter.graph``; UnsupportedError if the agent itself acts otherwise than its layers one after another."""
     graph = adapter.graph(model)

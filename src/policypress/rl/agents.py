@@ -29,10 +29,13 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from torch import nn
 
 from policypress.compression.graph import Graph
-from policypress.errors import PolicypressError, RunError, UnsupportedError
+from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.importers.formats import is_archive
+from policypress.importers.pickles import saved_data, saved_record
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.rl.adapters import (
     EXTRACTORS,
+    NAMES,
     UNSUPPORTED_RECURRENT,
     Adapter,
     Critic,
@@ -48,7 +51,6 @@ from policypress.rl.adapters import (
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY, check_settings, unpickled
 from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
-from policypress.rl.pickles import saved_data, saved_record
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
 from policypress.rl.teacher import Teacher
@@ -111,12 +113,20 @@ class Agent:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is a zip, as ``model.save`` writes it."""
-    return zipfile.is_zipfile(path)
+    """Whether a file is a zip, as ``model.save`` writes it; those of PyTorch hold a folder."""
+    return zipfile.is_zipfile(path) and not is_archive(path, "data.pkl")
 
 
-def open_zip(source: Source, algo: str, env: EnvLike | None) -> OpenedAgent:
-    """The agent in a zip of Stable-Baselines3; raises what ``load_agent`` raises."""
+def open_zip(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:
+    """The agent in a zip of Stable-Baselines3; raises what ``load_agent`` raises, and ConfigError if neither ``algo``
+    nor the zip says which algorithm trained it."""
+    if algo is None:
+        saved = adapter_that_saved(_read(source.agent)[0])
+        if saved is None:
+            raise ConfigError(
+                f"{source.agent} does not say which algorithm trained it: give --algo, one of {', '.join(NAMES)}."
+            )
+        algo = saved.name
     agent = load_agent(
         source.agent, algo, env, vecnormalize=source.vecnormalize, trust=source.trust, force=source.force
     )

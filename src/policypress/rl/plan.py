@@ -94,7 +94,7 @@ def plan_pressing(
     about a hundredth of the parameters) at a learned precision, unless a sparsity or widths are given; 8 bits
     everywhere. Raises ConfigError for what does not fit together.
     """
-    environment, recorded, source = _environment_of(agent), agent.recorded, agent.source
+    environment, recorded = _environment_of(agent), agent.recorded
     given = {"weight_bits": 8, **(compression or {})}
     settings = dict(settings or {})
     if recorded is not None and "episodes" in settings:
@@ -129,7 +129,7 @@ def plan_pressing(
     return PressConfig(
         agent.algo,
         environment.env,
-        digest(source.agent),
+        agent.digest,
         "" if agent.vecnormalize is None else digest(agent.vecnormalize),
         "" if recorded is None else digest(recorded.path),
         env_kwargs=environment.env_kwargs,

@@ -10,7 +10,7 @@ from policypress.compression.freeze import outputs_of
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy.artifact import MAGIC, PACKED_MAGIC
 from policypress.policy.policy import Policy
-from policypress.rl.adapters import NAMES, Imitation, adapter_named
+from policypress.rl.adapters import NAMES, Imitation, adapter_named, imitation_of
 from policypress.rl.environments import EnvLike, make_env, name_of
 from policypress.rl.evaluate import check_spaces
 from policypress.rl.sources import OpenedAgent, Source
@@ -26,7 +26,7 @@ def is_policy(path: Path) -> bool:
         return file.read(len(MAGIC)).startswith((MAGIC, PACKED_MAGIC))
 
 
-def open_policy(source: Source, algo: str, env: EnvLike | None) -> OpenedAgent:
+def open_policy(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:
     """The policy in a ``.policy`` or packed file, a black box.
 
     Raises ArtifactError for a file that cannot be read, ConfigError for statistics, which a policy holds itself, and
@@ -34,21 +34,25 @@ def open_policy(source: Source, algo: str, env: EnvLike | None) -> OpenedAgent:
     """
     if source.vecnormalize is not None:
         raise ConfigError(f"{source.agent} holds the statistics of its observations itself: leave --vecnormalize out.")
-    adapter, policy = adapter_named(algo), Policy.load(source.agent)
+    policy = Policy.load(source.agent)
     told = policy.provenance.get("algo")
-    if told in NAMES and told != adapter.name:
+    if algo is None:
+        algo = told if told in NAMES else None
+    adapter = adapter_named(algo) if algo else None
+    if adapter is not None and told in NAMES and told != adapter.name:
         raise UnsupportedError(f"{source.agent} was trained by {told}, not by {adapter.name}: give --algo {told}.")
     if env is not None:
         made = make_env(env, training=False)
         try:
-            adapter.check_spaces(made.observation_space, made.action_space)
+            if adapter is not None:
+                adapter.check_spaces(made.observation_space, made.action_space)
             check_spaces(policy, made, name_of(env))
         finally:
             made.close()
     # What a student learned from values are logits: it was asked for the choices alone.
     distilled = policy.action.kind != "box" and "distill" in policy.provenance
-    imitation: Imitation = "logits" if distilled else adapter.imitation(policy.action)
-    return OpenedAgent(source, algo, env, policy_teacher(policy, imitation))
+    imitation: Imitation = "logits" if distilled else imitation_of(policy.action, algo)
+    return OpenedAgent(source, algo or "", env, policy_teacher(policy, imitation))
 
 
 def policy_teacher(policy: Policy, imitation: Imitation) -> Teacher:

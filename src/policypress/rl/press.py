@@ -38,7 +38,7 @@ def press(
     method = METHODS[config.method]
     if config.observations and not (isinstance(source, OpenedAgent) and source.recorded):
         raise ConfigError("the log is not open: give the agent as policypress.rl.logs.on_log opens it.")
-    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
+    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo or None, config.environment)
     method.check(agent, config)
     folder = PressFolder(out)
     with folder.opened(config, resume) as finished:

@@ -128,7 +128,7 @@ def search(
     """
     check_jobs(jobs)
     check_place(on, address)
-    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo, config.environment)
+    agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo or None, config.environment)
     METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
     folder = PressFolder(out)
     begun = time.monotonic()
@@ -470,7 +470,7 @@ def _press(
         file = folder / f"{number:04}.json"
         if file.exists():  # of a search that was killed before it heard of it
             return _candidate(json.loads(file.read_text()))
-        agent = open_agent(source, config.algo, config.environment)
+        agent = open_agent(source, config.algo or None, config.environment)
         method = METHODS[config.method]
         try:
             method.check(agent, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from policypress.config import Environment
+from policypress.config import Environment, Opening
 from policypress.errors import ConfigError, RunError
 from policypress.rl.environments import EnvLike, description_of, make_envs, makes_env, padding_of
 from policypress.rl.recorded import Recorded, RecordedStates
@@ -36,12 +36,15 @@ class Source:
     """Open the agent by unpickling, which can run any code in it."""
     force: bool = False
     """Go on where the agent's file or its return say that statistics of VecNormalize are missing or wrong."""
+    opening: Opening = field(default_factory=Opening)
+    """What a file of another framework does not say itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedAgent:
     """An agent whose files have been read, as it acts in ``env``, or on what was ``recorded`` where that is None.
 
+    ``algo``: the algorithm that trained it; "" where Stable-Baselines3 has none that did. ``files``: what it is in.
     ``vecnormalize``: the file of its statistics, given or found. ``check_return(returns, name)`` raises RunError, or
     warns, where its deterministic returns in the environment called ``name`` are far below those of its training.
     ``model``: in evaluation mode; None where Stable-Baselines3 cannot train it on.
@@ -55,6 +58,17 @@ class OpenedAgent:
     check_return: Callable[[Sequence[float], str], None] = lambda *_: None
     model: BaseAlgorithm | None = None
     recorded: Recorded | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its file, hexadecimal; of several, or of one that was opened in a way of its own, of all that."""
+        source, files = self.source, self.files or (self.source.agent,)
+        if files == (source.agent,) and source.opening == Opening():
+            return digest(source.agent)
+        given = source.opening
+        told = [*map(digest, files), str(source.agent), given.format, given.activation, given.output]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:

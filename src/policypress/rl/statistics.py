@@ -23,9 +23,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from policypress.errors import PolicypressError, RunError, UnsupportedError
+from policypress.importers.pickles import Record, Unpickler, saved_data
 from policypress.policy.contract import Normalization
 from policypress.rl.environments import flat_space
-from policypress.rl.pickles import Record, Unpickler, saved_data
 
 _MATCH = 1e-3
 _WHOLE = ""

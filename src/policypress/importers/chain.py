@@ -1,0 +1,154 @@
+"""A chain that was understood: from an observation through layers to an action, and as the network that it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from policypress.compression.activations import module_of
+from policypress.compression.graph import Graph, trace
+from policypress.errors import UnsupportedError
+from policypress.importers.signals import (
+    Choice,
+    Convolution,
+    Dense,
+    Function,
+    Node,
+    Normalize,
+    NotUnderstood,
+    Pool,
+    Signal,
+    Step,
+    Value,
+    signal_of,
+)
+from policypress.policy.contract import Normalization
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """``steps`` without the first, ``normalization``, and the last, which says what the action is.
+
+    ``shape``: of one observation. ``kind`` "box": tanh of the outputs if ``squash``, scaled from [-1, 1] to [``low``,
+    ``high``], else clipped to them, float32 of shape (outputs,), infinite where nothing clips. ``kind`` "discrete": the
+    largest of the outputs.
+    """
+
+    shape: tuple[int, ...]
+    normalization: Normalization | None
+    steps: tuple[Step, ...]
+    kind: Literal["box", "discrete"]
+    squash: bool
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    @property
+    def outputs(self) -> int:
+        """How many values the last layer gives."""
+        return len(self.low)
+
+    def graph(self) -> Graph:
+        """The layers as a network that can be pressed; NotUnderstood for an order of layers that none has."""
+        modules: list[nn.Module] = []
+        image = len(self.shape) == 3
+        for step in self.steps:
+            match step:
+                case Dense():
+                    if len(self.shape) > 1 and not any(isinstance(module, nn.Flatten) for module in modules):
+                        modules.append(nn.Flatten())
+                    modules.append(_filled(nn.Linear(*step.weight.shape[::-1]), step))
+                case Convolution() if image:
+                    out, channels, *kernel = step.weight.shape
+                    layer = nn.Conv2d(channels, out, tuple(kernel), step.stride, step.padding)
+                    modules.append(_filled(layer, step))
+                case Pool() if image:
+                    modules.append(nn.MaxPool2d(step.kernel, step.stride, step.padding))
+                case Function():
+                    relu = step.name == "relu"
+                    modules.append(nn.ReLU() if relu else module_of(step.name, step.parameters))
+                case _:
+                    raise NotUnderstood(f"{type(step).__name__} between layers")
+        try:
+            return trace(nn.Sequential(*modules))
+        except UnsupportedError as error:
+            raise NotUnderstood(str(error).rstrip(".")) from error
+
+
+def chain_of(value: Value) -> Chain:
+    """The chain whose answer ``value`` is; NotUnderstood if it is none."""
+    kind: Literal["box", "discrete"] = "discrete" if isinstance(value, Choice) else "box"
+    signal = value.logits if isinstance(value, Choice) else signal_of(value)
+    step, before = signal.node.step, signal.node.before
+    if isinstance(step, Function) and before is not None and isinstance(before.step, Dense) and kind == "box":
+        if step.name == "tanh":
+            return _ended(before, signal, squash=True)
+        if step.name == "hardtanh":
+            return _bounded(before, signal, *step.parameters)
+    node = signal.settled
+    bound = np.full(node.size, np.inf, np.float32)
+    return _chain(node, kind, False, -bound, bound)
+
+
+def _ended(before: Node, signal: Signal, squash: bool) -> Chain:
+    """An action that is a tanh of the layer at ``before``, scaled; the scale's sign is the layer's."""
+    index, gain, offset = signal.index.ravel(), signal.gain.ravel(), signal.offset.ravel()
+    signs = np.where(gain < 0.0, -1.0, 1.0)
+    node = Signal(before, index, signs, np.zeros(len(index))).settled
+    return _chain(node, "box", squash, *(_float(offset + sign * np.abs(gain)) for sign in (-1.0, 1.0)))
+
+
+def _bounded(before: Node, signal: Signal, low: float, high: float) -> Chain:
+    """An action that is the layer at ``before``, clipped and then scaled: here scaled, and then clipped."""
+    index, gain, offset = signal.index.ravel(), signal.gain.ravel(), signal.offset.ravel()
+    node = Signal(before, index, gain, offset).settled
+    ends = np.stack([gain * low + offset, gain * high + offset])
+    return _chain(node, "box", False, _float(ends.min(0)), _float(ends.max(0)))
+
+
+def _chain(
+    node: Node, kind: Literal["box", "discrete"], squash: bool, low: NDArray[np.float32], high: NDArray[np.float32]
+) -> Chain:
+    steps = node.steps
+    first = node
+    while first.before is not None:
+        first = first.before
+    normalization = None
+    if steps and isinstance(steps[0], Normalize):
+        found = steps.pop(0)
+        assert isinstance(found, Normalize)
+        normalization = Normalization(found.mean, found.deviation**2, 0.0, found.clip)
+    if not steps or len(node.shape) != 1:
+        raise NotUnderstood("outputs that are no vector of a layer")
+    return Chain(first.shape, normalization, tuple(steps), kind, squash, low, high)
+
+
+def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) -> Chain | None:
+    """``chain`` within the bounds of an environment's actions; None where a tanh reaches beyond them."""
+    if chain.squash:
+        return chain if bool(np.all(low <= chain.low) and np.all(chain.high <= high)) else None
+    return replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+
+
+@torch.no_grad()
+def _filled(layer: nn.Linear | nn.Conv2d, step: Dense | Convolution) -> nn.Module:
+    assert layer.bias is not None
+    layer.weight.copy_(torch.from_numpy(step.weight.copy()))
+    layer.bias.copy_(torch.from_numpy(step.bias.copy()))
+    return layer
+
+
+def _float(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
+
+
+def weights_of(chain: Chain) -> int:
+    """Weights and biases of all layers."""
+    return sum(
+        math.prod(step.weight.shape) + len(step.bias) for step in chain.steps if isinstance(step, Dense | Convolution)
+    )

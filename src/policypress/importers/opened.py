@@ -1,0 +1,194 @@
+"""What a file of another framework is once it is open: a black box, and where it is understood a chain of layers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.compression.answers import TOLERANCE, compare, probes
+from policypress.compression.freeze import freeze_graph
+from policypress.compression.graph import Graph
+from policypress.errors import PolicypressError, UnsupportedError
+from policypress.importers.chain import Chain, chain_of
+from policypress.importers.signals import NotUnderstood, Value
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import MAX_VALUES
+from policypress.policy.policy import Policy
+
+MAX_BYTES = 2**28
+"""Of a file, and of what it unpacks to: a policy that can be pressed has 32 MB of weights at most."""
+_ACTIONS = ("action", "actions", "mean", "mu", "output", "continuous_actions", "deterministic_action", "mean_action")
+"""What the output is called that is meant where a file has several."""
+_REASON = 200
+
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+"""Answers (n, outputs) of a file's own runtime for raw observations (n, *shape)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A policy in files of another framework.
+
+    ``format``: its name. ``shape``: of one observation; None where neither the file nor anybody says. ``dtype``: of
+    observations. ``run``: its own runtime. ``chain``, ``graph`` and ``policy`` (float32): what was understood, None of
+    a black box, and then ``unknown`` is the first operation that was not. ``reset`` starts an episode, where the file
+    keeps a state. ``metadata``: what the file says of the robot, texts or JSON values. ``files``: all that it is in.
+    """
+
+    format: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    run: Run
+    chain: Chain | None = None
+    graph: Graph | None = None
+    policy: Policy | None = None
+    unknown: str = ""
+    reset: Callable[[], None] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    @property
+    def understood(self) -> bool:
+        return self.policy is not None
+
+    def rows(self) -> dict[str, str]:
+        """What it is in words, a row each."""
+        rows = {"format": self.format}
+        if self.understood:
+            rows["layers"] = "understood: it can be frozen, exported, pruned and quantized"
+        else:
+            rows["layers"] = f"a black box, which can be distilled; not understood: {self.unknown or 'its shape'}"
+            shape = "not said" if self.shape is None else f"{self.dtype} array of shape {self.shape}"
+            rows["takes"] = shape + (", and keeps a state" if self.reset is not None else "")
+        return rows | {name: json.dumps(value)[:_REASON] for name, value in self.metadata.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "format": self.format,
+            "understood": self.understood,
+            "unknown": self.unknown,
+            "observation_shape": None if self.shape is None else list(self.shape),
+            "stateful": self.reset is not None,
+            "metadata": self.metadata,
+        }
+
+    def shaped(self, shape: tuple[int, ...], who: str) -> Opened:
+        """The same for observations of ``shape``, which ``who`` gives; UnsupportedError for another than the file's."""
+        if self.shape not in (None, shape):
+            raise UnsupportedError(
+                f"{who} gives observations of shape {shape}, but {self.files[0]} takes {self.shape}: give what it was "
+                "trained on."
+            )
+        return replace(self, shape=shape)
+
+
+def understood(opened: Opened, followed: Callable[[], Value]) -> Opened:
+    """``opened`` with its chain, if ``followed`` gives one that answers as its own runtime does.
+
+    Raises UnsupportedError for what answers otherwise when it is asked again, or not with finite numbers.
+    """
+    check_answers(opened)
+    try:
+        chain = chain_of(followed())
+        graph = chain.graph()
+        policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
+        _compare(opened, chain, policy)
+    except NotUnderstood as error:
+        return replace(opened, unknown=str(error))
+    except PolicypressError as error:  # layers that no policy has, or other answers
+        return replace(opened, unknown=str(error).rstrip("."))
+    return replace(opened, chain=chain, graph=graph, policy=policy)
+
+
+def observation_of(opened: Opened, chain: Chain | None = None) -> ObservationTransform:
+    """What a policy in this file takes."""
+    assert opened.shape is not None
+    return ObservationTransform(opened.shape, opened.dtype, normalization=chain.normalization if chain else None)
+
+
+def check_answers(opened: Opened) -> None:
+    """Asks it twice; UnsupportedError if it answers otherwise, or not with finite numbers (n, outputs)."""
+    if opened.shape is None or opened.reset is not None:
+        return
+    who = str(opened.files[0]) if opened.files else "the policy"
+    _, x = next(found for found in probes(opened.shape) if found[0] == 1.0)
+    x = x.astype(opened.dtype)
+    first, again = opened.run(x), opened.run(x)
+    if first.ndim != 2 or len(first) != len(x) or not first.shape[1]:
+        raise UnsupportedError(f"{who} answers {len(x)} observations with shape {first.shape}: give (n, outputs).")
+    if not np.isfinite(first).all():
+        raise UnsupportedError(f"{who} answers with NaN or infinite values: its weights are not finite.")
+    if not np.array_equal(first, again):
+        raise UnsupportedError(
+            f"{who} answers the same observations otherwise when it is asked again: it draws at random, or keeps a "
+            "state that nothing resets."
+        )
+
+
+def _compare(opened: Opened, chain: Chain, policy: Policy) -> None:
+    """Raises UnsupportedError if the chain answers otherwise than the file's own runtime."""
+    normal = chain.normalization
+    for scale, x in probes(chain.shape):
+        if normal is not None:
+            x = (normal.mean + np.sqrt(normal.var + normal.epsilon) * x).astype(np.float32)
+        x = x.astype(opened.dtype)
+        own = opened.run(x)
+        if chain.kind == "box":
+            compare("the file's own runtime", own, policy.predict(x)[0], scale)
+            continue
+        outputs = policy.outputs(x).astype(np.float64)
+        if own.shape[1] == 1 and outputs.shape[1] > 1:
+            ordered = np.sort(outputs, axis=1)
+            clear = ordered[:, -1] - ordered[:, -2] > TOLERANCE * np.abs(outputs).max()
+            wrong = (own[:, 0] != outputs.argmax(axis=1)) & clear
+            if wrong.any():
+                raise UnsupportedError("the file's own runtime chooses otherwise than its layers one after another.")
+            continue
+        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        share = odds / odds.sum(axis=1, keepdims=True)
+        logarithms = bool((own <= 0.0).all())
+        compare("the file's own runtime", np.exp(own) if logarithms else own, share, scale)
+
+
+def action_of_chain(chain: Chain) -> ActionTransform:
+    """What the end of a chain is, where nobody else says more."""
+    if chain.kind == "discrete":
+        return ActionTransform("discrete", dtype="int64")
+    return ActionTransform("box", (chain.outputs,), "float32", chain.squash, chain.low, chain.high)
+
+
+def named_output(path: Path, names: Sequence[str], wanted: str) -> str:
+    """The output that is the action: the only one, the one that is ``wanted``, or the only one with such a name."""
+    if wanted:
+        if wanted in names:
+            return wanted
+        raise UnsupportedError(f"{path} has no output {wanted}: it has {', '.join(names)}.")
+    if len(names) == 1:
+        return names[0]
+    likely = [name for name in names if name.lower() in _ACTIONS]
+    if len(likely) == 1:
+        return likely[0]
+    raise UnsupportedError(
+        f"{path} has {len(names)} outputs ({', '.join(names)}): say which is the action with --output NAME."
+    )
+
+
+def check_size(path: Path, shape: tuple[int, ...]) -> None:
+    """Raises UnsupportedError for observations that no policy takes."""
+    if math.prod(shape) > MAX_VALUES or min(shape) < 1 or len(shape) > 3:
+        raise UnsupportedError(f"{path} takes observations of shape {shape}: a policy takes one to three dimensions.")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error of a library, for a sentence of ours."""
+    text = re.sub(r"^\[\w+\]\s*:\s*\d+\s*:\s*\w+\s*:\s*", "", str(error).strip()).partition("\n")[0]
+    return (text[:_REASON].rstrip(" .:") or type(error).__name__).replace("  ", " ")

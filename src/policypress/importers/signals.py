@@ -1,0 +1,587 @@
+"""What a file computes, followed operation by operation from its observation: the one place that decides what is
+understood, whatever the format.
+
+A reader (ONNX, TorchScript, weights alone) calls a function here for each of its operations. What does not depend on
+the observation is a NumPy array, and folded by NumPy; what does is a ``Signal``, a ``Curve`` or a ``Choice``. All have
+a batch of one. Moving values about (slices, gathers, reshapes, joins) moves indices; affine operations stay pending
+until a layer takes them in; elementwise ones are composed, and recognized by their values. Whatever else there is
+raises ``NotUnderstood``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.policy.activations import FUNCTIONS
+from policypress.policy.ops import MAX_VALUES
+
+Array = NDArray[Any]
+Float = Callable[[Array], Array]
+
+_GRID = np.concatenate([np.linspace(-16.0, 16.0, 4097), [-1e3, -100.0, -30.0, 30.0, 100.0, 1e3]]).astype(np.float32)
+"""Where an elementwise function is compared with the rows of the table of activations."""
+_TOLERANCE = 1e-5
+
+
+class NotUnderstood(Exception):
+    """An operation that no chain of layers has; the message names it."""
+
+
+# Steps of a chain
+
+
+@dataclass(frozen=True, eq=False)
+class Normalize:
+    """``clip((x - mean) / deviation, -clip, clip)`` of an observation; float64, of its shape."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    clip: float
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """``weight @ x + bias``, float32 of shapes (out, in) and (out,)."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """A cross-correlation, float32 weights (out, in, height, width) and bias (out,)."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The largest value of each window."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A ReLU ("relu"), or a row of ``policy.activations.FUNCTIONS`` with its parameters."""
+
+    name: str
+    parameters: tuple[float, ...] = ()
+
+
+Step = Normalize | Dense | Convolution | Pool | Function
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Values of a chain: what ``step`` makes of those ``before``; both None for the observation itself. ``shape``
+    has no batch."""
+
+    shape: tuple[int, ...]
+    before: Node | None = None
+    step: Step | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def then(self, step: Step, shape: tuple[int, ...] | None = None) -> Node:
+        return Node(self.shape if shape is None else shape, self, step)
+
+    @property
+    def steps(self) -> list[Step]:
+        """All steps, the first of them first."""
+        found, node = [], self
+        while node.before is not None and node.step is not None:
+            found.append(node.step)
+            node = node.before
+        return found[::-1]
+
+
+# Values
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """``gain * node[index] + offset``: ``index`` into the flat values of ``node`` has the shape of the tensor, batch
+    included; so have the others."""
+
+    node: Node
+    index: NDArray[np.int64]
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.index.shape
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing is pending but its shape."""
+        return self.in_place and bool(np.all(self.gain == 1.0) and np.all(self.offset == 0.0))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it has all of the values of its node, in their order."""
+        return self.index.size == self.node.size and bool(np.array_equal(self.index.ravel(), np.arange(self.node.size)))
+
+    @cached_property
+    def settled(self) -> Node:
+        """A node whose values are these: what is pending is in its layer."""
+        if self.bare:
+            return self.node
+        step, before = self.node.step, self.node.before
+        if isinstance(step, Dense) and before is not None:
+            rows, gain, offset = self.index.ravel(), self.gain.ravel(), self.offset.ravel()
+            weight = (gain[:, None] * step.weight[rows]).astype(np.float32)
+            bias = (gain * step.bias[rows] + offset).astype(np.float32)
+            return before.then(Dense(weight, bias), (len(rows),))
+        if isinstance(step, Convolution) and before is not None and self.in_place:
+            gains, offsets = (values.reshape(len(step.bias), -1) for values in (self.gain, self.offset))
+            if bool(np.all(gains == gains[:, :1]) and np.all(offsets == offsets[:, :1])):
+                weight = (gains[:, 0, None, None, None] * step.weight).astype(np.float32)
+                bias = (gains[:, 0] * step.bias + offsets[:, 0]).astype(np.float32)
+                return before.then(replace(step, weight=weight, bias=bias), self.node.shape)
+        if step is None:
+            normalized = self.normalized()
+            if normalized.bare:
+                return normalized.node
+        raise NotUnderstood("a scale, an offset or a choice of values between two functions")
+
+    def normalized(self, clip: float = math.inf) -> Signal:
+        """The same (clipped to ``clip``) over a node whose step is what is pending on the observation, as far as one
+        scale and offset a value says it."""
+        gain, offset = np.ones(self.node.size), np.zeros(self.node.size)
+        flat, gains, offsets = self.index.ravel(), self.gain.ravel(), self.offset.ravel()
+        used = gains != 0.0
+        gain[flat[used]], offset[flat[used]] = gains[used], offsets[used]
+        one_each = bool(np.all(gain[flat[used]] == gains[used]) and np.all(offset[flat[used]] == offsets[used]))
+        if not one_each or (clip < math.inf and not used.all()):
+            if clip < math.inf:
+                raise NotUnderstood("a clip of values that are scaled in two ways")
+            return self
+        if clip == math.inf and bool(np.all(gain == 1.0) and np.all(offset == 0.0)):
+            return self
+        shape = self.node.shape
+        step = Normalize((-offset / gain).reshape(shape), (1.0 / np.abs(gain)).reshape(shape), clip)
+        signs = np.where(used, np.sign(gains), 0.0).reshape(self.shape)
+        return Signal(self.node.then(step), self.index, signs, np.where(used, 0.0, offsets).reshape(self.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """An elementwise ``function`` of ``source``, not yet recognized; ``operation`` is what the file calls it.
+
+    ``whole``: what it is, where the file names it. ``parts``: what it is where as a whole it is none of the table.
+    ``clip``: the signal that it clips, and the limits, where it does that alone.
+    """
+
+    source: Signal
+    function: Float
+    operation: str
+    whole: Callable[[], Signal] | None = None
+    parts: Callable[[], Signal] | None = None
+    clip: tuple[Signal, Array, Array] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @cached_property
+    def signal(self) -> Signal:
+        """What it gives, as a step of the chain; NotUnderstood for a function that is none of the table."""
+        if self.whole is not None:
+            return self.whole()
+        if (found := _recognized(self.function)) is not None:
+            return _all_of(self.source.settled.then(found), self.shape)
+        if self.parts is not None:
+            return self.parts()
+        raise NotUnderstood(self.operation)
+
+    def over(self, source: Signal) -> Float:
+        """Its function in terms of ``source``; NotUnderstood if that is no multiple, moved, of its own."""
+        own = self.source
+        if own is source:
+            return self.function
+        if own.node is source.node and np.array_equal(own.index, source.index):
+            gain = own.gain.flat[0] / source.gain.flat[0] if source.gain.flat[0] else math.nan
+            offset = own.offset.flat[0] - gain * source.offset.flat[0]
+            if np.allclose(own.gain, gain * source.gain, 1e-9, 0.0) and np.allclose(
+                own.offset, gain * source.offset + offset, 1e-9, 1e-12
+            ):
+                return lambda v: self.function(np.float32(gain) * v + np.float32(offset))
+        raise NotUnderstood(f"{self.operation or 'a function'} of what different layers give")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The index of the largest of ``logits``, or their softmax, which decides the same."""
+
+    logits: Signal
+    index: bool
+
+
+Value = Array | Signal | Curve | Choice
+
+
+def observation(shape: Sequence[int], batched: bool) -> Signal:
+    """The tensor that a file takes, of ``shape``, a batch of one in front of it if ``batched``."""
+    node = Node(tuple(shape[1:]) if batched else tuple(shape))
+    return _all_of(node, tuple(shape))
+
+
+# Operations
+
+
+def add(a: Value, b: Value) -> Value:
+    return _affine(a, b, "Add", np.add, 1.0)
+
+
+def subtract(a: Value, b: Value) -> Value:
+    return _affine(a, b, "Sub", np.subtract, -1.0)
+
+
+def multiply(a: Value, b: Value) -> Value:
+    if isinstance(a, np.ndarray):
+        a, b = b, a
+    if isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return together("Mul", np.multiply, a, b)
+    return _scaled(a, b, "Mul", np.multiply, b.astype(np.float64))
+
+
+def divide(a: Value, b: Value) -> Value:
+    if isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return together("Div", np.divide, a, b)
+    with np.errstate(divide="ignore"):
+        gain = 1.0 / b.astype(np.float64)
+    if not np.isfinite(gain).all():
+        raise NotUnderstood("Div by 0")
+    return _scaled(a, b, "Div", np.divide, gain)
+
+
+def matmul(a: Value, b: Value) -> Value:
+    """The matrix product, weights behind the signal or, transposed, in front of it."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.asarray(np.matmul(a, b))
+    if isinstance(b, np.ndarray) and b.ndim == 2:
+        signal = signal_of(a)
+        if signal.shape[-1:] == b.shape[:1] and math.prod(signal.shape[:-1]) == 1:
+            return _dense(signal, b.T, (*signal.shape[:-1], b.shape[1]))
+    if isinstance(a, np.ndarray) and a.ndim == 2:
+        signal = signal_of(b)
+        if signal.shape in ((a.shape[1],), (a.shape[1], 1)):
+            return _dense(signal, a, (a.shape[0], *signal.shape[1:]))
+    raise NotUnderstood("MatMul of these shapes")
+
+
+def linear(x: Value, weight: Value, bias: Value | None) -> Value:
+    """``x @ weight.T + bias``."""
+    product = matmul(x, move(weight, np.transpose))
+    return product if bias is None else add(product, bias)
+
+
+def convolve(x: Value, weight: Value, bias: Value | None, stride: tuple[int, int], padding: tuple[int, int]) -> Value:
+    """A cross-correlation of one image (1, channels, height, width)."""
+    signal = signal_of(x)
+    if not isinstance(weight, np.ndarray) or weight.ndim != 4 or len(signal.shape) != 4 or signal.shape[0] != 1:
+        raise NotUnderstood("Conv of other than images, or with weights that are computed")
+    if bias is not None and not isinstance(bias, np.ndarray):
+        raise NotUnderstood("Conv with a bias that is computed")
+    node = signal.settled
+    if node.shape != signal.shape[1:] or node.shape[0] != weight.shape[1]:
+        raise NotUnderstood("Conv of channels in other places")
+    shape = (len(weight), *_windows(node.shape[1:], weight.shape[2:], stride, padding))
+    zeros = np.zeros(len(weight)) if bias is None else bias
+    step = Convolution(weight.astype(np.float32), zeros.astype(np.float32), stride, padding)
+    return _all_of(node.then(step, shape), (1, *shape))
+
+
+def max_pool(x: Value, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Value:
+    """The largest of each window of one image (1, channels, height, width)."""
+    signal = signal_of(x)
+    node = signal.settled
+    if len(signal.shape) != 4 or node.shape != signal.shape[1:]:
+        raise NotUnderstood("MaxPool of other than images")
+    shape = (node.shape[0], *_windows(node.shape[1:], kernel, stride, padding))
+    return _all_of(node.then(Pool(kernel, stride, padding), shape), (1, *shape))
+
+
+def move(x: Value, moved: Float) -> Value:
+    """What only moves, repeats or leaves out values: ``moved`` does it to an array of the tensor's shape."""
+    if isinstance(x, np.ndarray):
+        return moved(x)
+    signal = signal_of(x)
+    index = moved(signal.index)
+    if index.size > MAX_VALUES:
+        raise NotUnderstood("a tensor of so many values")
+    if index.shape == signal.shape and np.array_equal(index, signal.index) and not isinstance(x, Choice):
+        return x
+    return Signal(signal.node, index, moved(signal.gain), moved(signal.offset))
+
+
+def join(values: Sequence[Value], axis: int) -> Value:
+    """Tensors one after another along ``axis``; constants among them, and signals of one node."""
+    if all(isinstance(value, np.ndarray) for value in values):
+        return np.concatenate(values, axis)  # type: ignore[arg-type]
+    if len(values) == 1:
+        return values[0]
+    signals = [None if isinstance(value, np.ndarray) else signal_of(value) for value in values]
+    node = next(signal.node for signal in signals if signal is not None)
+    parts = []
+    for value, signal in zip(values, signals, strict=True):
+        if signal is None:
+            constant = np.asarray(value, np.float64)
+            parts.append(Signal(node, np.zeros(constant.shape, np.int64), np.zeros(constant.shape), constant))
+        elif signal.node is node:
+            parts.append(signal)
+        else:
+            raise NotUnderstood("Concat of what different layers give")
+    joined = [np.concatenate([getattr(part, name) for part in parts], axis) for name in ("index", "gain", "offset")]
+    return Signal(node, *joined)
+
+
+def named(x: Value, function: str, parameters: tuple[float, ...] = ()) -> Value:
+    """A row of the table of activations, with its parameters, by name."""
+    row = FUNCTIONS[function]
+    parameters = tuple(float(np.float32(value)) for value in parameters)
+    if isinstance(x, np.ndarray):
+        return row(np.atleast_1d(x).astype(np.float32), *parameters).reshape(x.shape)
+    if not row.legal(*parameters):
+        raise NotUnderstood(f"{function} with {parameters}")
+    if isinstance(x, Curve):
+        curve = x
+        return Curve(
+            curve.source,
+            lambda v: row(curve.function(v), *parameters),
+            function,
+            parts=lambda: signal_of(named(curve.signal, function, parameters)),
+        )
+    signal = signal_of(x)
+    plain = curve_of(signal)
+    return Curve(
+        plain.source,
+        lambda v: row(plain.function(v), *parameters),
+        function,
+        whole=lambda: _all_of(signal.settled.then(Function(function, parameters)), signal.shape),
+    )
+
+
+def relu(x: Value) -> Value:
+    return clip(x, np.zeros(1), np.full(1, np.inf))
+
+
+def clip(x: Value, low: Value, high: Value) -> Value:
+    """``x`` from ``low`` to ``high``, numbers or one for each value."""
+    if not isinstance(low, np.ndarray) or not isinstance(high, np.ndarray):
+        raise NotUnderstood("Clip to limits that are computed")
+    if isinstance(x, np.ndarray):
+        return np.clip(x, low, high).astype(x.dtype)
+    if isinstance(x, Curve) and x.clip is not None:
+        source, least, most = x.clip
+        x, low, high = source, np.maximum(low, least), np.minimum(high, most)
+    lowest, highest = np.float32(low.flat[0]), np.float32(high.flat[0])
+    if isinstance(x, Curve) and low.size == high.size == 1:
+        curve = x
+        return Curve(
+            curve.source,
+            lambda v: np.clip(curve.function(v), lowest, highest),
+            "Clip",
+            parts=lambda: signal_of(clip(curve.signal, low, high)),
+        )
+    signal = signal_of(x)
+    plain = curve_of(signal)
+    limits = tuple(np.broadcast_to(np.asarray(limit, np.float64), signal.shape) for limit in (low, high))
+    return Curve(
+        plain.source,
+        lambda v: np.clip(plain.function(v), lowest, highest),
+        "Clip",
+        whole=lambda: _clipped(signal, *limits),
+        clip=(signal, *limits),  # type: ignore[arg-type]
+    )
+
+
+def together(operation: str, function: Callable[..., Array], *values: Value) -> Value:
+    """An elementwise function of several values: constants, and curves of one signal."""
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    if len(arrays) == len(values):
+        with np.errstate(all="ignore"):
+            return np.asarray(function(*arrays))
+    if any(array.size != 1 for array in arrays):
+        raise NotUnderstood(f"{operation} with a number of its own for each value")
+    curves = [None if isinstance(value, np.ndarray) else curve_of(value) for value in values]
+    source = next(curve.source for curve in curves if curve is not None)
+    parts: list[Any] = [
+        np.asarray(value).flat[0] if curve is None else curve.over(source)
+        for value, curve in zip(values, curves, strict=True)
+    ]
+    return Curve(source, lambda v: function(*(part(v) if callable(part) else part for part in parts)), operation)
+
+
+def choose(x: Value, axis: int, index: bool) -> Value:
+    """Arg max (``index``) or softmax over the last axis."""
+    if isinstance(x, np.ndarray):
+        raise NotUnderstood("ArgMax of a constant")
+    if isinstance(x, Choice):
+        return Choice(x.logits, index or x.index)
+    signal = signal_of(x)
+    if axis not in (-1, len(signal.shape) - 1):
+        raise NotUnderstood("ArgMax or Softmax over another axis than the last")
+    return Choice(signal, index)
+
+
+def signal_of(x: Value) -> Signal:
+    """``x`` as a signal; NotUnderstood where it is none."""
+    match x:
+        case Signal():
+            return x
+        case Curve():
+            return x.signal
+        case Choice():
+            raise NotUnderstood("Softmax or ArgMax, other than at the end")
+        case _:
+            raise NotUnderstood("a constant where a signal is expected")
+
+
+def curve_of(x: Value) -> Curve:
+    """``x`` as a function of a signal that is not scaled as a whole."""
+    if isinstance(x, Curve):
+        return x
+    signal = signal_of(x)
+    gain = signal.gain.flat[0]
+    if gain in (0.0, 1.0) or not bool(np.all(signal.gain == gain)):
+        return Curve(signal, lambda v: v, "", whole=lambda: signal)
+    source = replace(signal, gain=np.ones(signal.shape), offset=signal.offset / gain)
+    return Curve(source, lambda v: np.float32(gain) * v, "", whole=lambda: signal)
+
+
+# Within
+
+
+def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], sign: float) -> Value:
+    """``a + sign * b``."""
+    if isinstance(a, np.ndarray) == isinstance(b, np.ndarray):
+        if isinstance(a, Signal) and isinstance(b, Signal) and a.node is b.node and np.array_equal(a.index, b.index):
+            return replace(a, gain=a.gain + sign * b.gain, offset=a.offset + sign * b.offset)
+        return together(operation, function, a, b)
+    first = isinstance(a, np.ndarray)
+    constant, x, gain = (a, b, sign) if first else (b, a, 1.0)
+    assert isinstance(constant, np.ndarray)
+    wide = constant.astype(np.float64) * (1.0 if first else sign)
+    if isinstance(x, Curve) and constant.size == 1:
+        curve, scalar = x, np.float32(constant.flat[0])
+        value = float(wide.flat[0])
+
+        def composed(v: Array) -> Array:
+            return function(scalar, curve.function(v)) if first else function(curve.function(v), scalar)
+
+        return Curve(
+            curve.source,
+            composed,
+            operation,
+            parts=lambda: _moved(curve.signal, gain, value),
+        )
+    return _moved(signal_of(x), gain, wide)
+
+
+def _scaled(x: Value, constant: Array, operation: str, function: Callable[..., Array], gain: Array) -> Value:
+    if isinstance(x, Curve) and constant.size == 1:
+        curve, scalar = x, np.float32(constant.flat[0])
+        return Curve(
+            curve.source,
+            lambda v: function(curve.function(v), scalar),
+            operation,
+            parts=lambda: _moved(curve.signal, gain, 0.0),
+        )
+    return _moved(signal_of(x), gain, 0.0)
+
+
+def _moved(signal: Signal, gain: Array | float, offset: Array | float) -> Signal:
+    """``gain * signal + offset``, in the shape that constants of these shapes give it."""
+    gain, offset = np.asarray(gain, np.float64), np.asarray(offset, np.float64)
+    shape = np.broadcast_shapes(signal.shape, gain.shape, offset.shape)
+    if math.prod(shape) != signal.index.size:
+        raise NotUnderstood("a constant with more values than the signal")
+    index, own, moved = (getattr(signal, name).reshape(shape) for name in ("index", "gain", "offset"))
+    return Signal(signal.node, index, own * gain, moved * gain + offset)
+
+
+def _dense(signal: Signal, weight: Array, shape: tuple[int, ...]) -> Signal:
+    """``weight`` (out, in) times ``signal``, whose pending gain, offset and places the layer takes in."""
+    if signal.node.step is None:
+        signal = signal.normalized()
+    node, out = signal.node, len(weight)
+    if out * node.size > MAX_VALUES:
+        raise NotUnderstood(f"a layer of more than {MAX_VALUES:,} weights")
+    bias = np.zeros(out)
+    if not signal.bare:
+        wide = np.zeros((node.size, out))
+        np.add.at(wide, signal.index.ravel(), (weight * signal.gain.ravel()).T)
+        bias = weight.astype(np.float64) @ signal.offset.ravel()
+        weight = wide.T
+    step = Dense(np.ascontiguousarray(weight, np.float32), bias.astype(np.float32))
+    return _all_of(node.then(step, (out,)), shape)
+
+
+def _all_of(node: Node, shape: tuple[int, ...]) -> Signal:
+    return Signal(node, np.arange(node.size).reshape(shape), np.ones(shape), np.zeros(shape))
+
+
+def _windows(
+    size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int]
+) -> tuple[int, ...]:
+    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+
+
+def _clipped(source: Signal, low: Array, high: Array) -> Signal:
+    uniform = bool(np.all(low == low.flat[0]) and np.all(high == high.flat[0]))
+    least, most = float(np.float32(low.flat[0])), float(np.float32(high.flat[0]))
+    if source.node.step is None:
+        if not uniform or least != -most or not math.isfinite(most):
+            raise NotUnderstood("Clip of observations to limits that are not -c and c")
+        return source.normalized(most)
+    if isinstance(source.node.step, Function) and source.node.step.name == "tanh":
+        reach = np.abs(source.gain)
+        if bool(np.all(low <= source.offset - reach) and np.all(high >= source.offset + reach)):
+            return source
+    if uniform and least == 0.0 and most == math.inf:
+        return _all_of(source.settled.then(Function("relu")), source.shape)
+    if uniform:
+        if not -math.inf < least < most < math.inf:
+            raise NotUnderstood(f"Clip from {least:g} to {most:g}")
+        return _all_of(source.settled.then(Function("hardtanh", (least, most))), source.shape)
+    half, centre = (high - low) / 2, (high + low) / 2  # limits of each value's own, as a scale of -1 and 1
+    if not bool(np.all(np.isfinite(half) & (half > 0.0))):
+        raise NotUnderstood("Clip to limits that are not finite")
+    inner = _moved(source, 1.0 / half, -centre / half)
+    return _moved(_all_of(inner.settled.then(Function("hardtanh", (-1.0, 1.0))), source.shape), half, centre)
+
+
+def _recognized(function: Float) -> Function | None:
+    """A ReLU or a row of the table, of usual parameters, that has the values of ``function``."""
+    if _same(function, lambda x: np.maximum(x, np.float32(0))):
+        return Function("relu")
+    for row in FUNCTIONS.values():
+        if _same(function, lambda x, row=row: row(x, *row.usual)):  # type: ignore[misc]
+            return Function(row.name, row.usual)
+    return None
+
+
+def _same(function: Float, wanted: Float) -> bool:
+    with np.errstate(all="ignore"):
+        found, row = np.asarray(function(_GRID)), wanted(_GRID)
+    if found.shape != row.shape:
+        return False
+    apart = np.abs(found.astype(np.float64) - row)
+    return bool((apart <= _TOLERANCE * (1 + np.abs(row))).all())

@@ -1,0 +1,264 @@
+"""Checkpoints and state dicts: weights by name, of networks that frameworks are known to build.
+
+There is no program in such a file, and so nothing that could be run beside what is understood: names that are not
+known are refused, and what no file of its kind says, which function stands between the layers, is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policypress.compression.freeze import freeze_graph
+from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.importers import signals as s
+from policypress.importers.archives import read_tensors
+from policypress.importers.chain import chain_of
+from policypress.importers.formats import Asked
+from policypress.importers.opened import Opened, action_of_chain, check_size, observation_of
+from policypress.policy.activations import FUNCTIONS
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Statistics of observations: ``mean`` and ``spread`` are expressions of their names. ``squared``: the spread is a
+    variance. The deviation is sqrt(spread + inside) + outside, or of a spread that is none spread + outside."""
+
+    mean: str
+    spread: str
+    squared: bool
+    inside: float = 0.0
+    outside: float = 0.0
+    clip: float = np.inf
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a framework names a policy's weights.
+
+    ``layers``: expressions of names, without .weight and .bias, in the order the layers run; those of one expression by
+    their number, and there is an activation between every two. ``usual``: the activation of its examples. ``squash``: a
+    tanh at the end, times ``action_scale``, plus ``action_bias``.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    usual: str
+    normalizers: tuple[Normalizer, ...] = ()
+    squash: bool = False
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "rsl_rl", (r"model_state_dict\.actor\.(\d+)",), "elu",
+        (
+            Normalizer(r"obs_norm_state_dict\._mean", r"obs_norm_state_dict\._std", False, outside=1e-2),
+            Normalizer(
+                r"model_state_dict\.actor_obs_normalizer\._mean", r"model_state_dict\.actor_obs_normalizer\._std",
+                False, outside=1e-2,
+            ),
+        ),
+    ),
+    Family(
+        "rsl_rl", (r"actor_state_dict\.mlp\.(\d+)",), "elu",
+        (
+            Normalizer(
+                r"actor_state_dict\.obs_normalizer\._mean", r"actor_state_dict\.obs_normalizer\._std", False,
+                outside=1e-2,
+            ),
+        ),
+    ),
+    Family(
+        "rl_games", (r"(?:model\.)?a2c_network\.actor_mlp\.(\d+)", r"(?:model\.)?a2c_network\.(?:mu|logits)"), "elu",
+        (
+            Normalizer(
+                r"(?:model\.)?running_mean_std\.running_mean", r"(?:model\.)?running_mean_std\.running_var", True,
+                inside=1e-5, clip=5.0,
+            ),
+        ),
+    ),
+    Family(
+        "skrl", (r"policy\.(?:net_container|net|features_extractor)\.(\d+)", r"policy\.(?:policy|mean)_layer"), "elu",
+        (
+            Normalizer(
+                r"(?:state|observation)_preprocessor\.running_mean",
+                r"(?:state|observation)_preprocessor\.running_variance", True, outside=1e-8, clip=5.0,
+            ),
+        ),
+    ),
+    Family(
+        "Sample Factory",
+        (
+            r"model\.(?:actor_)?encoder\.encoders\.obs\.mlp_head\.(\d+)",
+            r"model\.action_parameterization\.distribution_linear",
+        ),
+        "elu",
+        (
+            Normalizer(
+                r"model\.obs_normalizer\.running_mean_std\.running_mean_std\.obs\.running_mean",
+                r"model\.obs_normalizer\.running_mean_std\.running_mean_std\.obs\.running_var", True, inside=1e-5,
+                clip=5.0,
+            ),
+        ),
+    ),
+    Family("CleanRL", (r"(?:\d\.)?fc(\d+)", r"(?:\d\.)?fc_(?:mean|mu)"), "relu", squash=True),
+    Family("CleanRL", (r"actor_mean\.(\d+)",), "tanh"),
+    Family("CleanRL", (r"network\.(\d+)",), "relu"),
+    Family("an actor", (r"actor\.(\d+)",), "elu"),
+    Family("nn.Sequential", (r"(\d+)",), "relu"),
+)  # fmt: skip
+_BESIDE = re.compile(
+    r"(^|[._])(critic\w*|value\w*|baseline|qf?\d*(_target)?|target\w*|optimizer\w*|std|log_?std\w*|sigma|fc_logstd|"
+    r"learned_stddev|std_param|log_std_param|count|current_count|_var|_std|num_batches_tracked|returns_normalizer|"
+    r"reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|discriminator\w*|distribution|"
+    r"last_mean_rewards|frame|epoch|iter)([._]|$)"
+)
+"""Names of what a policy does not need: critics, optimizers, the spread of its exploration, counts."""
+_RECURRENT = re.compile(r"(^|\.)(memory_a|a_rnn|rnn|lstm\w*|gru\w*|core)(\.|$)")
+_ALSO = {"swish": "silu", "lrelu": "leaky_relu", "leakyrelu": "leaky_relu"}
+_NAMED = re.compile(r"(^|\.)(_orig_mod|module)\.")
+
+
+def open_weights(asked: Asked) -> Opened:
+    """The policy in a checkpoint or a state dict, ``activation`` between its layers.
+
+    Raises ConfigError without one, UnsupportedError for names of no network that is known.
+    """
+    path = asked.path
+    tensors = {_NAMED.sub(r"\1", name): values for name, values in read_tensors(path).items()}
+    if not tensors:
+        raise UnsupportedError(f"{path} holds no tensors: save the policy's state dict, by torch.save.")
+    family, layers, normalizer = _family(path, tensors)
+    activation = _activation(path, asked.activation, family, layers)
+    shape = (int(tensors[f"{layers[0]}.weight"].shape[1]),)
+    check_size(path, shape)
+    try:
+        value: s.Value = s.observation((1, *shape), batched=True)
+        value = _normalized(value, tensors, normalizer)
+        for index, layer in enumerate(layers):
+            if index:
+                value = s.relu(value) if activation == "relu" else s.named(value, activation, _usual(activation))
+            value = s.linear(value, tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias"))
+        if family.squash:
+            value = _squashed(value, tensors, layers[-1])
+        chain = chain_of(value)
+        graph = chain.graph()
+        opened = Opened(f"{family.name} weights", shape, "float32", lambda x: x, chain, graph, files=(path,))
+        policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
+    except (s.NotUnderstood, ValueError, IndexError) as error:
+        if isinstance(error, PolicypressError):
+            raise
+        raise UnsupportedError(f"the layers in {path} do not fit together: {error}.") from error
+    return replace(opened, policy=policy, run=lambda x: np.asarray(policy.predict(x)[0]).reshape(len(x), -1))
+
+
+def _family(path: Path, tensors: Tensors) -> tuple[Family, list[str], Normalizer | None]:
+    """The first family whose names are all there, its layers in order, and its statistics; nothing may be left."""
+    if any(_RECURRENT.search(name) for name in tensors):
+        raise UnsupportedError(
+            f"{path} holds the weights of a recurrent policy: export it as TorchScript, with its state in buffers."
+        )
+    for family in FAMILIES:
+        layers: list[str] = []
+        for expression in family.layers:
+            found = {name.removesuffix(".weight") for name in tensors if re.fullmatch(expression + r"\.weight", name)}
+            if not found:
+                break
+            layers += sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        else:
+            normalizer = next((one for one in family.normalizers if _only(tensors, one.mean)), None)
+            _check_names(path, tensors, family, layers, normalizer)
+            return family, layers, normalizer
+    shown = ", ".join(list(tensors)[:3])
+    known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+    raise UnsupportedError(
+        f"{path} holds weights of no network that is known ({shown}, ...): known are those of {known}; export the "
+        "policy to ONNX or TorchScript instead."
+    )
+
+
+def _check_names(
+    path: Path, tensors: Tensors, family: Family, layers: list[str], normalizer: Normalizer | None
+) -> None:
+    """Raises UnsupportedError for weights that could be a part of the policy and are not known to be none."""
+    used = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")} | {"action_scale", "action_bias"}
+    for name in (normalizer.mean, normalizer.spread) if normalizer is not None else ():
+        used.add(_only(tensors, name) or "")
+    for name, values in tensors.items():
+        if name in used or re.sub(r"^\d\.", "", name) in used or _BESIDE.search(name) or values.size < 2:
+            continue
+        if re.match(r"\d\.", name) and not name.startswith(layers[0][:2]):  # of the other networks in a tuple
+            continue
+        raise UnsupportedError(
+            f"{path} holds {name} of shape {values.shape}, which is no part of a network of {family.name} that is "
+            "known: export the policy to ONNX or TorchScript instead."
+        )
+    for layer in layers:
+        weight, bias = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
+        fits = weight.ndim == 2 and weight.size and (bias is None or bias.shape == (len(weight),))
+        if not fits or weight.dtype.kind != "f" or (bias is not None and bias.dtype.kind != "f"):
+            raise UnsupportedError(
+                f"{path}: {layer} of shape {weight.shape} is no layer of a plain network: export the policy to ONNX or "
+                "TorchScript instead."
+            )
+        if not all(np.isfinite(values).all() for values in (weight, bias) if values is not None):
+            raise UnsupportedError(f"the weights in {path} are not finite ({layer}): its training diverged.")
+    numbers = [int(re.findall(r"\d+", layer)[-1]) for layer in layers if re.search(r"\.\d+$|^\d+$", layer)]
+    if any(after - before != 2 for before, after in pairwise(numbers)):
+        raise UnsupportedError(
+            f"{path} has other things than one activation between its layers ({', '.join(layers)}): export the policy "
+            "to ONNX or TorchScript instead."
+        )
+
+
+def _activation(path: Path, given: str, family: Family, layers: list[str]) -> str:
+    name = _ALSO.get(given.lower(), given.lower())
+    if not name and len(layers) > 1:
+        raise ConfigError(
+            f"{path} does not say which function stands between its layers: give --activation, for example "
+            f"--activation {family.usual}."
+        )
+    if name and name != "relu" and name not in FUNCTIONS:
+        raise ConfigError(f"activation={given!r} is not one of relu, {', '.join(FUNCTIONS)}.")
+    return name
+
+
+def _usual(activation: str) -> tuple[float, ...]:
+    return FUNCTIONS[activation].usual
+
+
+def _normalized(x: s.Value, tensors: Tensors, normalizer: Normalizer | None) -> s.Value:
+    if normalizer is None:
+        return x
+    mean, spread = (tensors[_only(tensors, name) or ""].ravel() for name in (normalizer.mean, normalizer.spread))
+    mean, spread = mean.astype(np.float64), spread.astype(np.float64)
+    deviation = np.sqrt(spread + normalizer.inside) if normalizer.squared else spread
+    scaled = s.divide(s.subtract(x, mean), deviation + normalizer.outside)
+    if normalizer.clip == np.inf:
+        return scaled
+    return s.clip(scaled, np.full(1, -normalizer.clip), np.full(1, normalizer.clip))
+
+
+def _squashed(x: s.Value, tensors: Tensors, last: str) -> s.Value:
+    prefix = last.rpartition("fc_")[0]
+    value = s.named(x, "tanh")
+    for name, operation in (("action_scale", s.multiply), ("action_bias", s.add)):
+        if (found := tensors.get(prefix + name)) is not None:
+            value = operation(value, np.asarray(found).ravel() if np.ndim(found) else np.asarray(found))
+    return value
+
+
+def _only(tensors: Tensors, expression: str) -> str | None:
+    found = [name for name in tensors if re.fullmatch(expression, name)]
+    if len(found) > 1:
+        raise RunError(f"there are several of {expression}: {', '.join(found)}.")
+    return found[0] if found else None

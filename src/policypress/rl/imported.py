@@ -1,0 +1,134 @@
+"""Policies of other frameworks as teachers: black boxes, and networks where they are understood."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from policypress.config import Environment, Opening
+from policypress.errors import ConfigError, UnsupportedError
+from policypress.importers.chain import Chain, narrowed
+from policypress.importers.formats import Asked, open_file
+from policypress.importers.opened import Opened, action_of_chain
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.rl.adapters import UNSUPPORTED_RECURRENT, action_of, adapter_named, imitation_of
+from policypress.rl.environments import EnvLike, make_env, name_of
+from policypress.rl.evaluate import Evaluation, evaluate_actions
+from policypress.rl.sources import OpenedAgent, Source
+from policypress.rl.teacher import Teacher, acting
+
+
+def open_imported(source: Source, algo: str | None, env: EnvLike | None, *, own: bool = False) -> OpenedAgent:
+    """The policy in a file of another framework, as it acts in ``env``; without one, as the file alone says.
+
+    ``own``: as its own runtime answers, whatever is understood. What ``algo`` decides is otherwise said by the
+    environment's actions and the file's end. Raises what ``open_file`` raises, ConfigError for statistics,
+    UnsupportedError for a policy that does not fit the environment.
+    """
+    if source.vecnormalize is not None:
+        raise ConfigError(
+            f"{source.agent} holds the statistics of its observations itself, or has none: leave --vecnormalize out."
+        )
+    if env is None:
+        opened, space = open_file(_asked(source)), None
+    else:
+        made = make_env(env, training=False)
+        try:
+            if algo:
+                adapter_named(algo).check_spaces(made.observation_space, made.action_space)
+            shape, space = made.observation_space.shape or (), made.action_space
+            dtype = str(made.observation_space.dtype)
+        finally:
+            made.close()
+        opened = replace(open_file(_asked(source, shape)).shaped(shape, name_of(env)), dtype=dtype)
+    teacher = teacher_of_opened(replace(opened, chain=None) if own else opened, algo, space)
+    return OpenedAgent(source, algo or "", env, teacher, files=opened.files)
+
+
+def _asked(source: Source, shape: tuple[int, ...] | None = None) -> Asked:
+    given = source.opening
+    return Asked(source.agent, shape, given.format, given.activation, given.output, given.metadata)
+
+
+def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any] | None) -> Teacher:
+    """What a student learns from; ``space`` is that of the environment's actions, None where only the file says what
+    they are.
+
+    Raises UnsupportedError for a policy that keeps a state, that does not say of what shape its observations are, or
+    whose outputs do not fit ``space``.
+    """
+    who = str(opened.files[0]) if opened.files else "the policy"
+    if opened.reset is not None:
+        raise UnsupportedError(UNSUPPORTED_RECURRENT)
+    if opened.shape is None:
+        raise UnsupportedError(
+            f"{who} does not say of what shape its observations are: give --env, or observation_shape in --metadata."
+        )
+    told: dict[str, Any] = {"format": opened.format}
+    if algo:
+        told["algo"] = algo
+    if opened.metadata:
+        told["metadata"] = opened.metadata
+    chain, graph = opened.chain, opened.graph
+    outputs = chain.outputs if chain is not None else opened.run(np.zeros((1, *opened.shape), opened.dtype)).shape[1]
+    action = _own_action(chain, outputs) if space is None else action_of(space)
+    _check_outputs(who, space, outputs)
+    if chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
+        observation = ObservationTransform(opened.shape, opened.dtype, normalization=chain.normalization)
+        return Teacher(graph, observation, fitted, imitation_of(fitted, algo), provenance=told)
+    observation = ObservationTransform(opened.shape, opened.dtype)
+    return Teacher(
+        None, observation, action, imitation_of(action, algo), provenance=told,
+        answers=lambda x: torch.from_numpy(np.asarray(opened.run(x.numpy()), np.float32)),
+    )  # fmt: skip
+
+
+def _own_action(chain: Chain | None, outputs: int) -> ActionTransform:
+    """What a file gives, where no environment says what takes it."""
+    if chain is None:
+        bound = np.full(outputs, np.inf, np.float32)
+        return ActionTransform("box", (outputs,), "float32", low=-bound, high=bound)
+    return action_of_chain(chain)
+
+
+def _fitted(chain: Chain, action: ActionTransform) -> ActionTransform | None:
+    """``action`` as the end of a chain; None where its tanh reaches beyond the bounds, which it then is no part of."""
+    if action.kind != "box" or action.low is None or action.high is None or chain.kind != "box":
+        return action if chain.kind == "discrete" or not chain.squash else None
+    within = narrowed(chain, action.low.ravel(), action.high.ravel())
+    if within is None:
+        return None
+    low, high = within.low.reshape(action.shape), within.high.reshape(action.shape)
+    return replace(action, squash=within.squash, low=low, high=high)
+
+
+def _check_outputs(who: str, space: spaces.Space[Any] | None, outputs: int) -> None:
+    """Raises UnsupportedError if a policy does not give as many values as actions of ``space`` need."""
+    match space:
+        case None:
+            return
+        case spaces.Discrete():
+            wanted, what = int(space.n), "one for each choice"
+        case spaces.MultiDiscrete():
+            wanted, what = int(space.nvec.sum()), "one for each choice"
+        case _:
+            wanted, what = int(np.prod(space.shape or ())), "the values of an action"
+    if outputs != wanted:
+        raise UnsupportedError(
+            f"{who} gives {outputs} values, where {wanted} are needed, {what}: name the environment that it was "
+            "trained in, or with --output the output that is meant."
+        )
+
+
+def evaluate_file(
+    path: Path, opening: Opening, env: Environment, *, episodes: int = 20, seed: int = 1000
+) -> Evaluation:
+    """What a policy in a file of another framework returns in ``env``, run by its own runtime; see ``evaluate``."""
+    teacher = open_imported(Source(path, opening=opening), None, env, own=True).teacher
+    act = acting(teacher, teacher.outputs)
+    return evaluate_actions(act, env, teacher.observation, episodes=episodes, seed=seed)
