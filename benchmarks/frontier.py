@@ -6,7 +6,8 @@
     python benchmarks/frontier.py picture docs/frontier --zoo zoo [--paper paper_results.csv]
 
 ``run`` presses agents with ``policypress compress AGENT --keep SHARE --bytes BYTES --minutes MINUTES`` and no further
-option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on.
+option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on. Agents of
+classic control and Box2D (``pip install "gymnasium[box2d]"``) are trained first, by ``policypress train``.
 ``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats, and
 ``picture`` draws them beside linear.csv (``benchmarks/linear.py``), open_loop.csv (``benchmarks/open_loop.py``), the
 agents of rows.csv and the paper's own points, which ``--paper`` takes into paper.csv.
@@ -33,7 +34,8 @@ from policypress.rl.evaluate import evaluate
 
 @dataclass(frozen=True)
 class Row:
-    """An agent, and what of it must be kept in how many bytes and minutes."""
+    """An agent, and what of it must be kept in how many bytes (0: as few as possible) and minutes; ``steps``: how long
+    it is trained, if it is not given."""
 
     agent: str
     algo: str
@@ -41,11 +43,18 @@ class Row:
     keep: float
     bytes: int
     minutes: int
+    steps: int = 0
 
-    def command(self, agents: Path, seed: int, out: Path) -> list[str]:
+    def training(self, out: Path) -> list[str]:
         return [
-            *(sys.executable, "-m", "policypress", "compress", str(agents / self.agent), "--algo", self.algo),
-            *("--env", self.env, "--keep", f"{self.keep:g}", "--bytes", str(self.bytes)),
+            *(sys.executable, "-m", "policypress", "train", "--algo", self.algo, "--env", self.env),
+            *("--steps", str(self.steps), "--seed", "1", "--out", str(out), "--resume"),
+        ]
+
+    def command(self, agent: Path, seed: int, out: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "policypress", "compress", str(agent), "--algo", self.algo),
+            *("--env", self.env, "--keep", f"{self.keep:g}", *(("--bytes", str(self.bytes)) if self.bytes else ())),
             *("--minutes", str(self.minutes), "--seed", str(seed), "--out", str(out), "--resume"),
         ]
 
@@ -68,6 +77,17 @@ ROWS = {
     "cheetah-120": Row(*CHEETAH, 0.95, 500, 120),
 }
 """The figures that the command is held to, the median of three seeds."""
+ROWS |= {
+    name: Row("", algo, env, 0.95, 0, 3, steps)
+    for name, algo, env, steps in (
+        ("cartpole", "ars", "CartPole-v1", 100_000),
+        ("acrobot", "ars", "Acrobot-v1", 200_000),
+        ("pendulum", "sac", "Pendulum-v1", 15_000),
+        ("mountain-car", "ars", "MountainCar-v0", 1_000_000),
+        ("mountain-car-continuous", "ars", "MountainCarContinuous-v0", 500_000),
+        ("lunar-lander", "ars", "LunarLander-v3", 2_000_000),
+    )
+}
 ZOO_SEED = 20_000
 """Policies of the zoo are measured from ``reset(seed=20000 + i)``: no other seed is near."""
 COLUMNS = (
@@ -81,13 +101,17 @@ def run(arguments: argparse.Namespace) -> None:
     for seed in map(int, arguments.seeds.split(",")):
         for name in names:
             out = arguments.out / f"{name}-{seed}"
-            if not (out / "result.json").exists():
-                out.parent.mkdir(parents=True, exist_ok=True)
-                print(f"{name}, seed {seed}", flush=True)
-                with (arguments.out / f"{name}-{seed}.log").open("a") as log:
-                    command = ROWS[name].command(arguments.agents, seed, out)
+            if (out / "result.json").exists():
+                continue
+            out.parent.mkdir(parents=True, exist_ok=True)
+            print(f"{name}, seed {seed}", flush=True)
+            row, trained = ROWS[name], arguments.out / "agents" / ROWS[name].env
+            agent = trained / "agent.zip" if row.steps else arguments.agents / row.agent
+            commands = [row.training(trained)] if row.steps and not agent.exists() else []
+            with (arguments.out / f"{name}-{seed}.log").open("a") as log:
+                for command in (*commands, row.command(agent, seed, out)):
                     code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
-                print(f"  exit code {code}", flush=True)
+                    print(f"  exit code {code}", flush=True)
 
 
 def finished(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:

@@ -125,3 +125,16 @@ def test_too_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_that_do_not_fit(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         replace(config(), **changes)
+
+
+@pytest.mark.parametrize(("effort", "share"), [(0, 0.25), (len(evolve._EFFORTS) - 1, 0.0)])
+def test_survival_alone_is_worth_less_at_first(effort: int, share: float) -> None:
+    start = bad()
+    with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
+        work = Evolution(start, rollouts, config(), earned=lambda: 8.0)
+        work._state.effort = effort
+        ((worth, returned),) = work._played([work._state.best], [7])
+        assert worth == pytest.approx(returned - share * 8.0 * rollouts.steps)
+        assert returned == pytest.approx(
+            evaluate(work._genome.policy(work._state.best), Environment("rl.toys:Follow"), episodes=1, seed=7).mean
+        )

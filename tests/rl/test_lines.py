@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policypress.rl.lines import COARSEST, Aim, Candidate, Known, Line, Slice, Space, propose
+from policypress.rl.lines import COARSEST, Aim, Candidate, End, Known, Line, Slice, Space, propose
 
 LADDER = ((), (4,), (8,), (16,), (16, 16), (24, 24), (32, 32), (64, 64), (256, 256))
 WEIGHTS = (40, 60, 120, 240, 500, 1_000, 1_600, 5_400, 70_000)
@@ -127,12 +127,26 @@ def test_a_line_that_stands_still_is_left_for_another_seed_and_then_a_wider_one(
 
 def test_a_student_that_misses_by_little_is_trained_on_and_one_that_misses_by_much_made_larger() -> None:
     linear, middle = Line("up", "distill", ()), Line("down", "distill", (24, 24))
-    for low, wanted in ((0.9, "evolve"), (0.3, "distill")):
+    for low, wanted in ((0.9, "finetune"), (0.3, "distill")):
         found = {linear: (candidate(linear, low=0.1, seconds=1e6),), middle: (candidate(middle, low=low),)}
         chosen = propose(Known(KEEP, SPACE, found))
         assert chosen is not None
         assert (chosen.line.end, chosen.line.method) == ("down", wanted)
-        assert chosen.start == (found[middle][0] if wanted == "evolve" else None)
+        assert chosen.start == (found[middle][0] if wanted == "finetune" else None)
+
+
+@pytest.mark.parametrize(("left", "end"), [(950.0, "up"), (600.0, "down")])
+def test_after_an_opening_the_end_that_comes_closer_goes_first(left: float, end: End) -> None:
+    """The one end stands still far away, the other is near and has had more of the time."""
+    climbing, student = Line("up", "evolve", ()), Line("down", "distill", (24, 24))
+    found = {
+        Line("up", "distill", ()): (candidate(Line("up", "distill", ()), low=0.1),),
+        climbing: tuple(candidate(climbing, i, low=0.4, worst_share=0.4) for i in range(3)),
+        student: (candidate(student, low=0.9, seconds=200.0),),
+    }
+    chosen = propose(Known(KEEP, SPACE, found, left=left, in_all=1000.0))
+    assert chosen is not None
+    assert chosen.line.end == end
 
 
 def test_ways_are_chosen_by_what_they_gained() -> None:

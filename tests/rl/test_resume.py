@@ -13,11 +13,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer
 
 import policypress as pp
 from policypress.config import TrainConfig
@@ -233,6 +236,20 @@ def test_a_replay_buffer_of_another_shape_is_refused(tmp_path: Path) -> None:
     checkpoint.map_replay_buffer(dqn(PICK), tmp_path, resume=False)
     with pytest.raises(RunError, match=r"replay buffer in .* is of another shape: start the run anew"):
         checkpoint.map_replay_buffer(dqn(PICK, buffer_size=100), tmp_path, resume=True)
+
+
+def test_a_replay_buffer_of_dict_observations_is_kept(tmp_path: Path) -> None:
+    part = spaces.Box(-1, 1, (2,))
+    space = spaces.Dict({"arm": part, "leg/left": part})
+    one, other = (
+        SimpleNamespace(replay_buffer=DictReplayBuffer(5, space, spaces.Discrete(2), "cpu")) for _ in range(2)
+    )
+    checkpoint.map_replay_buffer(one, tmp_path, resume=False)  # type: ignore[arg-type]
+    one.replay_buffer.observations["leg/left"][3] = 0.5
+    checkpoint.flush_replay_buffer(one.replay_buffer)
+    checkpoint.map_replay_buffer(other, tmp_path, resume=True)  # type: ignore[arg-type]
+    assert np.array_equal(other.replay_buffer.observations["leg/left"], one.replay_buffer.observations["leg/left"])
+    assert not other.replay_buffer.observations["arm"].any()
 
 
 @pytest.mark.slow

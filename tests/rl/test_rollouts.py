@@ -33,8 +33,9 @@ def test_returns_are_those_of_evaluate(jobs: int) -> None:
     good = picks()
     policies = [good, constant(good), good]
     with Rollouts(TOY, good.observation, jobs) as rollouts:
-        returns = rollouts.returns(policies, [7, 8, 9])
+        returns, lengths = rollouts.play(policies, [7, 8, 9])
         assert rollouts.steps == 9 * EPISODE
+        assert np.array_equal(lengths, np.full((3, 3), EPISODE))
     assert np.array_equal(returns, [evaluate(policy, TOY, episodes=3, seed=7).returns for policy in policies])
     assert returns[1].mean() < EPISODE == returns[0].mean()
 
@@ -42,12 +43,12 @@ def test_returns_are_those_of_evaluate(jobs: int) -> None:
 def test_a_process_that_dies_is_told_of() -> None:
     good = picks()
     with Rollouts(TOY, good.observation, 2) as rollouts:
-        rollouts.returns([good], [1])
+        rollouts.play([good], [1])
         process = rollouts._workers[0]._process
         os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
         process.join()
         with pytest.raises(RunError, match=r"died \(exit code -9\): go on with --resume"):
-            rollouts.returns([good, good], [1])
+            rollouts.play([good, good], [1])
 
 
 def test_what_goes_wrong_in_a_process_is_raised_here() -> None:
@@ -55,7 +56,7 @@ def test_what_goes_wrong_in_a_process_is_raised_here() -> None:
         Rollouts(Environment(f"{__name__}:Late"), picks().observation, 2) as rollouts,
         pytest.raises(RunError, match=r"Late fails in step\(\) \(ValueError: no robot\): mend the environment"),
     ):
-        rollouts.returns([picks()], [1])
+        rollouts.play([picks()], [1])
 
 
 class Late(Fragile):

@@ -67,7 +67,8 @@ def trainings(source: Source, config: PressConfig) -> Iterator[Any]:
         distilled = Distillation(teacher, states, config.student)
         distilled.run()
     env = _environment(config.environment, None, training=True)
-    yield lambda: StudentTraining(opened, distilled.compressor, distilled.inputs(100), env, config), distilled
+    inputs = distilled.inputs(100)
+    yield lambda folder=None: StudentTraining(opened, distilled.compressor, inputs, env, config, folder), distilled
     env.close()
 
 
@@ -179,6 +180,7 @@ def test_an_interrupted_training_goes_on(algo: str, tmp_path: Path) -> None:
         press(source, config, tmp_path / "run", progress=interrupt)
     kept = torch.load(tmp_path / "run" / "checkpoint" / "training.pt", weights_only=True)
     assert 100 < kept["done"] < 150
+    assert kept["buffer"] == (None if algo == "ppo" else (kept["done"], False))
     seen: list[Any] = []
     result = press(source, config, tmp_path / "run", resume=True, progress=lambda *values: seen.append(values))
     assert next(done for done, of, _ in seen if of == 300) > kept["done"]
@@ -187,14 +189,25 @@ def test_an_interrupted_training_goes_on(algo: str, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
 
 
+def test_the_replay_buffer_goes_on(tmp_path: Path) -> None:
+    source = saved("sac", tmp_path)
+    with trainings(source, planned(source, "sac")) as (make, _):
+        one = make(tmp_path / "checkpoint")
+        assert not one.run(seconds=0.0)
+        other = make(tmp_path / "checkpoint")
+        ours, theirs = one._model.replay_buffer, other._model.replay_buffer
+        assert theirs.size() == ours.size() == one._model.num_timesteps > 0
+        assert np.array_equal(theirs.observations[: ours.size()], ours.observations[: ours.size()])
+        assert other.run()
+
+
 def test_a_checkpoint_holds_all_of_a_training(tmp_path: Path) -> None:
     source = saved("sac", tmp_path)
     with trainings(source, planned(source, "sac")) as (make, _):
         one, other = make(), make()
-        one._checkpoint = tmp_path / "training.pt"
+        one._checkpoint = other._checkpoint = tmp_path / "training.pt"
         one.run()
         one._save()
-        other._checkpoint = one._checkpoint
         other._restore(torch.load(one._checkpoint, weights_only=True))
         for name, value in one._model.policy.state_dict().items():
             assert torch.equal(other._model.policy.state_dict()[name], value), name

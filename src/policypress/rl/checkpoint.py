@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +133,15 @@ def map_replay_buffer(model: BaseAlgorithm, folder: Path, resume: bool) -> None:
     if not isinstance(buffer, ReplayBuffer):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: getattr(buffer, name) for name in _BUFFER_ARRAYS if getattr(buffer, name, None) is not None}
-    needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(folder).free
+    parts = list(_buffer_parts(buffer))
+    needed, free = sum(holder[name].nbytes for _, holder, name in parts), shutil.disk_usage(folder).free
     if not resume and needed > free:
         raise RunError(
             f"the replay buffer needs {needed / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} are free: "
             "lower it, for example --set buffer_size=100000."
         )
-    for name, array in arrays.items():
-        file = folder / f"{name}.npy"
+    for label, holder, name in parts:
+        file, array = folder / f"{label}.npy", holder[name]
         if resume:
             mapped = np.lib.format.open_memmap(file, mode="r+")
             if mapped.shape != array.shape or mapped.dtype != array.dtype:
@@ -150,7 +150,25 @@ def map_replay_buffer(model: BaseAlgorithm, folder: Path, resume: bool) -> None:
                 )
         else:
             mapped = np.lib.format.open_memmap(file, mode="w+", dtype=array.dtype, shape=array.shape)
-        setattr(buffer, name, mapped)
+        holder[name] = mapped
+
+
+def _buffer_parts(buffer: ReplayBuffer) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The arrays of a buffer: a label of each, what holds it, and under which name; those of Dict observations are
+    some by themselves."""
+    for name in _BUFFER_ARRAYS:
+        held = vars(buffer).get(name)
+        if isinstance(held, dict):
+            yield from ((f"{name}-{number}", held, key) for number, key in enumerate(held))
+        elif held is not None:
+            yield name, vars(buffer), name
+
+
+def flush_replay_buffer(buffer: ReplayBuffer) -> None:
+    """Writes what ``map_replay_buffer`` has mapped."""
+    for _, holder, name in _buffer_parts(buffer):
+        if isinstance(holder[name], np.memmap):
+            holder[name].flush()
 
 
 def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -> None:
@@ -162,10 +180,8 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -
     if final.exists():
         return
     buffer = getattr(model, "replay_buffer", None)
-    for name in _BUFFER_ARRAYS:
-        array = getattr(buffer, name, None)
-        if isinstance(array, np.memmap):
-            array.flush()
+    if isinstance(buffer, ReplayBuffer):
+        flush_replay_buffer(buffer)
     everything = {**state, "random": random_state()}
     if isinstance(buffer, ReplayBuffer):
         everything["buffer"] = {"pos": buffer.pos, "full": buffer.full}

@@ -1,8 +1,9 @@
 """Evolution: a small policy's integers are changed until the environment itself returns more.
 
 Sources: CMA-ES (Hansen and Ostermeier 2001, by the library ``cma``) on the true return of the deployed policy, with
-diagonal covariances where numbers are many (sep-CMA-ES, Ros and Hansen 2008); common random numbers and linear policies
-as in augmented random search (Mania et al. 2018). Neither critics nor gradients.
+diagonal covariances where numbers are many (sep-CMA-ES, Ros and Hansen 2008); common random numbers, linear policies
+and less reward for mere survival as in augmented random search (Mania et al. 2018, section 4). Neither critics nor
+gradients.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import pickle
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from policypress.policy.canonical import answered, canonical
 from policypress.policy.genome import Genome
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
+from policypress.rl.measured import returns_of
 from policypress.rl.method import Method
 from policypress.rl.rollouts import Rollouts
 from policypress.rl.runs import Progress
@@ -49,8 +51,20 @@ _GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
 _SAVE_SECONDS = 20.0
 
 
-# Times the usual number of candidates, episodes of each, episodes of a check: cheap ones as long as they get further.
-_EFFORTS = ((1, 1, 10), (2, 1, 10), (4, 1, 20), (4, 2, 40), (4, 4, 80))
+@dataclass(frozen=True)
+class _Effort:
+    """Times the usual number of ``candidates``, ``episodes`` of each and of ``checks``, and what a step costs: a share
+    of what the agent earns a step. Without this ``upkeep`` a robot that is paid for not falling learns to stand still.
+    """
+
+    candidates: int
+    episodes: int
+    checks: int
+    upkeep: float = 0.0
+
+
+_EFFORTS = (_Effort(1, 1, 10, 0.25), _Effort(2, 1, 10, 0.25), _Effort(4, 1, 20), _Effort(4, 2, 40), _Effort(4, 4, 80))
+"""Cheap ones as long as they get further."""
 
 
 class Evolve(Method):
@@ -73,18 +87,20 @@ class Evolve(Method):
             if start is not None:
                 policy.save(start)
         with Rollouts(config.environment, policy.observation, jobs) as rollouts:
-            yield Evolution(policy, rollouts, config, folder)
+            yield Evolution(policy, rollouts, config, folder, lambda: _earned(agent, config))
 
 
 @dataclass
 class _State:
-    """Where an evolution stands: the ``best`` vector of the genome and its ``worth`` in the checks of this effort, the
-    environment ``steps`` made, then and at the last check, what that check took, how many checks in a row found nothing
-    better, and the strategy that is at work."""
+    """Where an evolution stands: what the agent ``earned`` a step, the ``best`` vector of the genome, its ``worth`` in
+    the checks of this effort and what it ``returned`` there, the environment ``steps`` made, then and at the last
+    check, what that check took, how many checks in a row found nothing better, and the strategy that is at work."""
 
     generator: np.random.Generator
+    earned: float
     best: NDArray[np.float64]
     worth: float | None = None
+    returned: float | None = None
     steps: int = 0
     checked: int = 0
     check_steps: int = 0
@@ -99,12 +115,20 @@ class Evolution:
 
     It begins with few candidates and one episode for each, and the most noise that does no harm; when that gets no
     further, it begins anew at the best policy, with twice as many candidates, then with more episodes too. Same
-    settings, same policy, whatever the number of processes. With a ``folder`` it is checkpointed there.
+    settings, same policy, whatever the number of processes. With a ``folder`` it is checkpointed there. ``earned``
+    gives what the agent earns a step, and is asked once.
 
     Raises UnsupportedError for policies that cannot be evolved, RunError for a checkpoint of other settings.
     """
 
-    def __init__(self, start: Policy, rollouts: Rollouts, config: PressConfig, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        start: Policy,
+        rollouts: Rollouts,
+        config: PressConfig,
+        folder: Path | None = None,
+        earned: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._start, self._rollouts, self._config = start, rollouts, config
         self._told = dumps(replace(config, steps=1))
         self._genome = Genome(start, config.code_rms)
@@ -114,11 +138,13 @@ class Evolution:
                 "--hidden, or use --method finetune."
             )
         self._checkpoint = None if folder is None else folder / "evolution.pickle"
-        self._state = _State(np.random.default_rng(config.student.seed), self._genome.start)
+        self._state: _State
         if self._checkpoint is not None and self._checkpoint.exists():
             told, self._state = pickle.loads(self._checkpoint.read_bytes())
             if told != self._told:
                 raise RunError(f"{folder} holds an evolution of other settings: choose another folder or remove it.")
+        else:
+            self._state = _State(np.random.default_rng(config.student.seed), earned(), self._genome.start)
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
         """Evolves until the steps are made (True), or for ``seconds``."""
@@ -140,7 +166,7 @@ class Evolution:
                 self._save()
                 saved = time.monotonic()
             if progress is not None:
-                progress(min(state.steps, of), of, state.worth)
+                progress(min(state.steps, of), of, state.returned)
         self._save()
         return state.steps >= of
 
@@ -156,14 +182,13 @@ class Evolution:
         import cma
 
         state = self._state
-        candidates, *_ = _EFFORTS[state.effort]
         usual = 4 + int(3 * math.log(self._genome.size))  # Hansen 2016, table 1
         seeds = range(_CHECK_SEED, _CHECK_SEED + _PROBED)
         least = self._worth([state.best], seeds)[0] if not state.effort else -math.inf
         for noise in _NOISES if not state.effort else (_NOISE_AGAIN,):
             options = {
                 "verbose": -9,
-                "popsize": candidates * usual,
+                "popsize": _EFFORTS[state.effort].candidates * usual,
                 "seed": math.nan,  # none is used: numbers come from the generator
                 "randn": _Normal(state.generator),
                 "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
@@ -176,7 +201,7 @@ class Evolution:
 
     def _generation(self, strategy: Any) -> None:
         """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
-        _, episodes, _ = _EFFORTS[self._state.effort]
+        episodes = _EFFORTS[self._state.effort].episodes
         seeds = _GENERATION_SEED + self._state.generator.integers(2**30, size=episodes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
@@ -185,24 +210,35 @@ class Evolution:
 
     def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
         """What policies are worth in episodes of these seeds."""
-        before = self._rollouts.steps
-        returns = self._rollouts.returns([self._genome.policy(vector) for vector in vectors], seeds)
-        self._state.steps += self._rollouts.steps - before
-        return [_worth(found) for found in returns]
+        return [worth for worth, _ in self._played(vectors, seeds)]
+
+    def _played(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[tuple[float, float]]:
+        """What policies are worth in episodes of these seeds, and the mean return."""
+        state, before = self._state, self._rollouts.steps
+        returns, lengths = self._rollouts.play([self._genome.policy(vector) for vector in vectors], seeds)
+        state.steps += self._rollouts.steps - before
+        shaped = returns - _EFFORTS[state.effort].upkeep * state.earned * lengths
+        return [(_worth(one), float(found.mean())) for one, found in zip(shaped, returns, strict=True)]
 
     def _check(self, vector: NDArray[np.float64]) -> None:
         """Takes a policy for the best if it is worth more than that in the episodes of checks."""
         state, before = self._state, self._state.steps
-        *_, episodes = _EFFORTS[state.effort]
-        worth = self._worth([vector], range(_CHECK_SEED, _CHECK_SEED + episodes))[0]
+        seeds = range(_CHECK_SEED, _CHECK_SEED + _EFFORTS[state.effort].checks)
+        ((worth, returned),) = self._played([vector], seeds)
         state.checked, state.check_steps = state.steps, state.steps - before
         state.fruitless += 1
         if state.worth is None or worth > state.worth:
-            state.best, state.worth, state.fruitless = vector.copy(), worth, 0
+            state.best, state.worth, state.returned, state.fruitless = vector.copy(), worth, returned, 0
 
     def _save(self) -> None:
         if self._checkpoint is not None:
             write_whole(self._checkpoint, pickle.dumps((self._told, self._state)))
+
+
+def _earned(agent: OpenedAgent, config: PressConfig) -> float:
+    """What the agent earns a step."""
+    found = returns_of(agent.teacher, config.environment, _PROBED, _CHECK_SEED)
+    return sum(found.returns) / sum(found.lengths)
 
 
 def _worth(returns: NDArray[np.float64]) -> float:

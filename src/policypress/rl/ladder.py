@@ -57,7 +57,7 @@ def _chain(teacher: Teacher) -> tuple[Widths, ...]:
         if _weights(teacher, hidden) < most
         and (len(hidden) != len(own) or all(ours <= theirs for ours, theirs in zip(hidden, own, strict=True)))
     ]
-    return tuple(sorted({*fits, own}, key=lambda hidden: (_weights(teacher, hidden), hidden)))
+    return tuple(sorted({*fits, own}, key=lambda hidden: (hidden != (), _weights(teacher, hidden), hidden)))
 
 
 def _scaled(teacher: Teacher) -> tuple[Widths, ...]:

@@ -1,16 +1,16 @@
 """What a search knows, and what it tries next: a pure function of what was found so far.
 
 A *line* is one student on its way; it is pressed for a *slice* of time, measured, and given another slice or not. Time
-goes to two ends: half of it climbs from nothing, a linear policy first, by evolution on the return; the other half
-comes down from what surely works, distilled students, whose near misses are then trained on their return. What gains
-too little to arrive in the time left is left behind, as in successive halving (Jamieson and Talwalkar 2016), by its
-trend instead of its rank.
+goes to two ends: one climbs from nothing, a linear policy first, by evolution on the return; the other comes down from
+what surely works, distilled students, whose near misses are then trained on their return. Each has half of the time,
+until one of them comes clearly closer. What gains too little to arrive in the time left is left behind, as in
+successive halving (Jamieson and Talwalkar 2016), by its trend instead of its rank.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,7 +33,7 @@ _FIRST_CODES = PressConfig.code_rms
 _HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
-_EVOLVES, _EVOLVES_WELL = 5_000, 1_500  # weights
+_EVOLVES, _EVOLVES_WELL = 5_000, 500  # weights
 _SEEDS = 2  # of an evolved line, before a wider one: some stay where others pass
 _YOUNG, _TREND = 4, 6  # slices before a line is judged, and those that it is judged by
 _DAMPING = 0.5  # of a trend, over all the time left
@@ -230,6 +230,11 @@ class Known:
         now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
         return now + max(0.0, trend) * _DAMPING * min(self.left, self.in_all)
 
+    def promise(self, end: End) -> float:
+        """How close a line of this end comes in the time left, by ``Aim.standing``: 0 at best."""
+        lines = [line for line in self.found if line.end == end and line not in self.dead]
+        return max((min(self.projected(line), 0.0) for line in lines), default=0.0)
+
     def still(self, line: Line) -> bool:
         """Whether a line gains next to nothing any more."""
         mine = self.found[line]
@@ -256,22 +261,27 @@ def propose(known: Known) -> Slice | None:
     for line in known.found:  # of an earlier call that was interrupted
         if known.free(line) and not known.found[line] and _in_time(known, line) and _not_larger(known, line):
             return Slice(line)
-    ends: list[Callable[[Known], Options]]
-    if not known.aim.keep:
-        ends = [_within]
-    else:
-        spent = {end: known.seconds_of(line for line in known.found if line.end == end) for end in ("up", "down")}
-        busy = {end: sum(line.end == end for line in known.running) for end in ("up", "down")}
-        ends = [_climb, _descend]
-        if (busy["down"], spent["down"]) < (busy["up"], spent["up"]):
-            ends.reverse()
-        if not known.found and not known.running:
-            ends = [_climb]
-    for end in (*ends, _again):
-        for option in end(known):
+    ways = {"up": _climb, "down": _descend}
+    ends = [ways[end] for end in _ends(known)] if known.aim.keep else [_within]
+    for way in (*ends, _again):
+        for option in way(known):
             if _in_time(known, option.line) and _not_larger(known, option.line):
                 return option
     return None
+
+
+def _ends(known: Known) -> list[End]:
+    """The end to go on from first: what has had less of the time, or, after an opening in which nothing has arrived,
+    what comes clearly closer."""
+    if not known.found and not known.running:
+        return ["up"]
+    ends: list[End] = ["up", "down"]
+    if known.good is None and known.left < (1.0 - _OPENING) * known.in_all:
+        promise = {end: known.promise(end) for end in ends}
+        if abs(promise["up"] - promise["down"]) > NEAR / 2:
+            return sorted(ends, key=lambda end: promise[end], reverse=True)
+    spent = {end: known.seconds_of(line for line in known.found if line.end == end) for end in ends}
+    return sorted(ends, key=lambda end: (sum(line.end == end for line in known.running), spent[end]))
 
 
 def _in_time(known: Known, line: Line) -> bool:

@@ -1,4 +1,4 @@
-"""Returns of many policies from the same seeds, in processes that play them, each in an environment of its own."""
+"""Returns and lengths of many policies from the same seeds, in processes, each with an environment of its own."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Rollouts:
         for worker in self._workers:
             worker.close()
 
-    def returns(self, policies: Sequence[Policy], seeds: Sequence[int]) -> NDArray[Any]:
-        """Undiscounted returns (policies, seeds) of whole episodes from ``reset(seed=...)``.
+    def play(self, policies: Sequence[Policy], seeds: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Undiscounted returns (policies, seeds) of whole episodes from ``reset(seed=...)``, and their lengths.
 
         Raises what playing raises, and RunError if a process died.
         """
@@ -50,8 +50,9 @@ class Rollouts:
             played = [_play(self._env, policy, seeds) for policy in policies]
         else:
             played = self._in_processes(policies, seeds)
-        self.steps += sum(length for episodes in played for _, length in episodes)
-        return np.array([[found for found, _ in episodes] for episodes in played], np.float64)
+        returns, lengths = np.moveaxis(np.array(played, np.float64), 2, 0)
+        self.steps += int(lengths.sum())
+        return returns, lengths
 
     def _in_processes(self, policies: Sequence[Policy], seeds: Sequence[int]) -> list[_Played]:
         played: dict[int, _Played] = {}

@@ -39,7 +39,7 @@ from policypress.policy.policy import Policy
 from policypress.rl.adapters import ADAPTERS, adapter_named
 from policypress.rl.agents import Learned, read_learned
 from policypress.rl.callback import STATE_ATTRIBUTE, attach, divergence, fuse
-from policypress.rl.checkpoint import random_state, set_random_state
+from policypress.rl.checkpoint import flush_replay_buffer, map_replay_buffer, random_state, set_random_state
 from policypress.rl.evaluate import evaluate
 from policypress.rl.freeze import freeze
 from policypress.rl.imitation import imitation_loss
@@ -69,7 +69,7 @@ class StudentTraining:
 
     ``start`` presses the student as it was distilled, in integers already, from ``inputs`` (n, ...), some of its
     network's. ``env`` is the agent's, made to train in. With a ``folder`` the training is checkpointed there and goes
-    on from its checkpoint, with a replay buffer that the student fills anew. Raises UnsupportedError for an agent whose
+    on from its checkpoint, replay buffer included. Raises UnsupportedError for an agent whose
     algorithm cannot train a student, RunError for a checkpoint of other settings.
     """
 
@@ -110,8 +110,11 @@ class StudentTraining:
         self._rows: list[dict[str, float]] = []
         self._best: tuple[float, Policy] | None = None
         self._checkpoint = None if folder is None else folder / "training.pt"
-        if self._checkpoint is not None and self._checkpoint.exists():
-            self._restore(torch.load(self._checkpoint, weights_only=True))
+        if self._checkpoint is not None:
+            goes_on = self._checkpoint.exists()
+            map_replay_buffer(self._model, self._checkpoint.with_name("replay"), goes_on)
+            if goes_on:
+                self._restore(torch.load(self._checkpoint, weights_only=True))
 
     @property
     def evaluations(self) -> list[dict[str, float]]:
@@ -161,12 +164,11 @@ class StudentTraining:
             yield model.num_timesteps
 
     def _fill(self, callback: Any) -> None:
-        """Fills the replay buffer with what the student does; at the start the critics then learn from that alone."""
-        model, done = self._model, self._model.num_timesteps
-        self._collect(callback, self._warm_up)
-        if done:
-            model.num_timesteps = done
+        """At the start, fills the replay buffer with what the student does; the critics learn from that alone."""
+        model = self._model
+        if model.num_timesteps:
             return
+        self._collect(callback, self._warm_up)
         model.policy.set_training_mode(True)
         for _ in range(self._warm_up):
             self._adapter.learn_critics(model, self._sample())
@@ -277,12 +279,16 @@ class StudentTraining:
         if self._checkpoint is None:
             return
         assert self._best is not None
+        buffer = getattr(self._model, "replay_buffer", None)
+        if buffer is not None:
+            flush_replay_buffer(buffer)
         modules, tensors = self._model._get_torch_save_params()
         state = {
             "config": dumps(self._config),
             "done": self._model.num_timesteps,
             "modules": {name: _attribute(self._model, name).state_dict() for name in modules},
             "tensors": {name: getattr(self._model, name).detach() for name in tensors},
+            "buffer": None if buffer is None else (buffer.pos, buffer.full),
             "price": self._price,
             "bits_wanted": self._bits_wanted,
             "spread": self._spread,
@@ -303,6 +309,8 @@ class StudentTraining:
             _attribute(self._model, name).load_state_dict(state)
         for name, value in saved["tensors"].items():
             getattr(self._model, name).data.copy_(value)
+        if saved["buffer"] is not None:
+            self._model.replay_buffer.pos, self._model.replay_buffer.full = saved["buffer"]
         self._price, self._bits_wanted, self._spread = saved["price"], saved["bits_wanted"], saved["spread"]
         self._updates, self._actor_steps = saved["updates"], saved["actor_steps"]
         self._rows = saved["rows"]
