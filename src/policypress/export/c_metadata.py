@@ -27,11 +27,8 @@ def robot(policy: Policy, name: str) -> str:
             lines.append(_folded(f"#define {name.upper()}_ROBOT_{words} {text}"))
     if not lines:
         return ""
-    return (
-        "\n/* What its maker says of the robot, to initialize arrays: names, pose, gains. */\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    heading = "/* What its maker says of the robot, to initialize arrays: names, pose, gains. */"
+    return "\n".join(["", heading, *lines, ""])
 
 
 def _initializer(value: Any) -> str | None:

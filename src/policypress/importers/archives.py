@@ -54,7 +54,8 @@ def check_archive(path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Every tensor in a file of torch.save, by where it is in there: "model_state_dict.actor.0.weight".
+    """Every tensor in a file of torch.save, by where it is in there: "model_state_dict.actor.0.weight", and in a tuple
+    "#0.fc1.weight".
 
     What torch's own reader of plain data refuses is read by one that knows tensors, and makes nothing of any other
     object. Raises RunError for a file that cannot be read, UnsupportedError for tensors that no policy has.
@@ -86,7 +87,7 @@ def _collect(path: Path, value: Any, name: str, found: dict[str, NDArray[Any]], 
     elif isinstance(value, np.ndarray):
         found[name] = value
     elif isinstance(value, Mapping | list | tuple) and depth < _DEPTH:
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        items = value.items() if isinstance(value, Mapping) else ((f"#{i}", one) for i, one in enumerate(value))
         for key, inner in items:
             if isinstance(key, str | int):
                 _collect(path, inner, f"{name}.{key}" if name else str(key), found, depth + 1)

@@ -28,7 +28,7 @@ from policypress.importers.opened import (
 OLDEST, NEWEST = 9, 23
 """Opsets that are read."""
 _MAX_NODES = 20_000
-_MAX_VALUES = 2**26  # in a tensor
+_MAX_VALUES = 2**24  # in a tensor
 _REFUSED = ("Loop", "Scan", "If", "SequenceMap")
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 _SELU = (1.6732632423543772, 1.0507009873554805)
@@ -105,6 +105,7 @@ def _loaded(path: Path) -> ModelProto:
     if len(model.graph.sparse_initializer):
         raise UnsupportedError(f"{path} holds sparse tensors: export it with plain weights.")
     _check_tensors(path, model)
+    _check_values(path, model)
     return model
 
 
@@ -122,6 +123,18 @@ def _check_tensors(path: Path, model: ModelProto) -> None:
             raise RunError(f"{path}: the values of {tensor.name or 'a constant'} do not fit its shape.") from error
         if values.dtype.kind == "f" and not np.isfinite(values).all() and values.size > 1:
             raise UnsupportedError(f"the weights in {path} are not finite ({tensor.name}): its training diverged.")
+
+
+def _check_values(path: Path, model: ModelProto) -> None:
+    """Refuses values between operations that are too large, as far as their shapes are known before it runs."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # of shapes that do not fit: its runtime says so better
+        return
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        size = math.prod(d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0)
+        if size > _MAX_VALUES:
+            raise UnsupportedError(f"{path}: {value.name} has {size:,} values: that is no policy.")
 
 
 def _load_external(path: Path, tensor: TensorProto, size: int) -> None:
@@ -262,7 +275,9 @@ class _Followed:
             return list(found) if isinstance(found, tuple) else [found]
         except s.NotUnderstood as error:
             what = str(error)
-            return [label if what == node.op_type else f"{label}: {what}"] * len(node.output)
+            if not error.earlier:
+                what = label if what == node.op_type else f"{label}: {what}"
+            return [what] * len(node.output)
         except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError, MemoryError):
             return [f"{label}: its inputs do not fit it"] * len(node.output)
 
@@ -497,21 +512,6 @@ def _clip(c: _Call) -> s.Value:
     return s.clip(c[0], np.full(1, -np.inf) if low is None else low, np.full(1, np.inf) if high is None else high)
 
 
-def _extreme(largest: bool) -> Callable[[_Call], s.Value]:
-    """Max or Min of two; with a constant it is a clip."""
-
-    def rule(c: _Call) -> s.Value:
-        constants = [value for value in c.inputs if isinstance(value, np.ndarray)]
-        if len(c.inputs) == 2 and len(constants) == 1:
-            x = c[1] if isinstance(c[0], np.ndarray) else c[0]
-            none = np.full(1, np.inf)
-            return s.clip(x, constants[0], none) if largest else s.clip(x, -none, constants[0])
-        function = np.maximum if largest else np.minimum
-        return s.together("Max" if largest else "Min", lambda *v: function.reduce(np.broadcast_arrays(*v)), *c.inputs)
-
-    return rule
-
-
 def _pow(c: _Call) -> s.Value:
     return s.together("Pow", lambda x, p: np.power(x, np.asarray(p, x.dtype)), c[0], c[1])
 
@@ -556,10 +556,6 @@ def _dropout(c: _Call) -> s.Value:
     return c[0]  # type: ignore[no-any-return]
 
 
-def _erf(x: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.vectorize(math.erf)(x), np.float32)
-
-
 def _selu(c: _Call) -> s.Value:
     if c.attributes and not np.allclose([c.attribute("alpha", _SELU[0]), c.attribute("gamma", _SELU[1])], _SELU):
         raise s.NotUnderstood("its alpha and gamma")
@@ -586,7 +582,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Div": lambda c: s.divide(c[0], c[1]),
     "Dropout": _dropout,
     "Elu": _row("elu", ("alpha", 1.0)),
-    "Erf": lambda c: s.together("Erf", _erf, c[0]),
+    "Erf": lambda c: s.together("Erf", s.erf, c[0]),
     "Exp": _unary("Exp", np.exp),
     "Expand": _expand,
     "Flatten": _flatten,
@@ -604,9 +600,9 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Log": _unary("Log", np.log),
     "LogSoftmax": lambda c: s.choose(c[0], c.attribute("axis", -1 if c.version >= 13 else 1), index=False),
     "MatMul": lambda c: s.matmul(c[0], c[1]),
-    "Max": _extreme(largest=True),
+    "Max": lambda c: s.extreme(*c.inputs, largest=True),
     "MaxPool": _max_pool,
-    "Min": _extreme(largest=False),
+    "Min": lambda c: s.extreme(*c.inputs, largest=False),
     "Mish": _row("mish"),
     "Mul": lambda c: s.multiply(c[0], c[1]),
     "Neg": lambda c: s.multiply(c[0], np.asarray(np.float32(-1))),
@@ -619,7 +615,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Sigmoid": _row("sigmoid"),
     "Slice": _slice,
     "Softmax": lambda c: s.choose(c[0], c.attribute("axis", -1 if c.version >= 13 else 1), index=False),
-    "Softplus": _row("softplus"),
+    "Softplus": _row("softplus", ("beta", 1.0)),
     "Softsign": _row("softsign"),
     "Split": _split,
     "Sqrt": _unary("Sqrt", np.sqrt),

@@ -126,7 +126,10 @@ def check_answers(opened: Opened) -> None:
     if first.ndim != 2 or len(first) != len(x) or not first.shape[1]:
         raise UnsupportedError(f"{who} answers {len(x)} observations with shape {first.shape}: give (n, outputs).")
     if not np.isfinite(first).all():
-        raise UnsupportedError(f"{who} answers with NaN or infinite values: its weights are not finite.")
+        raise UnsupportedError(
+            f"{who} answers ordinary observations with NaN or infinite values: its weights are not finite, or it takes "
+            "observations of another scale."
+        )
     if not np.array_equal(first, again):
         raise UnsupportedError(
             f"{who} answers the same observations otherwise when it is asked again: it draws at random, or keeps a "

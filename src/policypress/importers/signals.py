@@ -31,7 +31,12 @@ _TOLERANCE = 1e-5
 
 
 class NotUnderstood(Exception):
-    """An operation that no chain of layers has; the message names it."""
+    """An operation that no chain of layers has; the message names it. ``earlier``: it is one that came before the one
+    that is followed."""
+
+    def __init__(self, what: str, earlier: bool = False) -> None:
+        super().__init__(what)
+        self.earlier = earlier
 
 
 # Steps of a chain
@@ -175,7 +180,7 @@ class Signal:
         if clip == math.inf and bool(np.all(gain == 1.0) and np.all(offset == 0.0)):
             return self
         shape = self.node.shape
-        step = Normalize((-offset / gain).reshape(shape), (1.0 / np.abs(gain)).reshape(shape), clip)
+        step = Normalize((0.0 - offset / gain).reshape(shape), (1.0 / np.abs(gain)).reshape(shape), clip)
         signs = np.where(used, np.sign(gains), 0.0).reshape(self.shape)
         return Signal(self.node.then(step), self.index, signs, np.where(used, 0.0, offsets).reshape(self.shape))
 
@@ -208,7 +213,7 @@ class Curve:
             return _all_of(self.source.settled.then(found), self.shape)
         if self.parts is not None:
             return self.parts()
-        raise NotUnderstood(self.operation)
+        raise NotUnderstood(self.operation, earlier=True)
 
     def over(self, source: Signal) -> Float:
         """Its function in terms of ``source``; NotUnderstood if that is no multiple, moved, of its own."""
@@ -410,6 +415,23 @@ def clip(x: Value, low: Value, high: Value) -> Value:
         whole=lambda: _clipped(signal, *limits),
         clip=(signal, *limits),  # type: ignore[arg-type]
     )
+
+
+def extreme(*values: Value, largest: bool) -> Value:
+    """The larger, or the smaller, of values; of two with a constant it is a clip."""
+    constants = [value for value in values if isinstance(value, np.ndarray)]
+    if len(values) == 2 and len(constants) == 1:
+        x = values[1] if isinstance(values[0], np.ndarray) else values[0]
+        none = np.full(1, np.inf)
+        return clip(x, constants[0], none) if largest else clip(x, -none, constants[0])
+    function = np.maximum if largest else np.minimum
+    name = "Max" if largest else "Min"
+    return together(name, lambda *parts: np.asarray(function.reduce(np.broadcast_arrays(*parts))), *values)
+
+
+def erf(x: Array) -> Array:
+    """The error function, elementwise."""
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), np.float32)
 
 
 def together(operation: str, function: Callable[..., Array], *values: Value) -> Value:

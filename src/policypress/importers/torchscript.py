@@ -208,7 +208,8 @@ class _Followed:
                 results = [lost] * len(outputs) if lost is not None else self._results(node, taken)
             except s.NotUnderstood as error:
                 kind, what = node.kind(), str(error)
-                results = [_Lost(kind if what == kind else f"{kind}: {what}")] * len(outputs)
+                alone = error.earlier or what == kind
+                results = [_Lost(what if alone else f"{kind}: {what}")] * len(outputs)
             except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError, OverflowError):
                 results = [_Lost(f"{node.kind()}: its inputs do not fit it")] * len(outputs)
             self._found.update(zip(outputs, results, strict=False))
@@ -400,6 +401,11 @@ def _layer_norm(*_: Any) -> Any:
     raise s.NotUnderstood("aten::layer_norm")
 
 
+def _index(x: Any, places: list[Any]) -> Any:
+    found = tuple(slice(None) if place is None else np.asarray(place) for place in places)
+    return s.move(x, lambda v: v[found])
+
+
 def _where(condition: Any, a: Any, b: Any) -> Any:
     return s.together("aten::where", np.where, condition, _term(a), _term(b))
 
@@ -445,6 +451,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "dropout": lambda x, p, training: _same(x) if not training else _layer_norm(),
     "elu": _elu,
     "eq": _compare("aten::eq", lambda a, b: a == b),
+    "erf": _unary("aten::erf", s.erf),
     "exp": _unary("aten::exp", np.exp),
     "expand": _expand,
     "feature_dropout": lambda x, p, training: _same(x) if not training else _layer_norm(),
@@ -456,6 +463,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "hardsigmoid": lambda x: s.named(x, "hardsigmoid"),
     "hardswish": lambda x: s.named(x, "hardswish"),
     "hardtanh": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
+    "index": _index,
     "le": _compare("aten::le", lambda a, b: a <= b),
     "leaky_relu": lambda x, slope=0.01: s.named(x, "leaky_relu", (float(slope),)),
     "len": lambda x: len(x) if isinstance(x, list) else x.shape[0],
@@ -466,8 +474,10 @@ _RULES: dict[str, Callable[..., Any]] = {
     "lt": _compare("aten::lt", lambda a, b: a < b),
     "matmul": s.matmul,
     "max_pool2d": _max_pool,
-    "maximum": lambda a, b: s.together("aten::maximum", np.maximum, a, b),
-    "minimum": lambda a, b: s.together("aten::minimum", np.minimum, a, b),
+    "max": lambda a, b: s.extreme(a, b, largest=True),
+    "maximum": lambda a, b: s.extreme(a, b, largest=True),
+    "min": lambda a, b: s.extreme(a, b, largest=False),
+    "minimum": lambda a, b: s.extreme(a, b, largest=False),
     "mish": lambda x: s.named(x, "mish"),
     "mm": s.matmul,
     "mul": _two(s.multiply, lambda a, b: a * b),
@@ -505,6 +515,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "unsqueeze": lambda x, axis: s.move(x, lambda v: np.expand_dims(v, axis)),
     "view": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
     "where": _where,
+    "zeros_like": lambda x, *_: np.zeros(x.shape, np.float32),
     "__getitem__": lambda values, place: values[place],
     "__is__": lambda a, b: a is b,
     "__isnot__": lambda a, b: a is not b,

@@ -110,7 +110,7 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
     ),
-    Family("CleanRL", (r"(?:\d\.)?fc(\d+)", r"(?:\d\.)?fc_(?:mean|mu)"), "relu", squash=True),
+    Family("CleanRL", (r"fc(\d+)", r"fc_(?:mean|mu)"), "relu", squash=True),
     Family("CleanRL", (r"actor_mean\.(\d+)",), "tanh"),
     Family("CleanRL", (r"network\.(\d+)",), "relu"),
     Family("an actor", (r"actor\.(\d+)",), "elu"),
@@ -137,6 +137,8 @@ def open_weights(asked: Asked) -> Opened:
     tensors = {_NAMED.sub(r"\1", name): values for name, values in read_tensors(path).items()}
     if not tensors:
         raise UnsupportedError(f"{path} holds no tensors: save the policy's state dict, by torch.save.")
+    if any(name.startswith("#") for name in tensors):  # CleanRL saves the actor and its critics together
+        tensors = _actor_among(path, tensors)
     family, layers, normalizer = _family(path, tensors)
     activation = _activation(path, asked.activation, family, layers)
     shape = (int(tensors[f"{layers[0]}.weight"].shape[1]),)
@@ -149,7 +151,7 @@ def open_weights(asked: Asked) -> Opened:
                 value = s.relu(value) if activation == "relu" else s.named(value, activation, _usual(activation))
             value = s.linear(value, tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias"))
         if family.squash:
-            value = _squashed(value, tensors, layers[-1])
+            value = _squashed(value, tensors)
         chain = chain_of(value)
         graph = chain.graph()
         opened = Opened(f"{family.name} weights", shape, "float32", lambda x: x, chain, graph, files=(path,))
@@ -168,13 +170,9 @@ def _family(path: Path, tensors: Tensors) -> tuple[Family, list[str], Normalizer
             f"{path} holds the weights of a recurrent policy: export it as TorchScript, with its state in buffers."
         )
     for family in FAMILIES:
-        layers: list[str] = []
-        for expression in family.layers:
-            found = {name.removesuffix(".weight") for name in tensors if re.fullmatch(expression + r"\.weight", name)}
-            if not found:
-                break
-            layers += sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
-        else:
+        found = [_layers(tensors, expression) for expression in family.layers]
+        if all(found):
+            layers = [layer for group in found for layer in group]
             normalizer = next((one for one in family.normalizers if _only(tensors, one.mean)), None)
             _check_names(path, tensors, family, layers, normalizer)
             return family, layers, normalizer
@@ -186,6 +184,22 @@ def _family(path: Path, tensors: Tensors) -> tuple[Family, list[str], Normalizer
     )
 
 
+def _actor_among(path: Path, tensors: Tensors) -> dict[str, NDArray[Any]]:
+    """Of several state dicts in a tuple the first that is an actor's."""
+    numbers = sorted({name.partition(".")[0] for name in tensors if re.match(r"#\d+\.", name)})
+    for number in numbers:
+        own = {k.removeprefix(f"{number}."): v for k, v in tensors.items() if k.startswith(f"{number}.")}
+        if any(all(_layers(own, one) for one in family.layers) for family in FAMILIES):
+            return own
+    raise UnsupportedError(f"{path} holds several things, and none is an actor that is known: save it alone.")
+
+
+def _layers(tensors: Tensors, expression: str) -> list[str]:
+    """Names of the layers of an expression, by their numbers."""
+    found = {name.removesuffix(".weight") for name in tensors if re.fullmatch(expression + r"\.weight", name)}
+    return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+
 def _check_names(
     path: Path, tensors: Tensors, family: Family, layers: list[str], normalizer: Normalizer | None
 ) -> None:
@@ -194,9 +208,7 @@ def _check_names(
     for name in (normalizer.mean, normalizer.spread) if normalizer is not None else ():
         used.add(_only(tensors, name) or "")
     for name, values in tensors.items():
-        if name in used or re.sub(r"^\d\.", "", name) in used or _BESIDE.search(name) or values.size < 2:
-            continue
-        if re.match(r"\d\.", name) and not name.startswith(layers[0][:2]):  # of the other networks in a tuple
+        if name in used or _BESIDE.search(name) or values.size < 2:
             continue
         raise UnsupportedError(
             f"{path} holds {name} of shape {values.shape}, which is no part of a network of {family.name} that is "
@@ -248,11 +260,10 @@ def _normalized(x: s.Value, tensors: Tensors, normalizer: Normalizer | None) -> 
     return s.clip(scaled, np.full(1, -normalizer.clip), np.full(1, normalizer.clip))
 
 
-def _squashed(x: s.Value, tensors: Tensors, last: str) -> s.Value:
-    prefix = last.rpartition("fc_")[0]
+def _squashed(x: s.Value, tensors: Tensors) -> s.Value:
     value = s.named(x, "tanh")
     for name, operation in (("action_scale", s.multiply), ("action_bias", s.add)):
-        if (found := tensors.get(prefix + name)) is not None:
+        if (found := tensors.get(name)) is not None:
             value = operation(value, np.asarray(found).ravel() if np.ndim(found) else np.asarray(found))
     return value
 
