@@ -50,7 +50,7 @@ from policypress.rl.adapters import (
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY, check_settings, unpickled
-from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
+from policypress.rl.environments import EnvLike, check_taken, description_of, make_env, name_of
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
 from policypress.rl.teacher import Teacher
@@ -385,7 +385,7 @@ def _saved_spaces(path: Path, data: Mapping[str, Any]) -> tuple[spaces.Space[Any
             found.append(space := space_of_record(saved_record(data.get(name))))
         except (AttributeError, KeyError, TypeError, ValueError, AssertionError) as error:
             raise UnsupportedError(f"{path} does not tell its {name}: name its environment with --env.") from error
-        flat_size(space)  # what Stable-Baselines3 would refuse in other words
+        check_taken(space)  # what Stable-Baselines3 would refuse in other words
     return found[0], found[1]
 
 
@@ -411,7 +411,7 @@ def _spaces(env: EnvLike) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Spaces of ``env`` as Stable-Baselines3 shows them to an agent: images channels first."""
     made = make_env(env, training=False, flat=False)
     try:
-        flat_size(made.observation_space)  # what Stable-Baselines3 would refuse in other words
+        check_taken(made.observation_space)  # what Stable-Baselines3 would refuse in other words
         wrapped = BaseAlgorithm._wrap_env(made, monitor_wrapper=False)
         return wrapped.observation_space, wrapped.action_space
     finally:
