@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ObservationError, PolicypressError, RunError
@@ -179,7 +180,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], type[PolicypressError], str]] = {
     ),
     "marks": (
         lambda p: write_npz(p / "log.npz", obs=ROWS, dones=ENDS[1:]), ObservationError,
-        r"has 27 observations, but dones has the shape \(26,\): write one value an observation",
+        "has 27 observations, but 26 of dones: write one value an observation",
     ),
     "words": (
         lambda p: write_npz(p / "log.npz", obs=ROWS, dones=np.full(STEPS, "maybe")), ObservationError,
@@ -234,6 +235,25 @@ def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, tmp_path_fac
     path.write_bytes(content)
     with suppress(PolicypressError):
         read_log(path, THREE)
+
+
+_ODD = st.one_of(
+    arrays(st.sampled_from(["<f4", "<i8", "?", "<c8", "<M8[s]", "<U3", "S2"]), array_shapes(min_dims=0, max_side=4)),
+    arrays("<f8", st.tuples(st.integers(0, 5), st.just(3)), elements=st.floats(width=64)),
+)
+
+
+@given(found=st.dictionaries(st.sampled_from(["obs", "episode", "dones", "is_first", "x"]), _ODD), form=st.booleans())
+def test_any_arrays_are_read_or_refused(
+    found: dict[str, Any], form: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("logs") / "log.npz"
+    if form:
+        found["obs"] = np.arange(12.0).reshape(4, 3)
+    np.savez(path, **found)
+    with suppress(PolicypressError):
+        recorded = read_log(path, THREE)
+        assert all(episode.shape[1:] == (3,) for episode in (*recorded.learned, *recorded.held_out))
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=40))

@@ -76,20 +76,24 @@ def on_log(agent: OpenedAgent, path: Path) -> OpenedAgent:
 def _episodes(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> list[NDArray[Any]]:
     """The array of observations, cut into episodes by what marks them; else one episode."""
     observations = _named(path, arrays, OBSERVATIONS)
-    marks = {name.lower(): values for name, values in arrays.items() if name.lower() in _MARKS}
+    marks = {name.lower(): values.reshape(-1) for name, values in arrays.items() if name.lower() in _MARKS}
     if not marks:
         # An array with one axis more than a batch has is episodes of the same length.
         apart = observations.ndim == len(shape) + 2 and math.prod(observations.shape[1:]) != math.prod(shape)
         return list(observations) if apart else [observations]
     for name, values in marks.items():
-        if values.reshape(-1).shape != observations.shape[:1]:
+        if len(values) != len(observations):
             raise ObservationError(
-                f"{path} has {len(observations):,} observations, but {name} has the shape {values.shape}: write one "
-                "value an observation."
+                f"{path} has {len(observations):,} observations, but {len(values):,} of {name}: write one value an "
+                "observation."
             )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ObservationError(f"{path} has a value in {name} that is not finite: write one for each observation.")
     if numbers := [marks[name] for name in EPISODE if name in marks]:
-        _, first, which = np.unique(numbers[0].reshape(-1), return_index=True, return_inverse=True)
-        return [observations[which.reshape(-1) == index] for index in np.argsort(first)]
+        named = numbers[0] if numbers[0].dtype.kind in "biuf" else numbers[0].astype(str)
+        _, first, which, counts = np.unique(named, return_index=True, return_inverse=True, return_counts=True)
+        by_episode = np.split(observations[np.argsort(which, kind="stable")], np.cumsum(counts)[:-1])
+        return [by_episode[index] for index in np.argsort(first)]
     if starts := [_flags(path, name, marks[name]) for name in STARTS if name in marks]:
         cuts = np.flatnonzero(starts[0])
     else:
@@ -102,17 +106,17 @@ def _named(path: Path, arrays: Arrays, names: Sequence[str]) -> NDArray[Any]:
     others = {name: values for name, values in arrays.items() if name.lower() not in _MARKS}
     for name, values in others.items():
         if name.lower() in names:
-            return values
+            return np.atleast_1d(values)
     if len(others) == 1:
-        return next(iter(others.values()))
+        return np.atleast_1d(next(iter(others.values())))
     has = f"it holds {', '.join(arrays)}" if arrays else "it holds nothing"
     raise ObservationError(f"{path} has no observations ({has}): call the array {names[0]}.")
 
 
 def _flags(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind in "biuf":
-        return values.reshape(-1).astype(bool)
-    words = np.char.lower(np.char.strip(values.reshape(-1).astype(str)))
+        return values.astype(bool)
+    words = np.char.lower(np.char.strip(values.astype(str)))
     known = np.isin(words, (*_TRUE, *_FALSE))
     if not known.all():
         raise ObservationError(f"{path} has {str(words[~known][0])!r} in {name}: write true or false, or 1 or 0.")
