@@ -92,11 +92,10 @@ class Pressed:
         self._policy = policypress.load(path)
 
     def reset(self) -> None:
-        self._state, self._start = None, np.ones(1, bool)
+        self._state: Any = None
 
     def act(self, observation: NDArray[np.float32]) -> NDArray[Any]:
-        action, self._state = self._policy.predict(observation, self._state, self._start)
-        self._start = np.zeros(1, bool)
+        action, self._state = self._policy.predict(observation, self._state)
         return action
 
 

@@ -153,7 +153,7 @@ class Acts:
     def __init__(self, action: ActionTransform, function: Any) -> None:
         self.action, self._function = action, function
 
-    def predict(self, observation: Any) -> tuple[Any, None]:
+    def predict(self, observation: Any, state: Any = None) -> tuple[Any, None]:
         return self._function(observation), None
 
 

@@ -52,10 +52,19 @@ def agreement_on(policy: Policy, teacher: Teacher, recorded: Recorded) -> Agreem
     for episode in recorded.held_out:
         chunks = [episode[start : start + _CHUNK] for start in range(0, len(episode), _CHUNK)]
         wanted.append(np.concatenate([act(chunk) for chunk in chunks]).reshape(len(episode), -1))
-        given.append(np.concatenate([policy.predict(chunk)[0] for chunk in chunks]).reshape(len(episode), -1))
+        given.append(_acted(policy, episode))
     box = policy.action.kind == "box"
     ours, best = (_explained if box else _same)(policy.action, wanted, given)
     return Agreement(MEASURES[box], ours, sum(map(len, wanted)), best)
+
+
+def _acted(policy: Policy, episode: NDArray[Any]) -> NDArray[Any]:
+    """Actions (steps, actions), one after another, for a policy may keep a state."""
+    actions, state = [], None
+    for observation in episode:
+        action, state = policy.predict(observation, state)
+        actions.append(np.ravel(action))
+    return np.stack(actions)
 
 
 def _explained(
