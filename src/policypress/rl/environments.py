@@ -258,10 +258,10 @@ def flatten_observation(space: spaces.Space[Any], observation: Any) -> NDArray[A
         vector[:] = np.concatenate([flatten_observation(part, value) for part, value in pairs])
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         choices = np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-        values = np.asarray(observation, np.int64).reshape(-1) - space.start
-        if values.shape != choices.shape or np.any((values < 0) | (values >= choices)):
+        values, starts = np.asarray(observation, np.int64).reshape(-1), np.reshape(space.start, -1)
+        if values.shape != choices.shape or np.any((values < starts) | (values >= starts + choices)):
             raise ObservationError(f"observation {observation} is not one of {space}: mend the environment.")
-        vector[np.cumsum(choices) - choices + values] = 1.0
+        vector[np.cumsum(choices) - choices + values - starts] = 1.0
     else:
         vector[:] = np.asarray(observation).reshape(-1)
     return vector
