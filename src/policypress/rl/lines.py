@@ -34,8 +34,8 @@ _HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 500  # weights
-_SEEDS = 2  # of an evolved line, before a wider one: some stay where others pass
-_YOUNG, _TREND = 4, 6  # slices before a line is judged, and those that it is judged by
+_SEEDS = 3  # of an evolved line, before a wider one: some stay where others pass
+_YOUNG, _TREND = 3, 6  # slices before a line is judged, and those that it is judged by
 _DAMPING = 0.5  # of a trend, over all the time left
 _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
@@ -223,12 +223,13 @@ class Known:
         return sum(candidate.seconds for line in lines for candidate in self.found.get(line, ()))
 
     def projected(self, line: Line) -> float:
-        """Where a line gets to in the time left, by ``Aim.standing``, if its trend goes on for half of it."""
+        """Where a line gets to in the time left, by ``Aim.standing``: its trend goes on for half of it, and for no
+        longer than it has been at work, as what learns gains less and less."""
         last = self.found[line][-_TREND:]
         if not last:
             return math.inf
         now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
-        return now + max(0.0, trend) * _DAMPING * min(self.left, self.in_all)
+        return now + max(0.0, trend) * min(_DAMPING * min(self.left, self.in_all), self.seconds_of([line]))
 
     def promise(self, end: End) -> float:
         """How close a line of this end comes in the time left, by ``Aim.standing``: 0 at best."""
