@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from typing import Any
@@ -46,9 +45,8 @@ def _literal(value: Any) -> str | None:
             return "1" if value else "0"
         case int() | float():
             with np.errstate(over="ignore"):
-                number = float(np.float32(value))
-            text = f"{number:.9g}"
-            return f"{text}{'' if re.search('[.e]', text) else '.0'}f" if math.isfinite(number) else None
+                number = np.float32(value)
+            return f"{number!s}f" if np.isfinite(number) else None
         case str():
             plain = "".join(c if " " <= c <= "~" else "." for c in value).replace("\\", "\\\\").replace('"', '\\"')
             return f'"{plain}"'.replace("?", "\\?")  # no trigraph

@@ -162,10 +162,10 @@ def open_file(asked: Asked) -> Opened:
     from policypress.importers.metadata import read_metadata, settled
 
     found = format_of(asked.path, asked.format)
+    if not is_function(asked.path) and not asked.path.is_file():
+        raise RunError(f"there is no file {asked.path}: give {', or '.join(one.file for one in FORMATS)}.")
     if found is None:
         raise RunError(f"{asked.path} is of no format that is known: say which it is with --format.")
-    if not is_function(asked.path) and not asked.path.is_file():
-        raise RunError(f"there is no file {asked.path}: give {found.file}.")
     given = read_metadata(Path(asked.metadata)) if asked.metadata else {}
     if asked.shape is None and (told := given.get("observation_shape")) is not None:
         asked = replace(asked, shape=_shape(told))

@@ -1,0 +1,160 @@
+"""Policies of other frameworks as teachers: what the environment says of them, and pressing from end to end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import policypress as pp
+from importers.models import Graph
+from policypress.config import Environment, Opening
+from policypress.errors import ConfigError, UnsupportedError
+from policypress.rl.evaluate import evaluate
+from policypress.rl.formats import open_agent
+from policypress.rl.imported import evaluate_file, open_imported
+from policypress.rl.plan import plan_pressing
+from policypress.rl.press import press
+from policypress.rl.sources import Source
+from rl.toys import AIM, CHOOSE, FOLLOW, PICK, SWITCH, agent
+
+SMALL: dict[str, Any] = {"batches": 300, "batch_size": 64, "states": 1000, "learning_rate": 1e-2, "collections": 4}
+BITS: dict[str, Any] = {"weight_bits": 8}
+
+
+def follower(folder: Path, end: str = "", scale: Any = None) -> Path:
+    """An ONNX policy for Follow that is nearly right: 3 inputs, 2 outputs."""
+    g = Graph(shape=("batch", 3))
+    weight = np.zeros((3, 8))
+    weight[0, 0] = weight[1, 1] = 1.0
+    back = np.zeros((8, 2))
+    back[0, 0], back[1, 1] = 2.0, 1.0
+    y = g("Gemm", g("Elu", g("Gemm", "obs", weight, np.full(8, 5.0))), back, np.array([-10.0, -4.0]))
+    y = g(end, y) if end else y
+    return g.save(folder / "a.onnx", g("Mul", y, scale) if scale is not None else y)
+
+
+def test_actions_are_clipped_to_the_environment(tmp_path: Path) -> None:
+    opened = open_agent(Source(follower(tmp_path)), None, FOLLOW)
+    action = opened.teacher.action
+    assert action.low is not None
+    assert action.high is not None
+    assert (opened.algo, opened.teacher.imitation, action.squash) == ("", "action", False)
+    np.testing.assert_array_equal(action.low, [-2, 0])
+    np.testing.assert_array_equal(action.high, [2, 3])
+    assert evaluate(opened.teacher.policy(), FOLLOW, episodes=5).mean == pytest.approx(0.0, abs=1e-3)
+    assert opened.teacher.baseline_bytes == 4 * (3 * 8 + 8 + 8 * 2 + 2)
+
+
+def test_a_tanh_within_the_bounds_is_the_action_s_own(tmp_path: Path) -> None:
+    inside = open_agent(Source(follower(tmp_path, "Tanh", [2.0, 0.0])), None, FOLLOW).teacher
+    assert inside.graph is not None
+    assert inside.action.squash
+    np.testing.assert_array_equal(inside.action.high, [2, 0])
+    beyond = open_agent(Source(follower(tmp_path, "Tanh", [4.0, 1.0])), None, FOLLOW).teacher
+    assert (beyond.graph, beyond.action.squash) == (None, False)  # clipped after its tanh: no chain says that
+
+
+@pytest.mark.parametrize("env", [PICK, CHOOSE, SWITCH])
+def test_outputs_for_choices_are_logits(env: str, tmp_path: Path) -> None:
+    inputs, outputs = {PICK: (3, 3), CHOOSE: (5, 5), SWITCH: (5, 3)}[env]
+    g = Graph(shape=("batch", inputs))
+    path = g.save(tmp_path / "a.onnx", g.dense("obs", inputs, outputs))
+    assert open_agent(Source(path), None, env).teacher.imitation == "logits"
+    assert open_agent(Source(path), "ppo", env).teacher.imitation == "logits"
+    if env == PICK:
+        assert open_agent(Source(path), "dqn", env).teacher.imitation == "values"
+
+
+def test_policies_that_do_not_fit(tmp_path: Path) -> None:
+    path = follower(tmp_path)
+    with pytest.raises(UnsupportedError, match=r"gives observations of shape \(4, 36, 36\), but .* takes \(3,\)"):
+        open_agent(Source(path), None, AIM)
+    with pytest.raises(UnsupportedError, match="gives 2 values, where 3 are needed, one for each choice"):
+        open_agent(Source(path), None, PICK)
+    with pytest.raises(UnsupportedError, match="needs Discrete actions"):
+        open_agent(Source(path), "dqn", FOLLOW)
+    with pytest.raises(ConfigError, match="leave --vecnormalize out"):
+        open_agent(Source(path, tmp_path / "v.pkl"), None, FOLLOW)
+
+
+def test_without_an_environment_the_file_says_what_it_can(tmp_path: Path) -> None:
+    found = open_imported(Source(follower(tmp_path, "Tanh")), None, None)
+    assert found.teacher.observation.shape == (3,)
+    assert found.teacher.action.squash
+    with pytest.raises(UnsupportedError, match="does not say of what shape its observations are"):
+        open_imported(Source(Path("numpy:tanh")), None, None)
+
+
+def test_a_state_is_refused_until_it_can_be_pressed(tmp_path: Path) -> None:
+    class Memory(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.register_buffer("hidden_state", torch.zeros(1, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.hidden_state[:] = self.layer(x) + self.hidden_state
+            return self.hidden_state.clone()
+
+    torch.jit.script(Memory()).save(tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match="recurrent"):
+        open_agent(Source(tmp_path / "a.pt"), None, FOLLOW)
+
+
+@pytest.mark.parametrize("hidden", ["auto", (8, 8)])
+def test_a_file_is_pressed(hidden: Any, tmp_path: Path) -> None:
+    """From a file to a small policy whose card says where it comes from; the same again, nothing is done."""
+    (tmp_path / "robot.json").write_text('{"kp": [20.0, 30.0], "joint_names": ["hip", "knee"]}')
+    opening = Opening(metadata=str(tmp_path / "robot.json"))
+    opened = open_agent(Source(follower(tmp_path), opening=opening), None, FOLLOW)
+    config = plan_pressing(opened, hidden=hidden, compression=BITS, student=SMALL, settings={"episodes": 5})
+    assert config.algo == ""
+    result = press(opened, config, tmp_path / "run")
+    assert result["teacher"]["mean"] == pytest.approx(0.0, abs=1e-3)
+    assert result["evaluation"]["mean"] > -10
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert (policy.numerics, policy.provenance["format"]) == ("integer", "ONNX")
+    assert policy.provenance["metadata"] == {"kp": [20.0, 30.0], "joint_names": ["hip", "knee"]}
+    assert press(Source(tmp_path / "a.onnx", opening=opening), config, tmp_path / "run") == result
+
+
+def test_a_black_box_is_measured_and_pressed(tmp_path: Path) -> None:
+    g = Graph(shape=("batch", 3))
+    hidden = g.dense("obs", 3, 8)
+    path = g.save(tmp_path / "a.onnx", g.dense(g("Sub", hidden, g("ReduceMean", hidden, axes=[-1])), 8, 2))
+    opened = open_agent(Source(path), None, FOLLOW)
+    assert opened.teacher.graph is None
+    config = plan_pressing(opened, hidden=(6,), compression=BITS, student=SMALL, settings={"episodes": 5})
+    result = press(opened, config, tmp_path / "run")
+    own = evaluate_file(path, Opening(), Environment(FOLLOW), episodes=5)
+    assert result["teacher"]["returns"] == list(own.returns)
+    with pytest.raises(UnsupportedError, match="give the student's widths"):
+        plan_pressing(opened)
+
+
+def test_how_a_file_is_opened_is_part_of_a_run(tmp_path: Path) -> None:
+    """Other activations are other policies."""
+    network = nn.Sequential(nn.Linear(3, 8), nn.ELU(), nn.Linear(8, 2))
+    torch.save({"actor." + name: value for name, value in network.state_dict().items()}, tmp_path / "a.pt")
+    elu, tanh = (
+        open_agent(Source(tmp_path / "a.pt", opening=Opening(activation=name)), None, FOLLOW)
+        for name in ("elu", "tanh")
+    )
+    assert elu.digest != tanh.digest
+    assert elu.digest == open_agent(elu.source, None, FOLLOW).digest
+
+
+def test_zips_say_which_algorithm_trained_them(tmp_path: Path) -> None:
+    agent("sac", FOLLOW).save(tmp_path / "agent.zip")
+    assert open_agent(Source(tmp_path / "agent.zip"), None, FOLLOW).algo == "sac"
+    policy = pp.freeze(agent("dqn", PICK))
+    policy.save(tmp_path / "a.policy")
+    assert open_agent(Source(tmp_path / "a.policy"), None, PICK).teacher.imitation == "values"
+    replace(policy, provenance={}).save(tmp_path / "a.policy")
+    assert open_agent(Source(tmp_path / "a.policy"), None, PICK).teacher.imitation == "logits"
