@@ -309,6 +309,6 @@ def test_spaces_without_bounds(tmp_path: Path) -> None:
     far = policy.predict(np.float32([[40.0, 40.0, 0.0], [0.0, -40.0, 0.0]]))[0]
     assert far[0, 0] > 1.5
     assert 0.0 <= far[1, 1] < 0.2  # clipped on its one side
-    pp.export(policy, "c", tmp_path / "c")  # which checks itself
+    pp.export(policy, tmp_path / "c", "c")  # type: ignore[operator]  # which checks itself
     actions, blind = chance(Unbounded, episodes=2, steps=20)
     assert blind.mean < -2.0, actions

@@ -233,7 +233,7 @@ def flat_size(space: spaces.Space[Any]) -> int:
     raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(space).__name__))
 
 
-def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[str, spaces.Space[Any]]]:
+def _parts(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[str, spaces.Space[Any]]]:
     """Parts by name, or by place, in the order of the space."""
     if isinstance(space, spaces.Dict):
         return [(str(name), part) for name, part in space.spaces.items()]
