@@ -151,16 +151,16 @@ def test_after_an_opening_the_end_that_comes_closer_goes_first(left: float, end:
 
 
 def test_ways_are_chosen_by_what_they_gained() -> None:
-    linear, student = Line("up", "distill", ()), Line("down", "distill", (24, 24))
+    linear, student = Line("up", "distill", ()), Line("down", "distill", (16, 16))
     other = replace(student, coarsen=1)
     polished = {
-        method: Line("down", method, (24, 24), coarsen) for method, coarsen in (("finetune", 0), ("evolve", 2))
-    }  # bits of 640 bytes for 1,000 weights
+        method: Line("down", method, (16, 16), coarsen) for method, coarsen in (("finetune", 0), ("evolve", 2))
+    }  # bits of 323 bytes for 500 weights
     for best in polished:
         found = {
             linear: (candidate(linear, low=0.1, seconds=1e6),),
-            student: (candidate(student, low=0.9, seconds=1e3, payload_bytes=640),),
-            other: (candidate(other, low=0.89, payload_bytes=570),),
+            student: (candidate(student, low=0.9, seconds=1e3, payload_bytes=323),),
+            other: (candidate(other, low=0.89, payload_bytes=288),),
         }
         for method, line in polished.items():
             gain = 0.001 if method == best else 0.0

@@ -226,13 +226,26 @@ def test_what_returned_most_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def pretend(policy: Any, *_: Any, **__: Any) -> Any:
         kept.append(policy)
         mean = next(means)
-        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": 0.0})
+        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": mean, "returns": [mean]})
 
     monkeypatch.setattr(TRAINING, "evaluate", pretend)
     with trainings(source, planned(source, "sac", compression={"rate_weight": 0.0})) as (make, _):
         training = make()
         training.run()
     assert training.freeze() is kept[1]
+
+
+def test_what_is_deployed_has_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TRAINING, "_AVERAGED", 4)
+    source = saved("sac", tmp_path)
+    with trainings(source, planned(source, "sac")) as (make, _):
+        training = make()
+        training.run()
+    latest = [values.detach().clone() for values in training._deployed]
+    assert any(not torch.equal(*pair) for pair in zip(latest, training._average, strict=True))
+    with training._averaged():
+        assert all(torch.equal(*pair) for pair in zip(training._deployed, training._average, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(training._deployed, latest, strict=True))
 
 
 def test_the_price_follows_the_bits(tmp_path: Path) -> None:
@@ -259,7 +272,7 @@ def test_the_payload_does_not_grow(algo: str, tmp_path: Path, monkeypatch: pytes
 
     def better(*_: Any, **__: Any) -> Any:  # every evaluation than the one before
         mean = float(next(returns))
-        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": 0.0})
+        return type("Result", (), {"mean": mean, "interval": (mean, mean), "worst_tenth": mean, "returns": [mean]})
 
     monkeypatch.setattr(TRAINING, "evaluate", better)
     with trainings(source, planned(source, algo)) as (make, distilled):

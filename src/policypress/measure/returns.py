@@ -106,6 +106,11 @@ def worst_tenth(returns: Sequence[float]) -> float:
     return float((weights * ordered).sum() / count)
 
 
+def worth(returns: Sequence[float]) -> float:
+    """What policies are compared by while they learn: their mean and the mean of their worst tenth, half of each."""
+    return (float(np.mean(returns)) + worst_tenth(returns)) / 2
+
+
 def interquartile_mean(runs: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Mean of the middle half of the returns of several runs together, with its 95 % interval.
 

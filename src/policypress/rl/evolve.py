@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from policypress.config import PressConfig, dumps
 from policypress.errors import RunError, UnsupportedError
 from policypress.files import write_whole
-from policypress.measure.returns import worst_tenth
+from policypress.measure.returns import worth
 from policypress.policy.canonical import answered, canonical
 from policypress.policy.genome import Genome
 from policypress.policy.policy import Policy
@@ -206,11 +206,11 @@ class Evolution:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
             vectors = strategy.ask()
-            strategy.tell(vectors, [-worth for worth in self._worth(vectors, seeds.tolist())])
+            strategy.tell(vectors, [-found for found in self._worth(vectors, seeds.tolist())])
 
     def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
         """What policies are worth in episodes of these seeds."""
-        return [worth for worth, _ in self._played(vectors, seeds)]
+        return [found for found, _ in self._played(vectors, seeds)]
 
     def _played(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[tuple[float, float]]:
         """What policies are worth in episodes of these seeds, and the mean return."""
@@ -218,17 +218,17 @@ class Evolution:
         returns, lengths = self._rollouts.play([self._genome.policy(vector) for vector in vectors], seeds)
         state.steps += self._rollouts.steps - before
         shaped = returns - _EFFORTS[state.effort].upkeep * state.earned * lengths
-        return [(_worth(one), float(found.mean())) for one, found in zip(shaped, returns, strict=True)]
+        return [(worth(one.tolist()), float(found.mean())) for one, found in zip(shaped, returns, strict=True)]
 
     def _check(self, vector: NDArray[np.float64]) -> None:
         """Takes a policy for the best if it is worth more than that in the episodes of checks."""
         state, before = self._state, self._state.steps
         seeds = range(_CHECK_SEED, _CHECK_SEED + _EFFORTS[state.effort].checks)
-        ((worth, returned),) = self._played([vector], seeds)
+        ((found, returned),) = self._played([vector], seeds)
         state.checked, state.check_steps = state.steps, state.steps - before
         state.fruitless += 1
-        if state.worth is None or worth > state.worth:
-            state.best, state.worth, state.returned, state.fruitless = vector.copy(), worth, returned, 0
+        if state.worth is None or found > state.worth:
+            state.best, state.worth, state.returned, state.fruitless = vector.copy(), found, returned, 0
 
     def _save(self) -> None:
         if self._checkpoint is not None:
@@ -239,11 +239,6 @@ def _earned(agent: OpenedAgent, config: PressConfig) -> float:
     """What the agent earns a step."""
     found = returns_of(agent.teacher, config.environment, _PROBED, _CHECK_SEED)
     return sum(found.returns) / sum(found.lengths)
-
-
-def _worth(returns: NDArray[np.float64]) -> float:
-    """What these episodes say of a policy: their mean, and the worst tenth as much."""
-    return float(np.mean(returns) + worst_tenth(returns.tolist())) / 2
 
 
 @dataclass

@@ -410,6 +410,8 @@ def _polish(known: Known, students: list[Candidate]) -> Options:
     """Distilled students that miss by little, trained on their return by whichever way gained more so far."""
     begun = [line for line in known.found if line.end == "down" and line.method != "distill"]
     going = [line for line in begun if known.free(line) and known.hopeful(line)]
+    young = [line for line in going if len(known.found[line]) < _YOUNG]  # one measurement may be a rare fall
+    yield from (Slice(line) for line in young)
     yield from (Slice(line) for line in sorted(going, key=known.projected, reverse=True))
     missed = [c for c in students if c.share >= known.aim.keep - NEAR and known.aim.margin(c) < 0.0]
     for student in sorted(missed, key=known.aim.standing, reverse=True):
@@ -429,13 +431,14 @@ def _polishing(known: Known, student: Candidate, method: PressMethod) -> Line:
 
 
 def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMethod]:
-    """Ways of training a student on, the one first that gained most a second; one not yet tried before the others."""
-    weights = known.space.weights_of(student.line.hidden)
+    """Ways of training a student on, the one first that gained most a second; one not yet tried before the others.
+    Evolution gets nowhere in time with many weights where there are gradients."""
     ways: list[PressMethod] = []
     if "finetune" in known.space.methods and student.line.hidden:
         ways.append("finetune")
-    if "evolve" in known.space.methods and weights <= _EVOLVES:
-        ways.insert(0 if weights <= _EVOLVES_WELL else len(ways), "evolve")
+    most = _EVOLVES_WELL if ways else _EVOLVES
+    if "evolve" in known.space.methods and known.space.weights_of(student.line.hidden) <= most:
+        ways.insert(0, "evolve")
     gains = {}
     for way in ways:
         lines = [known.found[line] for line in begun if line.method == way and len(known.found[line]) >= 2]
