@@ -110,7 +110,9 @@ class Opening:
     activation: Annotated[
         str, Setting("Of a checkpoint: what stands between its layers, for example elu, tanh or relu", OPENING)
     ] = ""
-    output: Annotated[str, Setting("Of several outputs the one that is the action", OPENING)] = ""
+    output: Annotated[
+        str, Setting("Of several outputs the one that is the action; of a checkpoint mean, their first half", OPENING)
+    ] = ""
     metadata: Annotated[
         str, Setting("JSON or YAML of the robot: joint_names, default_pose, action_scale, kp, kd, ...", OPENING)
     ] = ""

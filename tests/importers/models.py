@@ -51,8 +51,10 @@ class Graph:
         hidden = self.dense(x, INPUTS, HIDDEN)
         return self.dense(act(hidden) if act else self("Relu", hidden), HIDDEN, OUTPUTS)
 
-    def save(self, path: Path, *outputs: str, metadata: dict[str, str] | None = None) -> Path:
-        taken = helper.make_tensor_value_info("obs", TensorProto.FLOAT, self.shape)
+    def save(
+        self, path: Path, *outputs: str, metadata: dict[str, str] | None = None, dtype: int = TensorProto.FLOAT
+    ) -> Path:
+        taken = helper.make_tensor_value_info("obs", dtype, self.shape)
         ends = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in outputs]
         graph = helper.make_graph(self.nodes, "policy", [taken], ends, self.tensors)
         sets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(f.domain, 1) for f in self.functions)]

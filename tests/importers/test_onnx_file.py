@@ -152,6 +152,30 @@ def test_convolutions(tmp_path: Path) -> None:
     assert apart(found) < 1e-5
 
 
+def test_bytes_divided_by_255_are_an_image(tmp_path: Path) -> None:
+    g = Graph(shape=("batch", 2, 9, 9))
+    x = g("Relu", g("Conv", g("Div", g("Cast", "obs", to=TensorProto.FLOAT), 255.0), g.weights(3, 2, 3, 3)))
+    y = g("Gemm", g("Flatten", x), g.weights(147, OUTPUTS))
+    found = opened(g.save(tmp_path / "a.onnx", y, dtype=TensorProto.UINT8))
+    assert found.policy is not None, found.unknown
+    assert found.policy.observation.image
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 2, 9, 9), np.uint8)
+    np.testing.assert_allclose(found.policy.predict(pixels)[0], found.run(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_histories_are_vectors_too(tmp_path: Path) -> None:
+    """Observations of two dimensions; an environment gives them flat."""
+    g = Graph(shape=(1, 2, 3))
+    x = g("Reshape", g("Mul", "obs", np.arange(1, 7).reshape(2, 3)), g.ints(1, 6))
+    found = opened(g.save(tmp_path / "a.onnx", g.network(x)))
+    assert found.shape == (2, 3)
+    assert apart(found) < 1e-5
+    flat = found.shaped((6,), "an environment")
+    assert flat.chain is not None
+    assert (flat.shape, flat.chain.shape) == ((6,), (6,))
+    assert flat.run(np.ones((4, 6), np.float32)).shape == (4, OUTPUTS)
+
+
 def test_weights_outside_the_file(tmp_path: Path) -> None:
     g = Graph()
     path = g.save(tmp_path / "a.onnx", g.network("obs"))

@@ -149,6 +149,16 @@ def test_checkpoints_act_as_their_networks(case: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found.run(X.numpy()), network(X).numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_may_be_half_of_the_outputs(tmp_path: Path) -> None:
+    net = mlp(6, 8, 4)
+    torch.save(state(net, "actor."), tmp_path / "a.pt")
+    with torch.no_grad():
+        found = opened(tmp_path / "a.pt", activation="elu", output="mean")
+        np.testing.assert_allclose(found.run(X.numpy()), net(X)[:, :2].numpy(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="or --output mean for their half"):
+        opened(tmp_path / "a.pt", activation="elu", output="left")
+
+
 def test_the_activation_is_asked_for(tmp_path: Path) -> None:
     torch.save(rsl_rl("")[0], tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="give --activation, for example --activation elu"):

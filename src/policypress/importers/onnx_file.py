@@ -22,6 +22,7 @@ from policypress.importers.opened import (
     check_size,
     named_output,
     reason_of,
+    rows_of,
     understood,
 )
 
@@ -63,7 +64,7 @@ def open_onnx(asked: Asked) -> Opened:
     if dtype is None:
         kind = TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)
         raise UnsupportedError(f"{path} takes observations of {kind}: a policy that can be opened takes numbers.")
-    batched = len(dimensions) != 1 and len(dimensions) != 3
+    batched = len(dimensions) > 1 and dimensions[0] in (None, 1)
     shape = dimensions[1:] if batched else dimensions
     if not shape or any(size is None for size in shape):
         raise UnsupportedError(
@@ -212,7 +213,7 @@ def _runtime(
             found = [session.run([output], {taken.name: batch})[0] for batch in batches]
         except Exception as error:  # as above
             raise UnsupportedError(f"ONNX Runtime does not run {path}: {reason_of(error)}.") from error
-        return np.concatenate([np.reshape(one, (len(x) if not rows else 1, -1)) for one in found])
+        return np.concatenate([rows_of(str(path), one, 1 if rows else len(x)) for one in found])
 
     return run
 
@@ -278,7 +279,7 @@ class _Followed:
             if not error.earlier:
                 what = label if what == node.op_type else f"{label}: {what}"
             return [what] * len(node.output)
-        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError, MemoryError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):
             return [f"{label}: its inputs do not fit it"] * len(node.output)
 
     def _called(
@@ -302,10 +303,19 @@ def _attribute(attribute: AttributeProto, given: Mapping[str, Any]) -> Any:
     return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
 
 
+_FOLDED = (
+    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Round", "Sign", "Sin", "Size", "Sum",
+)  # fmt: skip
+"""Operations of constants that give no more than they take."""
+
+
 def _folded(node: NodeProto, taken: list[Any], version: int) -> list[s.Value | str]:
     """Constants of an operation that has no rule, by ONNX's reference implementation."""
     from onnx.reference import ReferenceEvaluator
 
+    if node.op_type not in _FOLDED:
+        raise s.NotUnderstood(node.op_type)
     names = [name for name in node.input if name]
     values = [value for value in taken if value is not None]
     made = [onnx.helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in dict.fromkeys(names)]

@@ -83,12 +83,19 @@ class Opened:
 
     def shaped(self, shape: tuple[int, ...], who: str) -> Opened:
         """The same for observations of ``shape``, which ``who`` gives; UnsupportedError for another than the file's."""
-        if self.shape not in (None, shape):
+        chain = self.chain
+        if self.shape is not None and len(shape) == 1 and math.prod(self.shape) == shape[0]:
+            if chain is not None:
+                normal = chain.normalization
+                if normal is not None:
+                    normal = replace(normal, mean=normal.mean.reshape(shape), var=normal.var.reshape(shape))
+                chain = replace(chain, shape=shape, normalization=normal)
+        elif self.shape not in (None, shape):
             raise UnsupportedError(
                 f"{who} gives observations of shape {shape}, but {self.files[0]} takes {self.shape}: give what it was "
                 "trained on."
             )
-        return replace(self, shape=shape)
+        return replace(self, shape=shape, chain=chain)
 
 
 def understood(opened: Opened, followed: Callable[[], Value]) -> Opened:
@@ -110,9 +117,14 @@ def understood(opened: Opened, followed: Callable[[], Value]) -> Opened:
 
 
 def observation_of(opened: Opened, chain: Chain | None = None) -> ObservationTransform:
-    """What a policy in this file takes."""
+    """What a policy in this file takes: an image where it divides bytes by 255."""
     assert opened.shape is not None
-    return ObservationTransform(opened.shape, opened.dtype, normalization=chain.normalization if chain else None)
+    normal = chain.normalization if chain is not None else None
+    if normal is not None and opened.dtype == "uint8" and len(opened.shape) == 3 and normal.clip == math.inf:
+        deviation = np.sqrt(normal.var + normal.epsilon)
+        if not normal.mean.any() and np.allclose(deviation, 255.0, 1e-6, 0.0):
+            return ObservationTransform(opened.shape, "uint8", image=True, frame_stack=opened.shape[0])
+    return ObservationTransform(opened.shape, opened.dtype, normalization=normal)
 
 
 def check_answers(opened: Opened) -> None:
@@ -121,7 +133,7 @@ def check_answers(opened: Opened) -> None:
         return
     who = str(opened.files[0]) if opened.files else "the policy"
     _, x = next(found for found in probes(opened.shape) if found[0] == 1.0)
-    x = x.astype(opened.dtype)
+    x = _raw(x, opened.dtype)
     first, again = opened.run(x), opened.run(x)
     if first.ndim != 2 or len(first) != len(x) or not first.shape[1]:
         raise UnsupportedError(f"{who} answers {len(x)} observations with shape {first.shape}: give (n, outputs).")
@@ -137,13 +149,29 @@ def check_answers(opened: Opened) -> None:
         )
 
 
+def _raw(x: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Observations of ``dtype``: whole numbers up to 255, where it is one of those."""
+    if np.dtype(dtype).kind == "f":
+        return x.astype(dtype)
+    return np.asarray(np.rint(np.abs(x) * 64).clip(0, 127 if dtype == "int8" else 255), dtype)
+
+
+def rows_of(who: str, answers: Any, count: int) -> NDArray[Any]:
+    """What a runtime gave for ``count`` observations as (count, outputs); UnsupportedError for what is no such."""
+    found = answers if isinstance(answers, np.ndarray) else np.empty((), object)
+    if found.dtype.kind not in "biuf" or found.size % count or (found.ndim and count > 1 and len(found) != count):
+        what = f"{found.dtype} of shape {found.shape}" if isinstance(answers, np.ndarray) else type(answers).__name__
+        raise UnsupportedError(f"{who} answers {count} observations with {what}: it must give numbers (n, outputs).")
+    return found.reshape(count, -1)
+
+
 def _compare(opened: Opened, chain: Chain, policy: Policy) -> None:
     """Raises UnsupportedError if the chain answers otherwise than the file's own runtime."""
     normal = chain.normalization
     for scale, x in probes(chain.shape):
         if normal is not None:
             x = (normal.mean + np.sqrt(normal.var + normal.epsilon) * x).astype(np.float32)
-        x = x.astype(opened.dtype)
+        x = _raw(x, opened.dtype)
         own = opened.run(x)
         if chain.kind == "box":
             compare("the file's own runtime", own, policy.predict(x)[0], scale)

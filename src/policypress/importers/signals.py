@@ -279,6 +279,8 @@ def divide(a: Value, b: Value) -> Value:
 def matmul(a: Value, b: Value) -> Value:
     """The matrix product, weights behind the signal or, transposed, in front of it."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if math.prod(a.shape[:-1]) * math.prod(b.shape[-1:]) * math.prod(b.shape[:-2]) > MAX_VALUES:
+            raise NotUnderstood("a tensor of so many values")
         return np.asarray(np.matmul(a, b))
     if isinstance(b, np.ndarray) and b.ndim == 2:
         signal = signal_of(a)
@@ -438,6 +440,8 @@ def together(operation: str, function: Callable[..., Array], *values: Value) -> 
     """An elementwise function of several values: constants, and curves of one signal."""
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if len(arrays) == len(values):
+        if math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) > MAX_VALUES:
+            raise NotUnderstood("a tensor of so many values")
         with np.errstate(all="ignore"):
             return np.asarray(function(*arrays))
     if any(array.size != 1 for array in arrays):

@@ -22,7 +22,7 @@ from policypress.errors import RunError, UnsupportedError
 from policypress.importers import signals as s
 from policypress.importers.archives import check_archive
 from policypress.importers.formats import Asked
-from policypress.importers.opened import Opened, Run, check_size, reason_of, understood
+from policypress.importers.opened import Opened, Run, check_size, reason_of, rows_of, understood
 
 _FILES = ("aten::save", "aten::from_file", "aten::load")
 """Operations of TorchScript that read or write files."""
@@ -153,8 +153,7 @@ def _runtime(path: Path, module: Any) -> Run:
             raise UnsupportedError(
                 f"{path} answers with a {type(found).__name__}: it must give one tensor, its action."
             )
-        answers: NDArray[Any] = found.numpy().reshape(len(observations), -1)
-        return answers
+        return rows_of(str(path), found.numpy(), len(observations))
 
     return run
 
@@ -210,7 +209,7 @@ class _Followed:
                 kind, what = node.kind(), str(error)
                 alone = error.earlier or what == kind
                 results = [_Lost(what if alone else f"{kind}: {what}")] * len(outputs)
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError, OverflowError):
+            except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
                 results = [_Lost(f"{node.kind()}: its inputs do not fit it")] * len(outputs)
             self._found.update(zip(outputs, results, strict=False))
             if node.kind().endswith("_") and results:  # in place

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from policypress.importers import signals as s
 from policypress.importers.archives import read_tensors
 from policypress.importers.chain import chain_of
 from policypress.importers.formats import Asked
-from policypress.importers.opened import Opened, action_of_chain, check_size, observation_of
+from policypress.importers.opened import Opened, action_of_chain, check_size
 from policypress.policy.activations import FUNCTIONS
+from policypress.policy.contract import ObservationTransform
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -131,6 +132,8 @@ _NAMED = re.compile(r"(^|\.)(_orig_mod|module)\.")
 def open_weights(asked: Asked) -> Opened:
     """The policy in a checkpoint or a state dict, ``activation`` between its layers.
 
+    ``output`` "mean": the first half of what they give.
+
     Raises ConfigError without one, UnsupportedError for names of no network that is known.
     """
     path = asked.path
@@ -150,17 +153,22 @@ def open_weights(asked: Asked) -> Opened:
             if index:
                 value = s.relu(value) if activation == "relu" else s.named(value, activation, _usual(activation))
             value = s.linear(value, tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias"))
+        if asked.output:
+            value = _named_part(path, value, asked.output)
         if family.squash:
             value = _squashed(value, tensors)
         chain = chain_of(value)
         graph = chain.graph()
-        opened = Opened(f"{family.name} weights", shape, "float32", lambda x: x, chain, graph, files=(path,))
-        policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
+        observation = ObservationTransform(shape, "float32", normalization=chain.normalization)
+        policy = freeze_graph(graph, observation, action_of_chain(chain))
     except (s.NotUnderstood, ValueError, IndexError) as error:
         if isinstance(error, PolicypressError):
             raise
         raise UnsupportedError(f"the layers in {path} do not fit together: {error}.") from error
-    return replace(opened, policy=policy, run=lambda x: np.asarray(policy.predict(x)[0]).reshape(len(x), -1))
+    return Opened(
+        f"{family.name} weights", shape, "float32", lambda x: np.asarray(policy.predict(x)[0]).reshape(len(x), -1),
+        chain, graph, policy, files=(path,),
+    )  # fmt: skip
 
 
 def _family(path: Path, tensors: Tensors) -> tuple[Family, list[str], Normalizer | None]:
@@ -258,6 +266,14 @@ def _normalized(x: s.Value, tensors: Tensors, normalizer: Normalizer | None) -> 
     if normalizer.clip == np.inf:
         return scaled
     return s.clip(scaled, np.full(1, -normalizer.clip), np.full(1, normalizer.clip))
+
+
+def _named_part(path: Path, x: s.Value, part: str) -> s.Value:
+    """The first half of the outputs, where the second is the spread of a policy's exploration."""
+    outputs = s.signal_of(x).shape[-1]
+    if part != "mean" or outputs % 2:
+        raise ConfigError(f"{path} gives {outputs} values in one: leave --output out, or --output mean for their half.")
+    return s.move(x, lambda v: v[..., : outputs // 2])
 
 
 def _squashed(x: s.Value, tensors: Tensors) -> s.Value:

@@ -14,8 +14,8 @@ from policypress.config import Environment, Opening
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.importers.chain import Chain, narrowed
 from policypress.importers.formats import Asked, open_file
-from policypress.importers.opened import Opened, action_of_chain
-from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.importers.opened import Opened, action_of_chain, observation_of
+from policypress.policy.contract import ActionTransform
 from policypress.rl.adapters import UNSUPPORTED_RECURRENT, action_of, adapter_named, imitation_of
 from policypress.rl.environments import EnvLike, make_env, name_of
 from policypress.rl.evaluate import Evaluation, evaluate_actions
@@ -79,11 +79,9 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
     action = _own_action(chain, outputs) if space is None else action_of(space)
     _check_outputs(who, space, outputs)
     if chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
-        observation = ObservationTransform(opened.shape, opened.dtype, normalization=chain.normalization)
-        return Teacher(graph, observation, fitted, imitation_of(fitted, algo), provenance=told)
-    observation = ObservationTransform(opened.shape, opened.dtype)
+        return Teacher(graph, observation_of(opened, chain), fitted, imitation_of(fitted, algo), provenance=told)
     return Teacher(
-        None, observation, action, imitation_of(action, algo), provenance=told,
+        None, observation_of(opened), action, imitation_of(action, algo), provenance=told,
         answers=lambda x: torch.from_numpy(np.asarray(opened.run(x.numpy()), np.float32)),
     )  # fmt: skip
 
