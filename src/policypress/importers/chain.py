@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -145,10 +144,3 @@ def _filled(layer: nn.Linear | nn.Conv2d, step: Dense | Convolution) -> nn.Modul
 
 def _float(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.asarray(values, np.float32)
-
-
-def weights_of(chain: Chain) -> int:
-    """Weights and biases of all layers."""
-    return sum(
-        math.prod(step.weight.shape) + len(step.bias) for step in chain.steps if isinstance(step, Dense | Convolution)
-    )

@@ -26,7 +26,7 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of torch.save began before they were archives."""
 _MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}
 _GRAPH = 7
-_ARCHIVE_START = 2**16
+_START = 2**16
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def is_networks(path: Path) -> bool:
     """Whether a file is JSON or YAML that says how several networks are one policy."""
     if path.suffix.lower() not in (".json", ".yaml", ".yml"):
         return False
-    return re.search(rb'^\s*[{"]*networks"?\s*:', path.read_bytes()[:_ARCHIVE_START], re.M) is not None
+    return re.search(rb'^\s*[{"]*networks"?\s*:', path.read_bytes()[:_START], re.M) is not None
 
 
 FORMATS: tuple[Format, ...] = (

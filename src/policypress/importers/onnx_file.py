@@ -23,7 +23,7 @@ from policypress.importers.opened import (
     named_output,
     reason_of,
     rows_of,
-    understood,
+    with_chain,
 )
 
 OLDEST, NEWEST = 9, 23
@@ -77,7 +77,7 @@ def open_onnx(asked: Asked) -> Opened:
     run = _runtime(path, model, inputs[0], name, fixed, batched, rows)
     opened = Opened("ONNX", fixed, dtype, run, files=_files(path, model))
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
-    return understood(opened, lambda: _Followed(model, fixed, batched).value(name))
+    return with_chain(opened, lambda: _Followed(model, fixed, batched).value(name))
 
 
 # Reading

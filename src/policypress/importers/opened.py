@@ -98,7 +98,7 @@ class Opened:
         return replace(self, shape=shape, chain=chain)
 
 
-def understood(opened: Opened, followed: Callable[[], Value]) -> Opened:
+def with_chain(opened: Opened, followed: Callable[[], Value]) -> Opened:
     """``opened`` with its chain, if ``followed`` gives one that answers as its own runtime does.
 
     Raises UnsupportedError for what answers otherwise when it is asked again, or not with finite numbers.

@@ -22,7 +22,7 @@ from policypress.errors import RunError, UnsupportedError
 from policypress.importers import signals as s
 from policypress.importers.archives import check_archive
 from policypress.importers.formats import Asked
-from policypress.importers.opened import Opened, Run, check_size, reason_of, rows_of, understood
+from policypress.importers.opened import Opened, Run, check_size, reason_of, rows_of, with_chain
 
 _FILES = ("aten::save", "aten::from_file", "aten::load")
 """Operations of TorchScript that read or write files."""
@@ -64,7 +64,7 @@ def open_torchscript(asked: Asked) -> Opened:
     if found is None:
         return opened
     check_size(path, found)
-    return understood(opened, lambda: _Followed(module, graph, found).value)
+    return with_chain(opened, lambda: _Followed(module, graph, found).value)
 
 
 # Before it runs
