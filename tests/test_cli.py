@@ -546,6 +546,32 @@ def test_a_linear_student_runs_saves_and_exports(run: Run, picker_file: Path, tm
     assert run("evaluate", tmp_path / "packed", "--env", PICK, "--episodes", 2).code == 0
 
 
+def test_compress_takes_a_log_in_place_of_an_environment(run: Run, picker_file: Path, tmp_path: Path) -> None:
+    log, out = tmp_path / "log.csv", tmp_path / "run"
+    rows = np.random.default_rng(0).uniform(-1, 1, (600, 3))
+    header = "obs_0,obs_1,obs_2,episode"
+    np.savetxt(log, np.column_stack([rows, np.arange(600) // 60]), delimiter=",", header=header, comments="")
+    command = ("compress", picker_file, "--algo", "dqn", "--out", out, "--hidden", "12,12", "--batches", 100)
+    answer = run(*command, "--observations", log)
+    assert answer.code == 0, answer.err
+    assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
+    whole = " ".join(answer.out.split())
+    for shown in ("agreement", "one constant action", "mean of 2 held-out episodes", "the return is not known"):
+        assert shown in whole
+    assert "kept" not in answer.out
+    assert "agreement" in run("info", out / "policy.policy").out
+    assert_one_sentence(
+        run("evaluate", out / "policy.policy"), "does not say where it was trained: name an environment"
+    )
+    for wrong, sentence in (
+        ((), "say where the agent's observations come from: --env, or a log with --observations."),
+        (("--observations", log, "--env", PICK), "say where the agent's observations come from"),
+        (("--observations", log, "--frame-stack", 2), "belong to an environment: add --env."),
+        (("--observations", tmp_path), "is no log that can be read"),
+    ):
+        assert_one_sentence(run(*command, *wrong), sentence)
+
+
 def test_compress_warns_of_an_agent_at_chance_level(run: Run, tmp_path: Path) -> None:
     model = dqn(PICK)
     for parameter in model.q_net.parameters():

@@ -402,13 +402,15 @@ class DistillConfig:
 class PressConfig:
     """One run of ``policypress compress``; everything that decides the resulting policy.
 
-    ``agent`` and ``vecnormalize`` are the SHA-256 of the files that were pressed ("" for none).
+    ``agent``, ``vecnormalize`` and ``observations`` are the SHA-256 of the files that were pressed, and of the log that
+    stands for an environment ("" for none); ``env`` is "" where there is a log.
     """
 
     algo: str
     env: str
     agent: str
     vecnormalize: str = ""
+    observations: str = ""
     method: Annotated[
         PressMethod,
         Setting(
@@ -458,6 +460,15 @@ class PressConfig:
         object.__setattr__(self, "algo", self.algo.lower())
         _settle_environment(self)
         _check_fields(self)
+        if bool(self.env) == bool(self.observations):
+            raise ConfigError("states come from an environment or from a log: give --env or --observations.")
+        if self.observations and self.method not in ("distill", "ptq"):
+            raise ConfigError(f"--method {self.method} plays in the environment: give --env, or leave --method out.")
+        if self.observations and self.searches:
+            raise ConfigError(
+                "--keep and --bytes compare returns, which a log does not tell: give --env, or press single students "
+                "(--hidden, --rate-weight) and compare their agreement."
+            )
         if not 0.5 <= self.code_rms <= 40.0:
             raise ConfigError(f"code_rms={self.code_rms:g} must be 0.5 to 40, for example 16.")
         if self.method == "evolve" and self.steps < 1:
@@ -540,7 +551,10 @@ Config = CompressionConfig | TrainConfig | DistillConfig | PressConfig
 _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
 
 
-_LATER = (("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0))
+_LATER = (
+    *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
+    ("observations", ""),
+)
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
 

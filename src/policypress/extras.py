@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "export": ("onnx", "onnxruntime"),
     "cluster": ("ray",),
+    "logs": ("pyarrow", "h5py"),
     "watch": ("gymnasium", "PIL", "imageio_ffmpeg", "pygame"),
 }
 """Modules that an extra brings, as they are imported; "train" brings those of "gym" too."""

@@ -46,6 +46,8 @@ def compress_table(result: Mapping[str, Any]) -> Table:
     """An agent, its student and what acting without looking returns, from the same seeds; what is kept, and bytes."""
     from policypress.measure.returns import kept as kept_of
 
+    if "agreement" in result:
+        return _agreement_table(result)
     agent, student, size = result["teacher"], result["evaluation"], result["size"]
     blind = agent.get("chance")
     measured = [agent, student, *([blind] if blind else [])]
@@ -65,13 +67,40 @@ def compress_table(result: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("nonzeros", f"{size['baseline_bytes'] // 4:,}", f"{size['nonzeros']:,}")
     _byte_rows(table, [{"payload_bytes": size["baseline_bytes"], "payload_ratio": 1.0}, size])
-    seconds = f"all from the same seeds; {result['wall_seconds']:,.0f} s"
-    lines = [_episodes(student), seconds, *result.get("notes", ())]
+    seconds, *others = _effort(result)
+    table.caption = escape("\n".join([_episodes(student), f"all from the same seeds; {seconds}", *others]))
+    return table
+
+
+def _agreement_table(result: Mapping[str, Any]) -> Table:
+    """How far a student agrees with an agent of a log, what one constant action does, and bytes."""
+    found, size = result["agreement"], result["size"]
+    table = _table("", "agent", f"student, {result['numerics']}", "one constant action")
+    interval = f"\n[{found['low']:.1%}, {found['high']:.1%}]" if "low" in found else ""
+    table.add_row("agreement", "", f"{found['mean']:.1%}{interval}", f"{found['constant']:.1%}")
+    if "worst_tenth" in found:
+        table.add_row("worst tenth", "", f"{found['worst_tenth']:.1%}")
+    table.add_section()
+    table.add_row("nonzeros", f"{size['baseline_bytes'] // 4:,}", f"{size['nonzeros']:,}")
+    _byte_rows(table, [{"payload_bytes": size["baseline_bytes"], "payload_ratio": 1.0}, size])
+    log = found["recorded"]
+    what = (
+        f"agreement: {found['measure']}; mean of {found['episodes']} held-out episodes "
+        f"({found['observations']:,} observations) of {log['episodes']} in {log['file']}"
+        + (", 95 % bootstrap interval" if "low" in found else "")
+        + "; nothing was played, the return is not known; flash: constants of the exported C"
+    )
+    table.caption = escape("\n".join([what, *_effort(result)]))
+    return table
+
+
+def _effort(result: Mapping[str, Any]) -> list[str]:
+    """Seconds, notes, and batches where there were any."""
+    lines = [f"{result['wall_seconds']:,.0f} s", *result.get("notes", ())]
     if used := result.get("batches"):
         most = result["config"]["student"]["batches"]
         lines.append(f"{used:,} batches" + (f" of at most {most:,}: no more to learn" if used < most else ""))
-    table.caption = escape("\n".join(lines))
-    return table
+    return lines
 
 
 def candidate_line(candidate: Candidate, best: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,25 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.utils import obs_as_tensor
 
 import policypress as pp
 from policypress.compression.freeze import freeze_graph
-from policypress.config import Environment
+from policypress.config import CompressionConfig, DistillConfig, Environment
 from policypress.errors import ObservationError, UnsupportedError
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl import CompressionCallback, evaluate, flatten_observation
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
-from policypress.rl.environments import flat_space
+from policypress.rl.environments import check_taken, flat_size, flat_space
+from policypress.rl.evaluate import chance
 from policypress.rl.press import press
 from policypress.rl.sources import Source
-from rl.toys import PAIRED, PRESSED, SEEN, Follow, Pick, plan
+from policypress.rl.teacher import Teacher
+from rl.toys import EPISODE, PAIRED, PRESSED, SEEN, Follow, Pick, plan
 
 SPACES: dict[str, spaces.Space[Any]] = {
     "discrete": spaces.Discrete(5),
@@ -186,10 +192,62 @@ def test_spaces_that_stable_baselines_does_not_take_either(tmp_path: Path) -> No
             load_agent(tmp_path / "agent.zip", "ppo", env)
     nested = spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})})
     with pytest.raises(UnsupportedError, match="observations of nested Dict space"):
-        flatten_observation(nested, nested.sample())
-    for counted in (spaces.Discrete(3, start=1), spaces.MultiDiscrete([2, 2], start=[0, 1])):
+        check_taken(nested)
+    counted = spaces.Discrete(3, start=1)
+    for space in (counted, spaces.MultiDiscrete([2, 2], start=[0, 1]), spaces.Dict({"a": counted})):
         with pytest.raises(UnsupportedError, match=r"that count from .* are not Stable-Baselines3's"):
-            flatten_observation(counted, counted.sample())
+            check_taken(space)
+
+
+_LEAVES = st.sampled_from(
+    [
+        spaces.Box(-1, 1, (2, 2), np.float32), spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.MultiBinary(2),
+        spaces.Discrete(3), spaces.Discrete(4, start=-2), spaces.MultiDiscrete([2, 3]),
+    ]
+)  # fmt: skip
+_NESTED = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple),
+        st.dictionaries(st.sampled_from("xyz"), inner, min_size=1).map(spaces.Dict),
+    ),
+    max_leaves=6,
+)
+
+
+@given(_NESTED, st.integers(0, 99))
+def test_parts_of_parts_are_one_vector_as_gymnasium_makes_it(space: spaces.Space[Any], seed: int) -> None:
+    space = copy.deepcopy(space)
+    space.seed(seed)
+    observation = space.sample()
+    vector = flatten_observation(space, observation)
+    np.testing.assert_array_equal(vector, spaces.flatten(space, observation).astype(vector.dtype))
+    flat = flat_space(space)
+    assert flat.shape == vector.shape == (flat_size(space),)
+    assert flat.contains(vector.astype(flat.dtype))
+
+
+def test_images_among_the_parts_are_refused_by_name() -> None:
+    camera = spaces.Box(0, 255, (4, 36, 36), np.uint8)
+    for space, name in (
+        (spaces.Tuple([spaces.Discrete(2), camera]), "1"),
+        (spaces.Dict({"a": spaces.Dict({"camera": camera})}), "camera"),
+    ):
+        with pytest.raises(UnsupportedError, match=rf"images beside other things \({name}\) cannot be pressed"):
+            flat_size(space)
+
+
+def test_a_black_box_acts_on_a_tuple() -> None:
+    def says(x: torch.Tensor) -> torch.Tensor:  # which of two it is, and never the third
+        return torch.cat([9.0 * x[:, 2:], torch.full((len(x), 1), -9.0)], dim=1)
+
+    observation, action = ObservationTransform((4,), "float32"), ActionTransform("discrete", dtype="int64")
+    teacher = Teacher(None, observation, action, "logits", answers=says)
+    bits = CompressionConfig(weight_bits=8, quantize_start=0.5, observe=0.2)
+    config = DistillConfig(bits, (8,), batches=300, batch_size=64, states=1000, learning_rate=1e-2, collections=2)
+    policy = pp.compress(teacher, PAIRED, config)
+    assert evaluate(policy, episodes=4).mean == EPISODE
+    assert evaluate(policy, PAIRED, episodes=2).mean == EPISODE
 
 
 @pytest.mark.parametrize(
@@ -221,3 +279,36 @@ def test_a_tuple_opens_flattened(tmp_path: Path) -> None:
     observation, _ = made.reset(seed=1)
     assert policy.predict(observation)[0] == model.predict(observation, deterministic=True)[0]
     assert len(evaluate(policy, env, episodes=2).returns) == 2
+
+
+# Bounds
+
+
+class Unbounded(Follow):
+    """``Follow`` with observations and actions without bounds, one of each bounded on one side."""
+
+    observation_space = spaces.Box(np.float32([-np.inf, -1, -np.inf]), np.float32([np.inf, np.inf, np.inf]))
+    action_space = spaces.Box(np.float32([-np.inf, 0]), np.float32([np.inf, np.inf]))
+
+
+def test_spaces_without_bounds(tmp_path: Path) -> None:
+    """Stable-Baselines3 wants bounds of actions; others do not."""
+
+    def follows(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([2 * x[:, 0], x[:, 1] + 1], dim=1)
+
+    space = Unbounded.action_space
+    action = ActionTransform("box", (2,), low=space.low, high=space.high)
+    teacher = Teacher(None, ObservationTransform((3,), "float32"), action, answers=follows)
+    bits = CompressionConfig(weight_bits=8, quantize_start=0.5, observe=0.2)
+    config = DistillConfig(bits, (16,), batches=400, batch_size=64, states=1000, learning_rate=1e-2, collections=2)
+    pp.compress(teacher, Unbounded, config).save(tmp_path / "policy.policy")
+    policy = pp.load(tmp_path / "policy.policy")
+    np.testing.assert_array_equal(policy.action.high, space.high)
+    assert evaluate(policy, Unbounded, episodes=4).mean > -2.0
+    far = policy.predict(np.float32([[40.0, 40.0, 0.0], [0.0, -40.0, 0.0]]))[0]
+    assert far[0, 0] > 1.5
+    assert 0.0 <= far[1, 1] < 0.2  # clipped on its one side
+    pp.export(policy, tmp_path / "c", "c")  # type: ignore[operator]  # which checks itself
+    actions, blind = chance(Unbounded, episodes=2, steps=20)
+    assert blind.mean < -2.0, actions

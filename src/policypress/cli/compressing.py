@@ -65,13 +65,20 @@ def compress(
     agent: Annotated[
         Path, typer.Argument(help="The trained agent's file, as its framework saved it; or package.module:function.")
     ],
-    env: Annotated[str, typer.Option(help=ENV)],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     student: dict[str, Any],
     compression: dict[str, Any],
     pressing: dict[str, Any],
     environment: dict[str, Any],
     opening: dict[str, Any],
+    env: Annotated[str | None, typer.Option(help=ENV)] = None,
+    observations: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of --env a log of raw observations, .npz, .npy, .csv, .parquet or .h5: no return is told, "
+            "but agreement on held-out episodes."
+        ),
+    ] = None,
     algo: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +115,7 @@ def compress(
     """Press an agent that is already trained: a small student learns to act as it does, in minutes."""
     require("train")
     from policypress.rl.formats import open_agent
+    from policypress.rl.logs import on_log
     from policypress.rl.plan import plan_pressing
     from policypress.rl.press import press
     from policypress.rl.search import search
@@ -121,9 +129,14 @@ def compress(
         pressing.setdefault("minutes", _SEARCH_MINUTES)
     elif on != "local" or address is not None:
         raise ConfigError("--on and --address are of a search: say what it must keep, --keep 0.95, or --bytes 128.")
-    opened = open_agent(
-        Source(agent, vecnormalize, trust, force, Opening(**opening)), algo, Environment(env, **environment)
-    )
+    if (env is None) == (observations is None):
+        raise ConfigError("say where the agent's observations come from: --env, or a log with --observations.")
+    if environment and env is None:
+        raise ConfigError("--env-kwargs, --wrapper and --frame-stack belong to an environment: add --env.")
+    place = None if env is None else Environment(env, **environment)
+    opened = open_agent(Source(agent, vecnormalize, trust, force, Opening(**opening)), algo, place)
+    if observations is not None:
+        opened = on_log(opened, observations)
     config = plan_pressing(
         opened,
         method=method,

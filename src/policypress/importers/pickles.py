@@ -61,3 +61,11 @@ def saved_data(attribute: Any) -> Any:
         return Unpickler(io.BytesIO(base64.b64decode(attribute[":serialized:"]))).load()
     except Exception:  # arbitrary bytes can make the unpickler raise anything
         return None
+
+
+def saved_record(attribute: Any) -> Any:
+    """The same, with a Record for every object that is more than data."""
+    try:
+        return Unpickler(io.BytesIO(base64.b64decode(attribute[":serialized:"])), records=True).load()
+    except Exception:  # as above
+        return None

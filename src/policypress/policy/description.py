@@ -24,7 +24,7 @@ def contract_rows(policy: Policy) -> dict[str, str]:
     origin = policy.provenance
     if origin.get("algo"):
         rows["trained"] = ", ".join(f"{key} {origin[key]}" for key in ("algo", "env", "steps", "seed") if key in origin)
-    return rows | _return_rows(policy.results.get("evaluation"))
+    return rows | _return_rows(policy.results.get("evaluation")) | _agreement_rows(policy.results.get("agreement"))
 
 
 def layer_titles(convolutional: Sequence[bool]) -> list[str]:
@@ -67,6 +67,14 @@ def _action_words(action: ActionTransform, outputs: int) -> str:
             bounds = f"[{float(action.low.min()):g}, {float(action.high.max()):g}]"
             how = "tanh scaled to" if action.squash else "clipped to"
             return f"{action.dtype} array of shape {action.shape}, {how} {bounds}"
+
+
+def _agreement_rows(measured: dict[str, Any] | None) -> dict[str, str]:
+    if not measured:
+        return {}
+    interval = f" [{measured['low']:.1%}, {measured['high']:.1%}]" if "low" in measured else ""
+    episodes = f"{measured['episodes']} held-out episodes of {measured['recorded']['file']}"
+    return {"agreement": f"{measured['mean']:.1%}{interval} over {episodes}, with its agent ({measured['measure']})"}
 
 
 def _return_rows(measured: dict[str, Any] | None) -> dict[str, str]:

@@ -38,7 +38,7 @@ from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.rl.environments import flat_size
+from policypress.rl.environments import check_taken, flat_size
 from policypress.rl.resnet import EXTRACTOR_KWARGS, ResNetExtractor
 from policypress.rl.statistics import frames_over, statistics_of
 
@@ -180,7 +180,7 @@ class Adapter(ABC):
 
     def check_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         """Raises UnsupportedError for spaces that the algorithm or policypress cannot take."""
-        flat_size(observation_space)
+        check_taken(observation_space)
         if not isinstance(action_space, self.action_spaces):
             names = " or ".join(kind.__name__ for kind in self.action_spaces)
             raise UnsupportedError(

@@ -31,7 +31,7 @@ from torch import nn
 from policypress.compression.graph import Graph
 from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
 from policypress.importers.formats import is_archive
-from policypress.importers.pickles import saved_data
+from policypress.importers.pickles import saved_data, saved_record
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
 from policypress.rl.adapters import (
     EXTRACTORS,
@@ -50,7 +50,7 @@ from policypress.rl.adapters import (
 )
 from policypress.rl.callback import STATE_ATTRIBUTE
 from policypress.rl.checkpoint import QUANTIZER_KEY, check_settings, unpickled
-from policypress.rl.environments import EnvLike, description_of, flat_size, make_env, name_of
+from policypress.rl.environments import EnvLike, check_taken, description_of, make_env, name_of
 from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
 from policypress.rl.teacher import Teacher
@@ -117,7 +117,7 @@ def is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path) and not is_archive(path, "data.pkl")
 
 
-def open_zip(source: Source, algo: str | None, env: EnvLike) -> OpenedAgent:
+def open_zip(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:
     """The agent in a zip of Stable-Baselines3; raises what ``load_agent`` raises, and ConfigError if neither ``algo``
     nor the zip says which algorithm trained it."""
     if algo is None:
@@ -160,13 +160,14 @@ def _provenance(adapter: Adapter, model: BaseAlgorithm) -> dict[str, Any]:
 def load_agent(
     path: str | Path,
     algo: str,
-    env: EnvLike,
+    env: EnvLike | None,
     *,
     vecnormalize: str | Path | None = None,
     trust: bool = False,
     force: bool = False,
 ) -> Agent:
-    """The agent in ``path``, a zip that Stable-Baselines3's ``save`` wrote, as it acts in ``env``.
+    """The agent in ``path``, a zip that Stable-Baselines3's ``save`` wrote, as it acts in ``env``; without one, in the
+    spaces that the zip tells.
 
     ``vecnormalize``: the file that ``VecNormalize.save`` wrote; one beside the agent is found where the zip shows that
     it is needed, with a warning that names it. ``trust``: open the zip by unpickling, which can run any code in it.
@@ -174,10 +175,10 @@ def load_agent(
     that cannot be read, ConfigError for an unknown algorithm or environment, UnsupportedError for an agent that does
     not fit them, cannot be pressed, or was trained with statistics that are missing.
     """
-    path, adapter, env_id = Path(path), adapter_named(algo), name_of(env)
+    path, adapter, env_id = Path(path), adapter_named(algo), "its environment" if env is None else name_of(env)
     data, weights = _read(path)
     _check_saved(path, data, weights, adapter, trust)
-    observation_space, action_space = _spaces(env)
+    observation_space, action_space = _saved_spaces(path, data) if env is None else _spaces(env)
     for name, space in (("observation", observation_space), ("action", action_space)):
         _check_space(path, name, data.get(f"{name}_space"), space, env_id)
     adapter.check_spaces(observation_space, action_space)
@@ -376,11 +377,41 @@ def _size(space: Any) -> Any:
     return space.nvec.tolist() if isinstance(space, spaces.MultiDiscrete) else list(space.shape or ())
 
 
+def _saved_spaces(path: Path, data: Mapping[str, Any]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Spaces as the zip tells them, which are those that the agent sees; nothing is unpickled."""
+    found = []
+    for name in ("observation_space", "action_space"):
+        try:
+            found.append(space := space_of_record(saved_record(data.get(name))))
+        except (AttributeError, KeyError, TypeError, ValueError, AssertionError) as error:
+            raise UnsupportedError(f"{path} does not tell its {name}: name its environment with --env.") from error
+        check_taken(space)  # what Stable-Baselines3 would refuse in other words
+    return found[0], found[1]
+
+
+def space_of_record(record: Any) -> spaces.Space[Any]:
+    """The space of Gymnasium or gym whose pickle gave ``record``; ValueError for any other record."""
+    kind, state = type(record).__name__, record.state
+    match kind:
+        case "Box":
+            return spaces.Box(state["low"], state["high"], dtype=state["low"].dtype)
+        case "Discrete":
+            return spaces.Discrete(int(state["n"]), start=int(state.get("start", 0)))
+        case "MultiDiscrete":
+            return spaces.MultiDiscrete(state["nvec"])
+        case "MultiBinary":
+            return spaces.MultiBinary(state["n"])
+        case "Dict":
+            return spaces.Dict({name: space_of_record(part) for name, part in state["spaces"].items()})
+        case _:
+            raise ValueError(kind)
+
+
 def _spaces(env: EnvLike) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Spaces of ``env`` as Stable-Baselines3 shows them to an agent: images channels first."""
     made = make_env(env, training=False, flat=False)
     try:
-        flat_size(made.observation_space)  # what Stable-Baselines3 would refuse in other words
+        check_taken(made.observation_space)  # what Stable-Baselines3 would refuse in other words
         wrapped = BaseAlgorithm._wrap_env(made, monitor_wrapper=False)
         return wrapped.observation_space, wrapped.action_space
     finally:
@@ -484,13 +515,13 @@ def _needs_trust(path: Path, reason: str) -> UnsupportedError:
 
 
 def _statistics(
-    path: Path, told: Evidence, given: Path | None, space: spaces.Space[Any], env: EnvLike, force: bool
+    path: Path, told: Evidence, given: Path | None, space: spaces.Space[Any], env: EnvLike | None, force: bool
 ) -> tuple[Path | None, Normalization | None]:
     """The file of VecNormalize that belongs to the agent in ``path``, and its statistics for flat observations.
 
     One that lies beside the agent is taken where the agent is known to need it; otherwise it is only spoken of.
     """
-    described = description_of(env)
+    described = None if env is None else description_of(env)
     frames = described.frame_stack if described is not None else 1
     if given is not None:
         statistics = read_vecnormalize(given)
@@ -504,7 +535,7 @@ def _statistics(
         return given, _flat(statistics, space, frames)
     if force or told.verdict == "raw":
         return None, None
-    found = beside(path, name_of(env))
+    found = beside(path, "" if env is None else name_of(env))
     for file in found:
         if (statistics := read_vecnormalize(file)) is None:
             continue

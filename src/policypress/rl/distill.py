@@ -32,8 +32,9 @@ from policypress.policy.policy import Policy
 from policypress.rl.freeze import freeze_student
 from policypress.rl.imitation import agreement, imitation_loss, squashed
 from policypress.rl.method import Method
+from policypress.rl.recorded import RecordedStates
 from policypress.rl.runs import Progress
-from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_for
+from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
 from policypress.rl.teacher import Teacher, acting
 
 _FIRST_STATES = 0.1  # of all states, from the teacher's own episodes, before the first batch
@@ -64,7 +65,7 @@ class Distill(Method):
     def prepare(
         self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
     ) -> Iterator[Distillation]:
-        with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
+        with states_of(agent, config.environment, config.student.seed) as (teacher, states):
             yield Distillation(teacher, states, config.student, folder)
 
 
@@ -100,6 +101,8 @@ class Distillation:
         self._network, self._optimizer, self._compressor = _student(teacher, config, self._first_states())
         if saved is not None:
             self._restore(saved)
+            if isinstance(states, RecordedStates):
+                states.skip(self._memory.count)
 
     def _first_states(self) -> torch.Tensor:
         """Those by which a student starts: the first, or for a linear one, a sample of all that were there at first."""
@@ -206,7 +209,8 @@ class Distillation:
         self._network.eval()
         before = self._memory.count
         self._memory.add(self._states(acting(teacher, teacher.outputs), acting(teacher, self._network), share, count))
-        self._adjust_pace(torch.arange(before, self._memory.count))
+        if self._memory.count > before:  # a log may have been read to its end
+            self._adjust_pace(torch.arange(before, self._memory.count))
         self._network.train()
 
     def _save(self) -> None:

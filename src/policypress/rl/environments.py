@@ -197,23 +197,31 @@ def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: in
 # Observations
 
 
+def check_taken(space: spaces.Space[Any]) -> None:
+    """Raises UnsupportedError for observations that Stable-Baselines3 does not take, whoever else may."""
+    parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else []
+    if isinstance(space, spaces.Tuple) or any(isinstance(part, spaces.Dict | spaces.Tuple) for part in parts):
+        kind = "Tuple" if isinstance(space, spaces.Tuple) else "nested Dict"
+        raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(kind))
+    for part in parts or [space]:
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
+            raise UnsupportedError(
+                f"observations that count from {part.start} are not Stable-Baselines3's: wrap the environment so that "
+                "they count from 0."
+            )
+    flat_size(space)
+
+
 def flat_size(space: spaces.Space[Any]) -> int:
     """Numbers in the vector that ``flatten_observation`` makes; UnsupportedError for spaces that it does not know."""
-    if isinstance(space, spaces.Dict):
-        images = [name for name, part in space.spaces.items() if _is_image(part)]
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        images = [name for name, part in _parts(space) if _is_image(part)]
         if images:
             raise UnsupportedError(
                 f"observations with images beside other things ({', '.join(images)}) cannot be pressed: their network "
                 "is not one chain of layers."
             )
-        if any(isinstance(part, spaces.Dict | spaces.Tuple) for part in space.spaces.values()):
-            raise UnsupportedError(UNSUPPORTED_OBSERVATION.format("nested Dict"))
-        return sum(flat_size(part) for part in space.spaces.values())
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start != 0):
-        raise UnsupportedError(
-            f"observations that count from {space.start} are not Stable-Baselines3's: wrap the environment so that "
-            "they count from 0."
-        )
+        return sum(flat_size(part) for _, part in _parts(space))
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
@@ -225,25 +233,35 @@ def flat_size(space: spaces.Space[Any]) -> int:
     raise UnsupportedError(UNSUPPORTED_OBSERVATION.format(type(space).__name__))
 
 
+def _parts(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[str, spaces.Space[Any]]]:
+    """Parts by name, or by place, in the order of the space."""
+    if isinstance(space, spaces.Dict):
+        return [(str(name), part) for name, part in space.spaces.items()]
+    return [(str(place), part) for place, part in enumerate(space.spaces)]
+
+
 def flatten_observation(space: spaces.Space[Any], observation: Any) -> NDArray[Any]:
     """``observation`` of ``space`` as the vector that a pressed policy takes, what Stable-Baselines3's network sees.
 
     Box: its numbers in C order, in their own dtype. All else is float32. Discrete: one-hot. MultiDiscrete: one-hot for
-    each number, joined. MultiBinary: 0 and 1. Dict: its parts in the order of the space, joined. Raises
-    UnsupportedError for Tuple, which Stable-Baselines3 does not take either, and for images in a Dict; ObservationError
-    for a choice that the space does not have.
+    each number, joined. MultiBinary: 0 and 1. Dict and Tuple: their parts in the order of the space, joined, and those
+    of the parts. Raises UnsupportedError for images in a Dict or Tuple, and for spaces that have no fixed size;
+    ObservationError for a choice that the space does not have.
     """
     if isinstance(space, spaces.Box):
         return np.asarray(observation, space.dtype).reshape(-1)
     vector = np.zeros(flat_size(space), np.float32)
     if isinstance(space, spaces.Dict):
         vector[:] = np.concatenate([flatten_observation(part, observation[key]) for key, part in space.spaces.items()])
+    elif isinstance(space, spaces.Tuple):
+        pairs = zip(space.spaces, observation, strict=True)
+        vector[:] = np.concatenate([flatten_observation(part, value) for part, value in pairs])
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         choices = np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-        values = np.asarray(observation, np.int64).reshape(-1)
-        if values.shape != choices.shape or np.any((values < 0) | (values >= choices)):
+        values, starts = np.asarray(observation, np.int64).reshape(-1), np.reshape(space.start, -1)
+        if values.shape != choices.shape or np.any((values < starts) | (values >= starts + choices)):
             raise ObservationError(f"observation {observation} is not one of {space}: mend the environment.")
-        vector[np.cumsum(choices) - choices + values] = 1.0
+        vector[np.cumsum(choices) - choices + values - starts] = 1.0
     else:
         vector[:] = np.asarray(observation).reshape(-1)
     return vector
@@ -254,8 +272,8 @@ def flat_space(space: spaces.Space[Any]) -> spaces.Box:
     if isinstance(space, spaces.Box):
         return spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.dtype)
     size = flat_size(space)
-    if isinstance(space, spaces.Dict):
-        parts = [flat_space(part) for part in space.spaces.values()]
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = [flat_space(part) for _, part in _parts(space)]
         low, high = (np.concatenate([getattr(part, name) for part in parts]) for name in ("low", "high"))
         return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
     return spaces.Box(0.0, 1.0, (size,), np.float32)
@@ -272,10 +290,10 @@ def _is_image(space: spaces.Space[Any]) -> bool:
 
 
 def _needs_flattening(space: spaces.Space[Any]) -> bool:
-    """Whether observations are neither vectors nor images, nor Tuples, which are refused with their name."""
+    """Whether observations are neither vectors nor images, nor of a kind that is refused with its name."""
     if isinstance(space, spaces.Box):
         return len(space.shape) != 1 and not _is_image(space)
-    return isinstance(space, spaces.Dict | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+    return isinstance(space, spaces.Dict | spaces.Tuple | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
 class _Flattened(gym.ObservationWrapper[Any, Any, Any]):

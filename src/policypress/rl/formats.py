@@ -27,7 +27,7 @@ class Reader:
     name: str
     file: str
     recognizes: Callable[[Path], bool]
-    open: Callable[[Source, str | None, EnvLike], OpenedAgent]
+    open: Callable[[Source, str | None, EnvLike | None], OpenedAgent]
 
 
 READERS: tuple[Reader, ...] = (
@@ -37,8 +37,9 @@ READERS: tuple[Reader, ...] = (
 )
 
 
-def open_agent(source: Source, algo: str | None, env: EnvLike) -> OpenedAgent:
-    """The agent in these files, as it acts in ``env``; the first reader that recognizes them opens them.
+def open_agent(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:
+    """The agent in these files, as it acts in ``env``, or as the files alone tell (None); the first reader that
+    recognizes them opens them.
 
     Raises RunError for a file that is missing or of no known format, and what its reader raises.
     """

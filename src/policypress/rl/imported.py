@@ -47,7 +47,7 @@ def open_imported(source: Source, algo: str | None, env: EnvLike | None, *, own:
             made.close()
         opened = replace(open_file(_asked(source, shape)).shaped(shape, name_of(env)), dtype=dtype)
     teacher = teacher_of_opened(replace(opened, chain=None) if own else opened, algo, space)
-    return OpenedAgent(source, algo or "", env, teacher, files=opened.files)  # type: ignore[arg-type]
+    return OpenedAgent(source, algo or "", env, teacher, files=opened.files)
 
 
 def _asked(source: Source, shape: tuple[int, ...] | None = None) -> Asked:

@@ -14,6 +14,7 @@ from policypress.files import write_whole
 from policypress.measure.returns import beats_chance, kept
 from policypress.measure.size import sizes
 from policypress.policy.policy import Policy
+from policypress.rl.agreement import agreement_on
 from policypress.rl.evaluate import FINAL_SEED, Evaluation, chance, evaluate, evaluate_actions
 from policypress.rl.runs import RunFolder
 from policypress.rl.sources import OpenedAgent
@@ -89,12 +90,38 @@ def measured_student(
         "evaluation": evaluation,
         "kept": share,
         "notes": notes(policy, teacher, share),
+    }
+    return policy, result | _pressed(policy, seconds)
+
+
+def agreed_student(
+    policy: Policy, agent: OpenedAgent, config: PressConfig, seconds: float
+) -> tuple[Policy, dict[str, Any]]:
+    """``policy`` with how far it agrees with an agent of a log on its card, and the contents of ``result.json``."""
+    assert agent.recorded is not None
+    measured = agreement_on(policy, agent.teacher, agent.recorded).as_dict()
+    agreement = {**measured, "recorded": agent.recorded.as_dict()}
+    policy = replace(policy, results={"agreement": agreement})
+    result = {"config": json.loads(dumps(config)), "agreement": agreement, "notes": _notes_on_log(policy, agreement)}
+    return policy, result | _pressed(policy, seconds)
+
+
+def _pressed(policy: Policy, seconds: float) -> dict[str, Any]:
+    return {
         "size": sizes(policy),
         "numerics": policy.numerics,
         "batches": policy.provenance.get("batches"),
         "wall_seconds": round(seconds, 1),
     }
-    return policy, result
+
+
+def _notes_on_log(policy: Policy, agreement: Mapping[str, Any]) -> list[str]:
+    found = []
+    if agreement["recorded"]["episodes"] == 1:
+        found.append("the log is one episode: its last fifth was held out, which is like what it learned from.")
+    if agreement.get("low", agreement["mean"]) <= agreement["constant"]:
+        found.append("the student agrees no better than one constant action.")
+    return found + _constant(policy)
 
 
 def notes(policy: Policy, teacher: Mapping[str, Any], share: Mapping[str, Any]) -> list[str]:
@@ -104,9 +131,13 @@ def notes(policy: Policy, teacher: Mapping[str, Any], share: Mapping[str, Any]) 
         found.append(at_chance)
     elif share["share"] is None:
         found.append("the agent's return is too near to 0 for a share of it.")
-    if not any(layer.nonzeros for layer in policy.layers):
-        found.append("the student's action is constant: none of its weights is left.")
-    return found
+    return found + _constant(policy)
+
+
+def _constant(policy: Policy) -> list[str]:
+    if any(layer.nonzeros for layer in policy.layers):
+        return []
+    return ["the student's action is constant: none of its weights is left."]
 
 
 def _at_chance(teacher: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from policypress.config import (
 from policypress.errors import ConfigError
 from policypress.rl.adapters import adapter_named
 from policypress.rl.environments import description_of, is_atari, make_env, name_of
+from policypress.rl.recorded import Recorded
 from policypress.rl.sources import OpenedAgent, digest
 from policypress.rl.teacher import scaled_hidden
 
@@ -93,14 +94,11 @@ def plan_pressing(
     about a hundredth of the parameters) at a learned precision, unless a sparsity or widths are given; 8 bits
     everywhere. Raises ConfigError for what does not fit together.
     """
-    environment = description_of(agent.env)
-    if environment is None:
-        raise ConfigError(
-            f"a run keeps in its folder how {name_of(agent.env)} is made, for other processes: name a class or "
-            "function in a module, or call policypress.compress."
-        )
+    environment, recorded = _environment_of(agent), agent.recorded
     given = {"weight_bits": 8, **(compression or {})}
     settings = dict(settings or {})
+    if recorded is not None and "episodes" in settings:
+        raise ConfigError("no episode is played where --observations stand for an environment: leave --episodes out.")
     if searched := bool(settings.get("keep") or settings.get("bytes")):
         settings.setdefault("episodes", SEARCH_EPISODES)
     if searched and (hidden not in (None, "auto") or "rate_weight" in given or "batches" in (student or {})):
@@ -126,11 +124,14 @@ def plan_pressing(
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
     gentle = not (widths or searched) or agent.teacher.observation.image
     student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
+    if recorded is not None:
+        student = _within(recorded, student)
     return PressConfig(
         agent.algo,
         environment.env,
         agent.digest,
         "" if agent.vecnormalize is None else digest(agent.vecnormalize),
+        "" if recorded is None else digest(recorded.path),
         env_kwargs=environment.env_kwargs,
         wrappers=environment.wrappers,
         frame_stack=environment.frame_stack,
@@ -138,6 +139,33 @@ def plan_pressing(
         student=DistillConfig(CompressionConfig(**given), hidden=widths, **student),
         **settings,
     )
+
+
+def _environment_of(agent: OpenedAgent) -> Environment:
+    """How the agent's environment is made; Environment("") where a log stands for it."""
+    if agent.recorded is not None:
+        return Environment("")
+    if agent.env is None:
+        raise ConfigError("say where the agent's observations come from: give --env, or a log with --observations.")
+    environment = description_of(agent.env)
+    if environment is None:
+        raise ConfigError(
+            f"a run keeps in its folder how {name_of(agent.env)} is made, for other processes: name a class or "
+            "function in a module, or call policypress.compress."
+        )
+    return environment
+
+
+def _within(recorded: Recorded, student: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a student that learns from no more states than there are."""
+    states = min(student.get("states", DistillConfig.states), recorded.steps)
+    batch_size = student.get("batch_size", DistillConfig.batch_size)
+    if states < batch_size:
+        raise ConfigError(
+            f"{recorded.path} leaves {recorded.steps:,} observations to learn from, fewer than a batch has "
+            f"({batch_size}): record more, or give --batch-size {recorded.steps}."
+        )
+    return {**student, "states": states}
 
 
 def _compression(preset: str, given: dict[str, Any]) -> CompressionConfig:

@@ -26,7 +26,7 @@ def is_policy(path: Path) -> bool:
         return file.read(len(MAGIC)).startswith((MAGIC, PACKED_MAGIC))
 
 
-def open_policy(source: Source, algo: str | None, env: EnvLike) -> OpenedAgent:
+def open_policy(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:
     """The policy in a ``.policy`` or packed file, a black box.
 
     Raises ArtifactError for a file that cannot be read, ConfigError for statistics, which a policy holds itself, and
@@ -41,13 +41,14 @@ def open_policy(source: Source, algo: str | None, env: EnvLike) -> OpenedAgent:
     adapter = adapter_named(algo) if algo else None
     if adapter is not None and told in NAMES and told != adapter.name:
         raise UnsupportedError(f"{source.agent} was trained by {told}, not by {adapter.name}: give --algo {told}.")
-    made = make_env(env, training=False)
-    try:
-        if adapter is not None:
-            adapter.check_spaces(made.observation_space, made.action_space)
-        check_spaces(policy, made, name_of(env))
-    finally:
-        made.close()
+    if env is not None:
+        made = make_env(env, training=False)
+        try:
+            if adapter is not None:
+                adapter.check_spaces(made.observation_space, made.action_space)
+            check_spaces(policy, made, name_of(env))
+        finally:
+            made.close()
     # What a student learned from values are logits: it was asked for the choices alone.
     distilled = policy.action.kind != "box" and "distill" in policy.provenance
     imitation: Imitation = "logits" if distilled else imitation_of(policy.action, algo)

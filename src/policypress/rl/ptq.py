@@ -23,7 +23,7 @@ from policypress.rl.distill import check_config
 from policypress.rl.freeze import freeze_student
 from policypress.rl.method import Method
 from policypress.rl.runs import Progress
-from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_for
+from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
 from policypress.rl.teacher import Teacher
 
 _STATES = 20_000
@@ -41,7 +41,7 @@ class PostTraining(Method):
     def prepare(
         self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
     ) -> Iterator[Calibration]:
-        with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
+        with states_of(agent, config.environment, config.student.seed) as (teacher, states):
             yield Calibration(teacher, states, config.student)
 
 

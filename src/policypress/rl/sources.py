@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from policypress.config import Opening
+from policypress.config import Environment, Opening
 from policypress.errors import ConfigError, RunError
 from policypress.rl.environments import EnvLike, description_of, make_envs, makes_env, padding_of
+from policypress.rl.recorded import Recorded, RecordedStates
 from policypress.rl.teacher import Act, Teacher, acting
 
 States = Callable[[Act, Act, float, int], NDArray[Any]]
@@ -41,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class OpenedAgent:
-    """An agent whose files have been read, as it acts in ``env``.
+    """An agent whose files have been read, as it acts in ``env``, or on what was ``recorded`` where that is None.
 
     ``algo``: the algorithm that trained it; "" where Stable-Baselines3 has none that did. ``files``: what it is in.
     ``vecnormalize``: the file of its statistics, given or found. ``check_return(returns, name)`` raises RunError, or
@@ -51,11 +52,12 @@ class OpenedAgent:
 
     source: Source
     algo: str
-    env: EnvLike
+    env: EnvLike | None
     teacher: Teacher
     vecnormalize: Path | None = None
     check_return: Callable[[Sequence[float], str], None] = lambda *_: None
     model: BaseAlgorithm | None = None
+    recorded: Recorded | None = None
     files: tuple[Path, ...] = ()
 
     @property
@@ -92,6 +94,17 @@ def states_for(teacher: Teacher, env: EnvLike | States, seed: int) -> Iterator[t
         yield replace(teacher, provenance={**teacher.provenance, **origin}), states
     finally:
         states.close()
+
+
+def states_of(
+    agent: OpenedAgent, environment: Environment, seed: int
+) -> AbstractContextManager[tuple[Teacher, States]]:
+    """The agent's teacher and states as ``states_for`` gives them: of its log where it has one, else met in
+    ``environment``."""
+    if agent.recorded is None:
+        return states_for(agent.teacher, environment, seed)
+    origin = {**agent.teacher.provenance, "recorded": agent.recorded.as_dict()}
+    return states_for(replace(agent.teacher, provenance=origin), RecordedStates(agent.recorded, seed), seed)
 
 
 def met_by_teacher(teacher: Teacher, states: States, count: int) -> NDArray[Any]:

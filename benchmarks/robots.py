@@ -1,0 +1,281 @@
+"""Two robots walk pressed: bytes, falls, tracking error and a microcontroller's time, beside their makers' policies.
+
+    python -m benchmarks.robots press go1 --name 32-32 -- --hidden 32,32 --rate-weight 0.001
+    python -m benchmarks.robots press go1 --name small -- --keep 0.97 --minutes 20
+    python -m benchmarks.robots measure go1 --episodes 200 --minutes 10
+    python -m benchmarks.robots report
+
+From the root of the repository, with the models where examples/robots/legged.py looks for them. All three go on where
+they were interrupted, in any session, and repeat nothing that is finished:
+
+- ``press`` is `policypress compress` on the makers' file, with what stands behind ``--``; it leaves FOLDER/ROBOT/NAME,
+  and beside it the seconds that it took in all sessions.
+- ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
+  original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
+  policy acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
+- ``report`` writes docs/robots/ROBOT.csv and prints the table.
+
+No more falls: ``p_falls`` is the probability that, of the seeds at which one of the two falls and the other does not,
+so many or more are the pressed one's if both fall alike (one-sided exact sign test); below 0.05 it falls more. Ratios
+are those of means over episodes, with the upper end of a one-sided 95 % interval (bootstrap, both from the same seeds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from examples.robots.legged import RATE, folder
+from examples.robots.walk import FILES, MEANS, ORIGINALS, ROBOTS, SEED, Episode, Pressed, Walker, walk
+
+import policypress
+from policypress.files import write_whole
+from policypress.measure.microcontroller import measure_on_target, missing_tools
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "runs" / "robots"
+OUT = ROOT / "docs" / "robots"
+HERTZ = 168e6
+"""Of an STM32F4, a usual Cortex-M4."""
+_RESAMPLES = 10_000
+_OBSERVED = 64
+COLUMNS = (
+    *("name", "payload_bytes", "ratio", "episodes", "falls", "original_falls", "p_falls"),
+    *("tracking_error", "tracking_ratio", "tracking_high", "turn_error", "turn_ratio", "turn_high"),
+    *("action_change", "change_ratio", "flash", "ram", "instructions", "period_share", "press_seconds", "options"),
+)
+
+
+# Pressing
+
+
+def press(robot: str, name: str, options: Sequence[str]) -> None:
+    """`policypress compress`, begun or gone on with."""
+    out = FOLDER / robot / name
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "policypress", "compress", str(folder() / robot / FILES[robot])]
+    command += ["--env", f"examples.robots.{robot}:{ROBOTS[robot].__name__}", "--out", str(out), "--resume", *options]
+    spent = FOLDER / robot / f"{name}.seconds.json"
+    with clocked(spent, " ".join(options)):
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code not in (0, 1):  # 1: the closest that a search found
+        sys.exit(code)
+
+
+@contextmanager
+def clocked(file: Path, options: str) -> Iterator[None]:
+    """Adds the seconds of what is inside to those in ``file``."""
+    before = json.loads(file.read_text())["seconds"] if file.exists() else 0.0
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = round(before + time.monotonic() - begun, 1)
+        write_whole(file, json.dumps({"seconds": seconds, "options": options}))
+
+
+# Measuring
+
+
+def measure(robot: str, episodes: int, minutes: float) -> None:
+    """Walks what has not been walked, for so many minutes."""
+    deadline = time.monotonic() + 60.0 * minutes
+    walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], episodes, deadline)
+    for file in policies(robot):
+        walk_all(robot, file.parent.name, digest(file), lambda file=file: Pressed(file), episodes, deadline)
+        on_microcontroller(robot, file)
+
+
+def policies(robot: str) -> list[Path]:
+    """Those that are pressed, from the fewest bytes on."""
+    files = [file.with_name("policy.policy") for file in (FOLDER / robot).glob("*/result.json")]
+    return sorted(files, key=lambda file: policypress.size(policypress.load(file)).payload_bytes)
+
+
+def walk_all(robot: str, name: str, who: str, make: Callable[[], Walker], episodes: int, deadline: float) -> None:
+    """Appends episodes that are not there yet to NAME.jsonl, until the deadline."""
+    file = FOLDER / robot / f"{name}.jsonl"
+    done = walked(robot, name, who)
+    left = [seed for seed in range(SEED, SEED + episodes) if seed not in done]
+    if not left:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Without what is of another policy, and without half a line.
+    write_whole(file, "".join(line_of(who, episode) for episode in done.values()))
+    env, walker = ROBOTS[robot](), make()
+    with file.open("a") as lines:
+        for number, seed in enumerate(left):
+            if time.monotonic() > deadline:
+                print(f"{robot} {name}: {len(left) - number} episodes are left; measure again to go on")
+                return
+            lines.write(line_of(who, walk(env, walker, seed)))
+            lines.flush()
+
+
+def line_of(who: str, episode: Episode) -> str:
+    return json.dumps({"policy": who, **asdict(episode)}) + "\n"
+
+
+def walked(robot: str, name: str, who: str) -> dict[int, Episode]:
+    """Episodes by seed of the policy ``who`` (a digest); a line that a kill cut short does not count."""
+    file = FOLDER / robot / f"{name}.jsonl"
+    found = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            told = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if told.pop("policy") == who:
+            episode = Episode(**told)
+            found[episode.seed] = episode
+    return found
+
+
+def on_microcontroller(robot: str, file: Path) -> None:
+    """Flash, RAM and instructions on a Cortex-M4, of observations that the policy met."""
+    out = FOLDER / robot / f"{file.parent.name}.target.json"
+    who = digest(file)
+    if missing_tools() or (out.exists() and json.loads(out.read_text())["policy"] == who):
+        return
+    env, walker = ROBOTS[robot](), Pressed(file)
+    walker.reset()
+    observation, _ = env.reset(seed=SEED)
+    met = []
+    for _ in range(4 * _OBSERVED):
+        met.append(observation)
+        observation, *_ = env.step(walker.act(observation))
+    report = measure_on_target(policypress.load(file), "cortex-m4", np.stack(met[::4]))
+    write_whole(out, json.dumps({"policy": who, **report.as_dict()}))
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+# Reporting
+
+
+def report(robot: str) -> list[dict[str, Any]]:
+    """A row a policy, with the original first."""
+    original = walked(robot, "original", digest(folder() / robot / FILES[robot]))
+    if not original:
+        return []
+    rows = [{"name": "original", "episodes": len(original), "falls": falls(original.values()), **means(original)}]
+    for file in policies(robot):
+        name, size = file.parent.name, policypress.size(policypress.load(file))
+        mine = walked(robot, name, digest(file))
+        seeds = sorted(mine.keys() & original.keys())
+        row: dict[str, Any] = {
+            "name": name,
+            "payload_bytes": size.payload_bytes,
+            "ratio": round(size.payload_ratio, 1),
+            "episodes": len(seeds),
+        }
+        if seeds:
+            row |= compared([mine[seed] for seed in seeds], [original[seed] for seed in seeds])
+        rows.append(row | on_target(robot, file) | pressing(robot, name))
+    return rows
+
+
+def compared(mine: Sequence[Episode], original: Sequence[Episode]) -> dict[str, Any]:
+    """What ``mine`` does beside ``original``, episodes of the same seeds."""
+    more = sum(a.fell and not b.fell for a, b in zip(mine, original, strict=True))
+    fewer = sum(b.fell and not a.fell for a, b in zip(mine, original, strict=True))
+    row: dict[str, Any] = {"falls": falls(mine), "original_falls": falls(original), "p_falls": at_least(more, fewer)}
+    for mean, name in zip(MEANS, ("tracking", "turn", "change"), strict=True):
+        ours, theirs = (np.array([getattr(one, mean) for one in them]) for them in (mine, original))
+        ratio, high = ratio_of(ours, theirs)
+        row |= {mean: round(float(ours.mean()), 4), f"{name}_ratio": round(ratio, 3), f"{name}_high": round(high, 3)}
+    row.pop("change_high")
+    return row
+
+
+def at_least(more: int, fewer: int) -> float:
+    """Probability of ``more`` heads at least in so many throws of a fair coin."""
+    throws = more + fewer
+    return sum(math.comb(throws, heads) for heads in range(more, throws + 1)) / 2**throws
+
+
+def ratio_of(ours: Any, theirs: Any) -> tuple[float, float]:
+    """Of the means, and the upper end of its one-sided 95 % interval."""
+    picks = np.random.default_rng(0).integers(0, len(ours), (_RESAMPLES, len(ours)))
+    ratios = ours[picks].mean(axis=1) / theirs[picks].mean(axis=1)
+    return float(ours.mean() / theirs.mean()), float(np.percentile(ratios, 95))
+
+
+def falls(episodes: Any) -> int:
+    return sum(one.fell for one in episodes)
+
+
+def means(episodes: dict[int, Episode]) -> dict[str, float]:
+    return {mean: round(float(np.mean([getattr(one, mean) for one in episodes.values()])), 4) for mean in MEANS}
+
+
+def on_target(robot: str, file: Path) -> dict[str, Any]:
+    out = FOLDER / robot / f"{file.parent.name}.target.json"
+    told = json.loads(out.read_text()) if out.exists() else {}
+    if told.get("policy") != digest(file):
+        return {}
+    share = told["instructions"] / (HERTZ / RATE)
+    return {
+        "flash": told["flash"],
+        "ram": told["ram"],
+        "instructions": round(told["instructions"]),
+        "period_share": f"{100 * share:.3g} %",
+    }
+
+
+def pressing(robot: str, name: str) -> dict[str, Any]:
+    file = FOLDER / robot / f"{name}.seconds.json"
+    told = json.loads(file.read_text()) if file.exists() else {}
+    return {"press_seconds": told.get("seconds"), "options": told.get("options")}
+
+
+def show(robot: str, rows: Sequence[dict[str, Any]]) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / f"{robot}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"\n{robot}\n| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    for row in rows:
+        print("| " + " | ".join("" if row.get(name) is None else str(row[name]) for name in COLUMNS) + " |")
+
+
+def main() -> None:
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, options = sys.argv[1:cut], sys.argv[cut + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("press", "measure"):
+        verbs.add_parser(verb).add_argument("robot", choices=ROBOTS)
+    verbs.choices["press"].add_argument("--name", required=True, help="of the folder that it leaves")
+    verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
+    verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
+    verbs.add_parser("report")
+    given = parser.parse_args(arguments)
+    match given.verb:
+        case "press":
+            press(given.robot, given.name, options)
+        case "measure":
+            measure(given.robot, given.episodes, given.minutes)
+        case "report":
+            for robot in ROBOTS:
+                if rows := report(robot):
+                    show(robot, rows)
+
+
+if __name__ == "__main__":
+    main()

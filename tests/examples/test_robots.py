@@ -1,0 +1,230 @@
+"""The two robots: their environments, their makers' policies in them, and what is made of episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from benchmarks import robots
+from examples.robots import legged
+from examples.robots.walk import MEANS, ORIGINALS, ROBOTS, SEED, Episode, Pressed, main, table, walk
+
+from policypress.errors import ConfigError
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import Layer
+from policypress.policy.policy import Policy
+from policypress.rl.environments import make_env
+
+SHARED = Path(__file__).parents[3] / "shared" / "robots"
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the robots' models in ../shared/robots")
+COMMAND = {"go1": (1.0, 0.0, 0.0), "g1": (0.5, 0.0, 0.0)}
+SPEED = {"go1": 1.0, "g1": 0.47}
+"""In m/s, as the models' README has seen them walk."""
+
+
+def standing(robot: str) -> Policy:
+    """A policy that always holds the pose."""
+    size = ROBOTS[robot].observations
+    layer = Layer(np.zeros((12, size), np.float32), np.zeros(12, np.float32), 32, np.ones(1, np.float32), False)
+    bound = np.ones(12, np.float32)
+    action = ActionTransform("box", (12,), low=-bound, high=bound)
+    return Policy((layer,), ObservationTransform((size,), "float32"), action, None, 4 * 13 * size)
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_the_original_walks_as_its_makers_show_it(robot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legged, "SECONDS", 4.0)
+    env = ROBOTS[robot](command=COMMAND[robot], pushes=False, varied=False)
+    walker = ORIGINALS[robot]()
+    speeds: list[float] = []
+    step = env.step
+    monkeypatch.setattr(env, "step", lambda action: note(step(action), speeds))
+    episode = walk(env, walker, seed=0)
+    assert (episode.fell, episode.seconds) == (False, 4.0)
+    assert np.mean(speeds[50:]) == pytest.approx(SPEED[robot], abs=0.03)
+    assert walk(env, walker, seed=0) == episode  # its state is forgotten
+
+
+def note(found: Any, speeds: list[float]) -> Any:
+    speeds.append(found[4]["velocity"][0])
+    return found
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_everything_comes_from_the_seed(robot: str) -> None:
+    def first(seed: int, steps: int = 120, **settings: Any) -> tuple[Any, ...]:
+        env = ROBOTS[robot](**settings)
+        rng = np.random.default_rng(0)
+        shown = [env.reset(seed=seed + 1)[0], env.reset(seed=seed)[0]]  # nothing is left of another episode
+        for _ in range(steps):
+            shown.append(env.step(rng.uniform(-0.3, 0.3, 12).astype(np.float32))[0])
+        return np.stack(shown[1:]), env.model.body_mass.copy(), env.model.geom_friction.copy(), env.command
+
+    one, again, other, calm = first(3), first(3), first(4), first(3, pushes=False, varied=False)
+    for ours, same in zip(one, again, strict=True):
+        np.testing.assert_array_equal(ours, same)
+    for ours, different in zip(one, other, strict=True):
+        assert not np.array_equal(ours, different)
+    np.testing.assert_array_equal(one[3], calm[3])
+    assert one[0].dtype == np.float32
+    published = ROBOTS[robot](varied=False)
+    np.testing.assert_array_equal(calm[1], published.model.body_mass)
+    ratio = one[1][2:] / published.model.body_mass[2:]
+    assert ((ratio > 0.9) & (ratio < 1.1)).all()
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_commands_and_pushes_stay_in_their_ranges(robot: str) -> None:
+    env = ROBOTS[robot]()
+    commands, sizes = [], []
+    for seed in range(60):
+        env.reset(seed=seed)
+        commands.append(env._commands)
+        sizes += [float(np.linalg.norm(kick)) for kick in env._kicks.values()]
+        assert all(0 < step < 1000 for step in env._kicks)
+    drawn = np.concatenate(commands)
+    assert (np.abs(drawn) <= env.commands).all()
+    assert (np.abs(drawn).max(axis=0) > 0.9 * np.array(env.commands)).all()
+    assert 0.02 < np.mean(~drawn.any(axis=1)) < 0.25
+    assert 0.9 * env.push < max(sizes) <= env.push
+
+
+def test_a_push_is_felt() -> None:
+    env = ROBOTS["go1"](command=(0.0, 0.0, 0.0), varied=False)
+    env.reset(seed=1)
+    env._kicks = {5: np.array([0.0, 1.0])}
+    errors = [env.step(np.zeros(12))[4]["tracking_error"] for _ in range(7)]
+    assert errors[4] < 0.2 < 0.5 < errors[5]
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_a_fall_ends_the_episode(robot: str) -> None:
+    env = ROBOTS[robot](pushes=False, varied=False)
+    env.reset(seed=0)
+    env.data.qpos[3:7] = (0.6, 0.8, 0.0, 0.0)  # 106 degrees to the side
+    for _ in range(100):
+        _, reward, terminated, truncated, info = env.step(np.zeros(12))
+        assert reward <= 1.0
+        if terminated:
+            break
+    assert (terminated, truncated, info["fell"]) == (True, False, True)
+
+
+def test_rewards_and_measures_of_a_step() -> None:
+    env = ROBOTS["g1"](command=(0.3, 0.0, 0.2), pushes=False, varied=False)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(np.full(12, 0.5))
+    v = info["velocity"]
+    assert info["tracking_error"] == pytest.approx(np.hypot(v[0] - 0.3, v[1]))
+    assert info["turn_error"] == pytest.approx(abs(v[2] - 0.2))
+    assert info["action_change"] == pytest.approx(0.5)
+    error, turn = info["tracking_error"], info["turn_error"]
+    assert reward == pytest.approx((2 * np.exp(-(error**2) / 0.25) + np.exp(-(turn**2) / 0.25)) / 3)
+    assert env.step(np.full(12, 0.5))[4]["action_change"] == 0.0
+
+
+@pytest.mark.parametrize(("robot", "gravity"), [("go1", slice(6, 9)), ("g1", slice(3, 6))])
+def test_observations_are_those_of_the_contract(robot: str, gravity: slice) -> None:
+    env = ROBOTS[robot](command=(0.4, -0.2, 0.8), pushes=False, varied=False)
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_allclose(observation[gravity], [0, 0, -1], atol=1e-6)
+    joints = observation[9:21]
+    np.testing.assert_allclose(joints, env.data.qpos[7:] - env._pose()[7:], atol=1e-6)
+    assert 0.0 < np.abs(joints).max() < 0.06
+    action = np.linspace(-0.2, 0.2, 12)
+    observation, *_ = env.step(action)
+    if robot == "go1":
+        np.testing.assert_allclose(observation[33:45], action, atol=1e-6)
+        np.testing.assert_allclose(observation[45:], [0.4, -0.2, 0.8], atol=1e-6)
+    else:
+        np.testing.assert_allclose(observation[33:45], action, atol=1e-6)
+        np.testing.assert_allclose(observation[6:9], [0.8, -0.4, 0.2], atol=1e-6)
+        np.testing.assert_allclose(observation[45:], [np.sin(0.05 * np.pi), np.cos(0.05 * np.pi)], atol=1e-5)
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_policypress_makes_them(robot: str) -> None:
+    env = make_env(f"examples.robots.{robot}:{ROBOTS[robot].__name__}", training=False)
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == env.observation_space.shape == (ROBOTS[robot].observations,)
+    with pytest.raises(ConfigError, match="there are no models in"):
+        make_env(lambda: ROBOTS[robot](models="/nowhere"), training=False)
+
+
+def test_a_pressed_policy_walks_beside_the_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stands").mkdir()
+    standing("go1").save(tmp_path / "stands" / "policy.policy")
+    main(["go1", "--policy", str(tmp_path / "stands" / "policy.policy"), "--episodes", "2"])
+    head, _, original, stands = capsys.readouterr().out.strip().splitlines()
+    assert head.startswith("| who | episodes | falls | tracking error")
+    assert original.startswith("| original | 2 | 0 | 0.")
+    assert stands.startswith("| stands | 2 | ")
+    assert float(stands.split("|")[4]) > 3 * float(original.split("|")[4])
+
+
+def test_the_table_counts_and_averages() -> None:
+    episodes = [Episode(seed, 20.0, seed == 1, 0.1 * seed, 0.2, 0.3, 900.0) for seed in range(3)]
+    assert table({"a": episodes}).splitlines()[2] == "| a | 3 | 1 | 0.100 | 0.200 | 0.300 | 900.0 |"
+
+
+# The benchmark
+
+
+def some(errors: list[float], fallen: set[int] = frozenset()) -> list[Episode]:  # type: ignore[assignment]
+    return [Episode(SEED + i, 20.0, i in fallen, error, 1.0, 1.0, 1.0) for i, error in enumerate(errors)]
+
+
+def test_falls_are_compared_seed_by_seed() -> None:
+    flat = [1.0] * 40
+    row = robots.compared(some(flat, {1, 2, 3, 4, 5}), some(flat))
+    assert (row["falls"], row["original_falls"], row["p_falls"]) == (5, 0, 1 / 32)
+    assert robots.compared(some(flat), some(flat))["p_falls"] == 1.0
+    assert robots.compared(some(flat, {1, 2}), some(flat, {1, 2}))["p_falls"] == 1.0
+    assert robots.compared(some(flat, {1}), some(flat, {2}))["p_falls"] == 0.75
+    row = robots.compared(some([1.1] * 40), some(flat))
+    assert (row["tracking_ratio"], row["tracking_high"]) == (1.1, 1.1)
+    wide = robots.compared(some([0.5, 1.5] * 20), some(flat))
+    assert wide["tracking_ratio"] == 1.0 < wide["tracking_high"] < 1.3
+
+
+def test_measuring_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robots, "FOLDER", tmp_path)
+    monkeypatch.setattr(robots, "OUT", tmp_path / "docs")
+    monkeypatch.setattr(robots, "on_microcontroller", lambda *_: None)
+    monkeypatch.setattr(legged, "SECONDS", 1.0)
+    made = tmp_path / "go1" / "stands"
+    made.mkdir(parents=True)
+    standing("go1").save(made / "policy.policy")
+    (made / "result.json").write_text("{}")
+    robots.measure("go1", 3, 9.0)
+    lines = (tmp_path / "go1" / "stands.jsonl").read_text()
+    (tmp_path / "go1" / "stands.jsonl").write_text(lines[:-20])  # killed while it wrote
+    robots.measure("go1", 4, 9.0)
+    who = robots.digest(made / "policy.policy")
+    found = robots.walked("go1", "stands", who)
+    assert sorted(found) == [SEED, SEED + 1, SEED + 2, SEED + 3]
+    assert robots.walked("go1", "stands", "another") == {}
+    original, stands = robots.report("go1")
+    assert (original["name"], original["episodes"]) == ("original", 4)
+    assert (stands["name"], stands["episodes"]) == ("stands", 4)
+    assert stands["tracking_ratio"] > 1.5
+    assert set(original) | set(stands) <= set(robots.COLUMNS)
+    assert {*MEANS} <= set(original)
+    robots.show("go1", [original, stands])
+    assert (tmp_path / "docs" / "go1.csv").read_text().count("\n") == 3
+    before = found
+    robots.measure("go1", 4, 0.0)
+    assert robots.walked("go1", "stands", who) == before
+
+
+def test_a_walker_of_policypress_starts_anew(tmp_path: Path) -> None:
+    standing("g1").save(tmp_path / "policy.policy")
+    walker = Pressed(tmp_path / "policy.policy")
+    for _ in range(2):
+        walker.reset()
+        assert walker.act(np.zeros(47, np.float32)).shape == (12,)
