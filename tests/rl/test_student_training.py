@@ -235,6 +235,19 @@ def test_what_returned_most_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert training.freeze() is kept[1]
 
 
+def test_what_is_deployed_has_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TRAINING, "_AVERAGED", 4)
+    source = saved("sac", tmp_path)
+    with trainings(source, planned(source, "sac")) as (make, _):
+        training = make()
+        training.run()
+    latest = [values.detach().clone() for values in training._deployed]
+    assert any(not torch.equal(*pair) for pair in zip(latest, training._average, strict=True))
+    with training._averaged():
+        assert all(torch.equal(*pair) for pair in zip(training._deployed, training._average, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(training._deployed, latest, strict=True))
+
+
 def test_the_price_follows_the_bits(tmp_path: Path) -> None:
     source = saved("sac", tmp_path)
     with trainings(source, planned(source, "sac")) as (make, distilled):

@@ -16,6 +16,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ _RAMP = 500  # steps of the student in which its learning rate rises: Adam's fir
 _DECAY = 0.4  # of the steps, the last ones: the learning rate falls to zero
 _PENALTY, _PENALTY_UNTIL = 1.0, 0.5  # of what its actions differ from the teacher's, falling to 0 at this share
 _SPREAD_MEMORY = 0.99
+_AVERAGED = 1_000  # steps of the student, about, whose weights are averaged: single ones may fall now and then
 # The price of bits follows the bits: a hundredth more than wanted raises it by a fiftieth, every so many steps.
 _PRICE_EVERY, _PRICE_GAIN, _PRICE_SPAN = 50, 2.0, 100.0
 _PAYLOAD = 0.98  # of the payload at the start: what is aimed at, so that it is seldom more
@@ -103,6 +105,8 @@ class StudentTraining:
             ours.load_state_dict(theirs.state_dict())
         getattr(self._model, STATE_ATTRIBUTE)["compressor"] = self._compressor.state_dict()
         self._deployed = [values for module in _modules(self._compressor.graph) for values in module.parameters()]
+        self._average = [values.detach().clone() for values in self._deployed]
+        self._optimizer.register_step_post_hook(self._after_step)
         self._warm_up = min(WARM_UP, math.ceil(_WARM_UP_SHARE * config.steps))
         self._price = start.config.rate_weight
         self._bits_wanted = max(self._bits(), 1.0)
@@ -227,6 +231,24 @@ class StudentTraining:
 
     # Both
 
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        for average, values in zip(self._average, self._deployed, strict=True):
+            average.lerp_(values, 1.0 / _AVERAGED)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The student of averaged weights, in place of the latest (Polyak and Juditsky 1992)."""
+        latest = [values.detach().clone() for values in self._deployed]
+        self._set(self._average)
+        yield
+        self._set(latest)
+
+    @torch.no_grad()
+    def _set(self, weights: list[torch.Tensor]) -> None:
+        for values, given in zip(self._deployed, weights, strict=True):
+            values.copy_(given)
+
     def _rate(self) -> float:
         left = 1.0 - self._model.num_timesteps / self._config.steps
         return _ACTOR_RATE * min(1.0, float(left) / _DECAY, (self._actor_steps + 1) / _RAMP)
@@ -261,7 +283,8 @@ class StudentTraining:
     def _evaluate(self, progress: Progress | None) -> None:
         model, config = self._model, self._config
         told = {**config.environment.as_dict(), "distill": json.loads(dumps(config.student)), "finetuned": config.steps}
-        policy = freeze(model, baseline_bytes=self._teacher.baseline_bytes, provenance=told)
+        with self._averaged():
+            policy = freeze(model, baseline_bytes=self._teacher.baseline_bytes, provenance=told)
         result = evaluate(policy, config.environment, episodes=_EPISODES, seed=EVALUATION_SEED)
         payload = size(policy).payload_bytes
         low, _ = result.interval
@@ -290,6 +313,7 @@ class StudentTraining:
             "modules": {name: _attribute(self._model, name).state_dict() for name in modules},
             "tensors": {name: getattr(self._model, name).detach() for name in tensors},
             "buffer": None if buffer is None else (buffer.pos, buffer.full),
+            "average": self._average,
             "price": self._price,
             "bits_wanted": self._bits_wanted,
             "spread": self._spread,
@@ -312,6 +336,7 @@ class StudentTraining:
             getattr(self._model, name).data.copy_(value)
         if saved["buffer"] is not None:
             self._model.replay_buffer.pos, self._model.replay_buffer.full = saved["buffer"]
+        self._average = saved["average"]
         self._price, self._bits_wanted, self._spread = saved["price"], saved["bits_wanted"], saved["spread"]
         self._updates, self._actor_steps = saved["updates"], saved["actor_steps"]
         self._rows = saved["rows"]
