@@ -145,9 +145,23 @@ def test_after_an_opening_the_end_that_comes_closer_goes_first(left: float, end:
         climbing: tuple(candidate(climbing, i, low=0.4, worst_share=0.4) for i in range(3)),
         student: (candidate(student, low=0.9, seconds=200.0),),
     }
-    chosen = propose(Known(KEEP, SPACE, found, left=left, in_all=1000.0))
+    begun = {replace(climbing, seed=2), replace(student, method="finetune")}  # at work for the first time
+    found |= dict.fromkeys(begun, ())
+    chosen = propose(Known(KEEP, SPACE, found, frozenset(begun), left=left, in_all=1000.0))
     assert chosen is not None
     assert chosen.line.end == end
+
+
+def test_where_wider_students_have_too_many_bytes_finer_codes_are_tried() -> None:
+    student = Line("down", "distill", (24, 24))
+    found = {
+        Line("up", "distill", ()): (candidate(Line("up", "distill", ()), low=0.1),),
+        student: (candidate(student, payload_bytes=800, low=0.8, seconds=1.0),),
+        replace(student, method="finetune"): (),
+    }
+    known = Known(replace(KEEP, bytes=1_000), SPACE, found, frozenset({replace(student, method="finetune")}))
+    chosen = propose(replace(known, left=600.0, in_all=1000.0))
+    assert chosen == Slice(replace(student, coarsen=-2))
 
 
 def test_ways_are_chosen_by_what_they_gained() -> None:

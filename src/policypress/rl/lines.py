@@ -232,8 +232,8 @@ class Known:
         return now + max(0.0, trend) * min(_DAMPING * min(self.left, self.in_all), self.seconds_of([line]))
 
     def promise(self, end: End) -> float:
-        """How close a line of this end comes in the time left, by ``Aim.standing``: 0 at best."""
-        lines = [line for line in self.found if line.end == end and line not in self.dead]
+        """How close a line of this end comes in the time left, by ``Aim.standing``; 0 at best, or if none is known."""
+        lines = [line for line, found in self.found.items() if line.end == end and found and line not in self.dead]
         return max((min(self.projected(line), 0.0) for line in lines), default=0.0)
 
     def still(self, line: Line) -> bool:
@@ -452,8 +452,8 @@ def _larger(known: Known, students: list[Candidate]) -> Options:
     if not students:
         return
     nearest = max(students, key=known.aim.standing)
-    steps = _LARGER if known.aim.standing(nearest) > -NEAR / 4 else _LARGER[2:]
-    yield from _distil(known, nearest.line, steps)
+    near = known.aim.standing(nearest) > -NEAR / 4
+    yield from _distil(known, nearest.line, _LARGER if near else (*_LARGER[2:], *_LARGER[:2]))
 
 
 def _smaller(known: Known, students: list[Candidate]) -> Options:
