@@ -22,6 +22,7 @@ import pytest
 import policypress as pp
 from policypress.config import PressConfig
 from policypress.errors import ConfigError, DivergedError, RunError
+from policypress.files import write_whole
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
 from policypress.rl.formats import open_agent
@@ -64,7 +65,7 @@ class Steps:
         deadline = time.monotonic() + min(seconds, 0.2)
         while time.monotonic() < deadline:
             self._done += 1
-            self._file.write_text(str(self._done))
+            write_whole(self._file, str(self._done))  # killed at any moment
             progress(self._done, 1_000_000, None)
             time.sleep(0.01)
         return False
