@@ -721,7 +721,7 @@ def test_the_header_tells_the_contract(tmp_path):
     text = (tmp_path / "out/net.h").read_text()
     for part in (
         *("#define NET_OBSERVATION_SIZE 5", "#define NET_ACTION_SIZE 3", "typedef double net_observation;"),
-        *("VecNormalize", "algo sac", "sparsity", "1: [-1, 1]", "int net_self_test(void);"),
+        *("normalized inside", "algo sac", "sparsity", "1: [-1, 1]", "int net_self_test(void);"),
         "at every start of the product",
     ):
         assert part in text

@@ -32,12 +32,13 @@ static void narrow(const int32_t *from, uint8_t *to, size_t have, size_t want) {
 @dataclass
 class Unpacked:
     """C that unpacks a payload: ``text`` with the data, the arrays in RAM and NAME_init; ``arrays``: what stands for
-    each array of the program; whether the payload has a ``short`` form; bytes of it, of RAM for the arrays and for
-    unpacking them where pointers have 4 bytes, and of each layer in the payload."""
+    each array of the program; whether the payload has a ``short`` form, and is of a ``recurrent`` policy; bytes of it,
+    of RAM for the arrays and for unpacking them where pointers have 4 bytes, and of each layer in the payload."""
 
     text: str
     arrays: dict[str, str]
     short: bool
+    recurrent: bool
     payload_bytes: int
     ram_bytes: int
     layer_bytes: list[int]
@@ -100,7 +101,7 @@ int {name}_init(void) {{
     ram = walk.ram + _MEMORY_BYTES + _LINE_BYTES * (columns + 2)
     assert policy.input is not None
     short = short_input(policy.input) is not None
-    return Unpacked(text, walk.arrays, short, len(data), ram, layer_bytes)
+    return Unpacked(text, walk.arrays, short, policy.state_size > 0, len(data), ram, layer_bytes)
 
 
 @dataclass

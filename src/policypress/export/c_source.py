@@ -305,5 +305,6 @@ def _source(name: str, used: Mapping[str, int], unpacked: Unpacked | None, array
         engine += f"""
 #define PAYLOAD_API static
 #define PAYLOAD_SHORT {int(unpacked.short)}
+#define PAYLOAD_RECURRENT {int(unpacked.recurrent)}
 {runtime("payload.c")}"""
     return file(name, [engine, "/* ---- the policy ---- */", *arrays], body)

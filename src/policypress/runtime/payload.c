@@ -211,11 +211,11 @@ PAYLOAD_API int payload_decode(const uint8_t *data, size_t size, const payload_a
             tell_activation(r);
         if (kind == MAX_POOL)
             tell_sizes(r, 6);
-        if (kind == HISTORY)
+        if (PAYLOAD_RECURRENT && kind == HISTORY)
             tell_sizes(r, 1);
-        if (kind == GRU)
+        if (PAYLOAD_RECURRENT && kind == GRU)
             read_cell(r, 3, 1, 5, &width);
-        if (kind == LSTM)
+        if (PAYLOAD_RECURRENT && kind == LSTM)
             read_cell(r, 4, 2, 6, &width);
         if (kind == RESIDUAL) {
             limits(r, LIMITS);
