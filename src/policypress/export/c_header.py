@@ -68,7 +68,7 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
         n = observation.normalization
         before = (
             f"x = (float)clip((observation - mean) / sqrt(var + {n.epsilon!r}), -{n.clip!r}, {n.clip!r}) in double,"
-            " mean and var being VecNormalize's"
+            " mean and var being those of the policy's normalization"
         )
     which = "i" if inverse.size > 1 else "0"
     lines = [

@@ -43,8 +43,8 @@ from policypress.rl.workers import Tell, check_jobs
 ROUNDS = 6
 """A distilled student gets about this part of the time: short ones mislead, and few ones leave sizes untried."""
 SLICES = 24
-"""A line of evolution gets about this part of the time at once, _SLICE seconds of it; what else can be interrupted, but
-loses by that (a replay buffer), as much as a distilled student."""
+"""A line of evolution gets about this part of the time at once, _SLICE seconds of it; a training, which stops at its
+evaluations alone, as much as a distilled student."""
 SEARCH_SEED, BLOCKS = 5000, 2000
 """Lines are compared from ``reset(seed=5000 + i)``, i below 2000, in blocks of as many as a measurement has; what is
 chosen is then measured from other seeds."""
