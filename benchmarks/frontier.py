@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
             print(f"{name}, seed {seed}", flush=True)
             row, trained = ROWS[name], arguments.out / "agents" / ROWS[name].env
+            row = replace(row, minutes=min(row.minutes, arguments.minutes)) if arguments.minutes else row
             agent = trained / "agent.zip" if row.steps else arguments.agents / row.agent
             commands = [row.training(trained)] if row.steps and not agent.exists() else []
             with (arguments.out / f"{name}-{seed}.log").open("a") as log:
@@ -282,6 +283,7 @@ def main() -> None:
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--rows", default="")
     running.add_argument("--seeds", default="1,2,3")
+    running.add_argument("--minutes", type=int, help="fewer than a row allows, on a machine that is lent for less")
     running.set_defaults(verb=run)
     reporting = verbs.add_parser("report")
     reporting.add_argument("runs", type=Path)

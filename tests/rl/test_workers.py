@@ -153,3 +153,14 @@ def test_ctrl_c_does_not_reach_a_worker(tmp_path: Path) -> None:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
         assert pool.wait(0.3) is None
         assert pool.running == {"first"}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins processes")
+def test_one_piece_of_work_for_each_core_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with Workers[int]() as workers:
+            assert workers.slots == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

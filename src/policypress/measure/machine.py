@@ -29,13 +29,17 @@ def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": described.get("model name") or platform.processor() or platform.machine(),
         "flags": [flag for flag in _FLAGS if flag in flags],
-        "cores": usable,
+        "cores": usable_cores(),
         "versions": versions,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a container or ``taskset`` often leaves it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lines(found: dict[str, Any]) -> list[str]:

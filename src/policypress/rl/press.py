@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from policypress.config import PressConfig
 from policypress.errors import ConfigError, DivergedError
+from policypress.measure.machine import usable_cores
 from policypress.rl.formats import open_agent
 from policypress.rl.measured import PressFolder, agreed_student, measured_student, measured_teacher
 from policypress.rl.methods import METHODS
@@ -47,7 +47,7 @@ def press(
         teacher = None if config.observations else measured_teacher(folder, agent, config)
         started = time.monotonic()
         try:
-            policy = method.press(agent, config, folder.checkpoint, progress, jobs or os.cpu_count() or 1)
+            policy = method.press(agent, config, folder.checkpoint, progress, jobs or usable_cores())
         except DivergedError:  # it would again
             folder.remove()
             raise

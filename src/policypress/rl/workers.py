@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import queue
 import signal
@@ -14,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from policypress.errors import ConfigError, PolicypressError, RunError
+from policypress.measure.machine import usable_cores
 
 K = TypeVar("K")
 
@@ -81,8 +81,8 @@ class Workers(Generic[K]):
 
     @property
     def slots(self) -> int:
-        """How many pieces of work this machine does at once: one a core."""
-        return os.cpu_count() or 1
+        """How many pieces of work this machine does at once: one a core that this process may use."""
+        return usable_cores()
 
     @property
     def running(self) -> set[K]:
