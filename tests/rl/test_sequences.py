@@ -15,11 +15,12 @@ from torch import nn
 from policypress.compression.recurrent import Frames, Recurrent
 from policypress.config import CompressionConfig
 from policypress.errors import ConfigError, UnsupportedError
+from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Cell, History
 from policypress.rl.evaluate import evaluate
 from policypress.rl.policy_files import policy_teacher
-from policypress.rl.sequences import SequenceConfig, answers_of, distil_sequences
+from policypress.rl.sequences import SequenceConfig, distil_sequences
 from policypress.rl.teacher import Teacher
 from policypress.testing import random_observations, random_recurrent_policy
 
@@ -87,13 +88,17 @@ def test_a_student_learns_what_takes_memory(kind: str) -> None:
 
 def test_a_policy_that_remembers_teaches_sequences_alone() -> None:
     policy = random_recurrent_policy(0, "integer")
+    own = policy_teacher(policy, "action")
+    assert own.remembers
     with pytest.raises(UnsupportedError, match="distil it over sequences"):
-        policy_teacher(policy, "action")
-    answers, seen = answers_of(policy), random_observations(policy, 6, 0).reshape(3, 2, *policy.observation.shape)
-    state = None
+        own.outputs(torch.zeros(2, *policy.observation.shape))
+    seen = random_observations(policy, 6, 0).reshape(3, 2, *policy.observation.shape)
+    state, states = None, [None, None]
     for observations, starts in zip(seen, np.array([[1, 1], [0, 0], [0, 1]], bool), strict=True):
         wanted, state = policy.step(observations, state, starts)
-        assert answers(observations, starts).tobytes() == wanted.tobytes()
+        x = torch.from_numpy(reference.observe(policy.observation, observations))
+        answers, states = own.step(x, [None if s else one for s, one in zip(starts, states, strict=True)])  # type: ignore[assignment]
+        assert answers.numpy().tobytes() == wanted.tobytes()
 
 
 def test_too_few_states_for_a_piece_are_refused() -> None:
