@@ -615,7 +615,7 @@ def memory_of(text: str) -> tuple[MemoryKind, int] | None:
         return None
     name, _, size = text.partition(":")
     for kind in get_args(MemoryKind):
-        if kind == name and size.isascii() and size.isdecimal() and 1 <= int(size[:9]) <= LARGEST_MEMORY:
+        if kind == name and size.isascii() and size.isdecimal() and len(size) < 5 and 1 <= int(size) <= LARGEST_MEMORY:
             found: tuple[MemoryKind, int] = (kind, int(size))
             return found
     known = ", ".join(f"{kind}:N" for kind in get_args(MemoryKind))

@@ -168,7 +168,7 @@ def _steps(path: Path, module: Any, run: Run, names: Sequence[str]) -> Steps:
         with torch.no_grad():
             for place, name in enumerate(names):
                 buffers[name].copy_(torch.zeros(()) if state is None else state[place])
-        answer = run(observation)
+        answer = run(observation).copy()  # it may lie in a buffer
         after = dict(module.named_buffers())  # a module may put others in their place
         if any(after[name].shape != buffers[name].shape for name in names):
             raise UnsupportedError(

@@ -260,9 +260,11 @@ class SequenceDistillation:
 
 
 def _config(config: DistillConfig) -> SequenceConfig:
-    """As many pieces a batch as have its observations."""
+    """As many pieces a batch as have its observations, and no more rows than there are observations for."""
+    length = SequenceConfig.steps + SequenceConfig.burn_in
     return SequenceConfig(
         config.compression,
+        rows=max(1, min(SequenceConfig.rows, config.states // (10 * length))),
         batches=config.batches,
         pieces=math.ceil(config.batch_size / SequenceConfig.steps),
         states=config.states,
