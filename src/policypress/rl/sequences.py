@@ -207,7 +207,7 @@ class SequenceDistillation:
 
     def freeze(self) -> Policy:
         """The student as it stands."""
-        told = {"sequences": asdict(self._config)}
+        told: dict[str, Any] = {"sequences": asdict(self._config)}
         if self._told is not None:
             told = {"distill": self._told, "batches": self._done}
         return freeze_student(self._teacher, self._compressor.graph, told, self._tape.met)
