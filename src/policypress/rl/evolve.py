@@ -204,7 +204,10 @@ class Evolution:
             "randn": _Normal(state.generator),
             "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
         }
-        strategies = [cma.CMAEvolutionStrategy(state.best, noise, options) for noise in _NOISES]
+        given = self._config.noise if not state.generations else 0.0
+        strategies = [cma.CMAEvolutionStrategy(state.best, noise, options) for noise in ((given,) if given else _NOISES)]
+        if given:
+            return strategies[0]
         for strategy in strategies:
             for _ in range(_RACED // candidates):
                 self._generation(strategy)
