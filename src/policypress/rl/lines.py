@@ -290,9 +290,10 @@ def propose(known: Known) -> Slice | None:
 def _lead(known: Known) -> Options:
     """The leader, until it has had its part of the time, or stands still."""
     leader = known.leader if known.good is None else None
-    if leader is not None and known.free(leader) and not known.still(leader):
-        if known.seconds_of([leader]) < _LEADS * known.seconds_of(known.found):
-            yield Slice(leader)
+    if leader is None or not known.free(leader) or known.still(leader):
+        return
+    if known.seconds_of([leader]) < _LEADS * known.seconds_of(known.found):
+        yield Slice(leader)
 
 
 def _ends(known: Known) -> list[End]:
