@@ -85,7 +85,8 @@ class Training:
         self.env_id, self.device, self.arguments = env_id, device, arguments
         self.envs = Environments(env_id, arguments.envs, arguments.workers, arguments.seed * 1000)
         env = gymnasium.make(env_id, **PLAIN.get(env_id, {}))
-        self.model = SAC("MlpPolicy", env, seed=arguments.seed, device=device, buffer_size=1)
+        told = {"learning_rate": arguments.learning_rate, "batch_size": arguments.batch}
+        self.model = SAC("MlpPolicy", env, seed=arguments.seed, device=device, buffer_size=1, **told)
         space = env.action_space
         assert isinstance(space, gymnasium.spaces.Box)
         assert env.observation_space.shape is not None
@@ -98,7 +99,7 @@ class Training:
         self.noise = torch.Generator(device)
         self.noise.manual_seed(arguments.seed)
         self.log_temperature = torch.zeros(1, device=device, requires_grad=True)
-        captured = {"capturable": True, "fused": True} if device.type == "cuda" else {}
+        captured: dict[str, Any] = {"capturable": True, "fused": True} if device.type == "cuda" else {}
         self.optimizers = [
             torch.optim.Adam(parameters, lr=arguments.learning_rate, **captured)
             for parameters in (
@@ -240,6 +241,8 @@ class Training:
     def save(self, returns: np.ndarray) -> None:
         folder = self.arguments.out
         folder.mkdir(parents=True, exist_ok=True)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group |= {"capturable": False, "fused": None}  # who goes on may have no GPU, and a graph does not ask
         self.model.num_timesteps = self.steps
         self.model.log_ent_coef = self.log_temperature
         self.model.actor.optimizer, self.model.critic.optimizer = self.optimizers[1], self.optimizers[0]

@@ -6,8 +6,9 @@
     python benchmarks/frontier.py picture docs/frontier --zoo zoo [--paper paper_results.csv]
 
 ``run`` presses agents with ``policypress compress AGENT --keep SHARE --bytes BYTES --minutes MINUTES`` and no further
-option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on. Agents of
-classic control and Box2D (``pip install "gymnasium[box2d]"``) are trained first, by ``policypress train``.
+option, one row after the other, each on all cores; what is finished is skipped, what was interrupted goes on. Agents
+of Ant and Humanoid come from ``benchmarks/fast_sac.py --out runs/rows/agents``; those of classic control and Box2D
+(``pip install "gymnasium[box2d]"``) are trained first, by ``policypress train``.
 ``report`` writes what came of them, ``zoo`` keeps of every environment the policies that no smaller one beats, and
 ``picture`` draws them beside linear.csv (``benchmarks/linear.py``), open_loop.csv (``benchmarks/open_loop.py``), the
 agents of rows.csv and the paper's own points, which ``--paper`` takes into paper.csv.
@@ -26,6 +27,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fast_sac import PLAIN
+
 import policypress as pp
 from policypress.measure.returns import summary
 from policypress.measure.size import size
@@ -35,7 +38,7 @@ from policypress.rl.evaluate import evaluate
 @dataclass(frozen=True)
 class Row:
     """An agent, and what of it must be kept in how many bytes (0: as few as possible) and minutes; ``steps``: how long
-    it is trained, if it is not given."""
+    it is trained, if it is not given; ``env_kwargs``: what its environment is made with, NAME:VALUE."""
 
     agent: str
     algo: str
@@ -44,6 +47,7 @@ class Row:
     bytes: int
     minutes: int
     steps: int = 0
+    env_kwargs: tuple[str, ...] = ()
 
     def training(self, out: Path) -> list[str]:
         return [
@@ -56,13 +60,21 @@ class Row:
             *(sys.executable, "-m", "policypress", "compress", str(agent), "--algo", self.algo),
             *("--env", self.env, "--keep", f"{self.keep:g}", *(("--bytes", str(self.bytes)) if self.bytes else ())),
             *("--minutes", str(self.minutes), "--seed", str(seed), "--out", str(out), "--resume"),
+            *(part for pair in self.env_kwargs for part in ("--env-kwargs", pair)),
         ]
+
+
+def plain(env_id: str) -> tuple[str, ...]:
+    """What ``benchmarks/fast_sac.py`` made the environment of its agent with."""
+    return tuple(f"{name}:{value}" for name, value in PLAIN[env_id].items())
 
 
 SWIMMER = ("tqc-Swimmer-1M.zip", "tqc", "Swimmer-v5")
 HOPPER = ("tqc-Hopper-1M.zip", "tqc", "Hopper-v5")
 WALKER = ("sac-Walker2d-1M.zip", "sac", "Walker2d-v5")
 CHEETAH = ("sac-HalfCheetah-1M.zip", "sac", "HalfCheetah-v5")
+ANT = ("Ant-v5.zip", "sac", "Ant-v5")
+HUMANOID = ("Humanoid-v5.zip", "sac", "Humanoid-v5")
 YOUNG_CHEETAH = ("HalfCheetah-v5-sac.zip", "sac", "HalfCheetah-v5")
 ROWS = {
     "swimmer-30": Row(*SWIMMER, 0.99, 32, 30),
@@ -75,8 +87,10 @@ ROWS = {
     "cheetah-200k-120": Row(*YOUNG_CHEETAH, 1.1, 100, 120),
     "walker-120": Row(*WALKER, 1.2, 128, 120),
     "cheetah-120": Row(*CHEETAH, 0.95, 500, 120),
+    "ant-120": Row(*ANT, 0.95, 400, 120, env_kwargs=plain("Ant-v5")),
+    "humanoid-120": Row(*HUMANOID, 0.95, 0, 120, env_kwargs=plain("Humanoid-v5")),
 }
-"""The figures that the command is held to, the median of three seeds."""
+"""The figures that the command is held to, the median of three seeds; those of Humanoid are only measured."""
 ROWS |= {
     name: Row("", algo, env, 0.95, 0, 3, steps)
     for name, algo, env, steps in (
@@ -107,7 +121,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name}, seed {seed}", flush=True)
             row, trained = ROWS[name], arguments.out / "agents" / ROWS[name].env
             row = replace(row, minutes=min(row.minutes, arguments.minutes)) if arguments.minutes else row
-            agent = trained / "agent.zip" if row.steps else arguments.agents / row.agent
+            given = (arguments.agents / row.agent, arguments.out / "agents" / row.agent)
+            agent = trained / "agent.zip" if row.steps else next((one for one in given if one.exists()), given[0])
             commands = [row.training(trained)] if row.steps and not agent.exists() else []
             with (arguments.out / f"{name}-{seed}.log").open("a") as log:
                 for command in (*commands, row.command(agent, seed, out)):

@@ -131,10 +131,25 @@ def test_settings_that_do_not_fit(changes: dict[str, Any], sentence: str) -> Non
 def test_survival_alone_is_worth_less_at_first(effort: int, share: float) -> None:
     start = bad()
     with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
-        work = Evolution(start, rollouts, config(), earned=lambda: 8.0)
+        work = Evolution(start, rollouts, config(), episode=lambda: evolve._Episode(8.0, 10.0))
         work._state.effort = effort
         ((worth, returned),) = work._played([work._state.best], [7])
         assert worth == pytest.approx(returned - share * 8.0 * rollouts.steps)
         assert returned == pytest.approx(
             evaluate(work._genome.policy(work._state.best), Environment("rl.toys:Follow"), episodes=1, seed=7).mean
         )
+
+
+def test_candidates_play_the_beginning_of_an_episode_first_and_all_of_it_at_last() -> None:
+    start = bad()
+    with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
+        work = Evolution(start, rollouts, config(steps=30_000), episode=lambda: evolve._Episode(0.0, 10.0))
+        strategy, before = work._begun(), rollouts.steps
+        work._generation(strategy)
+        assert rollouts.steps - before == strategy.popsize * 3  # a quarter of ten steps, rounded up
+        work.run()
+        assert work._state.horizon == len(evolve._HORIZONS) - 1
+        before = rollouts.steps
+        work._state.effort = 0
+        work._generation(strategy)
+        assert rollouts.steps - before == strategy.popsize * 10

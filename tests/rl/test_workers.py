@@ -160,7 +160,7 @@ def test_one_piece_of_work_for_each_core_that_this_process_may_use() -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        with Workers[int]() as workers:
+        with Workers[int]("test") as workers:
             assert workers.slots == 1
     finally:
         os.sched_setaffinity(0, allowed)

@@ -164,8 +164,11 @@ def check_end(name: str, length: int) -> None:
         )
 
 
-def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: int) -> tuple[float, int]:
-    """Return and length of one episode of an environment of ``make_env`` from ``reset(seed=seed)``.
+def play(
+    env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: int, limit: float = math.inf
+) -> tuple[float, int]:
+    """Return and length of one episode of an environment of ``make_env`` from ``reset(seed=seed)``, of its first
+    ``limit`` steps.
 
     ``act`` is a ``predict``. At full speed: what the environment gives is checked in the first steps alone, and at the
     end. Raises what a step of ``env`` raises; RunError for an episode that never ends.
@@ -179,7 +182,7 @@ def play(env: gym.Env[Any, Any], act: Callable[[Any], tuple[Any, Any]], seed: in
             observation, reward, terminated, truncated, _ = env_step(action)
             total += reward
             length += 1
-            if terminated or truncated:
+            if terminated or truncated or length >= limit:
                 break
             if length == _CHECKED_STEPS:
                 env_step = env.unguarded.step

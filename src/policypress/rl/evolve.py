@@ -40,9 +40,11 @@ START = "start.policy"
 """In the folder of a checkpoint: the policy to start from, a distilled student if there is none."""
 MOST_NUMBERS = 20_000
 _FULL_COVARIANCE = 300  # numbers; beyond, covariances cost more than they tell
-_NOISES = (0.5, 0.25, 0.12, 0.06, 0.03)  # standard deviations to begin with, in units of the genome
-_NOISE_AGAIN = 0.2  # when beginning anew
-_PROBED = 5  # episodes that tell whether a noise does harm
+_NOISES = (0.4, 0.2, 0.1, 0.05)  # standard deviations to begin with, in units of the genome
+_RACED = 10  # generations that tell which of them gets furthest
+_PROBED = 5  # episodes that tell how far
+_HORIZONS = (0.25, 0.5, math.inf)  # of an episode of the agent's: how much of theirs candidates play
+_HORIZON_PATIENCE = 6  # checks without a better policy until they play more of it
 _CHECK_SEED = 100_000  # policies are compared from reset(seed=100000 + i)
 _CHECK_SHARE = 0.15  # of the environment steps, about
 _PATIENCE = 10  # checks without a better policy, and one more for
@@ -87,17 +89,26 @@ class Evolve(Method):
             if start is not None:
                 policy.save(start)
         with Rollouts(config.environment, policy.observation, jobs) as rollouts:
-            yield Evolution(policy, rollouts, config, folder, lambda: _earned(agent, config))
+            yield Evolution(policy, rollouts, config, folder, lambda: _episode(agent, config))
+
+
+@dataclass(frozen=True)
+class _Episode:
+    """What an agent ``earned`` a step, and the mean ``length`` of its episodes."""
+
+    earned: float
+    length: float
 
 
 @dataclass
 class _State:
-    """Where an evolution stands: what the agent ``earned`` a step, the ``best`` vector of the genome, its ``worth`` in
-    the checks of this effort and what it ``returned`` there, the environment ``steps`` made, then and at the last
-    check, what that check took, how many checks in a row found nothing better, and the strategy that is at work."""
+    """Where an evolution stands: the agent's ``episode``, the ``best`` vector of the genome, its ``worth`` in checks of
+    this effort and what it ``returned`` there, the environment ``steps`` made, then and at the last check, what that
+    check took, how many checks in a row found nothing better, which of the horizons candidates play to, and the
+    strategy that is at work."""
 
     generator: np.random.Generator
-    earned: float
+    episode: _Episode
     best: NDArray[np.float64]
     worth: float | None = None
     returned: float | None = None
@@ -106,6 +117,7 @@ class _State:
     check_steps: int = 0
     fruitless: int = 0
     effort: int = 0
+    horizon: int = 0
     generations: int = 0
     strategy: Any = None
 
@@ -113,10 +125,10 @@ class _State:
 class Evolution:
     """One policy on its way: ``run`` changes its integers for ``config.steps`` environment steps.
 
-    It begins with few candidates and one episode for each, and the most noise that does no harm; when that gets no
-    further, it begins anew at the best policy, with twice as many candidates, then with more episodes too. Same
-    settings, same policy, whatever the number of processes. With a ``folder`` it is checkpointed there. ``earned``
-    gives what the agent earns a step, and is asked once.
+    It begins with few candidates, the first quarter of an episode for each, and of several noises the one that gets
+    furthest; when it gets no further, they play longer, to the end at last; then it begins anew at the best policy,
+    with twice as many candidates, then with more episodes too. Same settings, same policy, whatever the number of
+    processes. With a ``folder`` it is checkpointed there. ``episode`` tells of the agent's episodes, and is asked once.
 
     Raises UnsupportedError for policies that cannot be evolved, RunError for a checkpoint of other settings.
     """
@@ -127,7 +139,7 @@ class Evolution:
         rollouts: Rollouts,
         config: PressConfig,
         folder: Path | None = None,
-        earned: Callable[[], float] = lambda: 0.0,
+        episode: Callable[[], _Episode] = lambda: _Episode(0.0, math.inf),
     ) -> None:
         self._start, self._rollouts, self._config = start, rollouts, config
         self._told = dumps(replace(config, steps=1))
@@ -144,7 +156,7 @@ class Evolution:
             if told != self._told:
                 raise RunError(f"{folder} holds an evolution of other settings: choose another folder or remove it.")
         else:
-            self._state = _State(np.random.default_rng(config.student.seed), earned(), self._genome.start)
+            self._state = _State(np.random.default_rng(config.student.seed), episode(), self._genome.start)
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
         """Evolves until the steps are made (True), or for ``seconds``."""
@@ -159,7 +171,9 @@ class Evolution:
             state.generations += 1
             if state.steps - state.checked > state.check_steps / _CHECK_SHARE:
                 self._check(np.asarray(state.strategy.mean))
-            if state.fruitless >= _PATIENCE + self._genome.size // _NUMBERS_A_CHECK:
+            if state.fruitless >= _HORIZON_PATIENCE and state.horizon < len(_HORIZONS) - 1:
+                state.horizon, state.fruitless = state.horizon + 1, 0
+            elif state.fruitless >= _PATIENCE + self._genome.size // _NUMBERS_A_CHECK:
                 state.effort = min(state.effort + 1, len(_EFFORTS) - 1)
                 state.worth, state.strategy, state.fruitless = None, None, 0
             if time.monotonic() - saved > _SAVE_SECONDS:
@@ -178,46 +192,49 @@ class Evolution:
         return answered(policy, self._start.test_vectors)
 
     def _begun(self) -> Any:
-        """A strategy at the best policy, a generation old: the first with the most noise that did it no harm."""
+        """A strategy at the best policy, some generations old: of several noises, the one that got furthest."""
         import cma
 
-        state = self._state
+        state, candidates = self._state, _EFFORTS[self._state.effort].candidates
         usual = 4 + int(3 * math.log(self._genome.size))  # Hansen 2016, table 1
-        seeds = range(_CHECK_SEED, _CHECK_SEED + _PROBED)
-        least = self._worth([state.best], seeds)[0] if not state.effort else -math.inf
-        for noise in _NOISES if not state.effort else (_NOISE_AGAIN,):
-            options = {
-                "verbose": -9,
-                "popsize": _EFFORTS[state.effort].candidates * usual,
-                "seed": math.nan,  # none is used: numbers come from the generator
-                "randn": _Normal(state.generator),
-                "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
-            }
-            strategy = cma.CMAEvolutionStrategy(state.best, noise, options)
-            self._generation(strategy)
-            if self._worth([strategy.mean], seeds)[0] >= least:
-                break
-        return strategy
+        options = {
+            "verbose": -9,
+            "popsize": candidates * usual,
+            "seed": math.nan,  # none is used: numbers come from the generator
+            "randn": _Normal(state.generator),
+            "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
+        }
+        strategies = [cma.CMAEvolutionStrategy(state.best, noise, options) for noise in _NOISES]
+        for strategy in strategies:
+            for _ in range(_RACED // candidates):
+                self._generation(strategy)
+        worths = self._worth([strategy.mean for strategy in strategies], range(_CHECK_SEED, _CHECK_SEED + _PROBED))
+        return strategies[int(np.argmax(worths))]
 
     def _generation(self, strategy: Any) -> None:
         """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
         episodes = _EFFORTS[self._state.effort].episodes
         seeds = _GENERATION_SEED + self._state.generator.integers(2**30, size=episodes)
+        limit = max(1.0, _HORIZONS[self._state.horizon] * self._state.episode.length)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
             vectors = strategy.ask()
-            strategy.tell(vectors, [-found for found in self._worth(vectors, seeds.tolist())])
+            strategy.tell(vectors, [-found for found in self._worth(vectors, seeds.tolist(), limit)])
 
-    def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
-        """What policies are worth in episodes of these seeds."""
-        return [found for found, _ in self._played(vectors, seeds)]
+    def _worth(
+        self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int], limit: float = math.inf
+    ) -> list[float]:
+        """What policies are worth in the first ``limit`` steps of episodes of these seeds."""
+        return [found for found, _ in self._played(vectors, seeds, limit)]
 
-    def _played(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[tuple[float, float]]:
-        """What policies are worth in episodes of these seeds, and the mean return."""
+    def _played(
+        self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int], limit: float = math.inf
+    ) -> list[tuple[float, float]]:
+        """What policies are worth in the first ``limit`` steps of episodes of these seeds, and the mean return."""
         state, before = self._state, self._rollouts.steps
-        returns, lengths = self._rollouts.play([self._genome.policy(vector) for vector in vectors], seeds)
+        returns, lengths = self._rollouts.play([self._genome.policy(vector) for vector in vectors], seeds, limit)
         state.steps += self._rollouts.steps - before
-        shaped = returns - _EFFORTS[state.effort].upkeep * state.earned * lengths
+        shaped = returns - _EFFORTS[state.effort].upkeep * state.episode.earned * lengths
         return [(worth(one.tolist()), float(found.mean())) for one, found in zip(shaped, returns, strict=True)]
 
     def _check(self, vector: NDArray[np.float64]) -> None:
@@ -235,10 +252,9 @@ class Evolution:
             write_whole(self._checkpoint, pickle.dumps((self._told, self._state)))
 
 
-def _earned(agent: OpenedAgent, config: PressConfig) -> float:
-    """What the agent earns a step."""
+def _episode(agent: OpenedAgent, config: PressConfig) -> _Episode:
     found = returns_of(agent.teacher, config.environment, _PROBED, _CHECK_SEED)
-    return sum(found.returns) / sum(found.lengths)
+    return _Episode(sum(found.returns) / sum(found.lengths), sum(found.lengths) / len(found.lengths))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -41,27 +42,30 @@ class Rollouts:
         for worker in self._workers:
             worker.close()
 
-    def play(self, policies: Sequence[Policy], seeds: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Undiscounted returns (policies, seeds) of whole episodes from ``reset(seed=...)``, and their lengths.
+    def play(
+        self, policies: Sequence[Policy], seeds: Sequence[int], limit: float = math.inf
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Undiscounted returns (policies, seeds) of episodes from ``reset(seed=...)``, of their first ``limit`` steps,
+        and their lengths.
 
         Raises what playing raises, and RunError if a process died.
         """
         if self._env is not None:
-            played = [_play(self._env, policy, seeds) for policy in policies]
+            played = [_play(self._env, policy, seeds, limit) for policy in policies]
         else:
-            played = self._in_processes(policies, seeds)
+            played = self._in_processes(policies, seeds, limit)
         returns, lengths = np.moveaxis(np.array(played, np.float64), 2, 0)
         self.steps += int(lengths.sum())
         return returns, lengths
 
-    def _in_processes(self, policies: Sequence[Policy], seeds: Sequence[int]) -> list[_Played]:
+    def _in_processes(self, policies: Sequence[Policy], seeds: Sequence[int], limit: float) -> list[_Played]:
         played: dict[int, _Played] = {}
         left = iter(enumerate(policies))
         busy: dict[Any, tuple[int, _Worker]] = {}
 
         def give(worker: _Worker) -> None:
             if (task := next(left, None)) is not None:
-                worker.ask(task[1], seeds)
+                worker.ask(task[1], seeds, limit)
                 busy[worker.connection] = (task[0], worker)
 
         for worker in self._workers:
@@ -84,9 +88,9 @@ class _Worker:
         start(self._process)
         theirs.close()
 
-    def ask(self, policy: Policy, seeds: Sequence[int]) -> None:
+    def ask(self, policy: Policy, seeds: Sequence[int], limit: float) -> None:
         try:
-            self.connection.send((policy, seeds))
+            self.connection.send((policy, seeds, limit))
         except BrokenPipeError:
             raise self._death() from None
 
@@ -122,6 +126,6 @@ def _serve(connection: Connection, env: Environment, padding: NDArray[Any] | flo
         connection.send(error)
 
 
-def _play(env: Any, policy: Policy, seeds: Sequence[int]) -> _Played:
+def _play(env: Any, policy: Policy, seeds: Sequence[int], limit: float) -> _Played:
     policy.engine  # noqa: B018  # from now on its predict is C
-    return [play(env, policy.predict, seed) for seed in seeds]
+    return [play(env, policy.predict, seed, limit) for seed in seeds]
