@@ -69,9 +69,7 @@ def in_one_piece(g: Graph, x: str) -> str:
      (in_flaxs_pieces, 18), (without_keeping_axes, 13)],
 )  # fmt: skip
 @pytest.mark.parametrize("silu", [True, False])
-def test_onnx_by_what_it_computes(
-    spelled: Callable[[Graph, str], str], opset: int, silu: bool, tmp_path: Path
-) -> None:
+def test_onnx_by_what_it_computes(spelled: Callable[[Graph, str], str], opset: int, silu: bool, tmp_path: Path) -> None:
     def act(g: Graph, x: str) -> str:
         y = spelled(g, x)
         return str(g("Mul", y, g("Sigmoid", y))) if silu else y
