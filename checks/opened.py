@@ -80,7 +80,7 @@ def main() -> int:
         opened = open_file(Asked(path))
         name = path.relative_to(SHARED) if path.is_relative_to(SHARED) else path
         label = f"{name!s:40} {found.name if found else '?':12}"
-        if opened.reset is not None:
+        if opened.steps is not None:
             print(f"{label} recurrent: not compared here")
             continue
         x = observations(opened, given.observations)

@@ -28,6 +28,8 @@ Structure = Literal["unstructured", "2:4"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 PressMethod = Literal["distill", "ptq", "finetune", "evolve"]
+MemoryKind = Literal["gru", "lstm", "history"]
+LARGEST_MEMORY = 1024
 Hidden = tuple[int, ...] | Literal["none"]
 """Widths of a student's last hidden layers; (): as wide as its teacher's; "none": it is linear."""
 
@@ -380,9 +382,19 @@ class DistillConfig:
     ] = 0.0
     critic_start: Annotated[float, Setting("Fraction of the batches from which the critics count", STUDENT)] = 0.5
     seed: Annotated[int, Setting("Random seed")] = 1
+    memory: Annotated[
+        str,
+        Setting(
+            "What it remembers by: gru:16 or lstm:16, a cell of so many units, history:5, its last observations, or "
+            "none",
+            STUDENT,
+        ),
+    ] = "none"
+    """Before its hidden layers; ``memory_of`` reads it."""
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        memory_of(self.memory)
         if self.states < self.batch_size:
             raise ConfigError(f"states={self.states} must be at least batch_size={self.batch_size}.")
         if self.learning_rate <= 0.0:
@@ -464,6 +476,11 @@ class PressConfig:
             raise ConfigError("states come from an environment or from a log: give --env or --observations.")
         if self.observations and self.method not in ("distill", "ptq"):
             raise ConfigError(f"--method {self.method} plays in the environment: give --env, or leave --method out.")
+        if self.student.memory != "none" and (self.searches or self.method != "distill"):
+            raise ConfigError(
+                f"memory={self.student.memory} is of a student that is distilled alone: leave --keep, --bytes and "
+                "--method out, or --memory."
+            )
         if self.observations and self.searches:
             raise ConfigError(
                 "--keep and --bytes compare returns, which a log does not tell: give --env, or press single students "
@@ -553,7 +570,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 
 _LATER = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
-    ("observations", ""),
+    *(("observations", ""), ("memory", "none")),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 
@@ -590,6 +607,19 @@ def _built(cls: type[T], values: Mapping[str, Any]) -> T:
         for name, value in values.items()
     }
     return cls(**arguments)
+
+
+def memory_of(text: str) -> tuple[MemoryKind, int] | None:
+    """The kind and size of a memory, "gru:16", None for "none"; ConfigError for any other text."""
+    if text == "none":
+        return None
+    name, _, size = text.partition(":")
+    for kind in get_args(MemoryKind):
+        if kind == name and size.isascii() and size.isdecimal() and len(size) < 5 and 1 <= int(size) <= LARGEST_MEMORY:
+            found: tuple[MemoryKind, int] = (kind, int(size))
+            return found
+    known = ", ".join(f"{kind}:N" for kind in get_args(MemoryKind))
+    raise ConfigError(f"memory={text!r} is not one of {known} (N from 1 to {LARGEST_MEMORY}) or none.")
 
 
 def hidden_of(value: Any) -> Hidden:

@@ -93,12 +93,39 @@ class Made:
         self.steps = 0
 
     def __call__(self, x: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], None]:
-        return x[:, :1], None
+        self.steps += 1
+        return x[:, :1] + self.steps - 1, None
 
     def reset(self) -> None:
         self.steps = 0
 
 
+def forgetful(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return x
+
+
+forgetful.reset = lambda: None  # type: ignore[attr-defined]
+
+
+class Counting:
+    """It keeps a state, and has no reset."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        self.steps += 1
+        return x + self.steps
+
+
+class Held(Made):
+    """It keeps what cannot be copied."""
+
+    def __init__(self) -> None:
+        self.steps, self.lines = 0, (number for number in range(3))
+
+
+held = Held()
 number = 3
 module = network(4, 2)
 HERE = "own_functions"
@@ -114,13 +141,16 @@ def test_functions_are_black_boxes() -> None:
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     found = opened(Path(f"{HERE}:doubled"), shape=(4,))
     np.testing.assert_array_equal(found.run(x), 2 * x)
-    assert (found.policy, found.reset) == (None, None)
+    assert (found.policy, found.steps) == (None, None)
     found = opened(Path(f"{HERE}:module"), shape=(4,))
     with torch.no_grad():
         np.testing.assert_array_equal(found.run(x), module(torch.from_numpy(x)).numpy())
     found = opened(Path(f"{HERE}:Made"), shape=(4,))
     np.testing.assert_array_equal(found.run(x), x[:, :1])
-    assert found.reset is not None
+    assert found.steps is not None
+    before, states = found.steps(x, [None, None])
+    after, _ = found.steps(x, [None, states[1]])  # each row has a state of its own
+    np.testing.assert_array_equal(after - before, [[0.0], [1.0]])
 
 
 @pytest.mark.usefixtures("here")
@@ -130,6 +160,9 @@ def test_functions_are_black_boxes() -> None:
         (f"{HERE}:missing", "there is no missing in"),
         (f"{HERE}:number", "is a int: name something that can be called"),
         (f"{HERE}:fails", "cannot be asked: 'no such thing'"),
+        (f"{HERE}:forgetful", "keeps the state of one episode for all: name a class"),
+        (f"{HERE}:Counting", "keeps a state that nothing resets"),
+        (f"{HERE}:held", "cannot be made anew for an episode of its own .* name a class"),
         ("no_such_module:function", "there is no module no_such_module"),
     ],
 )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from torch import nn
 
+import policypress.export
 from importers.models import HIDDEN, INPUTS, OUTPUTS, Graph, apart, opened
 from policypress.errors import PolicypressError, RunError, UnsupportedError
 from policypress.importers.signals import Function
+from policypress.testing import random_observations, random_recurrent_policy
 
 MEAN, STD = np.linspace(-2, 3, INPUTS), np.linspace(0.2, 4, INPUTS)
 
@@ -260,3 +265,54 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     g = Graph(shape=("batch", None))
     with pytest.raises(UnsupportedError, match="does not say of what shape"):
         opened(g.save(path, g("Relu", "obs")))
+
+
+# What remembers
+
+
+@pytest.mark.parametrize("numerics", ["integer", "float"])
+def test_our_own_recurrent_exports_are_what_they_were_made_of(numerics: Any, tmp_path: Path) -> None:
+    drawn = (random_recurrent_policy(seed, numerics) for seed in range(100))
+    policy = next(one for one in drawn if one.observation.dtype == "float32")
+    policypress.export.export(policy, tmp_path / "a.onnx", "onnx")
+    found = opened(tmp_path / "a.onnx")
+    assert not found.understood
+    assert found.steps is not None
+    seen = random_observations(policy, 12, 0).reshape(6, 2, *policy.observation.shape)
+    own, states = None, [None, None]
+    for x, begins in zip(seen, np.array([[1, 1], [0, 0], [0, 1], [0, 0], [1, 0], [0, 0]], bool), strict=True):
+        wanted, own = policy.predict(x, own, begins)
+        states = [None if start else state for start, state in zip(begins, states, strict=True)]
+        answers, states = found.steps(x, states)  # type: ignore[assignment]
+        if numerics == "integer":
+            np.testing.assert_array_equal(answers, wanted.reshape(2, -1))
+        else:
+            np.testing.assert_allclose(answers, wanted.reshape(2, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_of_two_tensors(tmp_path: Path) -> None:
+    """As rsl_rl's exporter has it."""
+
+    class Exported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(6, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            y, (h, c) = self.lstm(x[None], (h, c))
+            return self.head(y[0]), h, c
+
+    module, zeros = Exported().eval(), torch.zeros(1, 1, 4)
+    torch.onnx.export(
+        module, (torch.zeros(1, 6), zeros, zeros), tmp_path / "a.onnx", dynamo=False,
+        input_names=["obs", "h_in", "c_in"], output_names=["actions", "h_out", "c_out"],
+    )  # fmt: skip
+    found = opened(tmp_path / "a.onnx")
+    assert (found.shape, found.understood) == ((6,), False)
+    assert found.steps is not None
+    h, c, states = zeros, zeros, [None]
+    for x in np.random.default_rng(0).normal(size=(5, 1, 6)).astype(np.float32):
+        with torch.no_grad():
+            wanted, h, c = module(torch.from_numpy(x), h, c)
+        answer, states = found.steps(x, states)  # type: ignore[assignment]
+        np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-6)

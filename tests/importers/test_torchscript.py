@@ -65,6 +65,16 @@ class Memory(nn.Module):
         return y
 
 
+class Grows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("hidden_state", torch.zeros(1, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.hidden_state = torch.cat([self.hidden_state, x])
+        return self.hidden_state.sum(0, keepdim=True)
+
+
 class Counts(nn.Module):
     """A state that nothing tells of."""
 
@@ -154,13 +164,18 @@ def test_dropout_does_nothing(tmp_path: Path) -> None:
 
 def test_a_state_that_can_be_zeroed_can_be_reset(tmp_path: Path) -> None:
     found = opened(saved(Memory(), tmp_path / "a.pt"))
-    assert found.reset is not None
-    found.reset()
-    x = np.ones((1, 6), np.float32)
-    first, second = found.run(x), found.run(x)
-    assert not np.array_equal(first, second)
-    found.reset()
+    assert found.steps is not None
+    x = np.ones((2, 6), np.float32)
+    first, states = found.steps(x, [None, None])
     np.testing.assert_array_equal(found.run(x), first)
+    second, _ = found.steps(x, [states[0], None])  # of two episodes one begins again
+    assert not np.array_equal(second[0], first[0])
+    np.testing.assert_array_equal(second[1], first[1])
+
+
+def test_a_state_that_grows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="keeps a state of another shape after each step"):
+        opened(saved(Grows(), tmp_path / "a.pt"), shape=(6,))
 
 
 def test_a_state_that_nothing_resets_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from policypress.rl.formats import open_agent
 from policypress.rl.imported import evaluate_file, open_imported
 from policypress.rl.plan import plan_pressing
 from policypress.rl.press import press
+from policypress.rl.search import search
 from policypress.rl.sources import Source
 from rl.toys import AIM, CHOOSE, FOLLOW, PICK, SWITCH, agent
 
@@ -91,20 +92,41 @@ def test_without_an_environment_the_file_says_what_it_can(tmp_path: Path) -> Non
         open_imported(Source(Path("numpy:tanh")), None, None)
 
 
-def test_a_state_is_refused_until_it_can_be_pressed(tmp_path: Path) -> None:
-    class Memory(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-            self.register_buffer("hidden_state", torch.zeros(1, 2))
+class Memory(nn.Module):
+    """Says what was in front of it one step before."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.hidden_state[:] = self.layer(x) + self.hidden_state
-            return self.hidden_state.clone()
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("hidden_state", torch.zeros(1, 2))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.hidden_state.clone()
+        self.hidden_state[:] = x[:, :2]
+        return before
+
+
+def test_what_remembers_is_evaluated_and_pressed(tmp_path: Path) -> None:
+    """Every episode of it begins anew, and its student remembers too unless told otherwise."""
     torch.jit.script(Memory()).save(tmp_path / "a.pt")
-    with pytest.raises(UnsupportedError, match="recurrent"):
-        open_agent(Source(tmp_path / "a.pt"), None, FOLLOW)
+    own = evaluate_file(tmp_path / "a.pt", Opening(), Environment(FOLLOW), episodes=30)
+    alone = evaluate_file(tmp_path / "a.pt", Opening(), Environment(FOLLOW), episodes=2, seed=1000 + 27)
+    assert own.returns[27:29] == alone.returns
+    opened = open_agent(Source(tmp_path / "a.pt"), None, FOLLOW)
+    assert opened.teacher.remembers
+    config = plan_pressing(opened, student={"batches": 40, "states": 400}, settings={"episodes": 5})
+    assert (config.student.memory, config.student.hidden) == ("gru:16", (16,))
+    result = press(opened, config, tmp_path / "run")
+    assert result["teacher"]["returns"] == list(own.returns[:5])
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert (policy.numerics, policy.state_size) == ("integer", 16)
+    again = open_agent(Source(tmp_path / "run" / "policy.policy"), None, FOLLOW)
+    assert again.teacher.remembers
+    assert result["evaluation"]["returns"] == list(evaluate(policy, FOLLOW, episodes=5).returns)
+    with pytest.raises(ConfigError, match="a search presses no agent that remembers yet"):
+        search(opened, plan_pressing(opened, settings={"keep": 0.9, "minutes": 1.0}), tmp_path / "search")
+    with pytest.raises(UnsupportedError, match="cannot be pressed without training"):
+        press(opened, plan_pressing(opened, method="ptq"), tmp_path / "ptq")
+    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.parametrize("hidden", ["auto", (8, 8)])

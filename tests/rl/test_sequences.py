@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from torch import nn
 
-from policypress.compression.recurrent import Frames, Recurrent
-from policypress.config import CompressionConfig
-from policypress.errors import ConfigError, UnsupportedError
+import policypress as pp
+from policypress.compression.recurrent import Frames, Recurrent, remembering
+from policypress.config import CompressionConfig, DistillConfig, MemoryKind, PressConfig
+from policypress.errors import ConfigError, RunError, UnsupportedError
+from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Cell, History
+from policypress.rl.agreement import agreement_on
 from policypress.rl.evaluate import evaluate
 from policypress.rl.policy_files import policy_teacher
-from policypress.rl.sequences import SequenceConfig, answers_of, distil_sequences
+from policypress.rl.recorded import Recorded
+from policypress.rl.sequences import (
+    SequenceConfig,
+    check_over_sequences,
+    distil_sequences,
+    distilled_over_sequences,
+)
 from policypress.rl.teacher import Teacher
 from policypress.testing import random_observations, random_recurrent_policy
 
@@ -43,24 +55,15 @@ class Echo(gymnasium.Env[Any, Any]):
         return self._seen, reward, False, self._steps == 20, {}
 
 
-class Remembering:
+def echoes(x: torch.Tensor, states: Sequence[Any]) -> tuple[torch.Tensor, list[float]]:
     """Answers with the first value of the observation before, 0 where an episode starts."""
-
-    def __init__(self) -> None:
-        self.last: NDArray[Any] | None = None
-
-    def __call__(self, observations: NDArray[Any], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
-        before = np.zeros(len(observations)) if self.last is None else np.where(starts, 0, self.last)
-        self.last = observations[:, 0].copy()
-        return before[:, None].astype(np.float32)
+    return torch.tensor([[state or 0.0] for state in states]), x[:, 0].tolist()
 
 
 def teacher() -> Teacher:
     one = np.ones(1, np.float32)
     action = ActionTransform("box", (1,), low=-one, high=one)
-    return Teacher(
-        None, ObservationTransform((2,), "float32"), action, answers=lambda x: torch.zeros(len(x), 1), dense_bytes=400
-    )
+    return Teacher(None, ObservationTransform((2,), "float32"), action, steps=echoes, dense_bytes=400)
 
 
 def config(**changes: Any) -> SequenceConfig:
@@ -75,7 +78,7 @@ def test_a_student_learns_what_takes_memory(kind: str) -> None:
     head = Recurrent.of(nn.GRU(2, 8)) if kind == "gru" else [Frames(2), nn.Linear(4, 8), nn.ReLU()]
     losses: list[float] = []
     policy = distil_sequences(
-        teacher(), nn.Sequential(*head, nn.Linear(8, 1)), Echo, config(), Remembering(),
+        teacher(), nn.Sequential(*head, nn.Linear(8, 1)), Echo, config(),
         progress=lambda done, batches, loss: losses.append(loss),
     )  # fmt: skip
     assert policy.numerics == "integer"
@@ -87,15 +90,88 @@ def test_a_student_learns_what_takes_memory(kind: str) -> None:
 
 def test_a_policy_that_remembers_teaches_sequences_alone() -> None:
     policy = random_recurrent_policy(0, "integer")
+    own = policy_teacher(policy, "action")
+    assert own.remembers
     with pytest.raises(UnsupportedError, match="distil it over sequences"):
-        policy_teacher(policy, "action")
-    answers, seen = answers_of(policy), random_observations(policy, 6, 0).reshape(3, 2, *policy.observation.shape)
-    state = None
+        own.outputs(torch.zeros(2, *policy.observation.shape))
+    seen = random_observations(policy, 6, 0).reshape(3, 2, *policy.observation.shape)
+    state, states = None, [None, None]
     for observations, starts in zip(seen, np.array([[1, 1], [0, 0], [0, 1]], bool), strict=True):
         wanted, state = policy.step(observations, state, starts)
-        assert answers(observations, starts).tobytes() == wanted.tobytes()
+        x = torch.from_numpy(reference.observe(policy.observation, observations))
+        answers, states = own.step(x, [None if s else one for s, one in zip(starts, states, strict=True)])  # type: ignore[assignment]
+        assert answers.numpy().tobytes() == wanted.tobytes()
 
 
 def test_too_few_states_for_a_piece_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"too few for pieces of 10 steps in 4 rows: give 400 at least"):
         config(states=100)
+
+
+SMALL = {"batches": 250, "batch_size": 384, "states": 1600, "collections": 5, "learning_rate": 0.02}
+
+
+def test_a_memory_beats_none_and_is_deployed() -> None:
+    """The same teacher, environment and settings: what pays is what came before."""
+    found = {}
+    for memory in ("gru:8", "none"):
+        student = DistillConfig(CompressionConfig(weight_bits=6), hidden=(8,), memory=memory, **SMALL)
+        policy = pp.compress(teacher(), Echo, student)
+        assert (policy.state_size > 0) == (memory != "none")
+        assert policy.provenance["distill"]["hidden"] == [8]
+        found[memory] = evaluate(policy, Echo(), episodes=5).mean
+    assert found["gru:8"] > 17 > found["none"]
+
+
+def test_what_is_interrupted_goes_on(tmp_path: Path) -> None:
+    student = DistillConfig(CompressionConfig(weight_bits=6), hidden=(4,), memory="gru:4", **{**SMALL, "batches": 60})
+    done: list[int] = []
+    for left in (False, True):
+        with distilled_over_sequences(teacher(), Echo, student, tmp_path) as work:
+            assert work.run(lambda at, of, _: done.append(at), seconds=math.inf if left else 0.0) is left
+    assert done == list(range(1, 61))
+    assert work.freeze().numerics == "integer"
+    with (
+        pytest.raises(RunError, match="holds a student of other settings"),
+        distilled_over_sequences(teacher(), Echo, replace(student, seed=9), tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("memory", ["gru:3", "history:2"])
+def test_a_log_is_enough(memory: str) -> None:
+    episodes = [np.random.default_rng(i).uniform(-1, 1, (90, 2)).astype(np.float32) for i in range(6)]
+    recorded = Recorded.of(Path("log.npz"), episodes)
+    student = DistillConfig(CompressionConfig(weight_bits=6), hidden=(4,), memory=memory, **{**SMALL, "batches": 30})
+    with distilled_over_sequences(teacher(), recorded, student, None) as work:
+        work.run()
+        policy = work.freeze()
+    assert policy.provenance["recorded"]["episodes"] == 6
+    found = agreement_on(policy, teacher(), recorded)
+    assert found.observations == sum(map(len, recorded.held_out))
+
+
+@pytest.mark.parametrize("memory", ["gru", "gru:0", "gru:-1", "rnn:4", "lstm:2000", "history:", "gru:8x", ""])
+def test_memories_that_are_none(memory: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not one of gru:N, lstm:N, history:N \(N from 1 to 1024\) or none"):
+        DistillConfig(memory=memory)
+
+
+def test_every_kind_of_memory_is_made() -> None:
+    for kind in get_args(MemoryKind):
+        modules, width = remembering(f"{kind}:4", 3)
+        assert nn.Sequential(*modules)(torch.zeros(2, 3)).shape == (2, width)
+
+
+def test_what_does_not_go_with_a_memory() -> None:
+    with pytest.raises(UnsupportedError, match="A history holds 2 to 1024 frames"):
+        check_over_sequences(teacher(), DistillConfig(hidden=(4,), memory="history:1"))
+    with pytest.raises(ConfigError, match="give its widths, for example --hidden 16"):
+        check_over_sequences(teacher(), DistillConfig(memory="gru:4"))
+    with pytest.raises(ConfigError, match="leave --critic-weight out"):
+        check_over_sequences(teacher(), DistillConfig(hidden=(4,), memory="gru:4", critic_weight=1.0))
+    for asked in ({"keep": 0.9, "minutes": 1.0}, {"method": "evolve", "steps": 10}, {"method": "ptq"}):
+        with pytest.raises(ConfigError, match="distilled alone"):
+            PressConfig("", "E", "agent", student=DistillConfig(hidden=(4,), memory="gru:4"), **asked)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="distilled over episodes"):
+        pp.compress(teacher(), lambda *_: np.zeros((1, 2)), DistillConfig(hidden=(4,)))

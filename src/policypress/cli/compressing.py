@@ -31,7 +31,11 @@ _WHILE_TRAINED = ("pruning", "schedule", "prune_start", "prune_end", "quantize_s
 _FIGURE = {"finetune": ("return", ".1f"), "evolve": ("return", ".1f")}
 # What `plan_pressing` takes instead of the fields' own defaults.
 _STUDENT = {
-    "hidden": "auto, a tenth of the agent's; none, with --method evolve; else the agent's own",
+    "hidden": "auto, a tenth of the agent's; 16 behind a memory; none, with --method evolve; else the agent's own",
+    "memory": "none; gru:16 where the agent itself remembers",
+    "batches": "100000; 20000 where something is remembered",
+    "batch_size": "256; 768 where something is remembered",
+    "states": "100000; 200000 where something is remembered",
     "learning_rate": "0.003; 0.001 for the agent's own network, images",
 }
 _PRESSING = {

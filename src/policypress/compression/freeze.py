@@ -52,6 +52,7 @@ from policypress.policy.ops import (
     Residual,
 )
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 
 _TEST_VECTOR_BYTES = 65_536
 _DROWNS = 64  # an input whose weights, in units of its range, are so many times as large as another's
@@ -112,9 +113,32 @@ def freeze_graph(
 def outputs_of(policy: Policy) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """The policy's outputs for observations as its first layer sees them, by the engine: the reference takes seconds
     for an image."""
+    inner = _inner(policy)
+    return lambda x: inner.outputs(x.reshape(-1, *inner.observation.shape))
+
+
+def steps_of(
+    policy: Policy,
+) -> Callable[[NDArray[np.float32], Sequence[Any]], tuple[NDArray[np.float32], list[Any]]]:
+    """``outputs_of`` of a policy that remembers: ``steps(x, states)`` also gives the state of each row behind them, and
+    takes those that it gave before, None where an episode begins."""
+    inner = _inner(policy)
+
+    def steps(x: NDArray[np.float32], states: Sequence[Any]) -> tuple[NDArray[np.float32], list[Any]]:
+        before = initial_state(inner, len(x))
+        for row, state in zip(before, states, strict=True):
+            row[:] = 0 if state is None else state
+        outputs, after = inner.step(x.reshape(-1, *inner.observation.shape), (before,))
+        assert after is not None
+        return outputs, list(after[0])
+
+    return steps
+
+
+def _inner(policy: Policy) -> Policy:
+    """``policy`` of observations as its first layer sees them."""
     seen = ObservationTransform(policy.observation.shape, "float32")
-    inner = replace(policy, observation=seen, test_vectors=None)
-    return lambda x: inner.outputs(x.reshape(-1, *seen.shape))
+    return replace(policy, observation=seen, test_vectors=None)
 
 
 def _warn_of_drowned_inputs(layer: Any, inputs: InputQuantizer) -> None:

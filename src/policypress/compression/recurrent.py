@@ -6,7 +6,7 @@ episode in every row, so that networks with it are nn.Sequential like all others
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.fixed_point import INT32, multiplier_and_shift
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer, constant_range
+from policypress.config import MemoryKind, memory_of
 from policypress.errors import UnsupportedError
 from policypress.policy import cells
 from policypress.policy.ops import CELLS, Activation, History
@@ -226,6 +227,20 @@ class Frames(nn.Module):
             outputs.append(torch.cat([before, x[step]], 1))
             before = outputs[-1][:, features:]
         return torch.stack(outputs), [before]
+
+
+_MEMORIES: dict[MemoryKind, Callable[[int, int], tuple[list[nn.Module], int]]] = {
+    "gru": lambda inputs, units: ([*Recurrent.of(nn.GRU(inputs, units))], units),
+    "lstm": lambda inputs, units: ([*Recurrent.of(nn.LSTM(inputs, units))], units),
+    "history": lambda inputs, frames: ([Frames(frames)], inputs * frames),
+}
+
+
+def remembering(memory: str, inputs: int) -> tuple[list[nn.Module], int]:
+    """What remembers as ``config.memory_of`` says, with fresh weights, of vectors of ``inputs`` values; and how many
+    values it gives."""
+    found = memory_of(memory)
+    return ([], inputs) if found is None else _MEMORIES[found[0]](inputs, found[1])
 
 
 class FramesQuantizer(InputQuantizer):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,15 @@ from torch import nn
 
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.importers.formats import Asked
-from policypress.importers.opened import Opened, check_answers, reason_of
+from policypress.importers.opened import Opened, Run, Steps, begun, check_answers, one_by_one, reason_of
 
 
 def open_function(asked: Asked) -> Opened:
     """What ``package.module:function`` names, run as it is: a function of observations (n, *shape), float32, that gives
     (n, outputs); a torch.nn.Module; or a class or function without parameters that makes one.
 
-    A ``reset`` that it has starts an episode. Raises ConfigError where there is no such thing.
+    What has a ``reset``, which starts an episode, keeps a state; each episode gets one of its own. Raises ConfigError
+    where there is no such thing.
     """
     name = str(asked.path)
     module, _, attribute = name.partition(":")
@@ -32,17 +37,20 @@ def open_function(asked: Asked) -> Opened:
             found = getattr(found, part)
     except AttributeError:
         raise ConfigError(f"there is no {attribute} in {module}: name a function of observations.") from None
+    make: Callable[[], Any] = partial(copy.deepcopy, found)
     if isinstance(found, type):
+        make = found
         try:
-            found = found()
+            found = make()
         except TypeError as error:
             raise ConfigError(f"{name} cannot be made without arguments: name a function that makes one.") from error
     if not callable(found):
         raise ConfigError(f"{name} is a {type(found).__name__}: name something that can be called with observations.")
     file = getattr(sys.modules.get(module), "__file__", None)
-    reset = getattr(found, "reset", None)
+    run: Run = _Called(name, found)
+    steps = _steps(name, found, make) if hasattr(found, "reset") else None
     opened = Opened(
-        "Python", asked.shape, "float32", _Called(name, found), unknown="a function", reset=reset,
+        "Python", asked.shape, "float32", run if steps is None else begun(steps), unknown="a function", steps=steps,
         files=(Path(file),) if file else (),
     )  # fmt: skip
     check_answers(opened)
@@ -60,6 +68,29 @@ def _imported(name: str, module: str) -> Any:
     finally:
         if added:
             sys.path.remove(os.getcwd())
+
+
+def _steps(name: str, found: Any, make: Callable[[], Any]) -> Steps:
+    """What keeps a state, with one that ``make`` gives for every episode."""
+    if inspect.isroutine(found):
+        raise UnsupportedError(
+            f"{name} keeps the state of one episode for all: name a class whose objects keep their own, with reset."
+        )
+
+    def step(observation: NDArray[Any], state: _Called | None) -> tuple[NDArray[Any], _Called]:
+        if state is None:
+            try:
+                function = make()
+                function.reset()
+            except Exception as error:  # as below
+                raise UnsupportedError(
+                    f"{name} cannot be made anew for an episode of its own ({reason_of(error)}): name a class that is "
+                    "made without arguments."
+                ) from error
+            state = _Called(name, function)
+        return state(observation), state
+
+    return one_by_one(step)
 
 
 class _Called:

@@ -64,7 +64,7 @@ def open_networks(asked: Asked) -> Opened:
         opened = open_file(Asked(inner, (taken,), **words))
         if opened.shape != (taken,):
             raise UnsupportedError(f"{path}: {name} takes {opened.shape}, but what it reads has {taken} values.")
-        if opened.reset is not None:
+        if opened.steps is not None:
             raise UnsupportedError(f"{path}: {name} keeps a state: a policy of several networks must keep none.")
         networks.append(_Network(name, opened, parts))
     shape = (width,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from policypress.importers.opened import (
     MAX_BYTES,
     Opened,
     Run,
+    Steps,
+    begun,
     check_size,
     named_output,
+    one_by_one,
     reason_of,
     rows_of,
     with_chain,
@@ -28,6 +31,8 @@ from policypress.importers.opened import (
 
 OLDEST, NEWEST = 9, 23
 """Opsets that are read."""
+_CLIPS = ("Max", "Min", "Clip")
+"""Whose constants may be infinite, where nothing is clipped."""
 _MAX_NODES = 20_000
 _MAX_VALUES = 2**24  # in a tensor
 _REFUSED = ("Loop", "Scan", "If", "SequenceMap")
@@ -51,14 +56,17 @@ def open_onnx(asked: Asked) -> Opened:
     model = _loaded(path)
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
+    every = [value for value in graph.input if value.name not in constants]
+    state = _state(every, [value.name for value in graph.output])
+    inputs = [value for value in every if value.name not in state]
     if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
+        names = ", ".join(value.name for value in every) or "none"
         raise UnsupportedError(
-            f"{path} has {len(inputs)} inputs ({names}): a policy that can be opened has one, its observation. A state "
-            "among them is that of a recurrent policy."
+            f"{path} has {len(every)} inputs ({names}): a policy that can be opened has one, its observation, and "
+            "beside it a state alone: inputs that end in _in, and outputs of the same names that end in _out."
         )
-    name = named_output(path, [value.name for value in graph.output], asked.output)
+    answers = [value.name for value in graph.output if value.name not in state.values()]
+    name = named_output(path, answers, asked.output)
     dtype = _NUMBERS.get(inputs[0].type.tensor_type.elem_type)
     dimensions = [_dimension(d) for d in inputs[0].type.tensor_type.shape.dim]
     if dtype is None:
@@ -74,10 +82,22 @@ def open_onnx(asked: Asked) -> Opened:
     fixed: tuple[int, ...] = tuple(size for size in shape if size is not None)
     check_size(path, fixed)
     rows = not batched or dimensions[0] == 1
-    run = _runtime(path, model, inputs[0], name, fixed, batched, rows)
-    opened = Opened("ONNX", fixed, dtype, run, files=_files(path, model))
+    runtime = _Runtime(path, model, inputs[0], name, fixed, batched)
+    files = _files(path, model)
+    if state:
+        kept = {state[value.name]: value for value in every if value.name in state}
+        steps = _steps(path, runtime, kept)
+        opened = Opened("ONNX", fixed, dtype, begun(steps), steps=steps, files=files)
+    else:
+        opened = Opened("ONNX", fixed, dtype, _runs(path, runtime, rows), files=files)
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
-    return with_chain(opened, lambda: _Followed(model, fixed, batched).value(name))
+    return with_chain(opened, lambda: _Followed(model, inputs[0].name, fixed, batched).value(name))
+
+
+def _state(inputs: list[Any], outputs: list[str]) -> dict[str, str]:
+    """Inputs that are a state, with the outputs that are the next one: h_in and h_out."""
+    following = {name: f"{name.removesuffix('_in')}_out" for name in (value.name for value in inputs)}
+    return {name: after for name, after in following.items() if name.endswith("_in") and after in outputs}
 
 
 # Reading
@@ -112,6 +132,7 @@ def _loaded(path: Path) -> ModelProto:
 
 def _check_tensors(path: Path, model: ModelProto) -> None:
     """Loads external data into ``model``; refuses tensors that are too large, incomplete or not finite."""
+    limits = {name for node in model.graph.node if node.op_type in _CLIPS for name in node.input}
     for tensor in _tensors(model.graph):
         size = math.prod(tensor.dims)
         if any(d < 0 for d in tensor.dims) or size > _MAX_VALUES:
@@ -122,7 +143,10 @@ def _check_tensors(path: Path, model: ModelProto) -> None:
             values = numpy_helper.to_array(tensor)
         except Exception as error:  # whatever numpy and onnx make of bytes that do not fit
             raise RunError(f"{path}: the values of {tensor.name or 'a constant'} do not fit its shape.") from error
-        if values.dtype.kind == "f" and not np.isfinite(values).all() and values.size > 1:
+        if values.dtype.kind != "f" or values.size == 1:
+            continue
+        legal = ~np.isnan(values) if tensor.name in limits else np.isfinite(values)
+        if not legal.all():
             raise UnsupportedError(f"the weights in {path} are not finite ({tensor.name}): its training diverged.")
 
 
@@ -190,32 +214,64 @@ def _shown(dimensions: list[int | None]) -> str:
 # Running
 
 
-def _runtime(
-    path: Path, model: ModelProto, taken: Any, output: str, shape: tuple[int, ...], batched: bool, rows: bool
-) -> Run:
-    import onnxruntime
+class _Runtime:
+    """A model in ONNX Runtime: ``answers`` takes the observations of one call and the values of other inputs."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    try:
-        onnx.checker.check_model(model)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own, each kind a class
-        raise UnsupportedError(f"ONNX Runtime does not run {path}: {reason_of(error)}.") from error
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(taken.type.tensor_type.elem_type))
+    def __init__(
+        self, path: Path, model: ModelProto, taken: Any, output: str, shape: tuple[int, ...], batched: bool
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4
+        self._path, self._taken, self._output, self._shape, self._batched = path, taken.name, output, shape, batched
+        try:
+            onnx.checker.check_model(model)
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own, each kind a class
+            raise UnsupportedError(f"ONNX Runtime does not run {path}: {reason_of(error)}.") from error
+        self._kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(taken.type.tensor_type.elem_type))
+
+    def __call__(self, x: NDArray[Any], others: Mapping[str, Any], more: Sequence[str] = ()) -> list[Any]:
+        """The action for ``x`` (n, *shape), and what the outputs ``more`` give."""
+        x = x.astype(self._kind).reshape(-1, *self._shape)
+        try:
+            found = self._session.run([self._output, *more], {self._taken: x if self._batched else x[0], **others})
+        except Exception as error:  # as above
+            raise UnsupportedError(f"ONNX Runtime does not run {self._path}: {reason_of(error)}.") from error
+        return list(found)
+
+
+def _runs(path: Path, runtime: _Runtime, rows: bool) -> Run:
+    """``runtime`` of observations alone, one by one where it takes them in ``rows``."""
 
     def run(observations: NDArray[Any]) -> NDArray[Any]:
-        x = observations.astype(kind).reshape(-1, *shape)
-        batches = [row if batched else row[0] for row in np.split(x, len(x))] if rows else [x]
-        try:
-            found = [session.run([output], {taken.name: batch})[0] for batch in batches]
-        except Exception as error:  # as above
-            raise UnsupportedError(f"ONNX Runtime does not run {path}: {reason_of(error)}.") from error
-        return np.concatenate([rows_of(str(path), one, 1 if rows else len(x)) for one in found])
+        batches = np.split(observations, len(observations)) if rows else [observations]
+        return np.concatenate([rows_of(str(path), runtime(x, {})[0], len(x)) for x in batches])
 
     return run
+
+
+def _steps(path: Path, runtime: _Runtime, kept: Mapping[str, Any]) -> Steps:
+    """``runtime`` with a state of the inputs ``kept``, by the outputs that give the next one; zeros at first."""
+    zeros = {}
+    for value in kept.values():
+        kind = value.type.tensor_type
+        shape = [dimension.dim_value or 1 for dimension in kind.shape.dim]
+        if math.prod(shape) > _MAX_VALUES or min(shape, default=1) < 1:
+            raise UnsupportedError(f"{path}: {value.name} has the shape {tuple(shape)}: that is no state of a policy.")
+        zeros[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+
+    def step(observation: NDArray[Any], state: dict[str, Any] | None) -> tuple[NDArray[Any], dict[str, Any]]:
+        answer, *after = runtime(observation, zeros if state is None else state, list(kept))
+        following = {value.name: given for value, given in zip(kept.values(), after, strict=True)}
+        return rows_of(str(path), answer, 1), following
+
+    return one_by_one(step)
 
 
 # Following
@@ -224,13 +280,14 @@ def _runtime(
 class _Followed:
     """The values of a model's graph by name, as far as they are understood."""
 
-    def __init__(self, model: ModelProto, shape: tuple[int, ...], batched: bool) -> None:
+    def __init__(self, model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool) -> None:
         self._functions = {(f.domain, f.name): f for f in model.functions}
         self._found: dict[str, s.Value | str] = {}
         graph = model.graph
         for tensor in graph.initializer:
             self._found[tensor.name] = numpy_helper.to_array(tensor)
-        taken = next(value.name for value in graph.input if value.name not in self._found)
+        for value in graph.input:
+            self._found.setdefault(value.name, "the state that it keeps")
         self._found[taken] = s.observation((1, *shape) if batched else shape, batched)
         version = next(found.version for found in model.opset_import if found.domain in ("", "ai.onnx"))
         self._body(graph.node, self._found, version, {}, depth=0)

@@ -31,6 +31,9 @@ _REASON = 200
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 """Answers (n, outputs) of a file's own runtime for raw observations (n, *shape)."""
+Steps = Callable[[NDArray[Any], Sequence[Any]], tuple[NDArray[Any], list[Any]]]
+"""The same of a runtime that keeps a state: ``steps(observations, states)`` gives the answers and the states behind
+them. ``states``: of each row what it gave for the observation before, None where an episode begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +42,9 @@ class Opened:
 
     ``format``: its name. ``shape``: of one observation; None where neither the file nor anybody says. ``dtype``: of
     observations. ``run``: its own runtime. ``chain``, ``graph`` and ``policy`` (float32): what was understood, None of
-    a black box, and then ``unknown`` is the first operation that was not. ``reset`` starts an episode, where the file
-    keeps a state. ``metadata``: what the file says of the robot, texts or JSON values. ``files``: all that it is in.
+    a black box, and then ``unknown`` is the first operation that was not. ``steps``: its runtime where it keeps a
+    state, and ``run`` then begins an episode in every row. ``metadata``: what the file says of the robot, texts or JSON
+    values. ``files``: all that it is in.
     """
 
     format: str
@@ -51,7 +55,7 @@ class Opened:
     graph: Graph | None = None
     policy: Policy | None = None
     unknown: str = ""
-    reset: Callable[[], None] | None = None
+    steps: Steps | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
@@ -67,7 +71,7 @@ class Opened:
         else:
             rows["layers"] = f"a black box, which can be distilled; not understood: {self.unknown or 'its shape'}"
             shape = "not said" if self.shape is None else f"{self.dtype} array of shape {self.shape}"
-            rows["takes"] = shape + (", and keeps a state" if self.reset is not None else "")
+            rows["takes"] = shape + (", and keeps a state" if self.steps is not None else "")
         return rows | {name: json.dumps(value)[:_REASON] for name, value in self.metadata.items()}
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,7 +81,7 @@ class Opened:
             "understood": self.understood,
             "unknown": self.unknown,
             "observation_shape": None if self.shape is None else list(self.shape),
-            "stateful": self.reset is not None,
+            "stateful": self.steps is not None,
             "metadata": self.metadata,
         }
 
@@ -106,6 +110,8 @@ def with_chain(opened: Opened, followed: Callable[[], Value]) -> Opened:
     check_answers(opened)
     try:
         chain = chain_of(followed())
+        if opened.steps is not None:  # which no chain has
+            raise NotUnderstood("the state that it keeps")
         graph = chain.graph()
         policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
         _compare(opened, chain, policy)
@@ -129,7 +135,7 @@ def observation_of(opened: Opened, chain: Chain | None = None) -> ObservationTra
 
 def check_answers(opened: Opened) -> None:
     """Asks it twice; UnsupportedError if it answers otherwise, or not with finite numbers (n, outputs)."""
-    if opened.shape is None or opened.reset is not None:
+    if opened.shape is None:
         return
     who = str(opened.files[0]) if opened.files else "the policy"
     _, x = next(found for found in probes(opened.shape) if found[0] == 1.0)
@@ -163,6 +169,21 @@ def rows_of(who: str, answers: Any, count: int) -> NDArray[Any]:
         what = f"{found.dtype} of shape {found.shape}" if isinstance(answers, np.ndarray) else type(answers).__name__
         raise UnsupportedError(f"{who} answers {count} observations with {what}: it must give numbers (n, outputs).")
     return found.reshape(count, -1)
+
+
+def begun(steps: Steps) -> Run:
+    """``steps`` where an episode begins in every row."""
+    return lambda observations: steps(observations, [None] * len(observations))[0]
+
+
+def one_by_one(step: Callable[[NDArray[Any], Any], tuple[NDArray[Any], Any]]) -> Steps:
+    """Steps of a runtime that takes single observations (1, *shape), with a state."""
+
+    def steps(observations: NDArray[Any], states: Sequence[Any]) -> tuple[NDArray[Any], list[Any]]:
+        found = [step(row, state) for row, state in zip(np.split(observations, len(states)), states, strict=True)]
+        return np.concatenate([answer for answer, _ in found]), [state for _, state in found]
+
+    return steps
 
 
 def _compare(opened: Opened, chain: Chain, policy: Policy) -> None:

@@ -22,7 +22,17 @@ from policypress.errors import RunError, UnsupportedError
 from policypress.importers import signals as s
 from policypress.importers.archives import check_archive
 from policypress.importers.formats import Asked
-from policypress.importers.opened import Opened, Run, check_size, reason_of, rows_of, with_chain
+from policypress.importers.opened import (
+    Opened,
+    Run,
+    Steps,
+    begun,
+    check_size,
+    one_by_one,
+    reason_of,
+    rows_of,
+    with_chain,
+)
 
 _FILES = ("aten::save", "aten::from_file", "aten::load")
 """Operations of TorchScript that read or write files."""
@@ -57,10 +67,11 @@ def open_torchscript(asked: Asked) -> Opened:
             "among them is that of a recurrent policy."
         )
     _check_operations(path, graph)
-    reset = _reset(path, module, graph)
-    run = _runtime(path, module)
-    found = asked.shape or _shape(module, run, reset)
-    opened = Opened("TorchScript", found, "float32", run, reset=reset, files=(path,))
+    run, state = _runtime(path, module), _state(path, module, graph)
+    steps = _steps(path, module, run, state) if state else None
+    run = run if steps is None else begun(steps)
+    found = asked.shape or _shape(module, run)
+    opened = Opened("TorchScript", found, "float32", run, steps=steps, files=(path,))
     if found is None:
         return opened
     check_size(path, found)
@@ -101,8 +112,8 @@ def _nodes(block: Any) -> Iterator[Any]:
             yield from _nodes(inner)
 
 
-def _reset(path: Path, module: Any, graph: Any) -> Callable[[], None] | None:
-    """What starts an episode of a module that keeps a state; None for one that keeps none."""
+def _state(path: Path, module: Any, graph: Any) -> list[str]:
+    """The buffers in which a module keeps a state, by name."""
     kept: dict[str, str] = {}  # attributes by the names of the values that they are
     written: set[str] = set()
     for node in _nodes(graph):
@@ -118,8 +129,6 @@ def _reset(path: Path, module: Any, graph: Any) -> Callable[[], None] | None:
                 written.add(kept[first.debugName()])
             elif node.kind() in ("aten::slice", "aten::select", "aten::view", "aten::detach", "aten::squeeze"):
                 kept[node.output().debugName()] = kept[first.debugName()]
-    if not written:
-        return None
     buffers = dict(module.named_buffers())
     named = all(name in buffers and any(word in name.lower() for word in _STATE) for name in written)
     if not named:
@@ -127,14 +136,7 @@ def _reset(path: Path, module: Any, graph: Any) -> Callable[[], None] | None:
             f"{path} keeps a state ({', '.join(sorted(written))}) that nothing is known to reset: keep it in buffers "
             "called hidden_state and cell_state, which are zero where an episode starts."
         )
-    states = [buffers[name] for name in sorted(written)]
-
-    @torch.no_grad()
-    def reset() -> None:
-        for state in states:
-            state.zero_()
-
-    return reset
+    return sorted(written)
 
 
 # Running
@@ -158,7 +160,26 @@ def _runtime(path: Path, module: Any) -> Run:
     return run
 
 
-def _shape(module: Any, run: Run, reset: Callable[[], None] | None) -> tuple[int, ...] | None:
+def _steps(path: Path, module: Any, run: Run, names: Sequence[str]) -> Steps:
+    """``run`` with the state in these buffers, which are zero where an episode begins."""
+
+    def step(observation: NDArray[Any], state: list[torch.Tensor] | None) -> tuple[NDArray[Any], list[torch.Tensor]]:
+        buffers = dict(module.named_buffers())
+        with torch.no_grad():
+            for place, name in enumerate(names):
+                buffers[name].copy_(torch.zeros(()) if state is None else state[place])
+        answer = run(observation).copy()  # it may lie in a buffer
+        after = dict(module.named_buffers())  # a module may put others in their place
+        if any(after[name].shape != buffers[name].shape for name in names):
+            raise UnsupportedError(
+                f"{path} keeps a state of another shape after each step: export it with a fixed one."
+            )
+        return answer, [after[name].clone() for name in names]
+
+    return one_by_one(step)
+
+
+def _shape(module: Any, run: Run) -> tuple[int, ...] | None:
     """The width of observations that it runs with, among those of its weights; None if several do."""
     widths = dict.fromkeys(
         width for tensor in module.state_dict().values() if 1 <= tensor.ndim <= 2 for width in tensor.shape[-1:]
@@ -166,12 +187,10 @@ def _shape(module: Any, run: Run, reset: Callable[[], None] | None) -> tuple[int
     fits = []
     for width in widths:
         try:
-            run(np.zeros((1 if reset is not None else _PROBED, width), np.float32))
+            run(np.zeros((_PROBED, width), np.float32))
         except UnsupportedError:
             continue
         fits.append((width,))
-    if reset is not None:
-        reset()
     return fits[0] if len(fits) == 1 else None
 
 

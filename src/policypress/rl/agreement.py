@@ -14,7 +14,7 @@ from policypress.measure.returns import summary
 from policypress.policy.contract import ActionTransform
 from policypress.policy.policy import Policy
 from policypress.rl.recorded import Recorded
-from policypress.rl.teacher import Teacher, acting
+from policypress.rl.teacher import Teacher, stepping
 
 _CHUNK = 1024
 _STILL = 1e-3
@@ -47,11 +47,16 @@ class Agreement:
 
 def agreement_on(policy: Policy, teacher: Teacher, recorded: Recorded) -> Agreement:
     """How far ``policy`` acts as ``teacher`` on the held-out episodes."""
-    act = acting(teacher, teacher.outputs)
+    act, at_once = stepping(teacher), 1 if teacher.remembers else _CHUNK
     wanted, given = [], []
     for episode in recorded.held_out:
-        chunks = [episode[start : start + _CHUNK] for start in range(0, len(episode), _CHUNK)]
-        wanted.append(np.concatenate([act(chunk) for chunk in chunks]).reshape(len(episode), -1))
+        found, states = list[NDArray[Any]](), list[Any]([None] * at_once)
+        for start in range(0, len(episode), at_once):
+            chunk = episode[start : start + at_once]
+            actions, after = act(chunk, states[: len(chunk)])
+            states = list(after)
+            found.append(actions)
+        wanted.append(np.concatenate(found).reshape(len(episode), -1))
         given.append(_acted(policy, episode))
     box = policy.action.kind == "box"
     ours, best = (_explained if box else _same)(policy.action, wanted, given)

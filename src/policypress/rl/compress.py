@@ -7,12 +7,14 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policypress.config import DistillConfig
+from policypress.errors import ConfigError
 from policypress.policy.policy import Policy
 from policypress.rl.agents import Agent, teacher_of
 from policypress.rl.distill import Distillation
-from policypress.rl.environments import EnvLike
+from policypress.rl.environments import EnvLike, makes_env
 from policypress.rl.ptq import Calibration
 from policypress.rl.runs import Progress
+from policypress.rl.sequences import distilled_over_sequences, over_sequences
 from policypress.rl.sources import States, states_for
 from policypress.rl.teacher import Teacher
 
@@ -31,7 +33,14 @@ def compress(
     or a function that gives states. ``folder`` keeps a checkpoint, from which the same call goes on. Raises
     UnsupportedError for agents that cannot be pressed.
     """
-    with states_for(teacher_of(model), env, config.seed) as (teacher, states):
+    teacher = teacher_of(model)
+    if over_sequences(teacher, config):
+        if not makes_env(env):
+            raise ConfigError("what remembers is distilled over episodes, not over states alone: give an environment.")
+        with distilled_over_sequences(teacher, env, config, folder) as work:  # type: ignore[arg-type]
+            work.run(progress)
+            return work.freeze()
+    with states_for(teacher, env, config.seed) as (teacher, states):
         student = Distillation(teacher, states, config, folder)
         student.run(progress)
         return student.freeze()

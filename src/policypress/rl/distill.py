@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,9 +31,10 @@ from policypress.policy import reference
 from policypress.policy.policy import Policy
 from policypress.rl.freeze import freeze_student
 from policypress.rl.imitation import agreement, imitation_loss, squashed
-from policypress.rl.method import Method
+from policypress.rl.method import Method, Pressing
 from policypress.rl.recorded import RecordedStates
-from policypress.rl.runs import Progress
+from policypress.rl.runs import Progress, array_in
+from policypress.rl.sequences import check_over_sequences, distilled_over_sequences, over_sequences
 from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
 from policypress.rl.teacher import Teacher, acting
 
@@ -64,7 +65,13 @@ class Distill(Method):
     @contextmanager
     def prepare(
         self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
-    ) -> Iterator[Distillation]:
+    ) -> Iterator[Pressing]:
+        if over_sequences(agent.teacher, config.student):
+            with distilled_over_sequences(
+                agent.teacher, agent.recorded or config.environment, config.student, folder
+            ) as work:
+                yield work
+            return
         with states_of(agent, config.environment, config.student.seed) as (teacher, states):
             yield Distillation(teacher, states, config.student, folder)
 
@@ -278,6 +285,9 @@ class _Pace:
 def check_config(teacher: Teacher, config: DistillConfig) -> None:
     """Raises ConfigError, before any work, for a config that does not fit the teacher."""
     check_critics(teacher, config)
+    if over_sequences(teacher, config):
+        check_over_sequences(teacher, config)
+        return
     _student(teacher, config, torch.zeros(2, *teacher.observation.shape))
 
 
@@ -325,8 +335,8 @@ class _Memory:
     def __init__(self, size: int, teacher: Teacher, folder: Path | None, kept: int) -> None:
         transform = teacher.observation
         self._teacher, self.count = teacher, kept
-        self._raw = _array(folder, "states", (size, *transform.shape), transform.dtype, kept)
-        self._outputs = _array(folder, "outputs", (size, teacher.output_count), "float32", kept)
+        self._raw = array_in(folder, "states", (size, *transform.shape), transform.dtype, kept)
+        self._outputs = array_in(folder, "outputs", (size, teacher.output_count), "float32", kept)
         self.outputs = torch.from_numpy(self._outputs)
         # Preprocessed vectors are kept too; images would take four times the memory and are preprocessed when read.
         self._inputs = None if transform.image else torch.zeros(size, *transform.shape)
@@ -364,11 +374,3 @@ class _Memory:
         for array in (self._raw, self._outputs):
             if isinstance(array, np.memmap):
                 array.flush()
-
-
-def _array(folder: Path | None, name: str, shape: tuple[int, ...], dtype: str, kept: int) -> NDArray[Any]:
-    if folder is None:
-        return np.zeros(shape, dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    mode: Literal["r+", "w+"] = "r+" if kept else "w+"
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -101,33 +101,51 @@ def evaluate(
     described = description_of(env)
     padding = padding_of(policy.observation, described.frame_stack if described else 1)
 
-    states: dict[int, NDArray[Any]] = {}  # of episodes that have begun, where the policy is recurrent
-
-    def act(observations: dict[int, Any], _: dict[int, Any]) -> Iterable[Any]:
-        begins = np.zeros(policy.state_size)
+    def steps(observations: NDArray[Any], states: Sequence[Any]) -> tuple[NDArray[Any], Sequence[Any]]:
         before = initial_state(policy, len(observations))
-        before[:] = [states.get(index, begins) for index in observations]
-        actions, after = policy.predict(np.stack(list(observations.values())), (before,))
-        if policy.state_size and after is not None:
-            states.update(zip(observations, after[0], strict=True))
-        return actions
+        for row, state in zip(before, states, strict=True):
+            row[:] = 0 if state is None else state
+        actions, after = policy.predict(observations, (before,))
+        assert after is not None
+        return actions, list(after[0])
 
-    return _episodes(env, act, episodes, seed, padding, progress, lambda made: check_spaces(policy, made, name_of(env)))
+    return _episodes(
+        env,
+        _by_episode(steps),
+        episodes,
+        seed,
+        padding,
+        progress,
+        lambda made: check_spaces(policy, made, name_of(env)),
+    )
 
 
 def evaluate_actions(
-    act: Callable[[NDArray[Any]], Iterable[Any]],
+    act: Callable[[NDArray[Any], Sequence[Any]], tuple[Iterable[Any], Sequence[Any]]],
     env: EnvLike,
     observation: ObservationTransform,
     *,
     episodes: int = 20,
     seed: int = 1000,
 ) -> Evaluation:
-    """``evaluate`` for whatever acts: ``act`` maps raw observations (n, ...), as ``observation`` describes them, to
-    actions (n, ...)."""
+    """``evaluate`` for whatever acts: ``act(observations, states)`` maps raw observations (n, ...), as ``observation``
+    describes them, to actions (n, ...) and the next states; ``states`` has None where an episode begins."""
     described = description_of(env)
     padding = padding_of(observation, described.frame_stack if described else 1)
-    return _episodes(env, lambda observations, _: act(np.stack(list(observations.values()))), episodes, seed, padding)
+    return _episodes(env, _by_episode(act), episodes, seed, padding)
+
+
+def _by_episode(step: Callable[[NDArray[Any], Sequence[Any]], tuple[Iterable[Any], Sequence[Any]]]) -> Act:
+    """``step``, with the state of each episode kept for it."""
+    states: dict[int, Any] = {}
+
+    def act(observations: dict[int, Any], _: dict[int, Any]) -> Iterable[Any]:
+        before = [states.get(index) for index in observations]
+        actions, after = step(np.stack(list(observations.values())), before)
+        states.update(zip(observations, after, strict=True))
+        return actions
+
+    return act
 
 
 def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000, steps: int) -> tuple[str, Evaluation]:

@@ -16,11 +16,11 @@ from policypress.importers.chain import Chain, narrowed
 from policypress.importers.formats import Asked, open_file
 from policypress.importers.opened import Opened, action_of_chain, observation_of
 from policypress.policy.contract import ActionTransform
-from policypress.rl.adapters import UNSUPPORTED_RECURRENT, action_of, adapter_named, imitation_of
+from policypress.rl.adapters import action_of, adapter_named, imitation_of
 from policypress.rl.environments import EnvLike, make_env, name_of
 from policypress.rl.evaluate import Evaluation, evaluate_actions
 from policypress.rl.sources import OpenedAgent, Source
-from policypress.rl.teacher import Teacher, acting
+from policypress.rl.teacher import Teacher, stepping, tensor_steps
 
 
 def open_imported(source: Source, algo: str | None, env: EnvLike | None, *, own: bool = False) -> OpenedAgent:
@@ -59,12 +59,10 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
     """What a student learns from; ``space`` is that of the environment's actions, None where only the file says what
     they are.
 
-    Raises UnsupportedError for a policy that keeps a state, that does not say of what shape its observations are, or
-    whose outputs do not fit ``space``.
+    Raises UnsupportedError for a policy that does not say of what shape its observations are, or whose outputs do not
+    fit ``space``.
     """
     who = str(opened.files[0]) if opened.files else "the policy"
-    if opened.reset is not None:
-        raise UnsupportedError(UNSUPPORTED_RECURRENT)
     if opened.shape is None:
         raise UnsupportedError(
             f"{who} does not say of what shape its observations are: give --env, or observation_shape in --metadata."
@@ -80,8 +78,13 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
     _check_outputs(who, space, outputs)
     if chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
         return Teacher(graph, observation_of(opened, chain), fitted, imitation_of(fitted, algo), provenance=told)
+    imitation = imitation_of(action, algo)
+    if opened.steps is not None:
+        return Teacher(
+            None, observation_of(opened), action, imitation, provenance=told, steps=tensor_steps(opened.steps)
+        )
     return Teacher(
-        None, observation_of(opened), action, imitation_of(action, algo), provenance=told,
+        None, observation_of(opened), action, imitation, provenance=told,
         answers=lambda x: torch.from_numpy(np.asarray(opened.run(x.numpy()), np.float32)),
     )  # fmt: skip
 
@@ -128,5 +131,4 @@ def evaluate_file(
 ) -> Evaluation:
     """What a policy in a file of another framework returns in ``env``, run by its own runtime; see ``evaluate``."""
     teacher = open_imported(Source(path, opening=opening), None, env, own=True).teacher
-    act = acting(teacher, teacher.outputs)
-    return evaluate_actions(act, env, teacher.observation, episodes=episodes, seed=seed)
+    return evaluate_actions(stepping(teacher), env, teacher.observation, episodes=episodes, seed=seed)

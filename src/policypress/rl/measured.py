@@ -18,7 +18,7 @@ from policypress.rl.agreement import agreement_on
 from policypress.rl.evaluate import FINAL_SEED, Evaluation, chance, evaluate, evaluate_actions
 from policypress.rl.runs import RunFolder
 from policypress.rl.sources import OpenedAgent
-from policypress.rl.teacher import Teacher, acting
+from policypress.rl.teacher import Teacher, stepping
 
 _CHANCE_STEPS = 10  # times the agent's longest episode, after which one of who acts without looking is over
 
@@ -37,8 +37,7 @@ class PressFolder(RunFolder[PressConfig]):
 def returns_of(teacher: Teacher, env: Environment, episodes: int, seed: int) -> Evaluation:
     """What the teacher itself returns, in float32."""
     if teacher.graph is None:
-        act = acting(teacher, teacher.outputs)
-        return evaluate_actions(act, env, teacher.observation, episodes=episodes, seed=seed)
+        return evaluate_actions(stepping(teacher), env, teacher.observation, episodes=episodes, seed=seed)
     return evaluate(teacher.policy(), env, episodes=episodes, seed=seed)
 
 

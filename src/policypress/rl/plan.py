@@ -32,6 +32,10 @@ _DEFAULT_BITS = 8
 AUTO_SHRINK = 100
 """``hidden="auto"`` divides every width by its root, and so the parameters by about it: 26-26 for 256-256."""
 _RATE_WEIGHT = 0.005
+_MEMORY, _BEHIND_MEMORY = "gru:16", (16,)
+"""Of a student of an agent that remembers; hidden widths of one that remembers."""
+_SEQUENCES = {"batches": 20_000, "batch_size": 768, "states": 200_000}
+"""Of what is distilled over sequences."""
 START_BATCHES, START_STATES = 2_000, 20_000
 """Of a distilled student that is only where evolution begins."""
 
@@ -92,7 +96,8 @@ def plan_pressing(
     What "evolve" begins with is linear and quickly distilled unless said otherwise. With ``hidden`` the method
     "finetune" trains a distilled student on, else the agent's own network. A distilled student is narrow ("auto":
     about a hundredth of the parameters) at a learned precision, unless a sparsity or widths are given; 8 bits
-    everywhere. Raises ConfigError for what does not fit together.
+    everywhere. A student of an agent that remembers does too, by a small GRU, unless ``student`` says otherwise. Raises
+    ConfigError for what does not fit together.
     """
     environment, recorded = _environment_of(agent), agent.recorded
     given = {"weight_bits": 8, **(compression or {})}
@@ -105,13 +110,22 @@ def plan_pressing(
         raise ConfigError(
             "a search finds hidden widths, rate_weight and batches itself: leave them or keep and bytes out."
         )
+    told = dict(student or {})
+    student = dict(told)
+    if agent.teacher.remembers and method == "distill" and not searched:
+        student.setdefault("memory", _MEMORY)
+    remembers = student.get("memory", "none") != "none"
+    if agent.teacher.remembers or remembers:
+        student = {**_SEQUENCES, **student}
     if searched:
         hidden = None
+    elif hidden is None and remembers:
+        hidden = _BEHIND_MEMORY
     elif hidden is None and method == "distill" and not given.get("sparsity"):
         hidden = "auto"
     elif method == "evolve":
         hidden = hidden or "none"
-        student = {"batches": START_BATCHES, "states": START_STATES, **(student or {})}
+        student = {**student, "batches": START_BATCHES, "states": START_STATES, **told}
     quantizes = given["weight_bits"] != FLOAT_BITS
     distils = method in ("distill", "evolve") or (method == "finetune" and bool(hidden))
     if distils and ((quantizes and (searched or hidden)) or "rate_weight" in given):
@@ -119,11 +133,12 @@ def plan_pressing(
     if distils:
         pruned = given.get("sparsity", 0.0) > 0.0
         start = 0.6 if pruned else 0.1
-        given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": "flow", **given}
+        criterion = "magnitude" if remembers else "flow"  # which follows no path through time
+        given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": criterion, **given}
     widths: Hidden = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
     gentle = not (widths or searched) or agent.teacher.observation.image
-    student = {"learning_rate": 1e-3 if gentle else 3e-3, **(student or {})}
+    student = {"learning_rate": 1e-3 if gentle else 3e-3, **student}
     if recorded is not None:
         student = _within(recorded, student)
     return PressConfig(

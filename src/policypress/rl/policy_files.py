@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from policypress.compression.freeze import outputs_of
+from policypress.compression.freeze import outputs_of, steps_of
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy.artifact import MAGIC, PACKED_MAGIC
 from policypress.policy.policy import Policy
@@ -14,7 +15,7 @@ from policypress.rl.adapters import NAMES, Imitation, adapter_named, imitation_o
 from policypress.rl.environments import EnvLike, make_env, name_of
 from policypress.rl.evaluate import check_spaces
 from policypress.rl.sources import OpenedAgent, Source
-from policypress.rl.teacher import Teacher
+from policypress.rl.teacher import Teacher, tensor_steps
 
 _KEPT = ("algo", "steps", "seed")
 """What a student's card keeps of its teacher's."""
@@ -50,27 +51,20 @@ def open_policy(source: Source, algo: str | None, env: EnvLike | None) -> Opened
         finally:
             made.close()
     # What a student learned from values are logits: it was asked for the choices alone.
-    distilled = policy.action.kind != "box" and "distill" in policy.provenance
+    distilled = policy.action.kind != "box" and not {"distill", "sequences"}.isdisjoint(policy.provenance)
     imitation: Imitation = "logits" if distilled else imitation_of(policy.action, algo)
     return OpenedAgent(source, algo or "", env, policy_teacher(policy, imitation))
 
 
 def policy_teacher(policy: Policy, imitation: Imitation) -> Teacher:
     """Who learns from this sees what ``policy`` sees and imitates its outputs, which are an "action", "logits" or
-    "values". Raises UnsupportedError for a policy that remembers."""
-    if policy.state_size:  # asked for one observation, it would answer as where an episode begins
-        raise UnsupportedError(
-            "a policy that remembers is no teacher of single observations: distil it over sequences, with "
-            "policypress.rl.sequences.distil_sequences."
-        )
-    run = outputs_of(policy)
+    "values"."""
     told = {name: policy.provenance[name] for name in _KEPT if name in policy.provenance}
-    return Teacher(
-        None,
-        policy.observation,
-        policy.action,
-        imitation,
-        provenance=told,
-        answers=lambda x: torch.from_numpy(run(x.numpy())),
-        dense_bytes=policy.baseline_bytes,
-    )
+    teacher = partial(
+        Teacher, None, policy.observation, policy.action, imitation,
+        provenance=told, dense_bytes=policy.baseline_bytes,
+    )  # fmt: skip
+    if policy.state_size:
+        return teacher(steps=tensor_steps(steps_of(policy)))
+    run = outputs_of(policy)
+    return teacher(answers=lambda x: torch.from_numpy(run(x.numpy())))

@@ -7,7 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from policypress.config import PressConfig, TrainConfig, dumps, from_json
 from policypress.errors import ConfigError, RunError
@@ -19,6 +22,16 @@ Progress = Callable[[int, int, float | None], None]
 while training, batches and the loss while distilling; None where there is no figure."""
 
 C = TypeVar("C", TrainConfig, PressConfig)
+
+
+def array_in(folder: Path | None, name: str, shape: tuple[int, ...], dtype: str, kept: int) -> NDArray[Any]:
+    """An array that a checkpoint keeps in a file of ``folder``, if there is one: as it was left if ``kept``, else of
+    zeros."""
+    if folder is None:
+        return np.zeros(shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    mode: Literal["r+", "w+"] = "r+" if kept else "w+"
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)
 
 
 class RunFolder(Generic[C]):

@@ -129,6 +129,11 @@ def search(
     check_jobs(jobs)
     check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo or None, config.environment)
+    if agent.teacher.remembers:
+        raise ConfigError(
+            "a search presses no agent that remembers yet: leave --keep and --bytes out, and press single students "
+            "(--memory, --hidden, --rate-weight)."
+        )
     METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
     folder = PressFolder(out)
     begun = time.monotonic()

@@ -7,9 +7,13 @@ fill the state and are not learned from.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,25 +24,25 @@ from torch import nn
 from policypress.compression.compressor import Compressor
 from policypress.compression.freeze import spread
 from policypress.compression.graph import trace
-from policypress.compression.student import State, unroll
-from policypress.config import CompressionConfig
-from policypress.errors import ConfigError, DivergedError
+from policypress.compression.recurrent import remembering
+from policypress.compression.student import State, fresh, unroll
+from policypress.config import CompressionConfig, DistillConfig, dumps
+from policypress.errors import ConfigError, DivergedError, RunError
+from policypress.files import replace_file
 from policypress.policy import reference
 from policypress.policy.policy import Policy
 from policypress.rl.environments import EnvLike, description_of, make_envs, padding_of
 from policypress.rl.freeze import freeze_student
 from policypress.rl.imitation import imitation_loss
-from policypress.rl.runs import Progress
+from policypress.rl.recorded import Recorded
+from policypress.rl.runs import Progress, array_in
 from policypress.rl.teacher import Teacher
-
-SequenceAnswers = Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float32]]
-"""``answers(observations, starts)``: a teacher's outputs (rows, outputs) for raw observations (rows, ...), the same
-rows in every call; it keeps its own state of each, and forgets it where ``starts`` (rows,) says that an episode begins.
-"""
 
 _REDRAW = 0.02  # of the steps: who acts is drawn anew
 _ALL_STUDENT = 0.3  # of the collections: from then on the student alone acts
 _DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
+_CHECKPOINTS = 50
+_SHOWN = 32  # observations of one row's beginning that become test vectors
 
 
 @dataclass(frozen=True)
@@ -80,134 +84,258 @@ class SequenceConfig:
         return math.ceil(self.states / self.rows / 10)
 
 
+def over_sequences(teacher: Teacher, config: DistillConfig) -> bool:
+    """Whether a student is distilled over sequences: where it remembers, or who it learns from."""
+    return teacher.remembers or config.memory != "none"
+
+
+def check_over_sequences(teacher: Teacher, config: DistillConfig) -> None:
+    """Raises ConfigError or UnsupportedError, before any work, for a student that cannot be."""
+    if config.critic_weight:
+        raise ConfigError("critics judge single observations: leave --critic-weight out where something is remembered.")
+    sequences = _config(config)
+    network = _network(teacher, config)
+    Compressor(trace(network), torch.optim.Adam(network.parameters()), sequences.compression, sequences.batches)
+
+
+@contextmanager
+def distilled_over_sequences(
+    teacher: Teacher, source: EnvLike | Recorded, config: DistillConfig, folder: Path | None
+) -> Iterator[SequenceDistillation]:
+    """The work, ready to run: a student as ``config`` says."""
+    torch.manual_seed(config.seed)
+    network = _network(teacher, config)
+    if isinstance(source, Recorded):
+        origin: dict[str, Any] = {"recorded": source.as_dict()}
+    else:
+        described = description_of(source)
+        origin = described.as_dict() if described else {}
+    teacher = replace(teacher, provenance={**teacher.provenance, **origin})
+    work = SequenceDistillation(teacher, network, source, _config(config), json.loads(dumps(config)), folder)
+    try:
+        yield work
+    finally:
+        work.close()
+
+
 def distil_sequences(
     teacher: Teacher,
     network: nn.Sequential,
     env: EnvLike,
     config: SequenceConfig,
-    answers: SequenceAnswers | None = None,
     progress: Progress | None = None,
 ) -> Policy:
     """The policy of ``network`` (with ``Recurrent`` cells or ``Frames``; any other does too), trained in ``env`` to act
-    as ``teacher`` does.
+    as ``teacher`` does, which may itself remember.
 
-    ``answers``: of a teacher that remembers; None: ``teacher.outputs``. Observations are vectors. Raises DivergedError
-    for a loss that is not finite, ConfigError and UnsupportedError for what cannot be.
+    Observations are vectors. Raises DivergedError for a loss that is not finite, ConfigError and UnsupportedError for
+    what cannot be.
     """
-    if teacher.observation.image:
-        raise ConfigError("only students of vectors are distilled over sequences: give an environment without images.")
-    torch.manual_seed(config.seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    compressor = Compressor(trace(network), optimizer, config.compression, config.batches, seed=config.seed)
-    tape = _Tape(teacher, answers or _stateless(teacher), env, config)
-    generator = torch.Generator().manual_seed(config.seed)
+    work = SequenceDistillation(teacher, network, env, config)
     try:
-        tape.extend(config.first, compressor, share=0.0)
+        work.run(progress)
+        return work.freeze()
+    finally:
+        work.close()
+
+
+class SequenceDistillation:
+    """One student on its way: ``run`` trains it to the end, ``freeze`` gives its policy.
+
+    ``source``: the environment that it acts in, or a log, of which it takes everything at once. ``told``: what stands
+    on its card. With a ``folder`` it is checkpointed there, and goes on from its checkpoint if there is one, in
+    episodes that begin anew. Raises RunError for a checkpoint of other settings.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        network: nn.Sequential,
+        source: EnvLike | Recorded,
+        config: SequenceConfig,
+        told: dict[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        _check_vectors(teacher)
+        self._teacher, self._network, self._config, self._told = teacher, network, config, told
+        self._checkpoint = None if folder is None else folder / "student.pt"
+        saved: dict[str, Any] | None = None
+        if self._checkpoint is not None and self._checkpoint.exists():
+            saved = torch.load(self._checkpoint, weights_only=True)
+            if saved.get("config") != self._settings:
+                raise RunError(f"{folder} holds a student of other settings: choose another folder or remove it.")
+        torch.manual_seed(config.seed)
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+        self._compressor = Compressor(
+            trace(network), self._optimizer, config.compression, config.batches, seed=config.seed
+        )
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._done = 0
+        if isinstance(source, Recorded):
+            self._tape: _Tape = _Logged(teacher, source, config, folder, kept=0)
+        else:
+            self._tape = _Played(teacher, source, config, folder, kept=0 if saved is None else saved["count"])
+            if saved is None:
+                self._tape.extend(config.first, self._compressor, share=0.0)
+        if saved is not None:
+            self._restore(saved)
+
+    def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
+        """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
+        config, network, deadline = self._config, self._network, time.monotonic() + seconds
         every = max(1, math.ceil(config.batches * (1 - _DECAY / 4) / config.collections))
+        save_every = max(1, config.batches // _CHECKPOINTS)
         left = math.ceil(config.states / config.rows) - config.first
-        for batch in range(config.batches):
+        while self._done < config.batches:
+            batch = self._done
             if batch and batch % every == 0:
                 network.eval()
                 share = min(1.0, batch / every / (_ALL_STUDENT * config.collections))
-                tape.extend(min(math.ceil(left / config.collections), tape.room), compressor, share)
+                self._tape.extend(math.ceil(left / config.collections), self._compressor, share)
                 network.train()
-            compressor.step(batch)
-            optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(batch / config.batches)
-            x, wanted, starts, learned = tape.pieces(generator)
-            outputs, _ = unroll(compressor.graph, x, starts)
-            loss = imitation_loss(teacher, outputs[learned], wanted[learned])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise DivergedError(f"the student's loss is {value} in batch {batch}: lower learning_rate.")
+            loss = self._learn(batch)
+            self._done += 1
             if progress is not None:
-                progress(batch + 1, config.batches, value)
-    finally:
-        tape.close()
-    compressor.step(config.batches)
-    network.eval()
-    told = {"sequences": asdict(config)}
-    return freeze_student(teacher, compressor.graph, told, tape.met)
+                progress(self._done, config.batches, loss)
+            if self._done % save_every == 0 or self._done == config.batches:
+                self._save()
+                if self._done < config.batches and time.monotonic() >= deadline:
+                    return False
+        self._compressor.step(config.batches)
+        network.eval()
+        return True
+
+    def freeze(self) -> Policy:
+        """The student as it stands."""
+        told: dict[str, Any] = {"sequences": asdict(self._config)}
+        if self._told is not None:
+            told = {"distill": self._told, "batches": self._done}
+        return freeze_student(self._teacher, self._compressor.graph, told, self._tape.met)
+
+    def close(self) -> None:
+        self._tape.close()
+
+    def _learn(self, batch: int) -> float:
+        self._compressor.step(batch)
+        self._optimizer.param_groups[0]["lr"] = self._config.learning_rate * _decay(batch / self._config.batches)
+        x, wanted, starts, learned = self._tape.pieces(self._generator)
+        outputs, _ = unroll(self._compressor.graph, x, starts)
+        loss = imitation_loss(self._teacher, outputs[learned], wanted[learned])
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"the student's loss is {value} in batch {batch}: lower --learning-rate.")
+        return value
+
+    @property
+    def _settings(self) -> str:
+        return json.dumps([asdict(self._config), self._told], sort_keys=True)
+
+    def _save(self) -> None:
+        if self._checkpoint is None:
+            return
+        self._tape.flush()
+        state = {
+            "config": self._settings,
+            "done": self._done,
+            "count": self._tape.count,
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "compressor": self._compressor.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+        with replace_file(self._checkpoint) as partial:
+            torch.save(state, partial)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self._done = saved["done"]
+        plain = {name: saved["network"][name] for name in self._network.state_dict()}
+        self._network.load_state_dict(plain)
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._compressor.load_state_dict(saved["compressor"])
+        self._network.load_state_dict(saved["network"])  # with the ranges, now that there is a place for them
+        self._generator.set_state(saved["generator"])
 
 
-def answers_of(policy: Policy) -> SequenceAnswers:
-    """The outputs of a policy that remembers, which keeps its state here."""
-    state: tuple[NDArray[Any], ...] | None = None
+def _config(config: DistillConfig) -> SequenceConfig:
+    """As many pieces a batch as have its observations, and no more rows than there are observations for."""
+    length = SequenceConfig.steps + SequenceConfig.burn_in
+    return SequenceConfig(
+        config.compression,
+        rows=max(1, min(SequenceConfig.rows, config.states // (10 * length))),
+        batches=config.batches,
+        pieces=math.ceil(config.batch_size / SequenceConfig.steps),
+        states=config.states,
+        collections=config.collections,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
 
-    def answers(observations: NDArray[Any], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
-        nonlocal state
-        outputs, state = policy.step(observations, state, starts)
-        return outputs
 
-    return answers
+def _network(teacher: Teacher, config: DistillConfig) -> nn.Sequential:
+    """What remembers, and hidden layers behind it, with fresh weights."""
+    _check_vectors(teacher)
+    if not config.hidden:
+        raise ConfigError(
+            "a student that is distilled over sequences is no copy of its teacher: give its widths, for example "
+            "--hidden 16 (hidden=(16,)), or none."
+        )
+    memory, width = remembering(config.memory, math.prod(teacher.observation.shape))
+    hidden = () if config.hidden == "none" else config.hidden
+    layers = list(fresh(width, hidden, teacher.output_count))
+    return nn.Sequential(*memory, *layers[1:])  # without its Flatten: these are vectors
 
 
-def _stateless(teacher: Teacher) -> SequenceAnswers:
-    def answers(observations: NDArray[Any], _: NDArray[np.bool_]) -> NDArray[np.float32]:
-        x = torch.from_numpy(reference.observe(teacher.observation, observations))
-        found: NDArray[np.float32] = teacher.outputs(x).numpy()
-        return found
-
-    return answers
+def _check_vectors(teacher: Teacher) -> None:
+    if len(teacher.observation.shape) != 1:
+        raise ConfigError("only students of vectors are distilled over sequences: give an environment without images.")
 
 
 class _Tape:
-    """What was met in environments side by side, step after step, with the teacher's answers."""
+    """What was met in rows side by side, step after step, with the teacher's answers.
 
-    def __init__(self, teacher: Teacher, answers: SequenceAnswers, env: EnvLike, config: SequenceConfig) -> None:
-        described = description_of(env)
-        padding = padding_of(teacher.observation, described.frame_stack if described else 1)
-        self._teacher, self._answers, self._config = teacher, answers, config
-        self._envs = make_envs(env, config.rows, padding=padding)
-        self._rows = len(self._envs)
-        self._random = np.random.default_rng(config.seed)
-        seeds = np.random.SeedSequence(config.seed).generate_state(self._rows)
-        self._now = [made.reset(seed=int(seed))[0] for made, seed in zip(self._envs, seeds, strict=True)]
-        self._begins = np.ones(self._rows, bool)
-        self._by_student = np.zeros(self._rows, bool)
-        self._state: State | None = None  # the student's own
-        self.count, steps = 0, math.ceil(config.states / config.rows)  # of every row, so far and in the end
-        self._x = torch.zeros(steps, self._rows, *teacher.observation.shape)
-        self._wanted = torch.zeros(steps, self._rows, teacher.output_count)
-        self._starts = torch.zeros(steps, self._rows, dtype=torch.bool)
-        self._raw = list[NDArray[Any]]()  # of the first row's beginning, for test vectors
+    ``steps`` of each of ``rows`` find place, in files under ``folder`` if there is one, ``kept`` of them from before.
+    """
 
-    @property
-    def room(self) -> int:
-        """Steps of every row that may still be met."""
-        return len(self._x) - self.count
+    def __init__(
+        self, teacher: Teacher, config: SequenceConfig, steps: int, rows: int, folder: Path | None, kept: int
+    ) -> None:
+        self.count, self._config, self._steps, self._rows = kept, config, steps, rows  # of every row so far
+        shape, dtype = teacher.observation.shape, teacher.observation.dtype
+        self._arrays = (
+            array_in(folder, "states", (steps, rows, *shape), "float32", kept),
+            array_in(folder, "outputs", (steps, rows, teacher.output_count), "float32", kept),
+            array_in(folder, "starts", (steps, rows), "bool", kept),
+            array_in(folder, "shown", (_SHOWN, *shape), dtype, kept),
+        )
+        self._x, self._wanted, self._starts = (torch.from_numpy(array) for array in self._arrays[:3])
+        self._teacher, self._states = teacher, list[Any]([None] * rows)  # the teacher's own
 
     @property
     def met(self) -> NDArray[Any]:
         """Observations of one row, one after another."""
-        found = np.stack(self._raw)
+        found = np.array(self._arrays[3][: min(self.count, _SHOWN)])
         return found[: len(spread(len(found), found[0].nbytes))]
 
-    @torch.no_grad()
     def extend(self, steps: int, compressor: Compressor, share: float) -> None:
-        """Goes ``steps`` steps in every row; the student acts in ``share`` of the time, the teacher in the rest."""
-        transform, action = self._teacher.observation, self._teacher.action
-        for _ in range(steps):
-            now, begins = np.stack(self._now), self._begins
-            x, starts = torch.from_numpy(reference.observe(transform, now)), torch.from_numpy(begins.copy())
-            wanted = np.asarray(self._answers(now, begins), np.float32)
-            outputs, self._state = unroll(compressor.graph, x[None], starts[None], self._state)
-            for kept, values in ((self._x, x), (self._wanted, torch.from_numpy(wanted)), (self._starts, starts)):
-                kept[self.count] = values
-            self.count += 1
-            if len(self._raw) < 32:
-                self._raw.append(np.asarray(now[0], transform.dtype))
-            redrawn = self._random.random(self._rows) < _REDRAW
-            self._by_student[redrawn | begins] = self._random.random(int((redrawn | begins).sum())) < share
-            theirs, ours = reference.act(action, wanted), reference.act(action, outputs[0].numpy())
-            for row, made in enumerate(self._envs):
-                chosen = ours[row] if self._by_student[row] else theirs[row]
-                self._now[row], _, terminated, truncated, _ = made.step(chosen)
-                self._begins[row] = terminated or truncated
-                if self._begins[row]:
-                    self._now[row], _ = made.reset()
+        """Goes at most ``steps`` steps more in every row."""
+
+    def answered(self, now: NDArray[Any], begins: NDArray[np.bool_]) -> tuple[torch.Tensor, NDArray[np.float32]]:
+        """Keeps observations (rows, ...), which begin episodes where ``begins`` says so, with what the teacher answers:
+        both as the network has them."""
+        x = torch.from_numpy(reference.observe(self._teacher.observation, now))
+        before = [None if begin else state for begin, state in zip(begins, self._states, strict=True)]
+        wanted, after = self._teacher.step(x, before)
+        self._states = list(after)
+        kept = ((self._x, x), (self._wanted, wanted), (self._starts, torch.from_numpy(begins.copy())))
+        for place, values in kept:
+            place[self.count] = values
+        if self.count < _SHOWN:
+            self._arrays[3][self.count] = now[0]
+        self.count += 1
+        return x, wanted.numpy()
 
     def pieces(self, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         """Observations and answers (steps, pieces, ...), where episodes start, and which steps are to be learned from:
@@ -221,6 +349,69 @@ class _Tape:
         learned = starts.cumsum(0) > 0
         learned[config.burn_in :] = True
         return self._x[places], self._wanted[places], starts, learned
+
+    def flush(self) -> None:
+        for array in self._arrays:
+            if isinstance(array, np.memmap):
+                array.flush()
+
+    def close(self) -> None:
+        """Closes what it was met in."""
+
+
+class _Logged(_Tape):
+    """A log, one episode after another in a single row."""
+
+    def __init__(
+        self, teacher: Teacher, recorded: Recorded, config: SequenceConfig, folder: Path | None, kept: int
+    ) -> None:
+        steps, length = min(config.states, recorded.steps), config.burn_in + config.steps
+        if steps < length:
+            raise ConfigError(
+                f"{recorded.path} leaves {steps:,} observations to learn from, fewer than a piece of an episode has "
+                f"({length}): record more."
+            )
+        super().__init__(teacher, config, steps, 1, folder, kept)
+        for episode in recorded.learned:
+            for number, observation in enumerate(episode[: steps - self.count]):
+                self.answered(observation[None], np.array([number == 0]))
+
+
+class _Played(_Tape):
+    """Environments side by side, in which the teacher or the student acts."""
+
+    def __init__(self, teacher: Teacher, env: EnvLike, config: SequenceConfig, folder: Path | None, kept: int) -> None:
+        described = description_of(env)
+        padding = padding_of(teacher.observation, described.frame_stack if described else 1)
+        self._envs = make_envs(env, config.rows, padding=padding)
+        rows = len(self._envs)
+        super().__init__(teacher, config, math.ceil(config.states / config.rows), rows, folder, kept)
+        begun = [config.seed, kept] if kept else config.seed
+        self._random = np.random.default_rng(begun)
+        seeds = np.random.SeedSequence(begun).generate_state(rows)
+        self._now = [made.reset(seed=int(seed))[0] for made, seed in zip(self._envs, seeds, strict=True)]
+        self._begins = np.ones(rows, bool)
+        self._by_student = np.zeros(rows, bool)
+        self._own: State | None = None  # the student's own
+
+    @torch.no_grad()
+    def extend(self, steps: int, compressor: Compressor, share: float) -> None:
+        """Goes at most ``steps`` steps in every row; the student acts in ``share`` of the time, the teacher in the
+        rest."""
+        action = self._teacher.action
+        for _ in range(min(steps, self._steps - self.count)):
+            begins = self._begins.copy()
+            x, wanted = self.answered(np.stack(self._now), begins)
+            outputs, self._own = unroll(compressor.graph, x[None], torch.from_numpy(begins)[None], self._own)
+            redrawn = self._random.random(self._rows) < _REDRAW
+            self._by_student[redrawn | begins] = self._random.random(int((redrawn | begins).sum())) < share
+            theirs, ours = reference.act(action, wanted), reference.act(action, outputs[0].numpy())
+            for row, made in enumerate(self._envs):
+                chosen = ours[row] if self._by_student[row] else theirs[row]
+                self._now[row], _, terminated, truncated, _ = made.step(chosen)
+                self._begins[row] = terminated or truncated
+                if self._begins[row]:
+                    self._now[row], _ = made.reset()
 
     def close(self) -> None:
         for made in self._envs:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from policypress.compression.answers import answer, check_layers, compare, probes, tolerance_of
-from policypress.compression.freeze import freeze_graph
-from policypress.compression.graph import Graph, LayerNode, ResidualNode, trace
+from policypress.compression.freeze import freeze_graph, steps_of
+from policypress.compression.graph import CellNode, FramesNode, Graph, LayerNode, ResidualNode, trace
 from policypress.compression.student import forward, hidden_widths, student
 from policypress.errors import ConfigError, DivergedError, UnsupportedError
 from policypress.policy import reference
@@ -23,8 +24,13 @@ from policypress.policy.policy import Policy
 from policypress.rl.adapters import Critic, Imitation
 
 Act = Callable[[NDArray[Any]], NDArray[Any]]
+ActSteps = Callable[[NDArray[Any], Sequence[Any]], tuple[NDArray[Any], Sequence[Any]]]
+"""``Act`` of what may remember: ``act(observations, states)`` also gives the states behind the actions. ``states``: of
+each row what it gave for the observation before, None where an episode begins."""
 Answers = Callable[[torch.Tensor], torch.Tensor]
 """Outputs (n, outputs), before the action transform, for preprocessed observations (n, ...)."""
+Steps = Callable[[torch.Tensor, Sequence[Any]], tuple[torch.Tensor, Sequence[Any]]]
+"""``Answers`` of what remembers, with states as ``ActSteps`` has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +40,8 @@ class Teacher:
     ``graph``: its network, which a student may start from; None for a black box, of which only ``answers`` is known.
     ``imitation`` says what its outputs are: "action" (of a Box), "logits" of a categorical policy or Q "values".
     ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1). ``answers``: by default what the
-    graph gives. Raises DivergedError for weights that are not finite, ConfigError with neither a graph nor answers or
-    for an unknown imitation.
+    graph gives. ``steps``: in their place, of a black box that remembers. Raises DivergedError for weights that are not
+    finite, ConfigError with neither a graph nor answers or for an unknown imitation.
     """
 
     graph: Graph | None
@@ -47,9 +53,10 @@ class Teacher:
     answers: Answers | None = None
     dense_bytes: int | None = None
     """The dense float32 network that it stands for, in bytes; by default the graph's."""
+    steps: Steps | None = None
 
     def __post_init__(self) -> None:
-        if self.graph is None and self.answers is None:
+        if self.graph is None and self.answers is None and self.steps is None:
             raise ConfigError("a teacher without a network needs answers, a function from observations to outputs.")
         if self.imitation not in get_args(Imitation):
             raise ConfigError(f"imitation={self.imitation!r} is not one of {', '.join(get_args(Imitation))}.")
@@ -90,18 +97,48 @@ class Teacher:
         """How many outputs it gives for an observation."""
         if self.graph is not None:
             return len(self.graph.layers[-1].module.weight)
-        return self.outputs(torch.zeros(1, *self.observation.shape)).shape[1]
+        return self.step(torch.zeros(1, *self.observation.shape), [None])[0].shape[1]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an answer depends on what was met before, in the same episode."""
+        if self.graph is None:
+            return self.steps is not None
+        return any(isinstance(node, CellNode | FramesNode) for node in self.graph.nodes)
 
     @torch.no_grad()
     def outputs(self, x: torch.Tensor) -> torch.Tensor:
         """Last layer's outputs for preprocessed observations (n, ...).
 
-        Raises UnsupportedError if a black box gives something else than finite numbers (n, outputs) in float32.
+        Raises UnsupportedError if it remembers, or if a black box gives something else than finite numbers
+        (n, outputs) in float32.
         """
+        if self.remembers:
+            raise UnsupportedError(
+                "a policy that remembers is no teacher of single observations: distil it over sequences "
+                "(--method distill, policypress.rl.sequences)."
+            )
         if self.answers is None:
             assert self.graph is not None
             return forward(self.graph, x)
-        outputs = self.answers(x)
+        return self._checked(self.answers(x), x)
+
+    @torch.no_grad()
+    def step(self, x: torch.Tensor, states: Sequence[Any]) -> tuple[torch.Tensor, Sequence[Any]]:
+        """``outputs``, whether it remembers or not, and the states behind them; see ``ActSteps``."""
+        if not self.remembers:
+            return self.outputs(x), states
+        outputs, after = self._steps(x, states)
+        return self._checked(outputs, x), after
+
+    @cached_property
+    def _steps(self) -> Steps:
+        if self.steps is not None:
+            return self.steps
+        return tensor_steps(steps_of(self.policy()))
+
+    @staticmethod
+    def _checked(outputs: Any, x: torch.Tensor) -> torch.Tensor:
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
             given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise UnsupportedError(f"the teacher's answers for {len(x)} observations are {given}: give (n, outputs).")
@@ -130,6 +167,27 @@ def acting(teacher: Teacher, network: Answers) -> Act:
     def act(observations: NDArray[Any]) -> NDArray[Any]:
         x = torch.from_numpy(reference.observe(teacher.observation, observations))
         return reference.act(teacher.action, network(x).numpy())
+
+    return act
+
+
+def tensor_steps(run: Callable[[NDArray[Any], Sequence[Any]], tuple[NDArray[Any], Sequence[Any]]]) -> Steps:
+    """``run`` of arrays as steps of tensors."""
+
+    def steps(x: torch.Tensor, states: Sequence[Any]) -> tuple[torch.Tensor, Sequence[Any]]:
+        outputs, after = run(x.numpy(), states)
+        return torch.from_numpy(np.asarray(outputs, np.float32)), after
+
+    return steps
+
+
+def stepping(teacher: Teacher) -> ActSteps:
+    """Deterministic actions of ``teacher`` for raw observations (n, ...), whether it remembers or not."""
+
+    def act(observations: NDArray[Any], states: Sequence[Any]) -> tuple[NDArray[Any], Sequence[Any]]:
+        x = torch.from_numpy(reference.observe(teacher.observation, observations))
+        outputs, after = teacher.step(x, states)
+        return reference.act(teacher.action, outputs.numpy()), after
 
     return act
 
