@@ -113,7 +113,7 @@ def test_what_remembers_is_evaluated_and_pressed(tmp_path: Path) -> None:
     assert own.returns[27:29] == alone.returns
     opened = open_agent(Source(tmp_path / "a.pt"), None, FOLLOW)
     assert opened.teacher.remembers
-    config = plan_pressing(opened, student={"batches": 40, "states": 400}, settings={"episodes": 5})
+    config = plan_pressing(opened, student={"batches": 40, "states": 400, "batch_size": 64}, settings={"episodes": 5})
     assert (config.student.memory, config.student.hidden) == ("gru:16", (16,))
     result = press(opened, config, tmp_path / "run")
     assert result["teacher"]["returns"] == list(own.returns[:5])

@@ -319,8 +319,8 @@ def check_pressable(graph: Graph) -> None:
     if (norm := graph.norm) is not None:
         raise UnsupportedError(
             f"the network has a LayerNorm ({norm.name or 'at its root'}), which has no form in integers, so its own "
-            "layers cannot be pruned or quantized: press a student without one, by distillation, and give its widths, for "
-            "example --hidden 24,24 (hidden=(24, 24))."
+            "layers cannot be pruned or quantized: press a student without one, by distillation, and give its widths, "
+            "for example --hidden 24,24 (hidden=(24, 24))."
         )
 
 

@@ -448,7 +448,7 @@ def _norm_rounding(op: LayerNorm, x: Float32, apart: Float32) -> Float32:
     size = np.abs(x) + apart
 
     def mean(values: Float32) -> Float32:
-        return values.mean(axis=1, keepdims=True)
+        return np.asarray(values.mean(axis=1, keepdims=True))
 
     distance = x - mean(x)
     off = apart + mean(apart) + np.float32(2 * terms * _ROUNDING) * (mean(size) + size)

@@ -62,9 +62,10 @@ class Chain:
                 case Dense() | Norm():
                     if len(self.shape) > 1 and not any(isinstance(module, nn.Flatten) for module in modules):
                         modules.append(nn.Flatten())
-                    dense = isinstance(step, Dense)
-                    layer = nn.Linear(*step.weight.shape[::-1]) if dense else nn.LayerNorm(len(step.bias), step.epsilon)
-                    modules.append(_filled(layer, step))
+                    if isinstance(step, Norm):
+                        modules.append(_filled(nn.LayerNorm(len(step.bias), step.epsilon), step))
+                    else:
+                        modules.append(_filled(nn.Linear(*step.weight.shape[::-1]), step))
                 case Convolution() if image:
                     out, channels, *kernel = step.weight.shape
                     layer = nn.Conv2d(channels, out, tuple(kernel), step.stride, step.padding)

@@ -394,10 +394,11 @@ def reduce(x: Value, reduced: Float, operation: str) -> Value:
     if isinstance(x, np.ndarray):
         return reduced(x)
     if isinstance(x, Curve):
+        curve = x
         try:
-            x = x.signal
+            x = curve.signal
         except NotUnderstood:  # such as a square
-            return _whole(x.source, operation, reduced, x.function)
+            return _whole(curve.source, operation, reduced, curve.function)
     if isinstance(x, Whole):
         return _whole(x.source, operation, reduced, x.function, depth=x.depth)
     return _whole(signal_of(x), operation, reduced, lambda v: v)
@@ -755,7 +756,7 @@ def _layer_norm_of(function: Float, shape: tuple[int, ...]) -> Norm | None:
     random = np.random.default_rng(0)
 
     def normed(v: Array, epsilon: float) -> Array:
-        return (v - v.mean()) / np.sqrt(v.var() + epsilon)
+        return np.asarray((v - v.mean()) / np.sqrt(v.var() + epsilon))
 
     with np.errstate(all="ignore"):
         v = random.normal(size=shape) + np.where(np.arange(math.prod(shape)) % 2, 2.0, -2.0).reshape(shape)

@@ -539,7 +539,7 @@ static float square_root(float v) {
     const uint32_t bits = bits_of(v);
     const int32_t exponent = (int32_t)(bits >> 23) - 150;  /* v is a significand times 2 to this power */
     const uint32_t zeros = exponent & 1 ? 25 : 26;
-    const uint64_t wanted = (uint64_t)(bits & 0x7FFFFFu | 0x800000u) << zeros;
+    const uint64_t wanted = (uint64_t)((bits & 0x7FFFFFu) | 0x800000u) << zeros;
     uint32_t root = 0;
     if (!(v <= FLT_MAX))
         return from_bits(0x7FC00000u);
