@@ -254,7 +254,7 @@ def picture(arguments: argparse.Namespace) -> None:
             (row["env"], float(row["bytes"]), float(row["mean"]), float(row["worst_tenth"]))
             for row in rows("open_loop.csv")
         ],
-        "agents of the RL Zoo, float32": [
+        "agents, float32": [
             (row["env"], float(row["agent_bytes"]), float(row["agent_mean"]), float(row["agent_mean"]))
             for row in rows("rows.csv")
         ],

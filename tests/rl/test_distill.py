@@ -423,8 +423,8 @@ def test_a_student_that_acts_alike_stops_early_at_the_end_of_its_schedule(monkey
     easy(monkeypatch)
     rates: list[float] = []
     student = distill.Distillation(picking(), recorded(), LONG)
-    decay = distill._decay
-    monkeypatch.setattr(distill, "_decay", lambda progress: rates.append(decay(progress)) or rates[-1])
+    decay = distill.decay
+    monkeypatch.setattr(distill, "decay", lambda progress: rates.append(decay(progress)) or rates[-1])
     seen: list[tuple[int, int]] = []
     student.run(lambda done, of, _: seen.append((done, of)))
     policy = student.freeze()

@@ -25,23 +25,22 @@ from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.freeze import spread
 from policypress.compression.student import fresh, linear, student
 from policypress.config import DistillConfig, PressConfig, dumps
-from policypress.errors import ConfigError, DivergedError, RunError
-from policypress.files import replace_file
+from policypress.errors import ConfigError, DivergedError
 from policypress.policy import reference
 from policypress.policy.policy import Policy
 from policypress.rl.freeze import freeze_student
-from policypress.rl.imitation import agreement, imitation_loss, squashed
+from policypress.rl.imitation import agreement, decay, imitation_loss, squashed
 from policypress.rl.method import Method, Pressing
 from policypress.rl.recorded import RecordedStates
 from policypress.rl.runs import Progress, array_in
 from policypress.rl.sequences import check_over_sequences, distilled_over_sequences, over_sequences
 from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
+from policypress.rl.student_checkpoint import StudentCheckpoint
 from policypress.rl.teacher import Teacher, acting
 
 _FIRST_STATES = 0.1  # of all states, from the teacher's own episodes, before the first batch
 _LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
 _ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
-_DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
 # ``agreement`` from which nothing is left to learn, and below which something is again.
 _AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99, "multi-binary": 0.99}
 _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-binary": 0.98}
@@ -92,12 +91,8 @@ class Distillation:
     def __init__(self, teacher: Teacher, states: States, config: DistillConfig, folder: Path | None = None) -> None:
         check_critics(teacher, config)
         self._teacher, self._states, self._config = teacher, states, config
-        self._checkpoint = None if folder is None else folder / "student.pt"
-        saved: dict[str, Any] | None = None
-        if self._checkpoint is not None and self._checkpoint.exists():
-            saved = torch.load(self._checkpoint, weights_only=True)
-            if saved.get("config") != dumps(config):
-                raise RunError(f"{folder} holds a student of other settings: choose another folder or remove it.")
+        self._checkpoint = StudentCheckpoint(folder, dumps(config))
+        saved = self._checkpoint.saved
         self._done = 0
         self._pace = _Pace(config.batches, config.batches)
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -107,7 +102,8 @@ class Distillation:
         torch.manual_seed(config.seed)
         self._network, self._optimizer, self._compressor = _student(teacher, config, self._first_states())
         if saved is not None:
-            self._restore(saved)
+            self._done, self._pace = saved["done"], _Pace(**saved["pace"])
+            self._checkpoint.restore(self._network, self._optimizer, self._compressor, self._generator)
             if isinstance(states, RecordedStates):
                 states.skip(self._memory.count)
 
@@ -165,7 +161,7 @@ class Distillation:
         """
         config = self._config
         self._compressor.step(step)
-        self._optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(step / config.batches)
+        self._optimizer.param_groups[0]["lr"] = config.learning_rate * decay(step / config.batches)
         picks = torch.randint(self._memory.count, (config.batch_size,), generator=self._generator)
         x, wanted = self._memory.inputs(picks), self._memory.outputs[picks]
         outputs = self._network(x)
@@ -221,30 +217,10 @@ class Distillation:
         self._network.train()
 
     def _save(self) -> None:
-        if self._checkpoint is None:
-            return
-        self._memory.flush()
-        state = {
-            "config": dumps(self._config),
-            "done": self._done,
-            "pace": asdict(self._pace),
-            "states": self._memory.count,
-            "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "compressor": self._compressor.state_dict(),
-            "generator": self._generator.get_state(),
-        }
-        with replace_file(self._checkpoint) as partial:
-            torch.save(state, partial)
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self._done, self._pace = saved["done"], _Pace(**saved["pace"])
-        plain = {name: saved["network"][name] for name in self._network.state_dict()}
-        self._network.load_state_dict(plain)
-        self._optimizer.load_state_dict(saved["optimizer"])
-        self._compressor.load_state_dict(saved["compressor"])
-        self._network.load_state_dict(saved["network"])  # with the ranges, now that there is a place for them
-        self._generator.set_state(saved["generator"])
+        if self._checkpoint.kept:
+            self._memory.flush()
+        told = {"done": self._done, "pace": asdict(self._pace), "states": self._memory.count}
+        self._checkpoint.save(self._network, self._optimizer, self._compressor, self._generator, **told)
 
 
 @dataclass(frozen=True)
@@ -321,11 +297,6 @@ def _student(
 def _unsaturated(teacher: Teacher, outputs: torch.Tensor) -> torch.Tensor:
     """``outputs`` without what a tanh hides: a linear student need not follow it."""
     return outputs.clamp(-_SATURATED, _SATURATED) if teacher.action.squash else outputs
-
-
-def _decay(progress: float) -> float:
-    """Factor of the learning rate: 1, then half a cosine to 0."""
-    return 0.5 * (1.0 + math.cos(math.pi * max(0.0, (progress - (1.0 - _DECAY)) / _DECAY)))
 
 
 class _Memory:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -9,7 +11,14 @@ from policypress.errors import ConfigError
 from policypress.policy.contract import ActionTransform
 from policypress.rl.teacher import Teacher
 
+DECAY = 0.4
+"""Of the batches, the last ones: the learning rate falls to zero."""
 _TEMPERATURE = 0.25  # of Q values, in their own standard deviations
+
+
+def decay(progress: float) -> float:
+    """Factor of the learning rate after this share of the batches: 1, then half a cosine to 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * max(0.0, (progress - (1.0 - DECAY)) / DECAY)))
 
 
 def imitation_loss(teacher: Teacher, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -27,20 +27,19 @@ from policypress.compression.graph import trace
 from policypress.compression.recurrent import remembering
 from policypress.compression.student import State, fresh, unroll
 from policypress.config import CompressionConfig, DistillConfig, dumps
-from policypress.errors import ConfigError, DivergedError, RunError
-from policypress.files import replace_file
+from policypress.errors import ConfigError, DivergedError
 from policypress.policy import reference
 from policypress.policy.policy import Policy
 from policypress.rl.environments import EnvLike, description_of, make_envs, padding_of
 from policypress.rl.freeze import freeze_student
-from policypress.rl.imitation import imitation_loss
+from policypress.rl.imitation import DECAY, decay, imitation_loss
 from policypress.rl.recorded import Recorded
 from policypress.rl.runs import Progress, array_in
+from policypress.rl.student_checkpoint import StudentCheckpoint
 from policypress.rl.teacher import Teacher
 
 _REDRAW = 0.02  # of the steps: who acts is drawn anew
 _ALL_STUDENT = 0.3  # of the collections: from then on the student alone acts
-_DECAY = 0.4  # of the batches, the last ones: the learning rate falls to zero
 _CHECKPOINTS = 50
 _SHOWN = 32  # observations of one row's beginning that become test vectors
 
@@ -158,12 +157,8 @@ class SequenceDistillation:
     ) -> None:
         _check_vectors(teacher)
         self._teacher, self._network, self._config, self._told = teacher, network, config, told
-        self._checkpoint = None if folder is None else folder / "student.pt"
-        saved: dict[str, Any] | None = None
-        if self._checkpoint is not None and self._checkpoint.exists():
-            saved = torch.load(self._checkpoint, weights_only=True)
-            if saved.get("config") != self._settings:
-                raise RunError(f"{folder} holds a student of other settings: choose another folder or remove it.")
+        self._checkpoint = StudentCheckpoint(folder, json.dumps([asdict(config), told], sort_keys=True))
+        saved = self._checkpoint.saved
         torch.manual_seed(config.seed)
         self._optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
         self._compressor = Compressor(
@@ -178,12 +173,13 @@ class SequenceDistillation:
             if saved is None:
                 self._tape.extend(config.first, self._compressor, share=0.0)
         if saved is not None:
-            self._restore(saved)
+            self._done = saved["done"]
+            self._checkpoint.restore(network, self._optimizer, self._compressor, self._generator)
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
         """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""
         config, network, deadline = self._config, self._network, time.monotonic() + seconds
-        every = max(1, math.ceil(config.batches * (1 - _DECAY / 4) / config.collections))
+        every = max(1, math.ceil(config.batches * (1 - DECAY / 4) / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
         left = math.ceil(config.states / config.rows) - config.first
         while self._done < config.batches:
@@ -217,7 +213,7 @@ class SequenceDistillation:
 
     def _learn(self, batch: int) -> float:
         self._compressor.step(batch)
-        self._optimizer.param_groups[0]["lr"] = self._config.learning_rate * _decay(batch / self._config.batches)
+        self._optimizer.param_groups[0]["lr"] = self._config.learning_rate * decay(batch / self._config.batches)
         x, wanted, starts, learned = self._tape.pieces(self._generator)
         outputs, _ = unroll(self._compressor.graph, x, starts)
         loss = imitation_loss(self._teacher, outputs[learned], wanted[learned])
@@ -229,34 +225,11 @@ class SequenceDistillation:
             raise DivergedError(f"the student's loss is {value} in batch {batch}: lower --learning-rate.")
         return value
 
-    @property
-    def _settings(self) -> str:
-        return json.dumps([asdict(self._config), self._told], sort_keys=True)
-
     def _save(self) -> None:
-        if self._checkpoint is None:
-            return
-        self._tape.flush()
-        state = {
-            "config": self._settings,
-            "done": self._done,
-            "count": self._tape.count,
-            "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "compressor": self._compressor.state_dict(),
-            "generator": self._generator.get_state(),
-        }
-        with replace_file(self._checkpoint) as partial:
-            torch.save(state, partial)
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self._done = saved["done"]
-        plain = {name: saved["network"][name] for name in self._network.state_dict()}
-        self._network.load_state_dict(plain)
-        self._optimizer.load_state_dict(saved["optimizer"])
-        self._compressor.load_state_dict(saved["compressor"])
-        self._network.load_state_dict(saved["network"])  # with the ranges, now that there is a place for them
-        self._generator.set_state(saved["generator"])
+        if self._checkpoint.kept:
+            self._tape.flush()
+        told = {"done": self._done, "count": self._tape.count}
+        self._checkpoint.save(self._network, self._optimizer, self._compressor, self._generator, **told)
 
 
 def _config(config: DistillConfig) -> SequenceConfig:
@@ -416,8 +389,3 @@ class _Played(_Tape):
     def close(self) -> None:
         for made in self._envs:
             made.close()
-
-
-def _decay(progress: float) -> float:
-    """Factor of the learning rate: 1, then half a cosine to 0."""
-    return 0.5 * (1.0 + math.cos(math.pi * max(0.0, (progress - (1.0 - _DECAY)) / _DECAY)))
