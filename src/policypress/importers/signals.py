@@ -4,8 +4,8 @@ understood, whatever the format.
 A reader (ONNX, TorchScript, weights alone) calls a function here for each of its operations. What does not depend on
 the observation is a NumPy array, and folded by NumPy; what does is a ``Signal``, a ``Curve`` or a ``Choice``. All have
 a batch of one. Moving values about (slices, gathers, reshapes, joins) moves indices; affine operations stay pending
-until a layer takes them in; elementwise ones, and those of a whole vector (a ``Whole``), are composed, and recognized
-by their values. Whatever else there is raises ``NotUnderstood``.
+until a layer takes them in; elementwise ones are composed, and recognized by their values; so are those of a whole
+vector (a ``Whole``), until they are a LayerNorm. Whatever else there is raises ``NotUnderstood``.
 """
 
 from __future__ import annotations
@@ -252,22 +252,17 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """A ``function`` of all values of ``source`` at once, an array of its shape, not yet recognized; ``operation`` is
-    what the file calls it, ``shape`` that of what it gives, ``depth`` how many operations it is made of at least."""
+    """A ``function`` of all values of ``source`` at once, an array of its shape, which is no LayerNorm, or none yet.
+
+    ``operation``: what the file calls the first of its operations that takes several values together. ``shape``: of
+    what it gives. ``depth``: how many operations it is made of at least.
+    """
 
     source: Signal
     function: Float
     operation: str
     shape: tuple[int, ...]
     depth: int
-
-    @cached_property
-    def signal(self) -> Signal:
-        """What it gives, as a step of the chain; NotUnderstood for what is no LayerNorm."""
-        found = _layer_norm_of(self.function, self.source.shape) if self.shape == self.source.shape else None
-        if found is None:
-            raise NotUnderstood(self.operation, earlier=True)
-        return _normed(self.source, found)
 
     def over(self, source: Signal) -> Float:
         """As ``Curve.over``."""
@@ -306,18 +301,14 @@ def subtract(a: Value, b: Value) -> Value:
 
 
 def multiply(a: Value, b: Value) -> Value:
-    a, b = _agreed(a, b)
-    if isinstance(a, Whole) or isinstance(b, Whole):
-        return together("Mul", np.multiply, a, b)
     if isinstance(a, np.ndarray):
         a, b = b, a
-    if isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+    if isinstance(a, np.ndarray | Whole) or not isinstance(b, np.ndarray):
         return together("Mul", np.multiply, a, b)
     return _scaled(a, b, "Mul", np.multiply, b.astype(np.float64))
 
 
 def divide(a: Value, b: Value) -> Value:
-    a, b = _agreed(a, b)
     if isinstance(a, np.ndarray | Whole) or not isinstance(b, np.ndarray):
         return together("Div", np.divide, a, b)
     with np.errstate(divide="ignore"):
@@ -409,7 +400,7 @@ def move(x: Value, moved: Float) -> Value:
     """What only moves, repeats or leaves out values: ``moved`` does it to an array of the tensor's shape."""
     if isinstance(x, np.ndarray):
         return moved(x)
-    if isinstance(x, Whole) and x.shape != x.source.shape:
+    if isinstance(x, Whole):
         return _whole(x.source, x.operation, moved, x.function, depth=x.depth)
     signal = signal_of(x)
     index = moved(signal.index)
@@ -477,7 +468,9 @@ def clip(x: Value, low: Value, high: Value) -> Value:
         raise NotUnderstood("Clip to limits that are computed")
     if isinstance(x, np.ndarray):
         return np.clip(x, low, high).astype(x.dtype)
-    if isinstance(x, Whole) and x.shape != x.source.shape:
+    if bool(np.all(low == -np.inf) and np.all(high == np.inf)):
+        return x
+    if isinstance(x, Whole):
         return together("Clip", np.clip, x, low, high)
     if isinstance(x, Curve) and x.clip is not None:
         source, least, most = x.clip
@@ -528,12 +521,11 @@ def together(operation: str, function: Callable[..., Array], *values: Value) -> 
             raise NotUnderstood("a tensor of so many values")
         with np.errstate(all="ignore"):
             return np.asarray(function(*arrays))
-    values = _agreed(*values)
     wholes = [value for value in values if isinstance(value, Whole)]
     if wholes:
-        source = wholes[0].source
-        taken = [value if isinstance(value, np.ndarray) else _over(value, source) for value in values]
-        return _whole(source, operation, function, *taken, depth=max(whole.depth for whole in wholes))
+        first = wholes[0]
+        taken = [value if isinstance(value, np.ndarray) else _over(value, first.source) for value in values]
+        return _whole(first.source, first.operation, function, *taken, depth=max(whole.depth for whole in wholes))
     if any(array.size != 1 for array in arrays):
         raise NotUnderstood(f"{operation} with a number of its own for each value")
     curves = [None if isinstance(value, np.ndarray) else curve_of(value) for value in values]
@@ -550,20 +542,6 @@ def _composed(function: Callable[..., Array], parts: Sequence[Any]) -> Float:
     return lambda v: function(*(part(v) if callable(part) else part for part in parts))
 
 
-def _agreed(*values: Value) -> tuple[Value, ...]:
-    """``values``, their wholes recognized where others are no functions of the same source."""
-    first = next((value for value in values if isinstance(value, Whole)), None)
-    if first is None:
-        return values
-    try:
-        for value in values:
-            if not isinstance(value, np.ndarray):
-                _over(value, first.source)
-    except NotUnderstood:
-        return tuple(value.signal if isinstance(value, Whole) else value for value in values)
-    return values
-
-
 def _over(x: Value, source: Signal) -> Float:
     """``x`` as a function of all values of ``source``."""
     if isinstance(x, Whole):
@@ -573,16 +551,18 @@ def _over(x: Value, source: Signal) -> Float:
     return curve_of(x).over(source)
 
 
-def _whole(source: Signal, operation: str, function: Callable[..., Array], *parts: Any, depth: int = 0) -> Whole:
-    """What ``function`` makes of ``parts``, constants and functions of ``source``; NotUnderstood where it is larger, or
-    made of more operations than any LayerNorm."""
+def _whole(source: Signal, operation: str, function: Callable[..., Array], *parts: Any, depth: int = 0) -> Value:
+    """What ``function`` makes of ``parts``, constants and functions of ``source``: a ``Whole``, or the LayerNorm that it
+    is. NotUnderstood where it is larger, or made of more operations than any LayerNorm."""
     if depth >= _DEEPEST:
-        raise NotUnderstood(f"{operation} behind {depth} others of a whole vector")
+        raise NotUnderstood(f"{operation}, and what {depth} operations make of it", earlier=True)
     composed = _once(_composed(function, parts))
     with np.errstate(all="ignore"):
         shape = np.shape(composed(source.probe))
     if math.prod(shape) > source.index.size:
         raise NotUnderstood(f"{operation} with more values than it takes")
+    if shape == source.shape and (found := _layer_norm_of(composed, shape)) is not None:
+        return _normed(source, found)
     return Whole(source, composed, operation, shape, depth + 1)
 
 
@@ -615,8 +595,10 @@ def signal_of(x: Value) -> Signal:
     match x:
         case Signal():
             return x
-        case Curve() | Whole():
+        case Curve():
             return x.signal
+        case Whole():
+            raise NotUnderstood(x.operation, earlier=True)
         case Choice():
             raise NotUnderstood("Softmax or ArgMax, other than at the end")
         case _:
@@ -640,7 +622,6 @@ def curve_of(x: Value) -> Curve:
 
 def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], sign: float) -> Value:
     """``a + sign * b``."""
-    a, b = _agreed(a, b)
     if isinstance(a, Whole) or isinstance(b, Whole):
         return together(operation, function, a, b)
     if isinstance(a, np.ndarray) == isinstance(b, np.ndarray):
@@ -693,6 +674,8 @@ def _dense(signal: Signal, weight: Array, shape: tuple[int, ...]) -> Signal:
     """``weight`` (out, in) times ``signal``, whose pending gain, offset and places the layer takes in."""
     if signal.node.step is None:
         signal = signal.normalized()
+    elif isinstance(signal.node.step, Norm) and signal.in_place:  # the LayerNorm's own weight and bias, in pieces
+        signal = _all_of(signal.settled, signal.shape)
     node, out = signal.node, len(weight)
     if out * node.size > MAX_VALUES:
         raise NotUnderstood(f"a layer of more than {MAX_VALUES:,} weights")
