@@ -68,11 +68,19 @@ def in_one_piece(g: Graph, x: str) -> str:
     [(in_one_piece, 17), (in_one_piece, 20), (in_pieces, 13), (in_pieces, 18), (in_tensorflows_pieces, 17),
      (in_flaxs_pieces, 18), (without_keeping_axes, 13)],
 )  # fmt: skip
-@pytest.mark.parametrize("silu", [True, False])
-def test_onnx_by_what_it_computes(spelled: Callable[[Graph, str], str], opset: int, silu: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("function", ["", "silu", "gelu"])
+def test_onnx_by_what_it_computes(
+    spelled: Callable[[Graph, str], str], opset: int, function: str, tmp_path: Path
+) -> None:
     def act(g: Graph, x: str) -> str:
         y = spelled(g, x)
-        return str(g("Mul", y, g("Sigmoid", y))) if silu else y
+        match function:
+            case "silu":
+                return str(g("Mul", y, g("Sigmoid", y)))
+            case "gelu":
+                return str(g("Mul", g("Mul", y, 0.5), g("Add", g("Erf", g("Div", y, 2**0.5)), 1.0)))
+            case _:
+                return y
 
     g = Graph(opset)
     found = opened(g.save(tmp_path / "a.onnx", g.network("obs", lambda x: act(g, x))))
@@ -130,6 +138,27 @@ class Pieces(Actor):
         x = self.first(x)
         x = (x - x.mean(-1, keepdim=True)) * torch.rsqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-4)
         return self.last(x * self.norm.weight + self.norm.bias)  # type: ignore[no-any-return]
+
+
+class Image(nn.Module):
+    """A LayerNorm of an image's values, flat or not."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.last = nn.Conv2d(1, 4, 3), nn.Linear(64, 3)
+        norm = nn.LayerNorm(64 if flat else (4, 4, 4))
+        nn.init.normal_(norm.weight)
+        self.middle = nn.Sequential(nn.Flatten(), norm) if flat else nn.Sequential(norm, nn.Flatten())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.middle(self.first(x))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_of_all_values_of_an_image(flat: bool, tmp_path: Path) -> None:
+    torch.jit.script(Image(flat)).save(tmp_path / "a.pt")
+    assert apart(opened(tmp_path / "a.pt", shape=(1, 6, 6))) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [Actor, Pieces])

@@ -178,7 +178,7 @@ class Signal:
         if isinstance(step, Norm) and before is not None and self.in_place:
             gain, offset = self.gain.ravel(), self.offset.ravel()
             weight, bias = (gain * step.weight).astype(np.float32), (gain * step.bias + offset).astype(np.float32)
-            return before.then(Norm(weight, bias, step.epsilon))
+            return before.then(Norm(weight, bias, step.epsilon), self.node.shape)
         if step is None:
             normalized = self.normalized()
             if normalized.bare:
@@ -667,15 +667,16 @@ def _moved(signal: Signal, gain: Array | float, offset: Array | float) -> Signal
     if math.prod(shape) != signal.index.size:
         raise NotUnderstood("a constant with more values than the signal")
     index, own, moved = (getattr(signal, name).reshape(shape) for name in ("index", "gain", "offset"))
-    return Signal(signal.node, index, own * gain, moved * gain + offset)
+    found = Signal(signal.node, index, own * gain, moved * gain + offset)
+    if isinstance(found.node.step, Norm) and max(gain.size, offset.size) > 1 and found.in_place:
+        return _all_of(found.settled, shape)  # a LayerNorm's own weight or bias
+    return found
 
 
 def _dense(signal: Signal, weight: Array, shape: tuple[int, ...]) -> Signal:
     """``weight`` (out, in) times ``signal``, whose pending gain, offset and places the layer takes in."""
     if signal.node.step is None:
         signal = signal.normalized()
-    elif isinstance(signal.node.step, Norm) and signal.in_place:  # the LayerNorm's own weight and bias, in pieces
-        signal = _all_of(signal.settled, signal.shape)
     node, out = signal.node, len(weight)
     if out * node.size > MAX_VALUES:
         raise NotUnderstood(f"a layer of more than {MAX_VALUES:,} weights")
@@ -727,9 +728,7 @@ def _normed(source: Signal, step: Norm) -> Signal:
     if not LEAST_EPSILON <= step.epsilon < math.inf:
         raise NotUnderstood(f"a LayerNorm with an epsilon of {step.epsilon:g}")
     node = source.settled
-    if len(node.shape) != 1:
-        raise NotUnderstood("a LayerNorm of other than vectors")
-    return _all_of(node.then(step), source.shape)
+    return _all_of(node.then(step, (node.size,)), source.shape)  # an image becomes a vector
 
 
 def _layer_norm_of(function: Float, shape: tuple[int, ...]) -> Norm | None:
