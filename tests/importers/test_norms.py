@@ -117,7 +117,10 @@ def test_what_is_none_is_a_black_box(broken: str, tmp_path: Path) -> None:
     g = Graph(17)
     found = opened(g.save(tmp_path / "a.onnx", g.network("obs", lambda x: act(g, x))))
     assert found.policy is None
-    wanted = {"parts": "LayerNormalization: of parts of a tensor", "nested": "ReduceMean, and what 32 operations make of it"}
+    wanted = {
+        "parts": "LayerNormalization: of parts of a tensor",
+        "nested": "ReduceMean, and what 32 operations make of it",
+    }
     assert found.unknown == wanted.get(broken, "ReduceMean")
 
 

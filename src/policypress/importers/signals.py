@@ -552,8 +552,8 @@ def _over(x: Value, source: Signal) -> Float:
 
 
 def _whole(source: Signal, operation: str, function: Callable[..., Array], *parts: Any, depth: int = 0) -> Value:
-    """What ``function`` makes of ``parts``, constants and functions of ``source``: a ``Whole``, or the LayerNorm that it
-    is. NotUnderstood where it is larger, or made of more operations than any LayerNorm."""
+    """What ``function`` makes of ``parts``, constants and functions of ``source``: a ``Whole``, or the LayerNorm that
+    it is. NotUnderstood where it is larger, or made of more operations than any LayerNorm."""
     if depth >= _DEEPEST:
         raise NotUnderstood(f"{operation}, and what {depth} operations make of it", earlier=True)
     composed = _once(_composed(function, parts))
