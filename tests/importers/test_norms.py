@@ -198,3 +198,6 @@ def test_it_is_frozen_in_float32(tmp_path: Path) -> None:
     found = opened(tmp_path / "a.pt")
     assert found.policy is not None
     assert [type(op) for op in found.policy.ops].count(LayerNorm) == 1
+    assert (
+        found.rows()["layers"] == "understood: it can be frozen, exported and imitated, by a student without LayerNorm"
+    )
