@@ -509,7 +509,8 @@ class _Decoder:
 
     def _layer_norm(self) -> LayerNorm:
         r = self.reader
-        size = self._count(r.unsigned(INPUTS) or self._width)
+        size = r.unsigned(INPUTS) or self._width
+        self._count_weights(2 * size)
         (epsilon,) = self._words(1)
         return LayerNorm(r.floats(size), r.floats(size), epsilon)
 
