@@ -130,9 +130,9 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 _BESIDE = re.compile(
     r"(^|[._])(critic\w*|value\w*|baseline|qf?\d*(_target)?|qnet\w*|target\w*|optimizer\w*|std|log_?std\w*|sigma|"
-    r"fc_logstd|noise_scales|learned_stddev|std_param|log_std_param|count|current_count|_var|_std|num_batches_tracked|returns_normalizer|"
-    r"reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|discriminator\w*|distribution|"
-    r"last_mean_rewards|frame|epoch|iter)([._]|$)"
+    r"fc_logstd|noise_scales|learned_stddev|std_param|log_std_param|count|current_count|_var|_std|"
+    r"num_batches_tracked|returns_normalizer|reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|"
+    r"discriminator\w*|distribution|last_mean_rewards|frame|epoch|iter)([._]|$)"
 )
 """Names of what a policy does not need: critics, optimizers, the spread of its exploration, counts."""
 _RECURRENT = re.compile(r"(^|\.)(memory_a|a_rnn|rnn|lstm\w*|gru\w*|core)(\.|$)")
@@ -159,7 +159,7 @@ def open_weights(asked: Asked) -> Opened:
         tensors = _actor_among(path, tensors)
     family, layers, normalizer = _family(path, tensors)
     modules = _modules(path, tensors, layers)
-    activation = _activation(path, asked.activation, family) if None in modules else ""
+    activation = _activation(path, asked.activation, family, modules)
     shape = (int(tensors[f"{layers[0]}.weight"].shape[-1]),)
     check_size(path, shape)
     try:
@@ -289,14 +289,14 @@ def _modules(path: Path, tensors: Tensors, layers: list[str]) -> list[str | None
     return found
 
 
-def _activation(path: Path, given: str, family: Family) -> str:
+def _activation(path: Path, given: str, family: Family, modules: list[str | None]) -> str:
     name = _ALSO.get(given.lower(), given.lower())
-    if not name:
+    if not name and None in modules:
         raise ConfigError(
             f"{path} does not say which function stands between its layers: give --activation, for example "
             f"--activation {family.usual}."
         )
-    if name != "relu" and name not in FUNCTIONS:
+    if name and name != "relu" and name not in FUNCTIONS:
         raise ConfigError(f"activation={given!r} is not one of relu, {', '.join(FUNCTIONS)}.")
     return name
 
