@@ -252,11 +252,21 @@ def test_of_so_many_bytes_the_widest_that_fits_is_trained_on_however_far_it_is()
     def limit(line: Line) -> float:
         return 1.0 if line.method == "finetune" and line.hidden == (16,) else 0.6 if line.method == "evolve" else 0.2
 
-    known = run(Task(limit, half=300.0), replace(KEEP, bytes=128))
+    known = run(Task(limit, half=300.0), replace(KEEP, bytes=160))
     good = finished_known(known)
     assert good is not None
     assert (good.line.method, good.line.hidden) == ("finetune", (16,))
-    assert good.payload_bytes <= 128
+    assert good.payload_bytes <= 160
+
+
+def test_a_student_that_turns_out_too_large_is_pressed_harder() -> None:
+    student = Line("down", "distill", (8,))
+    linear = Line("up", "distill", ())
+    found = {linear: (candidate(linear, low=0.1, seconds=1e6),), student: (candidate(student, 0, 148, 0.3),)}
+    chosen = propose(Known(replace(KEEP, bytes=128), SPACE, found))
+    assert chosen is not None
+    assert (chosen.line.end, chosen.line.method, chosen.line.hidden) == ("down", "distill", (8,))
+    assert chosen.line.coarsen > student.coarsen
 
 
 def test_a_small_student_that_was_trained_to_the_end_is_evolved() -> None:

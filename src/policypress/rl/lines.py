@@ -33,7 +33,7 @@ COARSEST = 8
 _FIRST_RATE = 4e-3
 _FIRST_CODES = PressConfig.code_rms
 _HEADER = 7.0  # bytes of a payload that are no weights, at least
-_DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
+_DISTILLED_BITS, _DISTILLED_STEP = 6.5, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 500  # weights
 _NOISES = (0.1, 0.4, 0.2)
@@ -360,7 +360,7 @@ def _finest(known: Known, end: End, method: PressMethod, hidden: Widths, seed: i
     """The line of the finest codes that has no more bytes than were asked for."""
     step = 1 if method == "evolve" else 2
     lines = (Line(end, method, hidden, coarsen, seed) for coarsen in range(0, COARSEST + 1, step))
-    return next((line for line in lines if not known.aim.bytes or _fits(known, line)), None)
+    return next((line for line in lines if _fits(known, line)), None)
 
 
 def _finer(known: Known, line: Line) -> Candidate | None:
@@ -424,7 +424,8 @@ def _descend(known: Known) -> Options:
     """From what surely works: distilled students, larger while none keeps enough and then smaller, and those of them
     that miss by little, trained on; of so many bytes, the widest that fits is trained on whatever it misses by."""
     good = known.good
-    if not any(line.end == "down" for line in (*known.found, *known.running)):
+    down = [line for line in (*known.found, *known.running) if line.end == "down"]
+    if not any(line in known.running or not known.found[line] or _fits(known, line) for line in down):
         for hidden in reversed(known.space.ladder[1 : known.space.first + 1]):  # the narrowest is the other end's
             line = _finest(known, "down", "distill", hidden)
             if line is not None and line.coarsen <= _FINE:
@@ -453,7 +454,7 @@ def _polish(known: Known, students: list[Candidate]) -> Options:
     tuned = [known.found[line][-1] for line in begun if line.method == "finetune" and known.ended(line)]
     for student in sorted((*students, *tuned), key=known.aim.standing, reverse=True):
         near = student.share >= known.aim.keep - NEAR
-        if known.aim.margin(student) >= 0.0 or not (near or known.aim.bytes):
+        if known.aim.margin(student) >= 0.0 or not (known.aim.fits(student) if known.aim.bytes else near):
             continue
         ways = _ways(known, student, begun)
         if student in tuned:
@@ -473,7 +474,7 @@ def _polishing(known: Known, student: Candidate, method: PressMethod) -> Line:
     bits = 8 * max(1.0, student.payload_bytes - _HEADER) / known.space.weights_of(student.line.hidden)
     alike = min(max(round(2 * (_EVOLVED_BITS + math.log2(_FIRST_CODES) - bits)), 0), COARSEST)
     lines = [replace(student.line, method=method, coarsen=coarsen) for coarsen in range(alike, COARSEST + 1)]
-    return next((line for line in lines if not known.aim.bytes or _fits(known, line)), lines[0])
+    return next((line for line in lines if _fits(known, line)), lines[0])
 
 
 def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMethod]:
@@ -541,7 +542,7 @@ def _within(known: Known) -> Options:
 
 
 def _fits(known: Known, line: Line) -> bool:
-    return known.bytes_of(line) <= known.aim.bytes
+    return not known.aim.bytes or known.bytes_of(line) <= known.aim.bytes
 
 
 def _that_fit(known: Known) -> Options:

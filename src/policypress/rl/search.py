@@ -59,6 +59,7 @@ _OPENING_SECONDS = 5.0  # of a process, before any is timed
 _FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
 _FINALISTS = 8
 _TUNED_STEPS = (5_000, 300_000, 40.0)  # of a line of finetune: least, most, and how many a second of the time left
+_SMALL_BATCHES = 8_000  # of a student so small that what it keeps is not yet what counts
 _ENDLESS = 10**9  # environment steps of a line that is given as much time as is worth it
 _LOCK_SECONDS = 60.0
 _PLOT_SECONDS = 60.0
@@ -284,12 +285,14 @@ class _Lines:
 
     def _line_config(self, line: Line) -> PressConfig:
         given = self._config.student
-        quick = line.end == "up"
+        quick, batches = line.end == "up", self._batches
+        if self._aim.bytes and self._space.evolves_well(line.hidden):  # a beginning of what is then trained on
+            batches = min(_SMALL_BATCHES, batches)
         student = replace(
             given,
             hidden=_hidden(line.hidden),
             compression=replace(given.compression, weight_range="learned", rate_weight=line.rate_weight),
-            batches=min(START_BATCHES, self._batches) if quick else self._batches,
+            batches=min(START_BATCHES, batches) if quick else batches,
             states=min(START_STATES, given.states) if quick else given.states,
             seed=given.seed + line.seed - 1,
         )
