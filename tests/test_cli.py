@@ -25,7 +25,7 @@ from policypress.config import CompressionConfig, PressConfig, TrainConfig
 from policypress.files import locked
 from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
-from policypress.rl.lines import Candidate, Line
+from policypress.rl.lines import Candidate, Line, Shape
 from policypress.rl.search import Standing
 from rl.toys import FILES, FOLLOW, LOOK, PICK, chooser, dqn, learn, sac, save_picker
 
@@ -727,7 +727,7 @@ def test_a_search_that_reaches_nothing_has_exit_code_1(
 ) -> None:
     run(*pressed(picker_file, tmp_path, *QUICK))
     result = json.loads((tmp_path / "result.json").read_text())
-    line = Line("down", "distill", (24, 24))
+    line = Line("down", "distill", Shape((24, 24)))
     one = Candidate(line, 0, 512, 300.0, 999, 0.985, -0.971, 1.013, 5.0, 0.912, 0.0, 100, True, True, 0, 60.0)
 
     def search(*_: Any, report: Any, watch: Any, **__: Any) -> Any:

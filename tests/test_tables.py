@@ -13,7 +13,7 @@ from rich.console import Console
 from policypress.export.verify import Agreement, Verification
 from policypress.measure.size import size
 from policypress.rl.curves import plot_frontier
-from policypress.rl.lines import Candidate, Line
+from policypress.rl.lines import LINEAR, Candidate, Line, Shape
 from policypress.rl.search import Standing
 from policypress.tables import (
     byte_table,
@@ -171,7 +171,7 @@ def candidate(line: Line, payload_bytes: int = 1_512, **changes: Any) -> Candida
 
 
 def test_the_standing_of_a_search_is_one_line() -> None:
-    lines = Line("up", "evolve", ()), Line("down", "distill", (22, 22))
+    lines = Line("up", "evolve", LINEAR), Line("down", "distill", Shape((22, 22)))
     best = candidate(lines[1])
     assert standing_line(Standing("measuring the agent", 0.0, 600.0)) == "0:00 of 10:00 · measuring the agent"
     line = standing_line(Standing("pressing", 83.9, 600.0, lines, 3, best))
@@ -208,7 +208,7 @@ def test_notes_keep_their_brackets() -> None:
 
 
 def test_a_candidate_of_a_search_takes_a_line() -> None:
-    wide = Line("down", "finetune", (256, 256))
+    wide = Line("down", "finetune", Shape((256, 256)))
     one = candidate(wide, 12_345, share=0.9876, low=-1.0123, high=1.234, worst_share=-1.5)
     line = candidate_line(one, best=True)
     assert line == "finetune   256-256  12,345 B  kept 98.8% [-101.2%, 123.4%] worst -150%  best"

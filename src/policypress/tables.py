@@ -106,7 +106,7 @@ def _effort(result: Mapping[str, Any]) -> list[str]:
 def candidate_line(candidate: Candidate, best: bool) -> str:
     """What came of a line of a search."""
     return (
-        f"{candidate.line.method:>8} {candidate.line.shape:>9} {candidate.payload_bytes:>7,} B  "
+        f"{candidate.line.method:>8} {candidate.line.shape.name:>9} {candidate.payload_bytes:>7,} B  "
         f"kept {candidate.share:.1%} [{candidate.low:.1%}, {candidate.high:.1%}] "
         f"worst {candidate.worst_share:.0%}{'  best' if best else ''}"
     )
@@ -128,7 +128,7 @@ def standing_line(standing: Standing) -> str:
     """Where a search stands: time, what is at work, the best so far."""
     parts = [f"{_clock(standing.seconds)} of {_clock(standing.of)}", standing.doing]
     if standing.running:
-        parts[-1] += " " + ", ".join(f"{line.shape} ({line.method})" for line in standing.running)
+        parts[-1] += " " + ", ".join(f"{line.shape.name} ({line.method})" for line in standing.running)
     if standing.finished:
         parts.append(f"{standing.finished} measured")
     if standing.best is not None:

@@ -25,7 +25,7 @@ from policypress.rl import environments, evaluate
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
 from policypress.rl.environments import description_of, make_env, name_of
-from policypress.rl.lines import Aim, Candidate, Line
+from policypress.rl.lines import Aim, Candidate, Line, Shape
 from policypress.rl.press import press
 from policypress.rl.search import Yardstick
 from policypress.rl.sources import Source
@@ -285,7 +285,7 @@ def test_students_of_a_search_make_it_in_processes_of_their_own(here: str, tmp_p
     source = Source(save_picker(tmp_path / "agent.zip"))
     student = {"states": 300, "batches": 40}
     config = plan(source, "dqn", environment, hidden=(8,), settings={"episodes": 2}, student=student)
-    line, yardstick = Line("down", "distill", (8,)), Yardstick(Aim(0.1), (12.0, 12.0), 2, None)
+    line, yardstick = Line("down", "distill", Shape((8,))), Yardstick(Aim(0.1), (12.0, 12.0), 2, None)
     with Workers[Line](lambda line: line.name) as workers:
         workers.start(line, SEARCH._press, source, config, line, 0, tmp_path / "line", 100.0, yardstick, False)
         message = workers.wait(120.0)

@@ -27,7 +27,7 @@ from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
-from policypress.rl.lines import Aim, Candidate, Line
+from policypress.rl.lines import Aim, Candidate, Line, Shape
 from policypress.rl.measured import PressFolder
 from policypress.rl.method import Method
 from policypress.rl.methods import METHODS
@@ -37,8 +37,8 @@ from rl.toys import FOLLOW, LOOK, PICK, agent, in_child, plan, save_picker
 
 SEARCH = sys.modules["policypress.rl.search"]
 FORK = multiprocessing.get_context("fork")
-LINEAR = Line("up", "distill", ())
-EVOLVED = Line("up", "evolve", ())
+LINEAR = Line("up", "distill", Shape())
+EVOLVED = Line("up", "evolve", Shape())
 
 
 class Evolved(Method):
@@ -366,16 +366,17 @@ def test_widths_grow_from_nothing_to_the_agents_own(algo: str, env: str, tmp_pat
     path = tmp_path / "agent.zip"
     agent(algo, env, policy_kwargs={"net_arch": [40, 30]}).save(path)
     space = space_of(open_agent(Source(path), algo, env), frozenset({"distill"}))
-    assert space.ladder[:3] == ((), (4,), (8,))
-    assert space.ladder[-1] == (40, 30)
-    assert (32, 32) not in space.ladder, "wider than the agent's second layer"
+    assert space.ladder[:3] == (Shape(), Shape((4,)), Shape((8,)))
+    assert space.ladder[-1] == Shape((40, 30))
+    assert Shape((32, 32)) not in space.ladder, "wider than the agent's second layer"
     assert list(space.weights) == sorted(space.weights)
     config = plan(Source(path), algo, env)
     opened = open_agent(Source(path), algo, env)
-    for hidden in space.ladder:
-        METHODS["distill"].check(opened, replace(config, student=replace(config.student, hidden=hidden or "none")))
+    for shape in space.ladder:
+        student = replace(config.student, hidden=shape.hidden or "none")
+        METHODS["distill"].check(opened, replace(config, student=student))
     hundredth = space.weights[-1] / 100
-    assert abs(np.log(space.weights[space.first] / hundredth)) <= np.log(4)
+    assert abs(np.log(space.weights_of(space.firsts[0]) / hundredth)) <= np.log(4)
 
 
 def test_widths_of_a_network_that_sees_are_scaled(tmp_path: Path) -> None:
@@ -383,11 +384,11 @@ def test_widths_of_a_network_that_sees_are_scaled(tmp_path: Path) -> None:
     agent("dqn", LOOK).save(path)
     opened = open_agent(Source(path), "dqn", LOOK)
     space = space_of(opened, frozenset({"distill"}))
-    assert len({len(hidden) for hidden in space.ladder}) == 1
+    assert len({len(shape.hidden) for shape in space.ladder}) == 1
     assert len(space.ladder) > 4
     config = plan(Source(path), "dqn", LOOK)
-    for hidden in space.ladder:
-        METHODS["distill"].check(opened, replace(config, student=replace(config.student, hidden=hidden)))
+    for shape in space.ladder:
+        METHODS["distill"].check(opened, replace(config, student=replace(config.student, hidden=shape.hidden)))
 
 
 def test_widths_for_a_black_box(tmp_path: Path, source: Source) -> None:
@@ -396,7 +397,7 @@ def test_widths_for_a_black_box(tmp_path: Path, source: Source) -> None:
     Distill().press(opened, config).save(tmp_path / "box.policy")
     box = Source(tmp_path / "box.policy")
     space = space_of(open_agent(box, "dqn", PICK), frozenset({"distill"}))
-    assert space.ladder[0] == ()
-    assert space.ladder[space.first] == (24, 24)
+    assert space.ladder[0] == Shape()
+    assert space.firsts == (Shape((24, 24)),)
     result = search(box, planned(box), tmp_path / "run", jobs=2)
     assert result["candidates"] >= 1

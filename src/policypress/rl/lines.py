@@ -6,12 +6,15 @@ slowly needs one line that is followed, not a dozen that are begun. The other ha
 ends: one climbs from nothing, a linear policy first, by evolution on the return; the other comes down from what surely
 works, distilled students, whose near misses are then trained on their return. What gains too little to arrive in the
 time left is left behind, as in successive halving (Jamieson and Talwalkar 2016), by its trend instead of its rank.
+
+Students of an agent that remembers are distilled, all of them, with memories of several kinds or none. One of each kind
+is tried before the search goes on with the kind that comes closest.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +26,28 @@ from policypress.config import PressConfig, PressMethod, hidden_text
 End = Literal["up", "down"]
 Widths = tuple[int, ...]
 """Hidden widths of a student; () for a linear one."""
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """What a student is built of: hidden layers, behind what it remembers by as ``config.memory_of`` reads it."""
+
+    hidden: Widths = ()
+    memory: str = "none"
+
+    @property
+    def kind(self) -> str:
+        """What it remembers by, however much: "gru", "history", "none"."""
+        return self.memory.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """ "24-24", "linear"; "gru16-8", "history4-linear"."""
+        hidden = hidden_text(self.hidden or "none")
+        return hidden if self.memory == "none" else f"{self.memory.replace(':', '')}-{hidden}"
+
+
+LINEAR = Shape()
 
 CHANCE = 0.02
 """Students that are alike but for their seed differ by about as much in what they keep."""
@@ -50,12 +75,12 @@ _COARSER = (4, 2, 1)  # steps of an evolved one
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """One student on its way: from which ``end`` it comes, how it is pressed, how wide it is, and how coarse its codes
-    are, in half octaves of the price of bits (distill, finetune) or of their root mean square (evolve)."""
+    """One student on its way: from which ``end`` it comes, how it is pressed, its shape, and how coarse its codes are,
+    in half octaves of the price of bits (distill, finetune) or of their root mean square (evolve)."""
 
     end: End
     method: PressMethod
-    hidden: Widths
+    shape: Shape
     coarsen: int = 0
     seed: int = 1
 
@@ -75,13 +100,8 @@ class Line:
         return _NOISES[(self.seed - 1) % len(_NOISES)]
 
     @property
-    def shape(self) -> str:
-        """Its widths in words: "24-24", "linear"."""
-        return hidden_text(self.hidden or "none")
-
-    @property
     def name(self) -> str:
-        return f"{self.end}-{self.method}-{self.shape}-coarsen{self.coarsen:+d}-seed{self.seed}"
+        return f"{self.end}-{self.method}-{self.shape.name}-coarsen{self.coarsen:+d}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -159,20 +179,29 @@ class Aim:
 
 @dataclass(frozen=True)
 class Space:
-    """What can be tried: widths from nothing up with the weights that a student of each has, where distilled students
-    begin (``first``, an index), and the ways of pressing that this agent allows."""
+    """What can be tried: shapes from nothing up with the weights that a student of each has, where distilled students
+    begin (``firsts``, one for each kind of memory), and the ways of pressing that this agent allows."""
 
-    ladder: tuple[Widths, ...]
+    ladder: tuple[Shape, ...]
     weights: tuple[int, ...]
-    first: int
+    firsts: tuple[Shape, ...]
     methods: frozenset[PressMethod]
 
-    def weights_of(self, hidden: Widths) -> int:
-        return self.weights[self.ladder.index(hidden)]
+    @property
+    def remembers(self) -> bool:
+        """Whether students may remember; all of them are then distilled, and nothing climbs."""
+        return len(self.firsts) > 1
 
-    def evolves_well(self, hidden: Widths) -> bool:
+    def kin(self, shape: Shape) -> tuple[Shape, ...]:
+        """The shapes with the same kind of memory."""
+        return tuple(one for one in self.ladder if one.kind == shape.kind)
+
+    def weights_of(self, shape: Shape) -> int:
+        return self.weights[self.ladder.index(shape)]
+
+    def evolves_well(self, shape: Shape) -> bool:
         """Whether evolution gets on with so many weights, even beside gradients."""
-        return "evolve" in self.methods and self.weights_of(hidden) <= _EVOLVES_WELL
+        return "evolve" in self.methods and self.weights_of(shape) <= _EVOLVES_WELL
 
 
 @dataclass(frozen=True)
@@ -216,10 +245,10 @@ class Known:
         return bool(self.found[line]) and self.found[line][-1].finished
 
     def bytes_of(self, line: Line) -> float:
-        """What the payload of a line takes: as measured last, or about as much as others of its width suggest."""
+        """What the payload of a line takes: as measured last, or about as much as others of its shape suggest."""
         if mine := self.found.get(line):
             return mine[-1].payload_bytes
-        like = [c for c in self.candidates if (c.line.method, c.line.hidden) == (line.method, line.hidden)]
+        like = [c for c in self.candidates if (c.line.method, c.line.shape) == (line.method, line.shape)]
         guess = self._estimate(line)
         if not like:
             return guess
@@ -231,7 +260,7 @@ class Known:
             bits = max(0.5, _EVOLVED_BITS + math.log2(line.code_rms))
         else:
             bits = _DISTILLED_BITS * _DISTILLED_STEP**line.coarsen
-        return _HEADER + self.space.weights_of(line.hidden) * bits / 8
+        return _HEADER + self.space.weights_of(line.shape) * bits / 8
 
     def seconds_of(self, lines: Iterable[Line]) -> float:
         return sum(candidate.seconds for line in lines for candidate in self.found.get(line, ()))
@@ -321,7 +350,7 @@ def _ends(known: Known) -> list[End]:
 
 def _in_time(known: Known, line: Line) -> bool:
     """Whether a line is of use before the time is over: a distilled student is of none before its end."""
-    return line.method != "distill" or not line.hidden or known.left >= 0.7 * known.distilling
+    return line.method != "distill" or line.shape == LINEAR or known.left >= 0.7 * known.distilling
 
 
 def _not_larger(known: Known, line: Line) -> bool:
@@ -338,14 +367,16 @@ def _climb(known: Known) -> Options:
     linear = Line("up", "distill", ladder[0])
     if not known.begun(linear):
         yield Slice(linear)
+    if known.space.remembers:
+        return
     if (good := known.good) is not None:
         yield from _coarser(known, good)
         return
-    for hidden in ladder:
-        if method == "evolve" and known.space.weights_of(hidden) > _EVOLVES:
+    for shape in ladder:
+        if method == "evolve" and known.space.weights_of(shape) > _EVOLVES:
             break
         for seed in range(1, 1 + (_SEEDS if method == "evolve" else 1)):
-            line = _finest(known, "up", method, hidden, seed)
+            line = _finest(known, "up", method, shape, seed)
             if line is not None:
                 yield from _begin_or_go_on(known, line, _finer(known, line) if seed == 1 else None)
     lines = [line for line in known.found if line.end == "up" and known.free(line)]
@@ -356,16 +387,16 @@ def _climbs_by(space: Space) -> PressMethod:
     return "evolve" if "evolve" in space.methods else "distill"
 
 
-def _finest(known: Known, end: End, method: PressMethod, hidden: Widths, seed: int = 1) -> Line | None:
+def _finest(known: Known, end: End, method: PressMethod, shape: Shape, seed: int = 1) -> Line | None:
     """The line of the finest codes that has no more bytes than were asked for."""
     step = 1 if method == "evolve" else 2
-    lines = (Line(end, method, hidden, coarsen, seed) for coarsen in range(0, COARSEST + 1, step))
+    lines = (Line(end, method, shape, coarsen, seed) for coarsen in range(0, COARSEST + 1, step))
     return next((line for line in lines if _fits(known, line)), None)
 
 
 def _finer(known: Known, line: Line) -> Candidate | None:
-    """What a line of coarser codes starts from: the best of its widths that was evolved, or else distilled."""
-    evolved = [c for c in known.candidates if c.line.method == "evolve" and c.line.hidden == line.hidden]
+    """What a line of coarser codes starts from: the best of its shape that was evolved, or else distilled."""
+    evolved = [c for c in known.candidates if c.line.method == "evolve" and c.line.shape == line.shape]
     best = max(evolved, key=known.aim.standing, default=None) if line.method == "evolve" else None
     return best or _distilled(known, line)
 
@@ -378,10 +409,10 @@ def _begin_or_go_on(known: Known, line: Line, start: Candidate | None = None) ->
 
 
 def _distilled(known: Known, line: Line) -> Candidate | None:
-    """A distilled student of a line's widths, if there is one: no need to distil another."""
+    """A distilled student of a line's shape, if there is one: no need to distil another."""
     if line.method == "distill":
         return None
-    alike = [c for c in known.candidates if c.line.method == "distill" and c.line.hidden == line.hidden and c.finished]
+    alike = [c for c in known.candidates if c.line.method == "distill" and c.line.shape == line.shape and c.finished]
     return max(alike, key=known.aim.standing, default=None)
 
 
@@ -390,46 +421,46 @@ def _coarser(known: Known, good: Candidate) -> Options:
     smaller = [line for line in known.found if known.free(line) and line.method == "evolve" and line != good.line]
     smaller = [line for line in smaller if known.bytes_of(line) < good.payload_bytes and known.hopeful(line)]
     yield from (Slice(line) for line in sorted(smaller, key=known.projected, reverse=True))
-    method, hidden = _climbs_by(known.space), good.line.hidden
+    method, shape = _climbs_by(known.space), good.line.shape
     evolved = good.line.method == "evolve"
     steps = _COARSER if evolved else range(COARSEST + 1)
-    for step in steps if _light(known, hidden) else ():
+    for step in steps if _light(known, shape) else ():
         coarsen = good.line.coarsen + step if evolved else step
-        line = Line("up", method, hidden, coarsen)
+        line = Line("up", method, shape, coarsen)
         if coarsen <= COARSEST and not known.begun(line) and not _hopeless(known, line):
             yield Slice(line, good if method != "distill" else None)
-    for hidden in known.space.ladder[: known.space.ladder.index(good.line.hidden)]:
-        if _light(known, hidden):
-            yield from _begin_or_go_on(known, Line("up", method, hidden))
+    for shape in known.space.ladder[: known.space.ladder.index(good.line.shape)]:
+        if _light(known, shape):
+            yield from _begin_or_go_on(known, Line("up", method, shape))
 
 
-def _light(known: Known, hidden: Widths) -> bool:
+def _light(known: Known, shape: Shape) -> bool:
     """Whether what climbs gets on with so many weights."""
-    return "evolve" not in known.space.methods or known.space.evolves_well(hidden)
+    return "evolve" not in known.space.methods or known.space.evolves_well(shape)
 
 
 def _hopeless(known: Known, line: Line) -> bool:
-    """Whether a line that is at least as wide and as fine, pressed alike, has missed by more than chance."""
-    place = known.space.ladder.index
+    """Whether a line that is at least as wide and as fine, pressed alike and with the same kind of memory, has missed
+    by more than chance."""
+    wider = known.space.kin(line.shape)
+    wider = wider[wider.index(line.shape) :]
     for other, candidates in known.found.items():
         if not candidates or other.method != line.method or (known.free(other) and known.hopeful(other)):
             continue
         missed = max(map(known.aim.margin, candidates)) < -CHANCE
-        if missed and place(other.hidden) >= place(line.hidden) and other.coarsen <= line.coarsen:
+        if missed and other.shape in wider and other.coarsen <= line.coarsen:
             return True
     return False
 
 
 def _descend(known: Known) -> Options:
-    """From what surely works: distilled students, larger while none keeps enough and then smaller, and those of them
-    that miss by little, trained on; of so many bytes, the widest that fits is trained on whatever it misses by."""
+    """From what surely works: distilled students, one of each kind of memory, then larger while none keeps enough and
+    then smaller, and those of them that miss by little, trained on; of so many bytes, the widest that fits is trained
+    on whatever it misses by."""
     good = known.good
-    down = [line for line in (*known.found, *known.running) if line.end == "down"]
-    if not any(line in known.running or not known.found[line] or _fits(known, line) for line in down):
-        for hidden in reversed(known.space.ladder[1 : known.space.first + 1]):  # the narrowest is the other end's
-            line = _finest(known, "down", "distill", hidden)
-            if line is not None and line.coarsen <= _FINE:
-                yield Slice(line)
+    begun = _kinds_begun(known)
+    yield from _of_each_kind(known, begun)
+    if not begun:
         return
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     lines = {line for line in known.found if line.end == "down"}
@@ -441,6 +472,23 @@ def _descend(known: Known) -> Options:
     else:
         yield from _polish(known, students)
         yield from others
+
+
+def _kinds_begun(known: Known) -> set[str]:
+    """Kinds of memory of which a student that may fit is distilled, or has been."""
+    down = [line for line in (*known.found, *known.running) if line.end == "down"]
+    return {line.shape.kind for line in down if line in known.running or not known.found[line] or _fits(known, line)}
+
+
+def _of_each_kind(known: Known, begun: set[str]) -> Options:
+    """The first student of each kind of memory that has not ``begun``; of so many bytes, the widest that fits."""
+    for first in known.space.firsts:
+        kin = known.space.kin(first)
+        for shape in reversed(kin[: kin.index(first) + 1]) if first.kind not in begun else ():
+            line = _finest(known, "down", "distill", shape)
+            narrowest = shape == known.space.ladder[0]  # which is the other end's
+            if not narrowest and line is not None and line.coarsen <= _FINE:
+                yield Slice(line)
 
 
 def _polish(known: Known, students: list[Candidate]) -> Options:
@@ -471,7 +519,7 @@ def _polishing(known: Known, student: Candidate, method: PressMethod) -> Line:
     """The line that trains a distilled student on; evolution takes codes about as fine as the student's."""
     if method != "evolve":
         return replace(student.line, method=method)
-    bits = 8 * max(1.0, student.payload_bytes - _HEADER) / known.space.weights_of(student.line.hidden)
+    bits = 8 * max(1.0, student.payload_bytes - _HEADER) / known.space.weights_of(student.line.shape)
     alike = min(max(round(2 * (_EVOLVED_BITS + math.log2(_FIRST_CODES) - bits)), 0), COARSEST)
     lines = [replace(student.line, method=method, coarsen=coarsen) for coarsen in range(alike, COARSEST + 1)]
     return next((line for line in lines if _fits(known, line)), lines[0])
@@ -481,11 +529,11 @@ def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMeth
     """Ways of training a student on, the one first that gained most a second; one not yet tried before the others.
     Evolution gets nowhere in time with many weights where there are gradients."""
     ways: list[PressMethod] = []
-    if "finetune" in known.space.methods and student.line.hidden:
+    if "finetune" in known.space.methods and student.line.shape != LINEAR:
         ways.append("finetune")
-    hidden = student.line.hidden
-    alone = "evolve" in known.space.methods and not ways and known.space.weights_of(hidden) <= _EVOLVES
-    if alone or known.space.evolves_well(hidden):
+    shape = student.line.shape
+    alone = "evolve" in known.space.methods and not ways and known.space.weights_of(shape) <= _EVOLVES
+    if alone or known.space.evolves_well(shape):
         ways.insert(0, "evolve")
     gains = {}
     for way in ways:
@@ -497,32 +545,41 @@ def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMeth
 
 
 def _larger(known: Known, students: list[Candidate]) -> Options:
-    if not students:
-        return
-    nearest = max(students, key=known.aim.standing)
-    near = known.aim.standing(nearest) > -NEAR / 4
-    yield from _distil(known, nearest.line, _LARGER if near else (*_LARGER[2:], *_LARGER[:2]))
+    for nearest in _best_of_each_kind(students, lambda c: -known.aim.standing(c)):
+        near = known.aim.standing(nearest) > -NEAR / 4
+        yield from _distil(known, nearest.line, _LARGER if near else (*_LARGER[2:], *_LARGER[:2]))
 
 
 def _smaller(known: Known, students: list[Candidate]) -> Options:
-    good = [student for student in students if known.aim.good(student)]
-    if good:
-        smallest = min(good, key=lambda c: c.payload_bytes)
+    """Smaller than the smallest good one of each kind of memory; then kinds that have none may get there in less."""
+    good = _best_of_each_kind([c for c in students if known.aim.good(c)], lambda c: c.payload_bytes)
+    for smallest in good:
         yield from _distil(known, smallest.line, _SMALLER)
+    if good:
+        kinds = {c.line.shape.kind for c in good}
+        yield from _larger(known, [c for c in students if c.line.shape.kind not in kinds])
+
+
+def _best_of_each_kind(students: list[Candidate], key: Callable[[Candidate], float]) -> list[Candidate]:
+    """The student of the least ``key`` of each kind of memory, the best first."""
+    best: dict[str, Candidate] = {}
+    for student in sorted(students, key=key):
+        best.setdefault(student.line.shape.kind, student)
+    return list(best.values())
 
 
 def _distil(known: Known, line: Line, steps: Iterable[tuple[int, int]]) -> Options:
-    ladder = known.space.ladder
-    place = ladder.index(line.hidden)
+    kin = known.space.kin(line.shape)
+    place = kin.index(line.shape)
     for wider, coarsen in steps:
-        if 0 <= place + wider < len(ladder):
-            step = Line("down", "distill", ladder[place + wider], line.coarsen + coarsen)
+        if 0 <= place + wider < len(kin):
+            step = Line("down", "distill", kin[place + wider], line.coarsen + coarsen)
             if not known.begun(step) and not _hopeless(known, step):
                 yield Slice(step)
 
 
 def _within(known: Known) -> Options:
-    """In a search of bytes: lines too young to be judged, another width where the best has had half of the time or
+    """In a search of bytes: lines too young to be judged, another shape where the best has had half of the time or
     stands still, and else the line that gets furthest."""
     lines = {line: known.found[line] for line in known.found if known.free(line) and _fits(known, line)}
     yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
@@ -546,21 +603,24 @@ def _fits(known: Known, line: Line) -> bool:
 
 
 def _that_fit(known: Known) -> Options:
-    """Lines that would fit and have not begun: of every width the finest codes; what turned out too large, coarser; and
+    """Lines that would fit and have not begun: of every shape the finest codes; what turned out too large, coarser; and
     students that were distilled, trained on."""
     space = known.space
     linear = Line("up", "distill", space.ladder[0])
     if not known.begun(linear):
         yield Slice(linear)
+    students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
+    if space.remembers:
+        yield from _of_each_kind(known, _kinds_begun(known))
+        yield from _larger(known, students)
     ways: tuple[tuple[End, PressMethod], ...] = (("up", "evolve"), ("down", "distill"))
     for end, method in ways:
-        for hidden in space.ladder if method in space.methods else ():
-            if method == "evolve" and space.weights_of(hidden) > _EVOLVES:
+        for shape in space.ladder if method in space.methods else ():
+            if method == "evolve" and space.weights_of(shape) > _EVOLVES:
                 continue
-            line = _finest(known, end, method, hidden)
+            line = _finest(known, end, method, shape)
             if line is not None and not known.begun(line):
                 yield Slice(line, _finer(known, line))
-    students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     for student in sorted(students, key=known.aim.margin, reverse=True):
         for method in _ways(known, student, []):
             line = _polishing(known, student, method)
@@ -576,10 +636,11 @@ def _again(known: Known) -> Options:
     # What is trained on needs a student of its own seed first.
     lines = [replace(line, method="distill") if line.method == "finetune" else line for line in lines]
     method = _climbs_by(known.space)
+    end: End = "down" if known.space.remembers else "up"
     if (good := known.good) is not None:
         finest = good.line.coarsen if good.line.method == method else 0
-        lines += [Line("up", method, good.line.hidden, coarsen) for coarsen in range(COARSEST, finest, -2)]
-    lines += [Line("up", method, hidden) for hidden in known.space.ladder]
+        lines += [Line(end, method, good.line.shape, coarsen) for coarsen in range(COARSEST, finest, -2)]
+    lines += [Line(end, method, shape) for shape in known.space.ladder]
     for line in lines:
         another = line
         while known.begun(another):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from policypress.config import Hidden, PressConfig, PressMethod
+from policypress.config import Hidden, PressConfig, PressMethod, hidden_text
 from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.files import locked, write_whole
 from policypress.measure.returns import share_of, worst_share_of, worst_tenth
@@ -33,7 +33,7 @@ from policypress.rl.evaluate import evaluate
 from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
-from policypress.rl.lines import Aim, Candidate, Known, Line, Slice, Space, Widths, propose
+from policypress.rl.lines import LINEAR, Aim, Candidate, Known, Line, Shape, Slice, Space, Widths, propose
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
 from policypress.rl.plan import START_BATCHES, START_STATES
@@ -54,17 +54,32 @@ MOST_EPISODES = 400
 """Of the final measurement, where fewer of them leave it undecided."""
 _SLICE = (3.0, 120.0)
 _TIMED_BATCHES = 100
+_TIMED_STATES = 320  # the fewest that have a sequence to learn from
 _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 _OPENING_SECONDS = 5.0  # of a process, before any is timed
 _FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
 _FINALISTS = 8
 _TUNED_STEPS = (5_000, 300_000, 40.0)  # of a line of finetune: least, most, and how many a second of the time left
+_PLAYED = 0.5  # of the time that a student learns, at most, its states take where the agent remembers
 _SMALL_BATCHES = 8_000  # of a student so small that what it keeps is not yet what counts
 _ENDLESS = 10**9  # environment steps of a line that is given as much time as is worth it
 _LOCK_SECONDS = 60.0
 _PLOT_SECONDS = 60.0
 COLUMNS = (
-    *("name", "method", "hidden", "coarsen", "seed", "payload_bytes", "ratio", "nonzeros", "share", "low", "high"),
+    *(
+        "name",
+        "method",
+        "hidden",
+        "memory",
+        "coarsen",
+        "seed",
+        "payload_bytes",
+        "ratio",
+        "nonzeros",
+        "share",
+        "low",
+        "high",
+    ),
     *("worst_tenth", "worst_share", "ended_early", "episodes", "confirmed", "steps", "seconds"),
 )
 
@@ -130,11 +145,6 @@ def search(
     check_jobs(jobs)
     check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo or None, config.environment)
-    if agent.teacher.remembers:
-        raise ConfigError(
-            "a search presses no agent that remembers yet: leave --keep and --bytes out, and press single students "
-            "(--memory, --hidden, --rate-weight)."
-        )
     METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
     folder = PressFolder(out)
     begun = time.monotonic()
@@ -156,8 +166,9 @@ def search(
 
 
 def _narrow(config: PressConfig, space: Space) -> PressConfig:
-    """A student of the widths where distilled ones begin."""
-    return replace(config, student=replace(config.student, hidden=_hidden(space.ladder[space.first])))
+    """A single student of the shape where distilled ones begin."""
+    student = replace(config.student, **_built(space.firsts[0]))
+    return replace(config, student=student, **_NO_SEARCH)
 
 
 class _Lines:
@@ -194,6 +205,11 @@ class _Lines:
         methods: tuple[PressMethod, ...] = ("distill", "finetune", "evolve")
         self._space = space_of(agent, frozenset(method for method in methods if self._allows(method)))
         self._batches, self._distilling, self._measuring = self._timed()
+        self._states = config.student.states
+        if agent.teacher.remembers:  # what is played anew for each student
+            a_state = max(self._measuring, 0.1) / sum(teacher["lengths"])
+            self._states = min(self._states, max(START_STATES, round(_PLAYED * self._distilling / a_state)))
+            self._distilling += self._states * a_state
 
     # What is tried
 
@@ -251,7 +267,7 @@ class _Lines:
             return False
         narrow = _narrow(self._config, space_of(self._agent, frozenset({method})))
         try:
-            config = replace(narrow, method=method, steps=0 if method == "distill" else _ENDLESS, **_NO_SEARCH)
+            config = replace(narrow, method=method, steps=0 if method == "distill" else _ENDLESS)
             METHODS[method].check(self._agent, config)
         except (ConfigError, UnsupportedError):
             return False
@@ -273,9 +289,9 @@ class _Lines:
             shutil.copytree(given, checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         least, most, pace = _TUNED_STEPS
-        left = left / 2 if self._space.evolves_well(line.hidden) else left  # the rest is evolution's
+        left = left / 2 if self._space.evolves_well(line.shape) else left  # the rest is evolution's
         steps = {"finetune": round(min(max(pace * left, least), most), -3), "evolve": _ENDLESS}.get(line.method, 0)
-        told = {**asdict(line), "steps": int(steps), "start": None if start is None else start.name}
+        told = {**_as_dict(line), "steps": int(steps), "start": None if start is None else start.name}
         write_whole(folder / "line.json", json.dumps(told))
 
     def _arguments(self, line: Line, seconds: float) -> tuple[Any, ...]:
@@ -286,18 +302,18 @@ class _Lines:
     def _line_config(self, line: Line) -> PressConfig:
         given = self._config.student
         quick, batches = line.end == "up", self._batches
-        if self._aim.bytes and self._space.evolves_well(line.hidden):  # a beginning of what is then trained on
+        if self._aim.bytes and self._space.evolves_well(line.shape):  # a beginning of what is then trained on
             batches = min(_SMALL_BATCHES, batches)
         student = replace(
             given,
-            hidden=_hidden(line.hidden),
+            **_built(line.shape),
             compression=replace(given.compression, weight_range="learned", rate_weight=line.rate_weight),
             batches=min(START_BATCHES, batches) if quick else batches,
-            states=min(START_STATES, given.states) if quick else given.states,
+            states=min(START_STATES, self._states) if quick else self._states,
             seed=given.seed + line.seed - 1,
         )
         if line.method == "evolve":  # the price is that of the student it starts from
-            compression = replace(student.compression, rate_weight=Line("up", "distill", ()).rate_weight)
+            compression = replace(student.compression, rate_weight=Line("up", "distill", LINEAR).rate_weight)
             student = replace(student, compression=compression)
         steps = json.loads((self._folder / line.name / "line.json").read_text())["steps"]
         codes: dict[str, Any] = {"code_rms": line.code_rms, "noise": line.noise} if line.method == "evolve" else {}
@@ -312,7 +328,8 @@ class _Lines:
             measuring = time.monotonic() - self._begun
             self._watch(Standing("timing a student", measuring, self._in_all))
             config = _narrow(self._config, self._space)
-            probe = replace(config.student, states=config.student.batch_size, batches=_TIMED_BATCHES, collections=1)
+            states = max(config.student.batch_size, _TIMED_STATES)
+            probe = replace(config.student, states=states, batches=_TIMED_BATCHES, collections=1)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
             marks: list[float] = []
             with warnings.catch_warnings():
@@ -371,7 +388,8 @@ class _Lines:
         for one in sorted(self._candidates, key=lambda c: c.payload_bytes):
             line = {
                 "method": one.line.method,
-                "hidden": one.line.shape,
+                "hidden": hidden_text(_hidden(one.line.shape.hidden)),
+                "memory": one.line.shape.memory,
                 "coarsen": one.line.coarsen,
             }
             figures = {name: getattr(one, name, None) for name in COLUMNS}
@@ -447,6 +465,11 @@ def _hidden(widths: Widths) -> Hidden:
     return widths or "none"
 
 
+def _built(shape: Shape) -> dict[str, Any]:
+    """A shape as fields of a DistillConfig."""
+    return {"hidden": _hidden(shape.hidden), "memory": shape.memory}
+
+
 def _nothing(config: PressConfig, dead: list[str]) -> str:
     if dead:
         return f"no line could go on: {dead[-1]}"
@@ -496,7 +519,7 @@ def _press(
         candidate, told = _measure(policy, config, line, number, yardstick, tell)
         candidate = replace(candidate, finished=finished, steps=steps, seconds=round(time.monotonic() - started, 1))
         replace(policy, results={"search": told}).save(folder / f"{number:04}.policy")
-        write_whole(file, json.dumps(asdict(candidate)))
+        write_whole(file, json.dumps({**asdict(candidate), "line": _as_dict(line)}))
         if finished and not keeps:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return candidate
@@ -546,8 +569,16 @@ def _waited_for(folder: Path, tell: Tell) -> Iterator[None]:
         yield
 
 
+def _as_dict(line: Line) -> dict[str, Any]:
+    """A line in JSON values."""
+    told = asdict(line)
+    shape = told.pop("shape")
+    return {**told, **shape}
+
+
 def _line(values: dict[str, Any]) -> Line:
-    return Line(values["end"], values["method"], tuple(values["hidden"]), values["coarsen"], values["seed"])
+    shape = Shape(tuple(values["hidden"]), values.get("memory", "none"))  # earlier versions tried none
+    return Line(values["end"], values["method"], shape, values["coarsen"], values["seed"])
 
 
 def _candidate(values: dict[str, Any]) -> Candidate:
