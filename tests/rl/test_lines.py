@@ -18,6 +18,24 @@ LADDER = tuple(map(Shape, ((), (4,), (8,), (16,), (16, 16), (24, 24), (32, 32), 
 WEIGHTS = (40, 60, 120, 240, 500, 1_000, 1_600, 5_400, 70_000)
 ALL = frozenset({"distill", "evolve", "finetune"})
 SPACE = Space(LADDER, WEIGHTS, (Shape((24, 24)),), ALL)
+DISTILLED = replace(SPACE, methods=frozenset({"distill"}))
+MEMORIES = {
+    Shape(): 50,
+    Shape((), "history:2"): 90,
+    Shape((8,)): 130,
+    Shape((), "gru:4"): 150,
+    Shape((8,), "history:4"): 250,
+    Shape((16,)): 260,
+    Shape((), "gru:8"): 400,
+    Shape((16,), "history:8"): 700,
+    Shape((24, 24)): 1_100,
+    Shape((24, 24), "history:8"): 1_200,
+    Shape((16,), "gru:16"): 1_300,
+    Shape((32, 32), "history:16"): 2_700,
+    Shape((16,), "gru:32"): 4_300,
+}
+FIRSTS = (Shape((16,), "gru:16"), Shape((16,), "history:8"), Shape((24, 24)))
+REMEMBERING = Space(tuple(MEMORIES), tuple(MEMORIES.values()), FIRSTS, frozenset({"distill"}))
 KEEP = Aim(keep=0.95, keep_worst=0.9)
 
 
@@ -62,6 +80,16 @@ def knowns(draw: st.DrawFn, aim: Aim) -> Known:
     return Known(aim, SPACE, found, frozenset(running), frozenset(dead), left, 1_000.0, draw(st.floats(0.0, 200.0)))
 
 
+@st.composite
+def remembering(draw: st.DrawFn, aim: Aim) -> Known:
+    """A search of an agent that remembers: students are finished as soon as they are measured."""
+    ends: st.SearchStrategy[End] = st.sampled_from(["up", "down"])
+    begun = st.builds(Line, ends, st.just("distill"), st.sampled_from(REMEMBERING.ladder), st.integers(-4, 4))
+    found = {line: draw(histories(line))[:1] for line in draw(st.lists(begun, max_size=8, unique=True))}
+    running = draw(st.sets(st.sampled_from(sorted(found)), max_size=2)) if found else set()
+    return Known(aim, REMEMBERING, found, frozenset(running), left=draw(st.floats(1.0, 1_000.0)), in_all=1_000.0)
+
+
 AIMS = st.sampled_from([KEEP, Aim(bytes=128), Aim(0.95, 0.9, 128)])
 
 
@@ -97,6 +125,37 @@ def test_a_distilled_student_is_begun_only_if_it_can_end(known: Known) -> None:
     chosen = propose(known)
     if chosen is not None and chosen.line.method == "distill" and chosen.line.shape != LINEAR:
         assert known.left >= 0.7 * known.distilling
+
+
+@given(AIMS.flatmap(remembering))
+def test_students_that_may_remember_are_distilled(known: Known) -> None:
+    chosen = propose(known)
+    if chosen is None:
+        assert known.good is not None
+        return
+    assert (chosen.line.method, chosen.start) == ("distill", None)
+    assert chosen.line.shape in REMEMBERING.ladder
+    assert chosen.line not in known.running
+    assert not known.found.get(chosen.line)
+
+
+@given(AIMS.flatmap(remembering))
+def test_a_memory_that_missed_says_nothing_of_another_kind(known: Known) -> None:
+    """Every kind that can still be smaller than the best is begun before one of them is gone on with."""
+    chosen = propose(known)
+    begun = {line.shape.kind for line in known.found if line.end == "down"}
+    if chosen is None or chosen.line.end == "up" or chosen.line in known.found or known.aim.bytes:
+        return
+    left = [
+        shape
+        for shape in REMEMBERING.ladder[1:]
+        for first in REMEMBERING.firsts
+        if first.kind == shape.kind not in begun
+        and REMEMBERING.weights_of(shape) <= REMEMBERING.weights_of(first)
+        and (known.good is None or known.bytes_of(Line("down", "distill", shape)) < known.good.payload_bytes)
+    ]
+    if left:
+        assert chosen.line.shape.kind not in begun
 
 
 def test_it_begins_with_a_linear_student_and_then_comes_from_both_ends() -> None:
@@ -206,9 +265,8 @@ class Task:
         return candidate(line, number, size, share, seconds=seconds)
 
 
-def run(task: Task, aim: Aim, in_all: float = 1_800.0, jobs: int = 2, methods: Any = ALL) -> Known:
+def run(task: Task, aim: Aim, in_all: float = 1_800.0, jobs: int = 2, space: Space = SPACE) -> Known:
     """Every slice of evolve and finetune takes 60 seconds, every student 200; what is running ends in turn."""
-    space = replace(SPACE, methods=frozenset(methods))
     known = Known(aim, space, {}, left=in_all, in_all=in_all, distilling=200.0)
     free = [0.0] * jobs
     running: list[tuple[float, int, Slice]] = []
@@ -326,16 +384,62 @@ def test_where_training_on_arrives_it_is_smaller_than_what_is_distilled() -> Non
     good = finished_known(run(Task(limit), KEEP, in_all=3_600.0))
     assert good is not None
     assert good.line.method == "finetune"
-    distilled = finished_known(run(Task(limit), KEEP, in_all=3_600.0, methods={"distill"}))
+    distilled = finished_known(run(Task(limit), KEEP, in_all=3_600.0, space=DISTILLED))
     assert distilled is not None
     assert good.payload_bytes < distilled.payload_bytes
 
 
 def test_without_evolution_distilled_students_climb_from_nothing() -> None:
-    known = run(Task(lambda line: 0.96 if line.shape.hidden else 0.9), KEEP, methods={"distill"})
+    known = run(Task(lambda line: 0.96 if line.shape.hidden else 0.9), KEEP, space=DISTILLED)
     good = finished_known(known)
     assert good is not None
     assert good.line.shape.hidden == (4,)
+
+
+def remembers_best(kind: str, others: float = 0.8) -> Callable[[Line], float]:
+    """What a student of an agent that remembers keeps: ever more with more of the one ``kind`` of memory."""
+
+    def limit(line: Line) -> float:
+        most = 1.0 - 0.18 * 0.5 ** REMEMBERING.kin(line.shape).index(line.shape)
+        return (most if line.shape.kind == kind else others) - 0.01 * max(0, line.coarsen)
+
+    return limit
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 8])
+@pytest.mark.parametrize("kind", ["history", "gru", "none"])
+def test_every_kind_of_memory_is_tried_and_the_better_one_gone_on_with(kind: str, jobs: int) -> None:
+    known = run(Task(remembers_best(kind)), KEEP, 3_600.0, jobs, REMEMBERING)
+    good = finished_known(known)
+    assert good is not None
+    assert good.line.shape == REMEMBERING.kin(Shape(memory=kind))[2], "the smallest that keeps enough"
+    tried = [line.shape.kind for line in known.found if line.end == "down"]
+    assert set(tried[: max(3, jobs)]) == {"history", "gru", "none"}
+    if jobs == 1:
+        assert tried[3] == kind
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_of_two_kinds_of_memory_that_keep_enough_the_smaller_is_found(jobs: int) -> None:
+    """The first history misses by little, and what keeps enough is smaller than any such GRU."""
+
+    def limit(line: Line) -> float:
+        enough = {"gru": 1_300, "history": 1_200, "none": 10_000}[line.shape.kind]
+        return 1.0 if MEMORIES[line.shape] >= enough and line.coarsen <= 0 else 0.94
+
+    good = finished_known(run(Task(limit), KEEP, 3_600.0, jobs, REMEMBERING))
+    assert good is not None
+    assert good.line.shape == Shape((24, 24), "history:8")
+
+
+@pytest.mark.parametrize("kind", ["history", "gru"])
+def test_so_many_bytes_are_given_to_the_better_memory(kind: str) -> None:
+    known = run(Task(remembers_best(kind, others=0.5)), Aim(bytes=420), 3_600.0, space=REMEMBERING)
+    best = replace(known, running=frozenset()).best
+    assert best is not None
+    assert best.line.shape.kind == kind
+    assert best.payload_bytes <= 420
+    assert {line.shape.kind for line in list(known.found)[:4]} == {"history", "gru", "none"}
 
 
 def test_a_search_of_bytes_gives_most_time_to_what_gets_furthest() -> None:
