@@ -20,7 +20,6 @@ from policypress.rl.formats import open_agent
 from policypress.rl.imported import evaluate_file, open_imported
 from policypress.rl.plan import plan_pressing
 from policypress.rl.press import press
-from policypress.rl.search import search
 from policypress.rl.sources import Source
 from rl.toys import AIM, CHOOSE, FOLLOW, PICK, SWITCH, agent
 
@@ -121,15 +120,15 @@ def always(observations: Any) -> Any:
 
 
 class Memory(nn.Module):
-    """Says what was in front of it one step before."""
+    """Says what the first ``values`` numbers were one step before."""
 
-    def __init__(self) -> None:
+    def __init__(self, values: int = 2) -> None:
         super().__init__()
-        self.register_buffer("hidden_state", torch.zeros(1, 2))
+        self.register_buffer("hidden_state", torch.zeros(1, values))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         before = self.hidden_state.clone()
-        self.hidden_state[:] = x[:, :2]
+        self.hidden_state[:] = x[:, : self.hidden_state.shape[1]]
         return before
 
 
@@ -150,11 +149,8 @@ def test_what_remembers_is_evaluated_and_pressed(tmp_path: Path) -> None:
     again = open_agent(Source(tmp_path / "run" / "policy.policy"), None, FOLLOW)
     assert again.teacher.remembers
     assert result["evaluation"]["returns"] == list(evaluate(policy, FOLLOW, episodes=5).returns)
-    with pytest.raises(ConfigError, match="a search presses no agent that remembers yet"):
-        search(opened, plan_pressing(opened, settings={"keep": 0.9, "minutes": 1.0}), tmp_path / "search")
     with pytest.raises(UnsupportedError, match="cannot be pressed without training"):
         press(opened, plan_pressing(opened, method="ptq"), tmp_path / "ptq")
-    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.parametrize("hidden", ["auto", (8, 8)])

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import policypress as pp
 from policypress.config import PressConfig
@@ -31,8 +32,10 @@ from policypress.rl.lines import Aim, Candidate, Line, Shape
 from policypress.rl.measured import PressFolder
 from policypress.rl.method import Method
 from policypress.rl.methods import METHODS
+from policypress.rl.plan import plan_pressing
 from policypress.rl.search import COLUMNS, SEARCH_SEED, Standing, search
 from policypress.rl.sources import OpenedAgent, Source
+from rl.test_imported import Memory
 from rl.toys import FOLLOW, LOOK, PICK, agent, in_child, plan, save_picker
 
 SEARCH = sys.modules["policypress.rl.search"]
@@ -356,6 +359,107 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
     assert seconds > 0
     lines._config = planned(source, minutes=30.0)
     assert lines._timed() == (batches, seconds, measuring), "the same in every call of one run"
+
+
+# Agents that remember
+
+ECHO = "rl.test_sequences:Echo"
+
+
+@pytest.fixture(scope="module")
+def echoing(tmp_path_factory: pytest.TempPathFactory) -> OpenedAgent:
+    """What returns 20 in Echo, where whoever forgets gets 10."""
+    path = tmp_path_factory.mktemp("agents") / "echo.pt"
+    torch.jit.script(Memory(1)).save(path)
+    return open_agent(Source(path), None, ECHO)
+
+
+def planned_echo(agent: OpenedAgent) -> PressConfig:
+    small = {"batch_size": 192, "states": 1600, "collections": 5, "learning_rate": 0.02}
+    settings = {"keep": 0.8, "keep_worst": 0.7, "bytes": 160, "minutes": 30.0, "episodes": 16}
+    return plan_pressing(agent, student=small, settings=settings)
+
+
+def test_an_agent_that_remembers_is_searched(echoing: OpenedAgent, tmp_path: Path) -> None:
+    """Interrupted after the first student, which forgets; then gone on with, until one remembers."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = planned_echo(echoing)
+    with pytest.raises(KeyboardInterrupt):
+        search(echoing, config, tmp_path, jobs=1, report=interrupt)
+    result = search(echoing, config, tmp_path, jobs=2, resume=True)
+    assert result["reached"]
+    assert result["kept"]["low"] >= 0.8
+    assert result["size"]["payload_bytes"] <= 160
+    assert pp.load(tmp_path / "policy.policy").state_size > 0
+    rows = rows_of(tmp_path)
+    assert {row["method"] for row in rows} == {"distill"}
+    told = {row["name"].rpartition("-")[0]: (row["hidden"], row["memory"]) for row in rows}
+    assert told[LINEAR.name] == ("linear", "none")
+    assert told[result["line"]][1].startswith(("gru:", "history:"))
+    assert any(line.startswith("down-distill-gru") for line in os.listdir(tmp_path / "lines"))
+
+
+@pytest.mark.parametrize(("learning", "states"), [(0.5, 20_000), (40.0, 40_000), (1e6, 200_000)])
+def test_students_of_an_agent_that_remembers_get_as_many_states_as_can_be_met(
+    learning: float, states: int, echoing: OpenedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of its time of learning goes into them, where a state takes half a millisecond."""
+    monkeypatch.setattr(SEARCH._Lines, "_timed", lambda *_: (1_000, learning, 0.5))
+    config = planned_echo(echoing)
+    config = replace(config, student=replace(config.student, states=200_000))
+    teacher = {"returns": [1.0], "lengths": [1_000]}
+    lines = SEARCH._Lines(echoing, config, PressFolder(tmp_path), teacher, None, lambda _: None, 0.0)
+    assert lines._states == states
+    assert lines._distilling == learning + states * 0.0005
+    assert lines._space.methods == {"distill"}
+
+
+def test_a_student_that_remembers_is_timed(
+    echoing: OpenedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(SEARCH, "_TIMED_BATCHES", 20)
+    lines = object.__new__(SEARCH._Lines)
+    lines._agent, lines._space = echoing, space_of(echoing, frozenset({"distill"}))
+    lines._config, lines._run, lines._watch = planned_echo(echoing), PressFolder(tmp_path), lambda _: None
+    lines._begun = time.monotonic()
+    batches, seconds, _ = lines._timed()
+    assert 1_000 <= batches <= 20_000
+    assert seconds > 0
+
+
+def test_shapes_grow_with_every_kind_of_memory(echoing: OpenedAgent) -> None:
+    space = space_of(echoing, frozenset({"distill"}))
+    assert list(space.weights) == sorted(space.weights)
+    assert space.ladder[0] == Shape()
+    assert [first.kind for first in space.firsts] == ["gru", "history", "none"]
+    assert space.firsts[0] == Shape((16,), "gru:16")
+    assert space.weights_of(Shape((16,), "gru:16")) == 3 * (2 * 16 + 16 * 16 + 2 * 16) + 16 * 16 + 16 + 16 + 1
+    assert space.weights_of(Shape((8,), "history:4")) == 4 * 2 * 8 + 8 + 8 + 1
+    wanted = space.weights_of(space.firsts[0])
+    for first in space.firsts:
+        assert abs(np.log(space.weights_of(first) / wanted)) <= np.log(2)
+    for kind in ("gru", "history"):
+        kin = space.kin(Shape(memory=kind))
+        amounts = [int(shape.memory.partition(":")[2]) for shape in kin]
+        assert amounts == sorted(amounts), "a wider one never remembers less"
+    config = planned_echo(echoing)
+    single = replace(config, keep=0.0, bytes=0, minutes=0.0)
+    for shape in space.ladder:
+        student = replace(config.student, hidden=shape.hidden or "none", memory=shape.memory)
+        METHODS["distill"].check(echoing, replace(single, student=student))
+
+
+def test_lines_of_earlier_versions_are_read() -> None:
+    """They had hidden widths alone."""
+    told = {"end": "down", "method": "distill", "hidden": [24, 24], "coarsen": 2, "seed": 1}
+    assert SEARCH._line(told) == Line("down", "distill", Shape((24, 24)), 2)
+    line = Line("down", "distill", Shape((16,), "gru:8"), -1)
+    assert line.name == "down-distill-gru8-16-coarsen-1-seed1"
+    assert SEARCH._line(json.loads(json.dumps(SEARCH._as_dict(line)))) == line
 
 
 # Widths
