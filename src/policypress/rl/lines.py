@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """ "24-24", "linear"; "gru16-8", "history4-linear"."""
+        """In words: "24-24", "linear", "gru16-8", "history4-linear"."""
         hidden = hidden_text(self.hidden or "none")
         return hidden if self.memory == "none" else f"{self.memory.replace(':', '')}-{hidden}"
 

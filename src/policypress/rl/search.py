@@ -66,20 +66,8 @@ _ENDLESS = 10**9  # environment steps of a line that is given as much time as is
 _LOCK_SECONDS = 60.0
 _PLOT_SECONDS = 60.0
 COLUMNS = (
-    *(
-        "name",
-        "method",
-        "hidden",
-        "memory",
-        "coarsen",
-        "seed",
-        "payload_bytes",
-        "ratio",
-        "nonzeros",
-        "share",
-        "low",
-        "high",
-    ),
+    *("name", "method", "hidden", "memory", "coarsen", "seed", "payload_bytes", "ratio", "nonzeros"),
+    *("share", "low", "high"),
     *("worst_tenth", "worst_share", "ended_early", "episodes", "confirmed", "steps", "seconds"),
 )
 
