@@ -178,7 +178,7 @@ class Adapter(ABC):
         nodes = self.graph(model).layers
         layers = [node.module for node in nodes]
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-        kept = convolutions or [node.module for node in nodes if isinstance(node.owner, Recurrent)]
+        kept = [*convolutions, *(node.module for node in nodes if isinstance(node.owner, Recurrent))]
         dense = layers[len(kept) :]
         hidden = (_IMAGE_FEATURES,) if convolutions else self.default_hidden
         widths = [dense[0].weight.shape[1], *hidden, dense[-1].weight.shape[0]]
