@@ -316,9 +316,9 @@ def tiny(env: Any, steps: int = 32, **kwargs: Any) -> RecurrentPPO:
     model = RecurrentPPO("MlpLstmPolicy", env, n_steps=32, batch_size=32, policy_kwargs=network, seed=1, device="cpu")
     model.learn(steps)
     with torch.no_grad():  # fresh agents have hardly an opinion
-        model.policy.action_net.weight.mul_(20)
+        model.policy.action_net.weight.normal_()
         for values in model.policy.lstm_actor.parameters():
-            values.mul_(3)
+            values.normal_(0.0, 0.7)
     return model
 
 

@@ -84,8 +84,8 @@ class Adapter(ABC):
     name: str
     model_class: Any
     """The algorithm's class; None where its package is not installed."""
-    policies: Mapping[str, str] = {"vector": "MlpPolicy", "dict": "MultiInputPolicy"}
-    """Its names of the policy classes that see a vector, and the parts of a Dict."""
+    policies: Mapping[str, str] = {"vector": "MlpPolicy", "image": "CnnPolicy", "dict": "MultiInputPolicy"}
+    """Its names of the policy classes that see a vector, an image, and the parts of a Dict."""
     default_hidden: tuple[int, ...]
     action_spaces: tuple[type[spaces.Space[Any]], ...]
     policy_module: str
@@ -584,7 +584,9 @@ class RecurrentPPOAdapter(_PolicyAdapter):
     while_learning = False
     trains_students = False
     model_class: Any = getattr(sb3_contrib, "RecurrentPPO", None)
-    policies: Mapping[str, str] = {"vector": "MlpLstmPolicy", "dict": "MultiInputLstmPolicy"}
+    policies: Mapping[str, str] = {
+        "vector": "MlpLstmPolicy", "image": "CnnLstmPolicy", "dict": "MultiInputLstmPolicy",
+    }  # fmt: skip
 
     def graph(self, model: Any) -> Graph:
         policy = model.policy
@@ -595,9 +597,9 @@ class RecurrentPPOAdapter(_PolicyAdapter):
         path = nn.Module()
         path.pi_features_extractor = policy.pi_features_extractor
         path.lstm_actor = nn.Sequential(*Recurrent.of(policy.lstm_actor))
-        path.policy_net, path.action_net = policy.mlp_extractor.policy_net, policy.action_net
+        path.mlp_extractor, path.action_net = policy.mlp_extractor, policy.action_net
         extractor = _extractor_paths(policy.pi_features_extractor, "pi_features_extractor")
-        return trace(path, [*extractor, "lstm_actor", "policy_net", "action_net"])
+        return trace(path, [*extractor, "lstm_actor", "mlp_extractor.policy_net", "action_net"])
 
     def trained_graph(self, model: Any) -> Graph:
         raise UnsupportedError(_NOT_WHILE_LEARNING.format("RecurrentPPO", "its own loop runs PyTorch's LSTM"))
