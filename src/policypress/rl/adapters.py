@@ -594,6 +594,10 @@ class RecurrentPPOAdapter(_PolicyAdapter):
             raise UnsupportedError(
                 "an LSTM behind images cannot be pressed: train PPO with CnnPolicy on stacked frames instead."
             )
+        if policy.lstm_actor.batch_first:
+            raise UnsupportedError(
+                "an LSTM with batch_first=True takes several episodes for one of Stable-Baselines3's: train without it."
+            )
         path = nn.Module()
         path.pi_features_extractor = policy.pi_features_extractor
         path.lstm_actor = nn.Sequential(*Recurrent.of(policy.lstm_actor))
