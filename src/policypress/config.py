@@ -457,6 +457,14 @@ class PressConfig:
         float,
         Setting("Root mean square of the weights' codes for --method evolve: half of it is a bit less", OTHER_METHODS),
     ] = 16.0
+    noise: Annotated[
+        float,
+        Setting(
+            "Noise that --method evolve begins with, of the weights' root mean square; 0: whichever of several gets "
+            "furthest",
+            OTHER_METHODS,
+        ),
+    ] = 0.0
     keep: Annotated[
         float,
         Setting(
@@ -506,6 +514,8 @@ class PressConfig:
             )
         if not 0.5 <= self.code_rms <= 40.0:
             raise ConfigError(f"code_rms={self.code_rms:g} must be 0.5 to 40, for example 16.")
+        if not 0.0 <= self.noise <= 2.0:
+            raise ConfigError(f"noise={self.noise:g} must be 0 to 2, for example 0.1.")
         if self.method == "evolve" and self.steps < 1:
             raise ConfigError("say how long to evolve, for example --steps 1000000.")
         if self.method == "finetune":
@@ -588,7 +598,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 
 _LATER = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
-    *(("observations", ""), ("memory", "none")),
+    *(("noise", 0.0), ("observations", ""), ("memory", "none")),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 

@@ -119,6 +119,7 @@ def test_too_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"steps": 0}, "say how long to evolve, for example --steps 1000000"),
         ({"code_rms": 0.1}, "code_rms=0.1 must be 0.5 to 40"),
+        ({"noise": -0.1}, "noise=-0.1 must be 0 to 2, for example 0.1"),
         ({"code_rms": float("nan")}, "code_rms=nan must be a finite number"),
     ],
 )

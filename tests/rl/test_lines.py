@@ -113,7 +113,7 @@ def test_it_begins_with_a_linear_student_and_then_comes_from_both_ends() -> None
 def test_a_line_that_stands_still_is_left_for_another_seed_and_then_a_wider_one() -> None:
     linear, evolved = Line("up", "distill", ()), Line("up", "evolve", ())
     found = {linear: (candidate(linear, low=0.3),)}
-    rising = {**found, evolved: tuple(candidate(evolved, i, low=0.3 + 0.1 * i) for i in range(4))}
+    rising = {**found, evolved: tuple(candidate(evolved, i, low=0.3 + 0.15 * i) for i in range(4))}
     still = {**found, evolved: tuple(candidate(evolved, i, low=0.3) for i in range(4))}
     busy = frozenset({Line("down", "distill", (24, 24))})
     chosen = propose(Known(KEEP, SPACE, rising, busy, left=100.0, in_all=200.0))
@@ -235,6 +235,18 @@ def run(task: Task, aim: Aim, in_all: float = 1_800.0, jobs: int = 2, methods: A
         end = now + (200.0 if chosen.line.method == "distill" and chosen.line.hidden else 60.0)
         running.append((end, job, chosen))
         free[job] = end
+
+
+def test_half_of_the_time_is_the_leaders() -> None:
+    """What rises slowly, and alone, gets there: nothing else that is begun comes near."""
+
+    def limit(line: Line) -> float:
+        return 1.1 if line == Line("up", "evolve", ()) else 0.8 if line.method == "evolve" else 0.5
+
+    aim = replace(KEEP, bytes=128)
+    known = run(Task(limit, half=500.0), aim)
+    assert finished_known(known) is not None
+    assert all(line.method == "evolve" or not line.hidden for line in known.found), "so few numbers are evolved"
 
 
 def finished_known(known: Known) -> Candidate | None:

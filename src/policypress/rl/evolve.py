@@ -192,7 +192,8 @@ class Evolution:
         return answered(policy, self._start.test_vectors)
 
     def _begun(self) -> Any:
-        """A strategy at the best policy, some generations old: of several noises, the one that got furthest."""
+        """A strategy at the best policy, some generations old: of several noises, the one that got furthest. (The
+        first may be given, and is then new.)"""
         import cma
 
         state, candidates = self._state, _EFFORTS[self._state.effort].candidates
@@ -204,6 +205,8 @@ class Evolution:
             "randn": _Normal(state.generator),
             "CMA_diagonal": self._genome.size > _FULL_COVARIANCE,
         }
+        if self._config.noise and not state.generations:
+            return cma.CMAEvolutionStrategy(state.best, self._config.noise, options)
         strategies = [cma.CMAEvolutionStrategy(state.best, noise, options) for noise in _NOISES]
         for strategy in strategies:
             for _ in range(_RACED // candidates):

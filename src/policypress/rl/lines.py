@@ -1,10 +1,11 @@
 """What a search knows, and what it tries next: a pure function of what was found so far.
 
-A *line* is one student on its way; it is pressed for a *slice* of time, measured, and given another slice or not. Time
-goes to two ends: one climbs from nothing, a linear policy first, by evolution on the return; the other comes down from
-what surely works, distilled students, whose near misses are then trained on their return. Each has half of the time,
-until one of them comes clearly closer. What gains too little to arrive in the time left is left behind, as in
-successive halving (Jamieson and Talwalkar 2016), by its trend instead of its rank.
+A *line* is one student on its way; it is pressed for a *slice* of time, measured, and given another slice or not.
+Until something keeps enough, half of the time is the *leader's*, the line that gets furthest by its trend: what learns
+slowly needs one line that is followed, not a dozen that are begun. The other half looks for a better one, from two
+ends: one climbs from nothing, a linear policy first, by evolution on the return; the other comes down from what surely
+works, distilled students, whose near misses are then trained on their return. What gains too little to arrive in the
+time left is left behind, as in successive halving (Jamieson and Talwalkar 2016), by its trend instead of its rank.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policypress.config import PressConfig, PressMethod, hidden_text
 
@@ -34,9 +36,10 @@ _HEADER = 7.0  # bytes of a payload that are no weights, at least
 _DISTILLED_BITS, _DISTILLED_STEP = 5.2, 0.92  # of a weight at the first price; times this a step of it
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 500  # weights
-_SEEDS = 3  # of an evolved line, before a wider one: some stay where others pass
+_NOISES = (0.1, 0.4, 0.2)
+_SEEDS = len(_NOISES)  # of an evolved line, before a wider one: some stay where others pass
 _YOUNG, _TREND = 3, 6  # slices before a line is judged, and those that it is judged by
-_DAMPING = 0.5  # of a trend, over all the time left
+_LEADS = 0.5  # of all time, at most, is the leader's
 _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a search of bytes
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
 _LARGER = ((1, 0), (0, -2), (2, 0), (1, -2), (2, -2), (3, -2), (4, -4), (6, -4))
@@ -64,6 +67,11 @@ class Line:
     def code_rms(self) -> float:
         """Root mean square of an evolved student's weight codes."""
         return float(_FIRST_CODES * 2.0 ** (-self.coarsen / 2))
+
+    @property
+    def noise(self) -> float:
+        """What an evolved student begins with: seeds are tried anyway, and no noise suits every task."""
+        return _NOISES[(self.seed - 1) % len(_NOISES)]
 
     @property
     def shape(self) -> str:
@@ -223,13 +231,21 @@ class Known:
         return sum(candidate.seconds for line in lines for candidate in self.found.get(line, ()))
 
     def projected(self, line: Line) -> float:
-        """Where a line gets to in the time left, by ``Aim.standing``: its trend goes on for half of it, and for no
-        longer than it has been at work, as what learns gains less and less."""
-        last = self.found[line][-_TREND:]
-        if not last:
+        """Where a line gets to in the time left, by ``Aim.standing``: what learns gains about as much in each doubling
+        of its time."""
+        mine = self.found[line]
+        if not mine:
             return math.inf
-        now, trend = _trend([self.aim.standing(candidate) for candidate in last], [c.seconds for c in last])
-        return now + max(0.0, trend) * min(_DAMPING * min(self.left, self.in_all), self.seconds_of([line]))
+        seconds = np.cumsum([max(candidate.seconds, 0.1) for candidate in mine])
+        doublings = np.log2(seconds[-_TREND:] / seconds[-1])
+        now, trend = _trend(doublings, np.array([self.aim.standing(candidate) for candidate in mine[-_TREND:]]))
+        return now + max(0.0, trend) * math.log2(1.0 + max(0.0, min(self.left, self.in_all)) / float(seconds[-1]))
+
+    @property
+    def leader(self) -> Line | None:
+        """The line that gets furthest of those that can go on."""
+        lines = [line for line, mine in self.found.items() if mine and line not in self.dead and not mine[-1].finished]
+        return max((line for line in lines if _not_larger(self, line)), key=self.projected, default=None)
 
     def promise(self, end: End) -> float:
         """How close a line of this end comes in the time left, by ``Aim.standing``; 0 at best, or if none is known."""
@@ -263,12 +279,21 @@ def propose(known: Known) -> Slice | None:
         if known.free(line) and not known.found[line] and _in_time(known, line) and _not_larger(known, line):
             return Slice(line)
     ways = {"up": _climb, "down": _descend}
-    ends = [ways[end] for end in _ends(known)] if known.aim.keep else [_within]
+    ends = [_lead, *(ways[end] for end in _ends(known))] if known.aim.keep else [_within]
     for way in (*ends, _again):
         for option in way(known):
             if _in_time(known, option.line) and _not_larger(known, option.line):
                 return option
     return None
+
+
+def _lead(known: Known) -> Options:
+    """The leader, until it has had its part of the time, or stands still."""
+    leader = known.leader if known.good is None else None
+    if leader is None or not known.free(leader) or known.still(leader):
+        return
+    if known.seconds_of([leader]) < _LEADS * known.seconds_of(known.found):
+        yield Slice(leader)
 
 
 def _ends(known: Known) -> list[End]:
@@ -388,11 +413,12 @@ def _hopeless(known: Known, line: Line) -> bool:
 
 def _descend(known: Known) -> Options:
     """From what surely works: distilled students, larger while none keeps enough and then smaller, and those of them
-    that miss by little, trained on."""
+    that miss by little, trained on. Where so few bytes are asked for that evolution does as well, there are none."""
     good = known.good
     if not any(line.end == "down" for line in (*known.found, *known.running)):
-        widths = reversed(known.space.ladder[1 : known.space.first + 1])  # the narrowest is the other end's
-        yield from (Slice(Line("down", "distill", hidden)) for hidden in widths)
+        for hidden in reversed(known.space.ladder[1 : known.space.first + 1]):  # the narrowest is the other end's
+            if not (known.aim.bytes and "evolve" in known.space.methods and _light(known, hidden)):
+                yield Slice(Line("down", "distill", hidden))
         return
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     lines = {line for line in known.found if line.end == "down"}
@@ -539,10 +565,8 @@ def _again(known: Known) -> Options:
         yield Slice(another, _distilled(known, another))
 
 
-def _trend(values: list[float], seconds: list[float]) -> tuple[float, float]:
-    """The value at the end and the rise a second of the straight line through ``values``, each reached after so many
-    seconds more."""
-    times = np.cumsum(seconds) - np.sum(seconds)
-    spread = times - times.mean()
-    rise = float(spread @ np.asarray(values) / (spread @ spread)) if spread.any() else 0.0
-    return float(np.mean(values) - rise * times.mean()), rise
+def _trend(places: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
+    """The value at place 0 and the rise of the straight line through ``values``, each at its place."""
+    spread = places - places.mean()
+    rise = float(spread @ values / (spread @ spread)) if spread.any() else 0.0
+    return float(values.mean() - rise * places.mean()), rise

@@ -296,7 +296,7 @@ class _Lines:
             compression = replace(student.compression, rate_weight=Line("up", "distill", ()).rate_weight)
             student = replace(student, compression=compression)
         steps = json.loads((self._folder / line.name / "line.json").read_text())["steps"]
-        codes: dict[str, Any] = {"code_rms": line.code_rms} if line.method == "evolve" else {}
+        codes: dict[str, Any] = {"code_rms": line.code_rms, "noise": line.noise} if line.method == "evolve" else {}
         return replace(self._config, method=line.method, student=student, steps=steps, **codes, **_NO_SEARCH)
 
     def _timed(self) -> tuple[int, float, float]:
