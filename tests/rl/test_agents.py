@@ -302,13 +302,13 @@ def assert_same_answers(model: Any, policy: Any, seen: Callable[[NDArray[Any]], 
         x = (rng.normal(size=(3, *model.observation_space.shape)) * rng.choice([0.1, 1, 3])).astype(np.float32)
         expected, own = model.predict(seen(x), state=own, episode_start=starts, deterministic=True)
         found, ours = policy.predict(x, ours, starts)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         # Layer after layer, h and c of each.
         remembered = np.concatenate([part for layer in zip(*own, strict=True) for part in layer], axis=1)
-        np.testing.assert_allclose(ours[0], remembered, rtol=1e-5, atol=1e-5)
+        for mine, theirs in ((found, expected), (ours[0], remembered)):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(initial=1.0))
         actions += len(np.unique(found, axis=0)) > 1
     assert begun > 10
-    assert actions > 50
+    assert actions > 20
 
 
 def tiny(env: Any, steps: int = 32, **kwargs: Any) -> RecurrentPPO:
@@ -317,8 +317,9 @@ def tiny(env: Any, steps: int = 32, **kwargs: Any) -> RecurrentPPO:
     model.learn(steps)
     with torch.no_grad():  # fresh agents have hardly an opinion
         model.policy.action_net.weight.normal_()
+        model.policy.action_net.bias.zero_()
         for values in model.policy.lstm_actor.parameters():
-            values.normal_(0.0, 0.7)
+            values.normal_(0.0, 0.6)
     return model
 
 
