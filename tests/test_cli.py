@@ -559,6 +559,8 @@ def test_an_agent_in_a_zip_is_shown_measured_and_packed_as_it_is(run: Run, picke
         (("evaluate", picker_file), "does not say where it was trained: name an environment"),
         (("info", picker_file, "--vecnormalize", tmp_path / "no.pkl"), "that VecNormalize.save wrote"),
         (("info", tmp_path / "picker.policy", "--trust"), "--trust is of the zip of an agent, and "),
+        (("info", tmp_path / "picker.policy", "--env", PICK), "--env is of the zip of an agent, and "),
+        (("evaluate", tmp_path / "picker.policy", "--env", PICK, "--algo", "dqn"), "--algo is of the zip of an agent"),
     ):
         assert_one_sentence(run(*wrong), sentence)
 

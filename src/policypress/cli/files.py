@@ -34,9 +34,7 @@ def info(
     policy: Annotated[Path, typer.Argument(help="A .policy file, an agent's zip, or a file of another framework.")],
     opening: dict[str, Any],
     zipped: dict[str, Any],
-    env: Annotated[
-        str | None, typer.Option(help="Of an agent's zip: where it was trained, if it does not say.")
-    ] = None,
+    env: Annotated[str | None, typer.Option(help="Of an agent's zip: its environment, which it must fit.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a policy takes and gives, and where its bytes are; of a file of another framework, whether its layers
@@ -47,6 +45,7 @@ def info(
     from policypress.policy.description import contract_rows
     from policypress.tables import byte_table, contract_table, layer_table, opened_table
 
+    _is_agent(policy, opening, zipped if env is None else {**zipped, "env": env})
     asked = _asked(policy, opening)
     opened = open_file(asked) if asked.format or format_of(policy) else None
     if opened is not None and opened.policy is None:
@@ -99,6 +98,7 @@ def evaluate(
     if environment and env is None:
         raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
     described = None if env is None else Environment(env, **environment)
+    _is_agent(policy, opening, zipped)
     if opening.get("format") or format_of(policy) is not None:
         if described is None:
             raise ConfigError(f"{policy} does not say where it was trained: add --env.")
@@ -286,11 +286,9 @@ def _asked(path: Path, opening: dict[str, Any]) -> Asked:
 
 def _policy(path: Path, opening: dict[str, Any], zipped: dict[str, Any], env: Environment | None = None) -> Policy:
     """The policy in a file, in float32 where it is an agent's or another framework's."""
-    from policypress.importers.formats import format_of, load_policy
+    if not _is_agent(path, opening, zipped):
+        from policypress.importers.formats import load_policy
 
-    if not (path.is_file() and is_zipfile(path)) or opening.get("format") or format_of(path) is not None:
-        if zipped:
-            raise ConfigError(f"--{next(iter(zipped))} is of the zip of an agent, and {path} is none: leave it out.")
         return load_policy(_asked(path, opening))
     require("train")
     from policypress.rl.formats import open_agent
@@ -305,6 +303,17 @@ def _policy(path: Path, opening: dict[str, Any], zipped: dict[str, Any], env: En
         Opening(**opening),
     )
     return open_agent(source, zipped.get("algo"), env).teacher.policy()
+
+
+def _is_agent(path: Path, opening: dict[str, Any], zipped: dict[str, Any]) -> bool:
+    """Whether a file is the zip of an agent; ConfigError where it is none and has options of one."""
+    from policypress.importers.formats import format_of
+
+    if path.is_file() and is_zipfile(path) and not opening.get("format") and format_of(path) is None:
+        return True
+    if zipped:
+        raise ConfigError(f"--{next(iter(zipped))} is of the zip of an agent, and {path} is none: leave it out.")
+    return False
 
 
 def _bench_targets(loaded: Policy, targets: list[str], as_json: bool) -> None:

@@ -27,13 +27,13 @@ from policypress.rl.freeze import freeze_student
 from policypress.rl.method import Method, Pressing
 from policypress.rl.recorded import Recorded
 from policypress.rl.runs import Progress
-from policypress.rl.sequences import check_vectors, met_in_episodes, placed
+from policypress.rl.sequences import check_vectors, config_of, met_in_episodes, placed
 from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
 from policypress.rl.teacher import Teacher
 
 _STATES = 20_000
 _BATCHES = 800
-_PIECE = 16  # steps of episodes that are a batch
+_PIECE = 32  # steps of episodes that are a batch
 
 
 class PostTraining(Method):
@@ -124,8 +124,9 @@ class SequenceCalibration:
 
 
 def _copied_to_sequences(teacher: Teacher, config: DistillConfig) -> Compressor:
-    """What presses a copy of a teacher that remembers."""
+    """What presses a copy of a teacher that remembers; raises for settings that do not fit it."""
     check_vectors(teacher)
+    config_of(config)
     if config.hidden:
         raise ConfigError("an agent that remembers is pressed without training as it is: leave --hidden out.")
     graph = teacher.network("pressed without training")

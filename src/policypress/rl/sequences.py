@@ -92,7 +92,7 @@ def check_over_sequences(teacher: Teacher, config: DistillConfig) -> None:
     """Raises ConfigError or UnsupportedError, before any work, for a student that cannot be."""
     if config.critic_weight:
         raise ConfigError("critics judge single observations: leave --critic-weight out where something is remembered.")
-    sequences = _config(config)
+    sequences = config_of(config)
     network = _network(teacher, config)
     Compressor(trace(network), torch.optim.Adam(network.parameters()), sequences.compression, sequences.batches)
 
@@ -104,7 +104,7 @@ def distilled_over_sequences(
     """The work, ready to run: a student as ``config`` says."""
     torch.manual_seed(config.seed)
     network, teacher = _network(teacher, config), placed(teacher, source)
-    work = SequenceDistillation(teacher, network, source, _config(config), json.loads(dumps(config)), folder)
+    work = SequenceDistillation(teacher, network, source, config_of(config), json.loads(dumps(config)), folder)
     try:
         yield work
     finally:
@@ -134,7 +134,7 @@ class Met:
 def met_in_episodes(teacher: Teacher, source: EnvLike | Recorded, compressor: Compressor, config: DistillConfig) -> Met:
     """About ``config.states`` observations of the teacher's own episodes; of a log, in its order. ``compressor``
     presses whoever is to learn from them."""
-    tape = _tape(teacher, source, _config(config))
+    tape = _tape(teacher, source, config_of(config))
     try:
         tape.extend(config.states, compressor, share=0.0)
         return Met(tape.x, tape.starts, tape.met)
@@ -254,8 +254,9 @@ class SequenceDistillation:
         self._checkpoint.save(self._network, self._optimizer, self._compressor, self._generator, **told)
 
 
-def _config(config: DistillConfig) -> SequenceConfig:
-    """As many pieces a batch as have its observations, and no more rows than there are observations for."""
+def config_of(config: DistillConfig) -> SequenceConfig:
+    """As many pieces a batch as have its observations, and no more rows than there are observations for; ConfigError
+    for too few."""
     length = SequenceConfig.steps + SequenceConfig.burn_in
     return SequenceConfig(
         config.compression,
