@@ -246,7 +246,33 @@ def test_half_of_the_time_is_the_leaders() -> None:
     aim = replace(KEEP, bytes=128)
     known = run(Task(limit, half=500.0), aim)
     assert finished_known(known) is not None
-    assert all(line.method == "evolve" or not line.hidden for line in known.found), "so few numbers are evolved"
+
+
+def test_of_so_many_bytes_the_widest_that_fits_is_trained_on_however_far_it_is() -> None:
+    def limit(line: Line) -> float:
+        return 1.0 if line.method == "finetune" and line.hidden == (16,) else 0.6 if line.method == "evolve" else 0.2
+
+    known = run(Task(limit, half=300.0), replace(KEEP, bytes=128))
+    good = finished_known(known)
+    assert good is not None
+    assert (good.line.method, good.line.hidden) == ("finetune", (16,))
+    assert good.payload_bytes <= 128
+
+
+def test_a_small_student_that_was_trained_to_the_end_is_evolved() -> None:
+    student = Line("down", "distill", (16,))
+    tuned = replace(student, method="finetune")
+    found = {
+        Line("up", "distill", ()): (candidate(Line("up", "distill", ()), low=0.1),),
+        student: (candidate(student, low=0.3, seconds=200.0),),
+        tuned: (candidate(tuned, low=0.5, finished=False), candidate(tuned, 1, low=0.8, finished=True)),
+        Line("up", "evolve", ()): (),
+    }
+    busy = frozenset({Line("up", "evolve", ())})
+    chosen = propose(Known(replace(KEEP, bytes=128), SPACE, found, busy, left=600.0, in_all=1_000.0))
+    assert chosen is not None
+    assert (chosen.line.end, chosen.line.method, chosen.line.hidden) == ("down", "evolve", (16,))
+    assert chosen.start == found[tuned][-1]
 
 
 def finished_known(known: Known) -> Candidate | None:

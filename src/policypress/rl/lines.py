@@ -44,6 +44,7 @@ _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a sea
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
 _LARGER = ((1, 0), (0, -2), (2, 0), (1, -2), (2, -2), (3, -2), (4, -4), (6, -4))
 _SMALLER = ((-1, 0), (0, 2), (-1, 2), (0, 1), (-1, 1), (-1, -1), (-2, 0), (0, 3), (-2, 2))
+_FINE = 4  # at most, of a distilled student that is begun because it is the widest that fits
 _COARSER = (4, 2, 1)  # steps of an evolved one
 
 
@@ -204,9 +205,10 @@ class Known:
 
     def free(self, line: Line) -> bool:
         """Whether a line that has begun can be given a slice."""
-        return line in self.found and line not in self.running and line not in self.dead and not self._finished(line)
+        return line in self.found and line not in self.running and line not in self.dead and not self.ended(line)
 
-    def _finished(self, line: Line) -> bool:
+    def ended(self, line: Line) -> bool:
+        """Whether a line that has begun has nothing left to do."""
         return bool(self.found[line]) and self.found[line][-1].finished
 
     def bytes_of(self, line: Line) -> float:
@@ -248,8 +250,11 @@ class Known:
         return max((line for line in lines if _not_larger(self, line)), key=self.projected, default=None)
 
     def promise(self, end: End) -> float:
-        """How close a line of this end comes in the time left, by ``Aim.standing``; 0 at best, or if none is known."""
+        """How close a line of this end comes in the time left, by ``Aim.standing``; 0 at best, or if none is known or
+        one is too young to be judged."""
         lines = [line for line, found in self.found.items() if line.end == end and found and line not in self.dead]
+        if any(len(self.found[line]) < _YOUNG and not self.ended(line) for line in lines):
+            return 0.0
         return max((min(self.projected(line), 0.0) for line in lines), default=0.0)
 
     def still(self, line: Line) -> bool:
@@ -413,12 +418,13 @@ def _hopeless(known: Known, line: Line) -> bool:
 
 def _descend(known: Known) -> Options:
     """From what surely works: distilled students, larger while none keeps enough and then smaller, and those of them
-    that miss by little, trained on. Where so few bytes are asked for that evolution does as well, there are none."""
+    that miss by little, trained on; of so many bytes, the widest that fits is trained on whatever it misses by."""
     good = known.good
     if not any(line.end == "down" for line in (*known.found, *known.running)):
         for hidden in reversed(known.space.ladder[1 : known.space.first + 1]):  # the narrowest is the other end's
-            if not (known.aim.bytes and "evolve" in known.space.methods and _light(known, hidden)):
-                yield Slice(Line("down", "distill", hidden))
+            line = _finest(known, "down", "distill", hidden)
+            if line is not None and line.coarsen <= _FINE:
+                yield Slice(line)
         return
     students = [c for c in known.candidates if c.line.end == "down" and c.line.method == "distill"]
     lines = {line for line in known.found if line.end == "down"}
@@ -433,15 +439,24 @@ def _descend(known: Known) -> Options:
 
 
 def _polish(known: Known, students: list[Candidate]) -> Options:
-    """Distilled students that miss by little, trained on their return by whichever way gained more so far."""
+    """Distilled students that miss by little, trained on their return by whichever way gained more so far, and those
+    that were trained to the end, evolved."""
     begun = [line for line in known.found if line.end == "down" and line.method != "distill"]
     going = [line for line in begun if known.free(line) and known.hopeful(line)]
     young = [line for line in going if len(known.found[line]) < _YOUNG]  # one measurement may be a rare fall
     yield from (Slice(line) for line in young)
     yield from (Slice(line) for line in sorted(going, key=known.projected, reverse=True))
-    missed = [c for c in students if c.share >= known.aim.keep - NEAR and known.aim.margin(c) < 0.0]
-    for student in sorted(missed, key=known.aim.standing, reverse=True):
-        for method in _ways(known, student, begun):
+    tuned = [known.found[line][-1] for line in begun if line.method == "finetune" and known.ended(line)]
+    for student in sorted((*students, *tuned), key=known.aim.standing, reverse=True):
+        near = student.share >= known.aim.keep - NEAR
+        if known.aim.margin(student) >= 0.0 or not (near or known.aim.bytes):
+            continue
+        ways = _ways(known, student, begun)
+        if student in tuned:
+            ways = [way for way in ways if way == "evolve"]
+        elif not near:
+            ways = [way for way in ways if way == "finetune"]
+        for method in ways:
             line = _polishing(known, student, method)
             if not known.begun(line):
                 yield Slice(line, student)
