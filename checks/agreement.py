@@ -102,6 +102,7 @@ def main() -> int:
         load_extension(options.extension)
         flags = SANITIZE
     from policypress.export.c import WEIGHTS
+    from policypress.policy.ops import LayerNorm, walk
     from policypress.runtime import engine
     from policypress.testing import (
         DisagreementError,
@@ -140,6 +141,7 @@ def main() -> int:
         counts.update({"policies": 1, f"policies, {policy.numerics}": 1, "refused": found.refused})
         counts["policies, linear"] += bool(linear) and not options.recurrent
         counts["policies with a state"] += bool(policy.state_size)
+        counts["policies with a LayerNorm"] += any(isinstance(op, LayerNorm) for op in walk(policy.ops))
         counts["pairs"] += found.observations + found.refused
         counts.update({f"{name}: answers": answers for name, answers in found.answers.items()})
         counts.update({f"{name}: policies": 1 for name in found.answers})

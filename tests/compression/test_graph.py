@@ -187,7 +187,7 @@ def test_a_class_that_answers_otherwise_is_no_row() -> None:
         (nn.Softplus(threshold=1.0), "Softplus at hidden.act cannot be pressed"),
         (nn.Softmax(dim=1), "Softmax at hidden.act cannot be pressed"),
         (nn.BatchNorm1d(4), "BatchNorm1d at hidden.act cannot be pressed"),
-        (nn.LayerNorm(4), "LayerNorm at hidden.act cannot be pressed"),
+        (nn.LayerNorm((4, 2)), "LayerNorm at hidden.act must be one of vectors"),
         (nn.GRU(4, 4), "GRU at hidden.act cannot be pressed"),
         (nn.ModuleList([nn.ReLU()]), "ModuleList at hidden.act cannot be pressed.*containers nn.Sequential"),
         (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d at hidden.act cannot be pressed"),

@@ -122,6 +122,47 @@ def cleanrl_dqn() -> tuple[Any, Any]:
     return state(net, "network."), net
 
 
+def normed(order: str, act: type[nn.Module] = nn.ELU) -> nn.Sequential:
+    """``order``: L a layer, N a LayerNorm, A an activation."""
+    torch.manual_seed(1)
+    sizes, modules, width = iter((8, 5, 4)), [], 6
+    for letter in order:
+        if letter == "L":
+            modules.append(nn.Linear(width, width := next(sizes)))
+        elif letter == "N":
+            modules.append(norm := nn.LayerNorm(width))
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+        else:
+            modules.append(act())
+    return nn.Sequential(*modules)
+
+
+def fast_sac(scale: float = 0.5) -> tuple[Any, Any]:
+    """holosoma: ``net``, then ``fc_mu`` behind its last activation."""
+    body, head = normed("LNALNA"), nn.Sequential(nn.Linear(5, 3))
+    scales, bias = torch.tensor([scale, 1.0, scale]), torch.tensor([0.0, 1.0, -1.0])
+    actor = state(body, "net.") | state(head, "fc_mu.") | {"action_scale": scales, "action_bias": bias}
+    statistics = {"_mean": MEAN[None], "_std": STD[None], "_var": STD[None] ** 2, "count": torch.tensor(9)}
+    checkpoint = {
+        "actor_state_dict": actor | {"fc_logstd.weight": torch.zeros(3, 5), "fc_logstd.bias": torch.zeros(3)},
+        "qnet_state_dict": state(normed("LNAL"), "qnets.0.net."), "log_alpha": torch.zeros(1),
+        "obs_normalizer_state": statistics, "critic_obs_normalizer_state": statistics,
+        "actor_optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros(8, 6)}}}, "args": {"use_tanh": True},
+    }  # fmt: skip
+    return checkpoint, lambda x: torch.tanh(head(body((x - MEAN) / (STD + 1e-2)))) * scales + bias
+
+
+def fast_td3(headed: bool) -> tuple[Any, Any]:
+    body, end = mlp(6, 8, 5), nn.Sequential(nn.ELU(), nn.Linear(5, 4), nn.ELU())
+    head = nn.Sequential(nn.Linear(4 if headed else 5, 3), nn.Tanh())
+    actor = state(body, "net.") | state(head, "fc_mu.") | {"noise_scales": torch.zeros(16, 1)}
+    if headed:
+        actor |= state(nn.Sequential(*end[1:]), "fc_head.")
+    whole = nn.Sequential(body, *(end if headed else end[:1]), head)
+    return {"actor_state_dict": actor, "obs_normalizer_state": None, "global_step": 3}, whole
+
+
 CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "rsl_rl": lambda: rsl_rl(""),
     "rsl_rl, normalizer apart": lambda: rsl_rl("apart"),
@@ -135,6 +176,17 @@ CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "CleanRL, several networks": lambda: cleanrl_sac(True),
     "CleanRL DQN": cleanrl_dqn,
     "a Sequential": lambda: ((net := mlp(6, 8, 3)).state_dict(), net),
+    "LayerNorm in front of activations": lambda: (state(net := normed("LNALNAL"), "actor."), net),
+    "LayerNorm behind them": lambda: (state(net := normed("LANLANL"), "actor."), net),
+    "LayerNorm on both sides": lambda: ((net := normed("LNNANL")).state_dict(), net),
+    "LayerNorm of observations": lambda: ((net := normed("NLAL")).state_dict(), net),
+    "rl_games, LayerNorm behind activations": lambda: (
+        tail(net := normed("LANL"), "a2c_network.actor_mlp", "a2c_network.mu"),
+        net,
+    ),
+    "FastSAC": fast_sac,
+    "FastTD3": lambda: fast_td3(True),
+    "FastTD3, as it was": lambda: fast_td3(False),
     "compiled": lambda: (state(net := mlp(6, 8, 3), "_orig_mod.actor."), net),
 }
 
@@ -174,7 +226,10 @@ def test_the_activation_is_asked_for(tmp_path: Path) -> None:
     [
         ({"encoder.0.weight": torch.zeros(4, 4)}, r"holds model_state_dict.encoder.0.weight .*no part of a network"),
         ({"memory_a.rnn.weight_ih_l0": torch.zeros(4, 4)}, "recurrent"),
-        ({"actor.1.weight": torch.zeros(8)}, "is no layer of a plain network"),
+        ({"actor.1.weight": torch.zeros(8)}, r"actor.1 has a weight of shape \(8,\) and no bias, as an RMSNorm"),
+        ({"actor.1.weight": torch.ones(8), "actor.1.bias": torch.zeros(8)}, "other things than one activation"),
+        ({"actor.1.weight": torch.ones(1, 8, 1)}, "is no layer of a plain network"),
+        ({"ln1.weight": torch.ones(8)}, "of a normalization whose place among the layers no name says: export"),
         ({"actor.5.weight": torch.zeros(3, 3)}, "other things than one activation"),
         ({"actor.0.weight": torch.full((8, 6), torch.nan)}, "are not finite"),
         ({"actor.4.weight": torch.zeros(3, 5)}, "do not fit together"),
@@ -184,6 +239,29 @@ def test_what_is_not_known_is_refused(extra: dict[str, torch.Tensor], sentence: 
     checkpoint, _ = rsl_rl("")
     checkpoint["model_state_dict"] |= extra
     torch.save(checkpoint, tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match=sentence):
+        opened(tmp_path / "a.pt", activation="elu")
+
+
+def test_a_tanh_that_no_name_says_is_refused(tmp_path: Path) -> None:
+    """FastSAC's scale is 1 where it has none (use_tanh=False), or where an environment's actions are of 1."""
+    torch.save(fast_sac(1.0)[0], tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match="does not say whether its actions end in a tanh"):
+        opened(tmp_path / "a.pt", activation="silu")
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (normed("LNALN"), "must end in a Linear"),
+        (normed("NAL"), "other things than one activation"),
+        (nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ELU(), nn.Linear(8, 3)), "1.running_mean"),
+        (nn.Sequential(nn.Linear(6, 8), nn.Dropout(), nn.LayerNorm(8), nn.ELU(), nn.Linear(8, 3)), "other things"),
+        (nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(4), nn.ELU(), nn.Linear(8, 3)), "do not fit together"),
+    ],
+)
+def test_norms_whose_place_is_not_known(network: nn.Sequential, sentence: str, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "a.pt")
     with pytest.raises(UnsupportedError, match=sentence):
         opened(tmp_path / "a.pt", activation="elu")
 

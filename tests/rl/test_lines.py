@@ -265,7 +265,7 @@ def test_a_small_student_that_was_trained_to_the_end_is_evolved() -> None:
     found = {
         Line("up", "distill", ()): (candidate(Line("up", "distill", ()), low=0.1),),
         student: (candidate(student, low=0.3, seconds=200.0),),
-        tuned: (candidate(tuned, low=0.5, finished=False), candidate(tuned, 1, low=0.8, finished=True)),
+        tuned: (candidate(tuned, low=0.5, finished=False), candidate(tuned, 1, 127, low=0.8, finished=True)),
         Line("up", "evolve", ()): (),
     }
     busy = frozenset({Line("up", "evolve", ())})
@@ -273,6 +273,7 @@ def test_a_small_student_that_was_trained_to_the_end_is_evolved() -> None:
     assert chosen is not None
     assert (chosen.line.end, chosen.line.method, chosen.line.hidden) == ("down", "evolve", (16,))
     assert chosen.start == found[tuned][-1]
+    assert Known(KEEP, SPACE, found).bytes_of(chosen.line) <= 128, "its codes are as coarse as that takes"
 
 
 def finished_known(known: Known) -> Candidate | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from policypress.export.engines import Native
-from policypress.policy.ops import Cell, Layer
+from policypress.policy.ops import Cell, Layer, LayerNorm, walk
 from policypress.testing import (
     ENGINES,
     NUMERICS,
@@ -25,7 +25,7 @@ ONNX = {"ONNX exact", "ONNX qdq"}
 
 
 def test_random_policies_agree():
-    pairs, numerics, ran = 0, dict.fromkeys(NUMERICS, 0), set()
+    pairs, numerics, ran, norms = 0, dict.fromkeys(NUMERICS, 0), set(), 0
     for seed in range(60):
         policy = random_policy(seed)
         engines = ["native", "portable"]
@@ -34,7 +34,9 @@ def test_random_policies_agree():
         found = agree(policy, engines=engines, count=48, seed=seed)
         pairs += found.observations + found.refused
         numerics[policy.numerics] += 1
+        norms += any(isinstance(op, LayerNorm) for op in walk(policy.ops))
         ran |= set(found.answers)
+    assert norms > 5
     assert pairs > 2500
     assert min(numerics.values()) > 10
     assert ran >= {"native", "portable", *ONNX}

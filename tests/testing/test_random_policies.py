@@ -28,7 +28,7 @@ def test_they_carry_every_activation_in_every_numerics_bits_and_place():
                 bits.add(op.bits)
     assert functions == {(name, numerics) for name in FUNCTIONS for numerics in NUMERICS}
     assert bits == {0, *range(2, 9)}
-    assert set(places) == {"input", "Layer", "Activation", "Relu", "MaxPool2d", "Residual", "Flatten"}
+    assert set(places) == {"input", "Layer", "Activation", "Relu", "MaxPool2d", "Residual", "Flatten", "LayerNorm"}
     assert min(places.values()) > 10
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from policypress.compression.answers import check_layers
-from policypress.compression.graph import Graph, trace
+from policypress.compression.graph import Graph, check_pressable, trace
 from policypress.compression.masks import PrunedWeight
 from policypress.compression.pruning import pruning_of
 from policypress.compression.quantization import Phase, Quantization
@@ -52,6 +52,7 @@ class Compressor:
     ) -> None:
         self.config, self.steps, self.optimizer = config, steps, optimizer
         self.graph = network if isinstance(network, Graph) else trace(network)
+        check_pressable(self.graph)
         check_layers(self.graph, image=image)
         self.done = 0
         """Training steps done, as the last call of ``step`` said."""

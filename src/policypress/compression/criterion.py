@@ -15,6 +15,7 @@ from policypress.compression.graph import (
     Graph,
     LayerNode,
     Node,
+    NormNode,
     PoolNode,
     ReluNode,
     ResidualNode,
@@ -61,6 +62,7 @@ def flow(nodes: Sequence[Node]) -> dict[str, torch.Tensor]:
 
 
 _THROUGH_TIME = "criterion=flow follows no path through time: use magnitude for recurrent networks."
+_THROUGH_NORM = "criterion=flow follows no path through a LayerNorm: use magnitude for networks that have one."
 
 
 class _Flow(NamedTuple):
@@ -84,6 +86,8 @@ def _forward(nodes: Sequence[Node], x: torch.Tensor, layers: list[_Flow]) -> tor
                 x = x + _forward(node.body, x, layers)
             case CellNode() | FramesNode():
                 raise UnsupportedError(_THROUGH_TIME)
+            case NormNode():
+                raise UnsupportedError(_THROUGH_NORM)
             case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
                 pass
             case _:
@@ -108,6 +112,8 @@ def _backward(
                 out = out + _backward(node.body, out, layers, scores)
             case CellNode() | FramesNode():
                 raise UnsupportedError(_THROUGH_TIME)
+            case NormNode():
+                raise UnsupportedError(_THROUGH_NORM)
             case ReluNode() | ActivationNode() | FlattenNode() | PoolNode():
                 pass
             case _:

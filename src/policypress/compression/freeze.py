@@ -23,6 +23,7 @@ from policypress.compression.graph import (
     Graph,
     LayerNode,
     Node,
+    NormNode,
     PoolNode,
     ReluNode,
     ResidualNode,
@@ -43,6 +44,7 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
@@ -68,9 +70,7 @@ def freeze_graph(
     """``freeze`` for a network that is not Stable-Baselines3's, unit for unit (``canonical`` makes it smaller);
     ``observations`` (n, *shape) become test vectors. Raises UnsupportedError too if the network that was traced answers
     something else than the frozen policy would."""
-    dense = 4 * sum(
-        values.numel() for n in graph.layers for values in (n.module.weight, n.module.bias) if values is not None
-    )
+    dense = 4 * graph.parameters
     graph = clipped(graph)
     first = graph.layers[0].module
     nodes = graph.nodes
@@ -180,6 +180,8 @@ def _op(node: Node) -> Op:
             return _activation(node)
         case ReluNode():
             return Relu()
+        case NormNode():
+            return _layer_norm(node)
         case FlattenNode():
             return Flatten()
         case PoolNode():
@@ -205,6 +207,16 @@ def _cell(node: CellNode) -> Cell:
     ratios = cell.ratios()
     found = tuple(ratios[name] for name in CELLS[cell.kind].ratios)
     return Cell(cell.kind, taken, recalled, SIGMOID, TANH, cell.bits, found)
+
+
+def _layer_norm(node: NormNode) -> LayerNorm:
+    module = node.module
+    size = module.normalized_shape[0]
+    weight = torch.ones(size) if module.weight is None else module.weight.float()
+    bias = torch.zeros(size) if module.bias is None else module.bias.float()
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise DivergedError(f"the LayerNorm {node.name} is not finite: {DIVERGED}.")
+    return LayerNorm(_array(weight), _array(bias), module.eps)
 
 
 def _activation(node: ActivationNode) -> Activation:

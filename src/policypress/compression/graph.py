@@ -112,6 +112,14 @@ class ActivationNode:
         self.owner._modules[self.attribute] = module.train(self.module.training)
 
 
+@dataclass(frozen=True, eq=False)
+class NormNode:
+    """A LayerNorm of vectors. A network with one can be frozen in float32 and be imitated, not pressed itself."""
+
+    module: nn.LayerNorm
+    name: str
+
+
 @dataclass(frozen=True)
 class FlattenNode:
     pass
@@ -146,7 +154,7 @@ class FramesNode:
     module: Frames
 
 
-Node = LayerNode | ReluNode | ActivationNode | FlattenNode | PoolNode | ResidualNode | CellNode | FramesNode
+Node = LayerNode | ReluNode | ActivationNode | NormNode | FlattenNode | PoolNode | ResidualNode | CellNode | FramesNode
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +175,14 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases of all layers."""
-        return sum(values.numel() for node in self.layers for values in node.module.parameters(recurse=False))
+        """Weights and biases of all layers, and of all LayerNorms."""
+        modules = [node.module for node in walk(self.nodes) if isinstance(node, LayerNode | NormNode)]
+        return sum(values.numel() for module in modules for values in module.parameters(recurse=False))
+
+    @property
+    def norm(self) -> NormNode | None:
+        """The first LayerNorm; None in a network that can be pressed."""
+        return next((node for node in walk(self.nodes) if isinstance(node, NormNode)), None)
 
     def label(self, layer: LayerNode) -> str:
         """What people call a layer of this graph, and its name in ``root``: "hidden 1 (latent_pi.0)"."""
@@ -178,7 +192,7 @@ class Graph:
 
 
 def trace(root: nn.Module, paths: Sequence[str] = ("",)) -> Graph:
-    """The chain of Linear, Conv2d, ReLU, MaxPool2d, Flatten, Residual modules and activations under ``root``.
+    """The chain of Linear, Conv2d, ReLU, MaxPool2d, Flatten, LayerNorm, Residual and activations under ``root``.
 
     ``paths`` names the submodules that run one after another ("" is ``root`` itself); containers must be
     nn.Sequential. Dropout and Identity do nothing in a policy and vanish. Raises UnsupportedError for any other module,
@@ -283,6 +297,10 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
                 f"MaxPool2d at {name or 'the root'} must have dilation=1, ceil_mode=False and return_indices=False."
             )
         return [PoolNode(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))]
+    if isinstance(module, nn.LayerNorm):
+        if len(module.normalized_shape) != 1:
+            raise UnsupportedError(f"the LayerNorm at {name or 'the root'} must be one of vectors, behind a Flatten.")
+        return [NormNode(module, name)]
     if isinstance(module, nn.Identity | _DropoutNd):
         return []
     if (found := function_of(module)) is not None:
@@ -291,9 +309,19 @@ def _trace_module(owner: nn.Module | None, attribute: str, module: nn.Module, na
         return [ActivationNode(owner, attribute, name, *found)]
     raise UnsupportedError(
         f"{type(module).__name__} at {name or 'the root'} cannot be pressed: hidden activations must be ReLU or one of "
-        f"{', '.join(FUNCTIONS)}, layers Linear, Conv2d, MaxPool2d, Flatten or policypress' Residual, containers "
-        "nn.Sequential."
+        f"{', '.join(FUNCTIONS)}, layers Linear, Conv2d, MaxPool2d, Flatten, LayerNorm or policypress' Residual, "
+        "containers nn.Sequential."
     )
+
+
+def check_pressable(graph: Graph) -> None:
+    """Raises UnsupportedError for a network whose own layers cannot become integers."""
+    if (norm := graph.norm) is not None:
+        raise UnsupportedError(
+            f"the network has a LayerNorm ({norm.name or 'at its root'}), which has no form in integers, so its own "
+            "layers cannot be pruned or quantized: press a student without one, by distillation, and give its widths, "
+            "for example --hidden 24,24 (hidden=(24, 24))."
+        )
 
 
 def _fuse_relu(nodes: Sequence[Node]) -> Iterator[Node]:

@@ -21,9 +21,11 @@ from policypress.compression.graph import (
     Graph,
     LayerNode,
     Node,
+    NormNode,
     PoolNode,
     ReluNode,
     ResidualNode,
+    check_pressable,
     walk,
 )
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer
@@ -230,6 +232,8 @@ class Quantization:
                         output = _for_activation(nodes[place + 1 :], signed=True, layer=False) or usual
                         node.block.add = FakeQuantAdd(source, branch, output)
                         source = output
+                case NormNode():
+                    check_pressable(self.graph)
                 case ReluNode() | FlattenNode() | PoolNode() | FramesNode():
                     pass
                 case _:

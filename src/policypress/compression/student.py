@@ -22,10 +22,12 @@ from policypress.compression.graph import (
     Graph,
     LayerNode,
     Node,
+    NormNode,
     PoolNode,
     ReluNode,
     Residual,
     ResidualNode,
+    check_pressable,
     clip_layers,
 )
 from policypress.config import Hidden
@@ -79,9 +81,10 @@ def student(graph: Graph, hidden: Hidden, observations: torch.Tensor, *, clips: 
 
     Each narrowed layer keeps the units that matter most, with their weights: those whose activation varies most on
     ``observations`` (preprocessed, (n, ...)), times the norm of the weights that read them. A network of Linear layers
-    may also get another number of hidden layers; it then starts from fresh weights. Where ``graph`` clips its outputs
+    may also get another number of hidden layers; it then starts from fresh weights, as one does that is to do without
+    the LayerNorms of ``graph``, of which there is no copy. Where ``graph`` clips its outputs
     the student has two small layers more that do so too, unless ``clips`` is False. Raises ConfigError if the widths
-    do not fit the network.
+    do not fit the network, UnsupportedError for a copy that there is none of.
     """
     if hidden == "none":
         return linear(observations, forward(graph, observations.to(graph.layers[0].module.weight)))
@@ -93,12 +96,14 @@ def student(graph: Graph, hidden: Hidden, observations: torch.Tensor, *, clips: 
 
 def _unclipped(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> list[Any]:
     widths = hidden_widths(graph)
-    linear = all(isinstance(node, LayerNode | ReluNode | ActivationNode | FlattenNode) for node in graph.nodes) and all(
+    kinds = LayerNode | ReluNode | ActivationNode | NormNode | FlattenNode
+    linear = all(isinstance(node, kinds) for node in graph.nodes) and all(
         isinstance(node.module, nn.Linear) for node in graph.layers
     )
     first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
-    if linear and hidden and len(hidden) != len(widths):
+    if linear and hidden and (len(hidden) != len(widths) or graph.norm is not None):
         return list(fresh(first.shape[1], hidden, len(last)))
+    check_pressable(graph)
     if len(hidden) > len(widths):
         raise ConfigError(f"hidden={_listed(hidden)} names more layers than the network has: {_listed(widths)}.")
     target = (*widths[: len(widths) - len(hidden)], *hidden)
@@ -116,6 +121,8 @@ def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
         case ActivationNode():
             # Without hooks, and not in place: what the function itself gives.
             return node.module.forward(x.clone() if getattr(node.module, "inplace", False) else x)  # type: ignore[no-any-return]
+        case NormNode():
+            return node.module.forward(x)
         case FlattenNode():
             return x.flatten(1)
         case PoolNode():
@@ -177,6 +184,8 @@ def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[
                 yield nn.ReLU()
             case ActivationNode():
                 yield module_of(node.function, node.parameters)
+            case NormNode():
+                check_pressable(graph)
             case CellNode() | FramesNode():
                 within = node.layers if isinstance(node, CellNode) else ()
                 narrower = any(wanted[id(layer)] != len(layer.module.weight) for layer in within)

@@ -47,6 +47,7 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_PACKED": sum({1 << step.bits for step in layers if step.form == Form.PACKED}),
         "ENGINE_USE_TABLES": any(step.table is not None for step in steps),
         "ENGINE_USE_FUNCTIONS": sum({1 << step.function for step in steps if step.kind == Kind.ACTIVATE}),
+        "ENGINE_USE_LAYER_NORM": Kind.LAYER_NORM in kinds,
         "ENGINE_USE_FLOAT": any(Type.F32 in (step.source_type, step.target_type) for step in steps),
         "ENGINE_USE_DOUBLE": not integer_only and (entry.mean is not None or entry.dtype == Dtype.INT64),
         "ENGINE_USE_ENDS": not integer_only,

@@ -28,6 +28,7 @@ from policypress.policy.ops import (
     Flatten,
     History,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
@@ -409,6 +410,8 @@ def _rounding(
                     apart[~(known[0] & known[1])] = np.inf
                 case Activation():
                     apart = np.float32(1.01 * _steepness(op)) * apart + formula_error(op, x)
+                case LayerNorm():
+                    apart = _norm_rounding(op, x, apart)
                 case Flatten() | MaxPool2d():
                     apart = reference.run_float((op,), apart, [])
                 case Relu():
@@ -436,6 +439,27 @@ def _rounding(
                     unknown(op)
             x = reference.run_float((op,), x, [])
     return apart
+
+
+def _norm_rounding(op: LayerNorm, x: Float32, apart: Float32) -> Float32:
+    """The same of a LayerNorm: a value that is further from the mean, and a deviation that is another by as much as
+    their root mean square, as the triangle's inequality says. Where squares could overflow nothing is known."""
+    terms = x.shape[1] + 8
+    size = np.abs(x) + apart
+
+    def mean(values: Float32) -> Float32:
+        return np.asarray(values.mean(axis=1, keepdims=True))
+
+    distance = x - mean(x)
+    off = apart + mean(apart) + np.float32(2 * terms * _ROUNDING) * (mean(size) + size)
+    deviation = np.sqrt(mean(distance * distance) + np.float32(op.epsilon))
+    other = np.sqrt(mean(off * off)) + np.float32(2 * terms * _ROUNDING) * deviation
+    least = np.maximum(deviation - other, np.float32(0.99 * np.sqrt(op.epsilon)))
+    ratio = np.abs(distance) / deviation
+    found = np.abs(op.weight) * (off + ratio * other) / least
+    found = np.float32(1.01) * found + np.float32(8 * _ROUNDING) * (np.abs(op.weight) * ratio + np.abs(op.bias))
+    known = np.isfinite(mean(size * size) * np.float32(4 * terms)) & np.isfinite(found).all(axis=1, keepdims=True)
+    return np.where(known, found, np.float32(np.inf))
 
 
 @cache

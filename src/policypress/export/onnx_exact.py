@@ -21,12 +21,14 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
     Requantization,
     Residual,
     Shape,
+    no_integers,
 )
 from policypress.policy.policy import Policy
 
@@ -155,6 +157,8 @@ class ExactIntegers:
                 codes = replace(codes, tensor=g.op("Clip", codes.tensor, g.constant(codes.dtype(codes.zero))))
             case MaxPool2d():
                 codes = replace(codes, tensor=max_pool(g, op, codes.tensor))
+            case LayerNorm():
+                no_integers(op)
             case Flatten():
                 codes = replace(codes, tensor=g.op("Flatten", codes.tensor))
             case _:

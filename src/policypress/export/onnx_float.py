@@ -5,11 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from policypress.errors import unknown
-from policypress.export.onnx_functions import Value, activate
+from policypress.export.onnx_functions import Formulas, Value, activate
 from policypress.export.onnx_graph import Graph, Style, dequantized, layer_node, max_pool, per_channel
 from policypress.export.onnx_state import States, gates
-from policypress.policy import cells
-from policypress.policy.ops import FLOAT_BITS, Activation, Cell, Flatten, History, Layer, MaxPool2d, Op, Relu, Residual
+from policypress.policy import cells, norms
+from policypress.policy.ops import (
+    FLOAT_BITS,
+    Activation,
+    Cell,
+    Flatten,
+    History,
+    Layer,
+    LayerNorm,
+    MaxPool2d,
+    Op,
+    Relu,
+    Residual,
+)
 
 
 class Floats:
@@ -32,6 +44,9 @@ class Floats:
                         x = g.op("Relu", x)
                     case Activation():
                         x = activate(g, op, x, self.style)
+                    case LayerNorm():
+                        weight, bias = (Value(g, g.constant(values)) for values in (op.weight, op.bias))
+                        x = norms.layer_norm(Formulas(g), Value(g, x), weight, bias, op.epsilon).tensor
                     case MaxPool2d():
                         x = max_pool(g, op, x)
                     case Flatten():

@@ -93,6 +93,13 @@ class Formulas:
     def where(self, condition: Value, then: Value | float, otherwise: Value | float) -> Value:
         return condition._node("Where", condition, then, otherwise)
 
+    def mean(self, x: Value) -> Value:
+        """Of each vector of a batch."""
+        return Value(self.graph, self.graph.op("ReduceMean", x.tensor, axes=[1], keepdims=1))
+
+    def sqrt(self, x: Value) -> Value:
+        return Value(self.graph, self.graph.op("Sqrt", x.tensor))
+
     def tanh(self, x: Value) -> Value:
         """``activations.tanh``, operation for operation."""
         g = self.graph

@@ -20,11 +20,13 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
     Residual,
     Shape,
+    no_integers,
 )
 from policypress.policy.policy import Policy
 
@@ -96,6 +98,8 @@ class QdqIntegers:
                 return self._codes(g.op("Relu", value.tensor), *limits, value.scale)
             case MaxPool2d():
                 return self._codes(max_pool(g, op, value.tensor), value.low, value.high, value.scale)
+            case LayerNorm():
+                no_integers(op)
             case Flatten():
                 return self._codes(g.op("Flatten", value.tensor), value.low, value.high, value.scale)
             case Layer():

@@ -50,7 +50,7 @@ def check_archive(path: Path) -> None:
     except Exception as error:  # zipfile's, zlib's and struct's own
         raise RunError(f"{path} is damaged, or not all of it is there: copy or export it again.") from error
     if damaged is not None:
-        raise RunError(f"{path} is damaged ({damaged}): copy or export it again.")
+        raise RunError(f"{path} is damaged ({damaged!r}): copy or export it again.")
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from policypress.importers.signals import (
     Dense,
     Function,
     Node,
+    Norm,
     Normalize,
     NotUnderstood,
     Pool,
@@ -58,10 +59,13 @@ class Chain:
         image = len(self.shape) == 3
         for step in self.steps:
             match step:
-                case Dense():
+                case Dense() | Norm():
                     if len(self.shape) > 1 and not any(isinstance(module, nn.Flatten) for module in modules):
                         modules.append(nn.Flatten())
-                    modules.append(_filled(nn.Linear(*step.weight.shape[::-1]), step))
+                    if isinstance(step, Norm):
+                        modules.append(_filled(nn.LayerNorm(len(step.bias), step.epsilon), step))
+                    else:
+                        modules.append(_filled(nn.Linear(*step.weight.shape[::-1]), step))
                 case Convolution() if image:
                     out, channels, *kernel = step.weight.shape
                     layer = nn.Conv2d(channels, out, tuple(kernel), step.stride, step.padding)
@@ -135,7 +139,7 @@ def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) 
 
 
 @torch.no_grad()
-def _filled(layer: nn.Linear | nn.Conv2d, step: Dense | Convolution) -> nn.Module:
+def _filled(layer: nn.Linear | nn.Conv2d | nn.LayerNorm, step: Dense | Convolution | Norm) -> nn.Module:
     assert layer.bias is not None
     layer.weight.copy_(torch.from_numpy(step.weight.copy()))
     layer.bias.copy_(torch.from_numpy(step.bias.copy()))

@@ -361,8 +361,8 @@ def _attribute(attribute: AttributeProto, given: Mapping[str, Any]) -> Any:
 
 
 _FOLDED = (
-    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or", "ReduceMax", "ReduceMean",
-    "ReduceMin", "ReduceProd", "ReduceSum", "Round", "Sign", "Sin", "Size", "Sum",
+    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or", "ReduceMax", "ReduceMin",
+    "ReduceProd", "Round", "Sign", "Sin", "Size", "Sum",
 )  # fmt: skip
 """Operations of constants that give no more than they take."""
 
@@ -404,7 +404,7 @@ class _Call:
         found = self.input(place, self.attributes.get(name))
         if found is None:
             return None
-        if isinstance(found, s.Signal | s.Curve | s.Choice):
+        if isinstance(found, s.Signal | s.Curve | s.Whole | s.Choice):
             raise s.NotUnderstood(f"{name or 'an input'} is computed")
         array = np.asarray(found)
         if array.size > _MAX_VALUES:
@@ -476,6 +476,25 @@ def _batch_normalization(c: _Call) -> s.Value:
     )
     shift = bias.reshape(-1, *ones) - mean.reshape(-1, *ones) * gain
     return s.add(s.multiply(c[0], gain), shift)
+
+
+def _layer_normalization(c: _Call) -> s.Value:
+    if math.prod(c[0].shape[: c.attribute("axis", -1)]) != 1:
+        raise s.NotUnderstood("of parts of a tensor")
+    return s.layer_norm(c[0], c[1], c.input(2), c.attribute("epsilon", 1e-5))
+
+
+def _reduced(operation: str, function: Callable[..., Any]) -> Callable[[_Call], s.Value]:
+    """``function`` of NumPy over some axes, or over all of them."""
+
+    def rule(c: _Call) -> s.Value:
+        axes, keeps = c.constant(1, "axes"), bool(c.attribute("keepdims", 1))
+        if (axes is None or not axes.size) and c.attribute("noop_with_empty_axes", 0):
+            return c[0]  # type: ignore[no-any-return]
+        where = tuple(int(axis) for axis in axes.ravel()) if axes is not None and axes.size else None
+        return s.reduce(c[0], lambda x: np.asarray(function(x, axis=where, keepdims=keeps), x.dtype), operation)
+
+    return rule
 
 
 def _reshape(c: _Call) -> s.Value:
@@ -661,6 +680,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _row("hardswish"),
     "Identity": _identity,
+    "LayerNormalization": _layer_normalization,
     "LeakyRelu": _row("leaky_relu", ("alpha", 0.01)),
     "Less": lambda c: s.together("Less", np.less, c[0], c[1]),
     "LessOrEqual": lambda c: s.together("LessOrEqual", np.less_equal, c[0], c[1]),
@@ -675,6 +695,8 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Neg": lambda c: s.multiply(c[0], np.asarray(np.float32(-1))),
     "Pow": _pow,
     "Reciprocal": _unary("Reciprocal", np.reciprocal),
+    "ReduceMean": _reduced("ReduceMean", np.mean),
+    "ReduceSum": _reduced("ReduceSum", np.sum),
     "Relu": lambda c: s.relu(c[0]),
     "Reshape": _reshape,
     "Selu": _selu,

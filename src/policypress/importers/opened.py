@@ -67,7 +67,10 @@ class Opened:
         """What it is in words, a row each."""
         rows = {"format": self.format}
         if self.understood:
-            rows["layers"] = "understood: it can be frozen, exported, pruned and quantized"
+            normed = self.graph is not None and self.graph.norm is not None
+            rows["layers"] = "understood: it can be frozen, exported" + (
+                " and imitated, by a student without LayerNorm" if normed else ", pruned and quantized"
+            )
         else:
             rows["layers"] = f"a black box, which can be distilled; not understood: {self.unknown or 'its shape'}"
             shape = "not said" if self.shape is None else f"{self.dtype} array of shape {self.shape}"

@@ -4,8 +4,8 @@ understood, whatever the format.
 A reader (ONNX, TorchScript, weights alone) calls a function here for each of its operations. What does not depend on
 the observation is a NumPy array, and folded by NumPy; what does is a ``Signal``, a ``Curve`` or a ``Choice``. All have
 a batch of one. Moving values about (slices, gathers, reshapes, joins) moves indices; affine operations stay pending
-until a layer takes them in; elementwise ones are composed, and recognized by their values. Whatever else there is
-raises ``NotUnderstood``.
+until a layer takes them in; elementwise ones are composed, and recognized by their values; so are those of a whole
+vector (a ``Whole``), until they are a LayerNorm. Whatever else there is raises ``NotUnderstood``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy.activations import FUNCTIONS
-from policypress.policy.ops import MAX_VALUES
+from policypress.policy.ops import LEAST_EPSILON, MAX_VALUES
 
 Array = NDArray[Any]
 Float = Callable[[Array], Array]
 
 _GRID = np.concatenate([np.linspace(-16.0, 16.0, 4097), [-1e3, -100.0, -30.0, 30.0, 100.0, 1e3]]).astype(np.float32)
 """Where an elementwise function is compared with the rows of the table of activations."""
+_LARGEST_EPSILON = 1.0
 _TOLERANCE = 1e-5
+_DEEPEST = 32
 
 
 class NotUnderstood(Exception):
@@ -86,7 +88,16 @@ class Function:
     parameters: tuple[float, ...] = ()
 
 
-Step = Normalize | Dense | Convolution | Pool | Function
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A LayerNorm of a vector, ``weight`` and ``bias`` float32 of shape (values,)."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    epsilon: float
+
+
+Step = Normalize | Dense | Convolution | Pool | Function | Norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +154,11 @@ class Signal:
         return self.index.size == self.node.size and bool(np.array_equal(self.index.ravel(), np.arange(self.node.size)))
 
     @cached_property
+    def probe(self) -> Array:
+        """Values of its shape, always the same ones."""
+        return np.ones(self.shape, np.float32)
+
+    @cached_property
     def settled(self) -> Node:
         """A node whose values are these: what is pending is in its layer."""
         if self.bare:
@@ -159,6 +175,10 @@ class Signal:
                 weight = (gains[:, 0, None, None, None] * step.weight).astype(np.float32)
                 bias = (gains[:, 0] * step.bias + offsets[:, 0]).astype(np.float32)
                 return before.then(replace(step, weight=weight, bias=bias), self.node.shape)
+        if isinstance(step, Norm) and before is not None and self.in_place:
+            gain, offset = self.gain.ravel(), self.offset.ravel()
+            weight, bias = (gain * step.weight).astype(np.float32), (gain * step.bias + offset).astype(np.float32)
+            return before.then(Norm(weight, bias, step.epsilon), self.node.shape)
         if step is None:
             normalized = self.normalized()
             if normalized.bare:
@@ -231,6 +251,28 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
+class Whole:
+    """A ``function`` of all values of ``source`` at once, an array of its shape, which is no LayerNorm, or none yet.
+
+    ``operation``: what the file calls the first of its operations that takes several values together. ``shape``: of
+    what it gives. ``depth``: how many operations it is made of at least.
+    """
+
+    source: Signal
+    function: Float
+    operation: str
+    shape: tuple[int, ...]
+    depth: int
+
+    def over(self, source: Signal) -> Float:
+        """As ``Curve.over``."""
+        if self.source is source:
+            return self.function
+        inner = Curve(self.source, lambda v: v, self.operation).over(source)
+        return lambda v: self.function(inner(v))
+
+
+@dataclass(frozen=True, eq=False)
 class Choice:
     """The index of the largest of ``logits``, or their softmax, which decides the same."""
 
@@ -238,7 +280,7 @@ class Choice:
     index: bool
 
 
-Value = Array | Signal | Curve | Choice
+Value = Array | Signal | Curve | Whole | Choice
 
 
 def observation(shape: Sequence[int], batched: bool) -> Signal:
@@ -261,13 +303,13 @@ def subtract(a: Value, b: Value) -> Value:
 def multiply(a: Value, b: Value) -> Value:
     if isinstance(a, np.ndarray):
         a, b = b, a
-    if isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+    if isinstance(a, np.ndarray | Whole) or not isinstance(b, np.ndarray):
         return together("Mul", np.multiply, a, b)
     return _scaled(a, b, "Mul", np.multiply, b.astype(np.float64))
 
 
 def divide(a: Value, b: Value) -> Value:
-    if isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+    if isinstance(a, np.ndarray | Whole) or not isinstance(b, np.ndarray):
         return together("Div", np.divide, a, b)
     with np.errstate(divide="ignore"):
         gain = 1.0 / b.astype(np.float64)
@@ -325,10 +367,41 @@ def max_pool(x: Value, kernel: tuple[int, int], stride: tuple[int, int], padding
     return _all_of(node.then(Pool(kernel, stride, padding), shape), (1, *shape))
 
 
+def layer_norm(x: Value, weight: Value | None, bias: Value | None, epsilon: float) -> Value:
+    """A LayerNorm over all values of ``x``; without a weight or a bias they are 1 and 0."""
+    signal = signal_of(x)
+    size = signal.index.size
+    if not all(isinstance(values, np.ndarray) for values in (weight, bias) if values is not None):
+        raise NotUnderstood("a LayerNorm with weights that are computed")
+    scale, shift = np.ones(size, np.float32), np.zeros(size, np.float32)
+    scale, shift = (
+        usual if values is None else np.asarray(values, np.float32).reshape(size)
+        for usual, values in ((scale, weight), (shift, bias))
+    )
+    return _normed(signal, Norm(scale, shift, epsilon))
+
+
+def reduce(x: Value, reduced: Float, operation: str) -> Value:
+    """What several values make together, such as their mean: ``reduced`` does it to an array of the tensor's shape."""
+    if isinstance(x, np.ndarray):
+        return reduced(x)
+    if isinstance(x, Curve):
+        curve = x
+        try:
+            x = curve.signal
+        except NotUnderstood:  # such as a square
+            return _whole(curve.source, operation, reduced, curve.function)
+    if isinstance(x, Whole):
+        return _whole(x.source, operation, reduced, x.function, depth=x.depth)
+    return _whole(signal_of(x), operation, reduced, lambda v: v)
+
+
 def move(x: Value, moved: Float) -> Value:
     """What only moves, repeats or leaves out values: ``moved`` does it to an array of the tensor's shape."""
     if isinstance(x, np.ndarray):
         return moved(x)
+    if isinstance(x, Whole):
+        return _whole(x.source, x.operation, moved, x.function, depth=x.depth)
     signal = signal_of(x)
     index = moved(signal.index)
     if index.size > MAX_VALUES:
@@ -395,6 +468,10 @@ def clip(x: Value, low: Value, high: Value) -> Value:
         raise NotUnderstood("Clip to limits that are computed")
     if isinstance(x, np.ndarray):
         return np.clip(x, low, high).astype(x.dtype)
+    if bool(np.all(low == -np.inf) and np.all(high == np.inf)):
+        return x
+    if isinstance(x, Whole):
+        return together("Clip", np.clip, x, low, high)
     if isinstance(x, Curve) and x.clip is not None:
         source, least, most = x.clip
         x, low, high = source, np.maximum(low, least), np.minimum(high, most)
@@ -437,22 +514,68 @@ def erf(x: Array) -> Array:
 
 
 def together(operation: str, function: Callable[..., Array], *values: Value) -> Value:
-    """An elementwise function of several values: constants, and curves of one signal."""
+    """An elementwise function of several values: constants, and curves (or wholes) of one signal."""
     arrays = [value for value in values if isinstance(value, np.ndarray)]
     if len(arrays) == len(values):
         if math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) > MAX_VALUES:
             raise NotUnderstood("a tensor of so many values")
         with np.errstate(all="ignore"):
             return np.asarray(function(*arrays))
+    wholes = [value for value in values if isinstance(value, Whole)]
+    if wholes:
+        first = wholes[0]
+        taken = [value if isinstance(value, np.ndarray) else _over(value, first.source) for value in values]
+        return _whole(first.source, first.operation, function, *taken, depth=max(whole.depth for whole in wholes))
     if any(array.size != 1 for array in arrays):
         raise NotUnderstood(f"{operation} with a number of its own for each value")
     curves = [None if isinstance(value, np.ndarray) else curve_of(value) for value in values]
     source = next(curve.source for curve in curves if curve is not None)
-    parts: list[Any] = [
+    parts = [
         np.asarray(value).flat[0] if curve is None else curve.over(source)
         for value, curve in zip(values, curves, strict=True)
     ]
-    return Curve(source, lambda v: function(*(part(v) if callable(part) else part for part in parts)), operation)
+    return Curve(source, _composed(function, parts), operation)
+
+
+def _composed(function: Callable[..., Array], parts: Sequence[Any]) -> Float:
+    """``function`` of what ``parts``, functions and constants, make of one thing."""
+    return lambda v: function(*(part(v) if callable(part) else part for part in parts))
+
+
+def _over(x: Value, source: Signal) -> Float:
+    """``x`` as a function of all values of ``source``."""
+    if isinstance(x, Whole):
+        return x.over(source)
+    if isinstance(x, Curve) and x.source.node is not source.node:
+        x = x.signal  # an activation, whose values ``source`` has
+    return curve_of(x).over(source)
+
+
+def _whole(source: Signal, operation: str, function: Callable[..., Array], *parts: Any, depth: int = 0) -> Value:
+    """What ``function`` makes of ``parts``, constants and functions of ``source``: a ``Whole``, or the LayerNorm that
+    it is. NotUnderstood where it is larger, or made of more operations than any LayerNorm."""
+    if depth >= _DEEPEST:
+        raise NotUnderstood(f"{operation}, and what {depth} operations make of it", earlier=True)
+    composed = _once(_composed(function, parts))
+    with np.errstate(all="ignore"):
+        shape = np.shape(composed(source.probe))
+    if math.prod(shape) > source.index.size:
+        raise NotUnderstood(f"{operation} with more values than it takes")
+    if shape == source.shape and (found := _layer_norm_of(composed, shape)) is not None:
+        return _normed(source, found)
+    return Whole(source, composed, operation, shape, depth + 1)
+
+
+def _once(function: Float) -> Float:
+    """``function`` that is not computed twice in a row for the same array: what is used twice is not asked again."""
+    last: list[Any] = [None, None]
+
+    def remembered(v: Array) -> Array:
+        if last[0] is not v:
+            last[:] = v, function(v)
+        return np.asarray(last[1])
+
+    return remembered
 
 
 def choose(x: Value, axis: int, index: bool) -> Value:
@@ -474,6 +597,8 @@ def signal_of(x: Value) -> Signal:
             return x
         case Curve():
             return x.signal
+        case Whole():
+            raise NotUnderstood(x.operation, earlier=True)
         case Choice():
             raise NotUnderstood("Softmax or ArgMax, other than at the end")
         case _:
@@ -497,6 +622,8 @@ def curve_of(x: Value) -> Curve:
 
 def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], sign: float) -> Value:
     """``a + sign * b``."""
+    if isinstance(a, Whole) or isinstance(b, Whole):
+        return together(operation, function, a, b)
     if isinstance(a, np.ndarray) == isinstance(b, np.ndarray):
         if isinstance(a, Signal) and isinstance(b, Signal) and a.node is b.node and np.array_equal(a.index, b.index):
             return replace(a, gain=a.gain + sign * b.gain, offset=a.offset + sign * b.offset)
@@ -540,7 +667,10 @@ def _moved(signal: Signal, gain: Array | float, offset: Array | float) -> Signal
     if math.prod(shape) != signal.index.size:
         raise NotUnderstood("a constant with more values than the signal")
     index, own, moved = (getattr(signal, name).reshape(shape) for name in ("index", "gain", "offset"))
-    return Signal(signal.node, index, own * gain, moved * gain + offset)
+    found = Signal(signal.node, index, own * gain, moved * gain + offset)
+    if isinstance(found.node.step, Norm) and max(gain.size, offset.size) > 1 and found.in_place:
+        return _all_of(found.settled, shape)  # a LayerNorm's own weight or bias
+    return found
 
 
 def _dense(signal: Signal, weight: Array, shape: tuple[int, ...]) -> Signal:
@@ -592,6 +722,43 @@ def _clipped(source: Signal, low: Array, high: Array) -> Signal:
         raise NotUnderstood("Clip to limits that are not finite")
     inner = _moved(source, 1.0 / half, -centre / half)
     return _moved(_all_of(inner.settled.then(Function("hardtanh", (-1.0, 1.0))), source.shape), half, centre)
+
+
+def _normed(source: Signal, step: Norm) -> Signal:
+    if not LEAST_EPSILON <= step.epsilon < math.inf:
+        raise NotUnderstood(f"a LayerNorm with an epsilon of {step.epsilon:g}")
+    node = source.settled
+    return _all_of(node.then(step, (node.size,)), source.shape)  # an image becomes a vector
+
+
+def _layer_norm_of(function: Float, shape: tuple[int, ...]) -> Norm | None:
+    """The LayerNorm that has the values of ``function`` of float64 arrays of ``shape``; None if none has.
+
+    Large vectors say weight and bias, small ones epsilon; vectors of all sizes whether that is all.
+    """
+    random = np.random.default_rng(0)
+
+    def normed(v: Array, epsilon: float) -> Array:
+        return np.asarray((v - v.mean()) / np.sqrt(v.var() + epsilon))
+
+    with np.errstate(all="ignore"):
+        v = random.normal(size=shape) + np.where(np.arange(math.prod(shape)) % 2, 2.0, -2.0).reshape(shape)
+        large, small = 1e12 * v, 1e-9 * v
+        above, below = np.asarray(function(large), np.float64), np.asarray(function(-large), np.float64)
+        bias = (above + below) / 2
+        weight = (above - below) / 2 / normed(large, 0.0)
+        used = np.abs(weight) > 1e-6 * np.abs(weight).max()
+        ratios = weight * (small - small.mean()) / (np.asarray(function(small), np.float64) - bias)
+        epsilon = float(np.median(ratios[used] ** 2)) - float(small.var()) if used.any() else math.nan
+        if not 0.0 < epsilon <= _LARGEST_EPSILON:  # nor what takes the mean off and scales nothing
+            return None
+        for size in (0.0, 1e-3, 1.0, 1e3):
+            v = size * (random.normal(size=shape) + random.normal())
+            wanted = weight * normed(v, epsilon) + bias
+            apart = np.abs(np.asarray(function(v), np.float64) - wanted)
+            if not bool((apart <= _TOLERANCE * (np.abs(wanted) + np.abs(weight) + np.abs(bias))).all()):
+                return None
+    return Norm(weight.ravel().astype(np.float32), bias.ravel().astype(np.float32), float(np.float32(epsilon)))
 
 
 def _recognized(function: Float) -> Function | None:

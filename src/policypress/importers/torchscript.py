@@ -285,7 +285,7 @@ def _term(value: Any) -> Any:
 
 
 def _known(value: Any) -> bool:
-    return isinstance(value, s.Signal | s.Curve | s.Choice)
+    return isinstance(value, s.Signal | s.Curve | s.Whole | s.Choice)
 
 
 def _two(operation: Callable[[s.Value, s.Value], s.Value], python: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -415,8 +415,32 @@ def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: b
     return s.add(s.multiply(x, gain.reshape(-1, *ones)), shift.reshape(-1, *ones))
 
 
-def _layer_norm(*_: Any) -> Any:
-    raise s.NotUnderstood("aten::layer_norm")
+def _layer_norm(x: Any, shape: list[int], weight: Any = None, bias: Any = None, epsilon: float = 1e-5, *_: Any) -> Any:
+    if math.prod(shape) != math.prod(x.shape):
+        raise s.NotUnderstood("of parts of a tensor")
+    return s.layer_norm(x, weight, bias, float(epsilon))
+
+
+def _refused(why: str) -> Any:
+    raise s.NotUnderstood(why)
+
+
+def _reduced(operation: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` of NumPy over some axes, or over all of them."""
+
+    def rule(x: Any, axes: Any = None, keeps: Any = False, *_: Any) -> Any:
+        where = tuple(np.ravel(axes).tolist()) if axes is not None and np.size(axes) else None
+        return s.reduce(x, lambda v: np.asarray(function(v, axis=where, keepdims=bool(keeps)), v.dtype), operation)
+
+    return rule
+
+
+def _variance(x: Any, axes: Any = None, correction: Any = 1, keeps: Any = False) -> Any:
+    if isinstance(axes, bool):  # whether it is unbiased, over all axes
+        axes, correction = None, axes
+    where = tuple(np.ravel(axes).tolist()) if axes is not None and np.size(axes) else None
+    less = 1 if correction is None else int(correction)
+    return s.reduce(x, lambda v: np.var(v, axis=where, ddof=less, keepdims=bool(keeps)), "aten::var")
 
 
 def _index(x: Any, places: list[Any]) -> Any:
@@ -466,13 +490,13 @@ _RULES: dict[str, Callable[..., Any]] = {
     "detach": _same,
     "dim": lambda x: len(x.shape),
     "div": _divide,
-    "dropout": lambda x, p, training: _same(x) if not training else _layer_norm(),
+    "dropout": lambda x, p, training: _same(x) if not training else _refused("in training"),
     "elu": _elu,
     "eq": _compare("aten::eq", lambda a, b: a == b),
     "erf": _unary("aten::erf", s.erf),
     "exp": _unary("aten::exp", np.exp),
     "expand": _expand,
-    "feature_dropout": lambda x, p, training: _same(x) if not training else _layer_norm(),
+    "feature_dropout": lambda x, p, training: _same(x) if not training else _refused("in training"),
     "flatten": _flat,
     "float": _same,
     "ge": _compare("aten::ge", lambda a, b: a >= b),
@@ -482,6 +506,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "hardswish": lambda x: s.named(x, "hardswish"),
     "hardtanh": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
     "index": _index,
+    "layer_norm": _layer_norm,
     "le": _compare("aten::le", lambda a, b: a <= b),
     "leaky_relu": lambda x, slope=0.01: s.named(x, "leaky_relu", (float(slope),)),
     "len": lambda x: len(x) if isinstance(x, list) else x.shape[0],
@@ -494,6 +519,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "max_pool2d": _max_pool,
     "max": lambda a, b: s.extreme(a, b, largest=True),
     "maximum": lambda a, b: s.extreme(a, b, largest=True),
+    "mean": _reduced("aten::mean", np.mean),
     "min": lambda a, b: s.extreme(a, b, largest=False),
     "minimum": lambda a, b: s.extreme(a, b, largest=False),
     "mish": lambda x: s.named(x, "mish"),
@@ -510,7 +536,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "relu6": lambda x: _clamp(x, 0.0, 6.0),
     "reshape": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
     "rsqrt": _unary("aten::rsqrt", lambda v: 1 / np.sqrt(v)),
-    "rsub": lambda a, b, alpha=1: s.subtract(_term(b), a) if alpha == 1 else _layer_norm(),
+    "rsub": lambda a, b, alpha=1: s.subtract(_term(b), a) if alpha == 1 else _refused("its alpha"),
     "select": lambda x, axis, place: s.move(x, lambda v: np.asarray(np.take(v, place, axis))),
     "selu": lambda x: s.named(x, "selu"),
     "sigmoid": lambda x: s.named(x, "sigmoid"),
@@ -525,12 +551,14 @@ _RULES: dict[str, Callable[..., Any]] = {
     "square": lambda x: s.together("aten::square", np.square, x),
     "squeeze": _squeeze,
     "sub": _two(s.subtract, lambda a, b: a - b),
+    "sum": _reduced("aten::sum", np.sum),
     "t": lambda x: s.move(x, np.transpose),
     "tanh": lambda x: s.named(x, "tanh"),
     "to": _same,
     "transpose": lambda x, a, b: s.move(x, lambda v: np.swapaxes(v, a, b)),
     "type_as": _same,
     "unsqueeze": lambda x, axis: s.move(x, lambda v: np.expand_dims(v, axis)),
+    "var": _variance,
     "view": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
     "where": _where,
     "zeros_like": lambda x, *_: np.zeros(x.shape, np.float32),
@@ -540,7 +568,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "prim::NumToTensor": _same,
     "prim::unchecked_cast": _same,
     "Int": lambda x: int(x),
-    "prod": lambda x: math.prod(x.shape) if isinstance(x, np.ndarray) else _layer_norm(),
+    "prod": lambda x: math.prod(x.shape) if isinstance(x, np.ndarray) else _refused("of what is computed"),
 }
 """What is understood of PyTorch's operators."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,8 @@ class Family:
 
     ``layers``: expressions of names, without .weight and .bias, in the order the layers run; those of one expression by
     their number, and there is an activation between every two. ``usual``: the activation of its examples. ``squash``: a
-    tanh at the end, times ``action_scale``, plus ``action_bias``.
+    tanh at the end, times ``action_scale``, plus ``action_bias``. ``scaled``: whether a scale of 1 says that there is
+    no tanh, or that there is.
     """
 
     name: str
@@ -56,8 +56,11 @@ class Family:
     usual: str
     normalizers: tuple[Normalizer, ...] = ()
     squash: bool = False
+    scaled: bool = False
 
 
+_FAST = r"(?:actor_state_dict\.)?"
+_FAST_STATISTICS = Normalizer(r"obs_normalizer_state\._mean", r"obs_normalizer_state\._std", False, outside=1e-2)
 FAMILIES: tuple[Family, ...] = (
     Family(
         "rsl_rl", (r"model_state_dict\.actor\.(\d+)",), "elu",
@@ -111,6 +114,14 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
     ),
+    Family(
+        "FastTD3", (_FAST + r"net\.(\d+)", _FAST + r"fc_head\.0", _FAST + r"fc_mu\.0"), "relu", (_FAST_STATISTICS,),
+        squash=True,
+    ),
+    Family(
+        "FastSAC or FastTD3", (_FAST + r"net\.(\d+)", _FAST + r"fc_mu\.0"), "silu", (_FAST_STATISTICS,),
+        squash=True, scaled=True,
+    ),
     Family("CleanRL", (r"fc(\d+)", r"fc_(?:mean|mu)"), "relu", squash=True),
     Family("CleanRL", (r"actor_mean\.(\d+)",), "tanh"),
     Family("CleanRL", (r"network\.(\d+)",), "relu"),
@@ -118,13 +129,17 @@ FAMILIES: tuple[Family, ...] = (
     Family("nn.Sequential", (r"(\d+)",), "relu"),
 )  # fmt: skip
 _BESIDE = re.compile(
-    r"(^|[._])(critic\w*|value\w*|baseline|qf?\d*(_target)?|target\w*|optimizer\w*|std|log_?std\w*|sigma|fc_logstd|"
-    r"learned_stddev|std_param|log_std_param|count|current_count|_var|_std|num_batches_tracked|returns_normalizer|"
-    r"reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|discriminator\w*|distribution|"
-    r"last_mean_rewards|frame|epoch|iter)([._]|$)"
+    r"(^|[._])(critic\w*|value\w*|baseline|qf?\d*(_target)?|qnet\w*|target\w*|optimizer\w*|std|log_?std\w*|sigma|"
+    r"fc_logstd|noise_scales|learned_stddev|std_param|log_std_param|count|current_count|_var|_std|"
+    r"num_batches_tracked|returns_normalizer|reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|"
+    r"discriminator\w*|distribution|last_mean_rewards|frame|epoch|iter)([._]|$)"
 )
 """Names of what a policy does not need: critics, optimizers, the spread of its exploration, counts."""
 _RECURRENT = re.compile(r"(^|\.)(memory_a|a_rnn|rnn|lstm\w*|gru\w*|core)(\.|$)")
+_SCALES = re.compile(_FAST + r"action_(?:scale|bias)")
+_NORM = re.compile(r"(^|[._])(ln|(layer|batch)?_?norm)\d*\.(weight|bias)$")
+_EPSILON = 1e-5
+"""Of PyTorch's LayerNorm, where a script gives it none."""
 _ALSO = {"swish": "silu", "lrelu": "leaky_relu", "leakyrelu": "leaky_relu"}
 _NAMED = re.compile(r"(^|\.)(_orig_mod|module)\.")
 
@@ -143,20 +158,19 @@ def open_weights(asked: Asked) -> Opened:
     if any(name.startswith("#") for name in tensors):  # CleanRL saves the actor and its critics together
         tensors = _actor_among(path, tensors)
     family, layers, normalizer = _family(path, tensors)
-    activation = _activation(path, asked.activation, family, layers)
-    shape = (int(tensors[f"{layers[0]}.weight"].shape[1]),)
+    modules = _modules(path, tensors, layers)
+    activation = _activation(path, asked.activation, family, modules)
+    shape = (int(tensors[f"{layers[0]}.weight"].shape[-1]),)
     check_size(path, shape)
     try:
         value: s.Value = s.observation((1, *shape), batched=True)
         value = _normalized(value, tensors, normalizer)
-        for index, layer in enumerate(layers):
-            if index:
-                value = s.relu(value) if activation == "relu" else s.named(value, activation, _usual(activation))
-            value = s.linear(value, tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias"))
+        for layer in modules:
+            value = _applied(value, tensors, layer, activation)
         if asked.output:
             value = _named_part(path, value, asked.output)
         if family.squash:
-            value = _squashed(value, tensors)
+            value = _squashed(path, value, tensors, family)
         chain = chain_of(value)
         graph = chain.graph()
         observation = ObservationTransform(shape, "float32", normalization=chain.normalization)
@@ -212,19 +226,30 @@ def _check_names(
     path: Path, tensors: Tensors, family: Family, layers: list[str], normalizer: Normalizer | None
 ) -> None:
     """Raises UnsupportedError for weights that could be a part of the policy and are not known to be none."""
-    used = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")} | {"action_scale", "action_bias"}
+    used = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     for name in (normalizer.mean, normalizer.spread) if normalizer is not None else ():
         used.add(_only(tensors, name) or "")
     for name, values in tensors.items():
-        if name in used or _BESIDE.search(name) or values.size < 2:
+        if name in used or _SCALES.fullmatch(name) or _BESIDE.search(name) or values.size < 2:
             continue
+        if _NORM.search(name):
+            raise UnsupportedError(
+                f"{path} holds {name}, of a normalization whose place among the layers no name says: export the policy "
+                "to ONNX or TorchScript instead."
+            )
         raise UnsupportedError(
             f"{path} holds {name} of shape {values.shape}, which is no part of a network of {family.name} that is "
             "known: export the policy to ONNX or TorchScript instead."
         )
     for layer in layers:
         weight, bias = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
-        fits = weight.ndim == 2 and weight.size and (bias is None or bias.shape == (len(weight),))
+        norm = weight.ndim == 1 and _number(layer) is not None
+        if norm and bias is None:
+            raise UnsupportedError(
+                f"{path}: {layer} has a weight of shape {weight.shape} and no bias, as an RMSNorm, a PReLU and a "
+                "LayerNorm without one have: export the policy to ONNX or TorchScript instead."
+            )
+        fits = (weight.ndim == 2 or norm) and weight.size and (bias is None or bias.shape == (len(weight),))
         if not fits or weight.dtype.kind != "f" or (bias is not None and bias.dtype.kind != "f"):
             raise UnsupportedError(
                 f"{path}: {layer} of shape {weight.shape} is no layer of a plain network: export the policy to ONNX or "
@@ -232,17 +257,41 @@ def _check_names(
             )
         if not all(np.isfinite(values).all() for values in (weight, bias) if values is not None):
             raise UnsupportedError(f"the weights in {path} are not finite ({layer}): its training diverged.")
-    numbers = [int(re.findall(r"\d+", layer)[-1]) for layer in layers if re.search(r"\.\d+$|^\d+$", layer)]
-    if any(after - before != 2 for before, after in pairwise(numbers)):
-        raise UnsupportedError(
-            f"{path} has other things than one activation between its layers ({', '.join(layers)}): export the policy "
-            "to ONNX or TorchScript instead."
-        )
 
 
-def _activation(path: Path, given: str, family: Family, layers: list[str]) -> str:
+def _number(layer: str) -> int | None:
+    """A layer's place in its nn.Sequential; None for one that is in none."""
+    found = re.search(r"(?:^|\.)(\d+)$", layer)
+    return int(found[1]) if found else None
+
+
+def _modules(path: Path, tensors: Tensors, layers: list[str]) -> list[str | None]:
+    """``layers`` as they run, and None for the activation, of which there is one between every two that have a matrix.
+
+    It stands where a number is left out, before a LayerNorm or behind it; where numbers do not say, right before the
+    matrix. Raises UnsupportedError for other things between them.
+    """
+    found: list[str | None] = []
+    acted = True  # nothing stands before the first matrix
+    for place, layer in enumerate(layers):
+        before, number = _number(layers[place - 1]) if place else None, _number(layer)
+        numbered = place and layer.rpartition(".")[0] == layers[place - 1].rpartition(".")[0]
+        gap = number - before - 1 if numbered and number is not None and before is not None else None
+        matrix = tensors[f"{layer}.weight"].ndim == 2
+        acts = (matrix and not acted) if gap is None else bool(gap)
+        if gap not in (None, 0, 1) or (acts and acted) or (matrix and not acted and not acts):
+            raise UnsupportedError(
+                f"{path} has other things than one activation between its layers ({', '.join(layers)}): export the "
+                "policy to ONNX or TorchScript instead."
+            )
+        found += [None, layer] if acts else [layer]
+        acted = (acted or acts) and not matrix
+    return found
+
+
+def _activation(path: Path, given: str, family: Family, modules: list[str | None]) -> str:
     name = _ALSO.get(given.lower(), given.lower())
-    if not name and len(layers) > 1:
+    if not name and None in modules:
         raise ConfigError(
             f"{path} does not say which function stands between its layers: give --activation, for example "
             f"--activation {family.usual}."
@@ -250,6 +299,13 @@ def _activation(path: Path, given: str, family: Family, layers: list[str]) -> st
     if name and name != "relu" and name not in FUNCTIONS:
         raise ConfigError(f"activation={given!r} is not one of relu, {', '.join(FUNCTIONS)}.")
     return name
+
+
+def _applied(x: s.Value, tensors: Tensors, layer: str | None, activation: str) -> s.Value:
+    if layer is None:
+        return s.relu(x) if activation == "relu" else s.named(x, activation, _usual(activation))
+    weight, bias = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
+    return s.layer_norm(x, weight, bias, _EPSILON) if weight.ndim == 1 else s.linear(x, weight, bias)
 
 
 def _usual(activation: str) -> tuple[float, ...]:
@@ -276,11 +332,18 @@ def _named_part(path: Path, x: s.Value, part: str) -> s.Value:
     return s.move(x, lambda v: v[..., : outputs // 2])
 
 
-def _squashed(x: s.Value, tensors: Tensors) -> s.Value:
+def _squashed(path: Path, x: s.Value, tensors: Tensors, family: Family) -> s.Value:
     value = s.named(x, "tanh")
-    for name, operation in (("action_scale", s.multiply), ("action_bias", s.add)):
-        if (found := tensors.get(name)) is not None:
-            value = operation(value, np.asarray(found).ravel() if np.ndim(found) else np.asarray(found))
+    for part, operation in (("scale", s.multiply), ("bias", s.add)):
+        if (name := _only(tensors, _FAST + f"action_{part}")) is None:
+            continue
+        values = np.asarray(tensors[name])
+        if family.scaled and part == "scale" and bool(np.all(values == 1)):
+            raise UnsupportedError(
+                f"{path} does not say whether its actions end in a tanh, for {name} is 1 either way: export the policy "
+                "to ONNX or TorchScript instead."
+            )
+        value = operation(value, values.ravel() if values.ndim else values)
     return value
 
 

@@ -20,12 +20,15 @@ from policypress.policy.ops import (
     Flatten,
     History,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
     Requantization,
     Residual,
     Shape,
+    no_integers,
+    parameters_of,
 )
 from policypress.policy.policy import Policy
 
@@ -41,7 +44,7 @@ _USUAL_HIDDEN = ((400, 300), (512,), (32, 64, 64, 512))
 
 def parameters(policy: Policy) -> int:
     """Number of weights, zeros included, and biases."""
-    return sum(layer.weight.size + layer.bias.size for layer in policy.layers)
+    return parameters_of(policy.ops)
 
 
 def describe(policy: Policy) -> str:
@@ -91,7 +94,7 @@ def _float_weights(ops: tuple[Op, ...]) -> tuple[Op, ...]:
             case Cell():
                 taken, recalled = (layer for layer in _float_weights(op.children) if isinstance(layer, Layer))
                 found.append(dataclasses.replace(op, input=taken, recurrent=recalled))
-            case Relu() | Activation() | Flatten() | MaxPool2d() | History():
+            case Relu() | Activation() | LayerNorm() | Flatten() | MaxPool2d() | History():
                 found.append(op)
             case _:
                 unknown(op)
@@ -132,6 +135,8 @@ def _float_ops(ops: tuple[Op, ...], unit: Unit, last: Unit | None) -> tuple[tupl
             case Cell():
                 cell, unit = _float_cell(op, unit)
                 found.append(cell)
+            case LayerNorm():
+                no_integers(op)
             case History():
                 found.append(op)
                 unit = np.tile(unit, op.frames) if unit.size > 1 else unit
@@ -168,6 +173,8 @@ def _wanted(later: Iterable[Op], last: Unit | None) -> Unit:
                 over = over * _ratio(op.skip)
             case Layer() | Cell():
                 return np.ones(1)
+            case LayerNorm():
+                no_integers(op)
             case Relu() | Flatten() | MaxPool2d() | History():
                 pass
             case _:
@@ -283,6 +290,8 @@ def _with_widths(
                 op = op.as_float
             case Residual():
                 op = Residual(_with_widths(op.body, widths, shape, rng)[0])
+            case LayerNorm():
+                op = LayerNorm(np.ones(shape, np.float32), np.zeros(shape, np.float32), op.epsilon)
             case History() | Cell():
                 raise UnsupportedError("A recurrent policy has no network of other widths to stand beside it.")
             case Relu() | Flatten() | MaxPool2d():

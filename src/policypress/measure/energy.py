@@ -20,6 +20,8 @@ compare on like hardware, not what a machine draws. What is counted for one obse
   multiplication, a normalization a multiplication and three additions, the outputs' scale a multiplication each;
   squashing to the bounds two multiplications and two additions beside the tanh, clipping two additions, the choice of
   the largest output an addition each.
+- A LayerNorm is counted in its formula, what it does once for a vector left out; it reads its values three times, and
+  writes them twice.
 - A float tanh is twelve multiplications and twelve additions. Other activations are counted in their formulas: a
   division is a multiplication, a comparison an addition.
 - Multiplications of integers count as 8-bit ones if both factors have 8 bits, else as 32-bit ones; all their sums as
@@ -42,7 +44,7 @@ from types import MappingProxyType
 from typing import Any
 
 from policypress.errors import UnsupportedError, unknown
-from policypress.policy import activations
+from policypress.policy import activations, norms
 from policypress.policy.ops import (
     CELLS,
     FLOAT_BITS,
@@ -51,6 +53,7 @@ from policypress.policy.ops import (
     Flatten,
     History,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
@@ -157,6 +160,13 @@ def operations(op: Activation) -> tuple[int, int]:
     return tally.multiplications, tally.additions
 
 
+def _norm_operations(op: LayerNorm) -> tuple[int, int]:
+    """The same of a LayerNorm, of each of its values."""
+    tally = _Tally()
+    norms.layer_norm(tally, _Counted(tally), _Counted(tally), _Counted(tally), op.epsilon)
+    return tally.multiplications, tally.additions
+
+
 class _Tally:
     """The namespace ``m`` of formulas whose operations are counted."""
 
@@ -170,6 +180,13 @@ class _Tally:
 
     def abs(self, _: object) -> _Counted:
         return _Counted(self)
+
+    def mean(self, _: object) -> _Counted:
+        self.additions += 1
+        return _Counted(_Tally())
+
+    def sqrt(self, once: _Counted) -> _Counted:
+        return once
 
     def where(self, *_: object) -> _Counted:
         return _Counted(self)
@@ -257,6 +274,10 @@ class _Counter:
                 case Activation():
                     multiplications, additions = operations(op)
                     self._add(float_mul=multiplications * values, float_add=additions * values)
+                case LayerNorm():
+                    multiplications, additions = _norm_operations(op)
+                    self._add(float_mul=multiplications * values, float_add=additions * values)
+                    self._add(constant_bytes=4 * (2 * values + 1), activation_traffic=4 * values * self._value_bytes)
                 case MaxPool2d():
                     window = math.prod(op.kernel)
                     self._add(**{plain: (window - 1) * values})

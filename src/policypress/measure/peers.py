@@ -26,7 +26,7 @@ from policypress.errors import ConfigError, UnsupportedError, unknown
 from policypress.measure.baselines import parameters
 from policypress.policy import activations, reference
 from policypress.policy.observations import usual_observations
-from policypress.policy.ops import Activation, Cell, Flatten, History, Layer, MaxPool2d, Op, Relu, Residual
+from policypress.policy.ops import Activation, Cell, Flatten, History, Layer, LayerNorm, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
 
@@ -366,6 +366,10 @@ def _modules(ops: tuple[Op, ...]) -> Iterator[Any]:
                 yield torch.nn.ReLU()
             case Activation():
                 yield _activation(op)
+            case LayerNorm():
+                norm = torch.nn.LayerNorm(op.weight.size, op.epsilon)
+                norm.weight.data, norm.bias.data = torch.tensor(op.weight), torch.tensor(op.bias)
+                yield norm
             case Flatten():
                 yield torch.nn.Flatten()
             case MaxPool2d():
@@ -475,7 +479,7 @@ def _litert_model(policy: Policy) -> bytes:
                 x = operate("TANH", width, x)
             case Activation():
                 raise UnsupportedError(f"the LiteRT row has ReLU and tanh alone, not {op.function}.")
-            case Layer() | Flatten() | MaxPool2d() | Residual() | History() | Cell():
+            case Layer() | LayerNorm() | Flatten() | MaxPool2d() | Residual() | History() | Cell():
                 raise UnsupportedError(f"the LiteRT row is for plain networks of vectors, not for {type(op).__name__}.")
             case _:
                 unknown(op)

@@ -22,7 +22,7 @@ from policypress.policy.canonical import canonical
 from policypress.policy.card import Card, decode_card, encode_card
 from policypress.policy.codec import Bytes
 from policypress.policy.contract import ActionTransform, ObservationTransform, TestVectors
-from policypress.policy.ops import layers_of
+from policypress.policy.ops import parameters_of
 from policypress.policy.packing import decode_contract, encode_contract
 from policypress.policy.payload import decode_payload, encode_payload, payload_size
 
@@ -126,7 +126,7 @@ def from_payload(
     """
     ops, quantization = decode_payload(data)
     if baseline_bytes is None:
-        baseline_bytes = 4 * sum(layer.weight.size + layer.bias.size for layer in layers_of(ops))
+        baseline_bytes = 4 * parameters_of(ops)
     return make(ops, observation, action, quantization, baseline_bytes)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from policypress.policy import reference
 from policypress.policy.contract import TestVectors
 from policypress.policy.observations import recorded
-from policypress.policy.ops import Cell, History, InputQuantization, Layer, Op, Residual
+from policypress.policy.ops import Cell, History, InputQuantization, Layer, LayerNorm, Op, Residual
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
@@ -83,7 +83,7 @@ def _pairs(ops: list[Op]) -> list[tuple[int, int]]:
             if last is not None:
                 pairs.append((last, place))
             last = place
-        elif isinstance(op, Residual | Cell | History):
+        elif isinstance(op, Residual | Cell | History | LayerNorm):
             last = None
     return pairs
 

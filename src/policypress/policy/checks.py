@@ -18,10 +18,12 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     Op,
     Range,
     Residual,
     Shape,
+    no_integers,
     walk,
 )
 from policypress.policy.state import STATE_LIMITS
@@ -123,6 +125,9 @@ def _check_numerics(ops: tuple[Op, ...], integer: bool) -> None:
                 raise UnsupportedError(f"A {op.kind} has a state of some bits in integer numerics and only there.")
             for layer in op.children:
                 _check_layer(layer, integer)
+        elif isinstance(op, LayerNorm):
+            if integer:
+                no_integers(op)
         elif isinstance(op, Activation):
             if (op.bits > 0) != integer:
                 raise UnsupportedError(f"{op.function} has codes of some bits in integer numerics and only there.")

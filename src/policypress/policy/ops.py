@@ -11,19 +11,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import UnsupportedError, require
-from policypress.policy import activations
+from policypress.policy import activations, norms
 
 FLOAT_BITS = 32
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 MAX_VALUES = 2**23  # weights in a policy, and values in any activation
 PART_LIMIT = 2**15 - 1  # of codes that the layers of a recurrent cell give
 MAX_FRAMES = 2**10  # of a history
+LEAST_EPSILON = 2.0**-126
+"""Of a LayerNorm: with it no variance is subnormal."""
 ZERO_POINT_LIMIT = 2**15
 """Largest magnitude of an input's zero point: float32 products of that many codes still say which code is meant."""
 
@@ -266,6 +268,56 @@ class Activation:
         return self.low, self.high
 
 
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """``(x - mean) / sqrt(variance + epsilon) * weight + bias`` of a vector (``norms.layer_norm``), where values are
+    float32: it has no form of integers.
+
+    ``weight`` and ``bias``: float32 of shape (values,). ``epsilon``: a positive float32 number.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    epsilon: float
+
+    elementwise: ClassVar[bool] = False
+    children: ClassVar[tuple[Op, ...]] = ()
+
+    def __post_init__(self) -> None:
+        _require_vector("a LayerNorm's weight", self.weight, np.float32)
+        _require_vector("a LayerNorm's bias", self.bias, np.float32)
+        require(
+            self.weight.shape == self.bias.shape,
+            f"A LayerNorm needs a weight and a bias for each value, not {self.weight.size} and {self.bias.size}",
+        )
+        with np.errstate(over="ignore", under="ignore"):
+            object.__setattr__(self, "epsilon", float(np.float32(self.epsilon)))
+        require(
+            LEAST_EPSILON <= self.epsilon < math.inf,
+            f"A LayerNorm needs a finite epsilon of at least {LEAST_EPSILON:.3g}, not {self.epsilon:g}",
+        )
+
+    def values(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What it makes of float32 vectors (batch, values)."""
+        normed = norms.layer_norm(norms.NumPy, x, self.weight, self.bias, self.epsilon)
+        return np.asarray(normed, np.float32)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _fit(shape == self.weight.shape, self, shape)
+        return shape
+
+    def codes(self, low: int, high: int) -> Range:
+        no_integers(self)
+
+
+def no_integers(op: LayerNorm) -> NoReturn:
+    """Raises UnsupportedError: a policy with ``op`` cannot be one of integers."""
+    raise UnsupportedError(
+        f"A {type(op).__name__} has no form in integers: press a student without one, by distillation, and give its "
+        "widths, for example --hidden 24,24 (hidden=(24, 24))."
+    )
+
+
 @dataclass(frozen=True)
 class Flatten:
     """(channels, height, width) becomes one vector in C order."""
@@ -500,7 +552,7 @@ class Cell:
         return -self.limits[0], self.limits[0]
 
 
-Op = Layer | Relu | Activation | Flatten | MaxPool2d | Residual | History | Cell
+Op = Layer | Relu | Activation | LayerNorm | Flatten | MaxPool2d | Residual | History | Cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -553,6 +605,11 @@ def layers_of(ops: Iterable[Op]) -> Iterator[Layer]:
     return (op for op in walk(ops) if isinstance(op, Layer))
 
 
+def parameters_of(ops: Iterable[Op]) -> int:
+    """Weights, zeros included, and biases of all layers, and those of all LayerNorms."""
+    return sum(op.weight.size + op.bias.size for op in walk(ops) if isinstance(op, Layer | LayerNorm))
+
+
 def _require_vector(label: str, vector: NDArray[Any], dtype: type[np.generic]) -> None:
     require(
         vector.ndim == 1 and vector.size > 0 and vector.dtype == dtype and bool(np.all(np.isfinite(vector))),
@@ -581,4 +638,6 @@ def _fit(fits: bool, op: Op, shape: Shape) -> None:
         label = type(op).__name__
         if isinstance(op, Layer):
             label += f" {op.name!r} with weights {op.weight.shape}"
+        elif isinstance(op, LayerNorm):
+            label += f" of {op.weight.size} values"
         raise UnsupportedError(f"{label} does not fit an input of shape {shape}.")

@@ -49,6 +49,7 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
@@ -59,7 +60,9 @@ from policypress.policy.ops import (
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
 
-_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION, _HISTORY, _GRU, _LSTM = range(11)
+_LINEAR, _CONV, _RELU, _FLATTEN, _MAX_POOL, _RESIDUAL, _TANH, _ACTIVATION, _HISTORY, _GRU, _LSTM, _LAYER_NORM = range(
+    12
+)
 _CELLS = {"gru": _GRU, "lstm": _LSTM}
 _USUAL_BITS = 8
 _USUAL_EXPONENT = 115  # of scales
@@ -259,6 +262,12 @@ class _Encoder:
                 w.unsigned(_RELU, KIND)
             case Activation():
                 self._activation(op)
+            case LayerNorm():
+                w.unsigned(_LAYER_NORM, KIND)
+                w.unsigned(0 if op.weight.size == self._width else op.weight.size, INPUTS)
+                self._words((op.epsilon,))
+                w.floats(op.weight)
+                w.floats(op.bias)
             case Flatten():
                 w.unsigned(_FLATTEN, KIND)
             case MaxPool2d():
@@ -291,8 +300,7 @@ class _Encoder:
             w.unsigned(row.number, GEOMETRY)
             given = () if op.parameters == row.usual else op.parameters
             w.unsigned(len(given), FORM)
-            for word in np.array(given, np.float32).view(np.uint32):
-                self._sizes(int(word) >> 16, int(word) & 0xFFFF)
+            self._words(given)
         if op.bits:
             w.signed(op.bits - _USUAL_BITS, BITS)
             if not short:
@@ -384,6 +392,11 @@ class _Encoder:
         else:
             w.unsigned(found[1] if found[0] == bits else _OTHER_LIMITS + 1 + 2 * found[0] + found[1], context)
 
+    def _words(self, values: tuple[float, ...]) -> None:
+        """The two halves of the bits of each of a few float32 numbers."""
+        for word in np.array(values, np.float32).view(np.uint32):
+            self._sizes(int(word) >> 16, int(word) & 0xFFFF)
+
     def _sizes(self, *sizes: int) -> None:
         for size in sizes:
             self.writer.unsigned(size, GEOMETRY)
@@ -454,6 +467,8 @@ class _Decoder:
             return Relu()
         if kind in (_TANH, _ACTIVATION):
             return self._activation(short=kind == _TANH)
+        if kind == _LAYER_NORM:
+            return self._layer_norm()
         if kind == _FLATTEN:
             return Flatten()
         if kind == _MAX_POOL:
@@ -492,6 +507,13 @@ class _Decoder:
         self._width //= gates
         return layer
 
+    def _layer_norm(self) -> LayerNorm:
+        r = self.reader
+        size = r.unsigned(INPUTS) or self._width
+        self._count_weights(2 * size)
+        (epsilon,) = self._words(1)
+        return LayerNorm(r.floats(size), r.floats(size), epsilon)
+
     def _activation(self, short: bool) -> Activation:
         r = self.reader
         number = FUNCTIONS["tanh"].number if short else r.unsigned(GEOMETRY)
@@ -500,8 +522,7 @@ class _Decoder:
             raise ArtifactError(f"it holds an activation of the unknown number {number}.")
         parameters = row.usual
         if not short and (count := r.unsigned(FORM)):
-            words = [(high & 0xFFFF) << 16 | low & 0xFFFF for high, low in (self._pair() for _ in range(min(count, 9)))]
-            parameters = tuple(float(value) for value in np.array(words, np.uint32).view(np.float32))
+            parameters = self._words(min(count, 9))
         if not self._integer:
             return Activation(row.name, parameters=parameters)
         bits = r.signed(BITS) + _USUAL_BITS
@@ -602,6 +623,10 @@ class _Decoder:
         if not 1 <= count <= MAX_VALUES:
             raise ArtifactError(f"it declares a size of {count:,}.")
         return count
+
+    def _words(self, count: int) -> tuple[float, ...]:
+        words = [(high & 0xFFFF) << 16 | low & 0xFFFF for high, low in (self._pair() for _ in range(count))]
+        return tuple(float(value) for value in np.array(words, np.uint32).view(np.float32))
 
     def _pair(self) -> tuple[int, int]:
         return self.reader.unsigned(GEOMETRY), self.reader.unsigned(GEOMETRY)

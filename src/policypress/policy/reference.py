@@ -25,11 +25,13 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
     Requantization,
     Residual,
+    no_integers,
 )
 from policypress.policy.state import Memory, initial_state
 
@@ -194,6 +196,8 @@ def run_integer(ops: Iterable[Op], q: Int64, record: Record, memory: Memory | No
                 q = np.maximum(q, 0)
             case Activation():
                 q = op.lookup.table[q + op.limit]
+            case LayerNorm():
+                no_integers(op)
             case Flatten():
                 q = q.reshape(len(q), -1)
             case MaxPool2d():
@@ -279,6 +283,8 @@ def run_float(ops: Iterable[Op], x: Float32, record: Record, memory: Memory | No
             case Relu():
                 x = _relu(x)
             case Activation():
+                x = op.values(x)
+            case LayerNorm():
                 x = op.values(x)
             case Flatten():
                 x = x.reshape(len(x), -1)

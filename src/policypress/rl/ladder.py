@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from policypress.compression.graph import ActivationNode, FlattenNode, LayerNode, ReluNode
+from policypress.compression.graph import ActivationNode, FlattenNode, LayerNode, NormNode, ReluNode
 from policypress.compression.student import hidden_widths
 from policypress.config import PressMethod
 from policypress.rl.lines import Space, Widths
@@ -39,7 +39,7 @@ def _is_chain(teacher: Teacher) -> bool:
     """Whether a student may have any number of layers."""
     if teacher.graph is None:
         return not teacher.observation.image
-    kinds = LayerNode | ReluNode | ActivationNode | FlattenNode
+    kinds = LayerNode | ReluNode | ActivationNode | NormNode | FlattenNode
     return all(isinstance(node, kinds) for node in teacher.graph.nodes) and all(
         node.module.weight.ndim == 2 for node in teacher.graph.layers
     )

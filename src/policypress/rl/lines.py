@@ -170,6 +170,10 @@ class Space:
     def weights_of(self, hidden: Widths) -> int:
         return self.weights[self.ladder.index(hidden)]
 
+    def evolves_well(self, hidden: Widths) -> bool:
+        """Whether evolution gets on with so many weights, even beside gradients."""
+        return "evolve" in self.methods and self.weights_of(hidden) <= _EVOLVES_WELL
+
 
 @dataclass(frozen=True)
 class Known:
@@ -400,8 +404,8 @@ def _coarser(known: Known, good: Candidate) -> Options:
 
 
 def _light(known: Known, hidden: Widths) -> bool:
-    """Whether evolution gets on with so many weights."""
-    return "evolve" not in known.space.methods or known.space.weights_of(hidden) <= _EVOLVES_WELL
+    """Whether what climbs gets on with so many weights."""
+    return "evolve" not in known.space.methods or known.space.evolves_well(hidden)
 
 
 def _hopeless(known: Known, line: Line) -> bool:
@@ -467,8 +471,9 @@ def _polishing(known: Known, student: Candidate, method: PressMethod) -> Line:
     if method != "evolve":
         return replace(student.line, method=method)
     bits = 8 * max(1.0, student.payload_bytes - _HEADER) / known.space.weights_of(student.line.hidden)
-    coarsen = round(2 * (_EVOLVED_BITS + math.log2(_FIRST_CODES) - bits))
-    return replace(student.line, method=method, coarsen=min(max(coarsen, 0), COARSEST))
+    alike = min(max(round(2 * (_EVOLVED_BITS + math.log2(_FIRST_CODES) - bits)), 0), COARSEST)
+    lines = [replace(student.line, method=method, coarsen=coarsen) for coarsen in range(alike, COARSEST + 1)]
+    return next((line for line in lines if not known.aim.bytes or _fits(known, line)), lines[0])
 
 
 def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMethod]:
@@ -477,8 +482,9 @@ def _ways(known: Known, student: Candidate, begun: list[Line]) -> list[PressMeth
     ways: list[PressMethod] = []
     if "finetune" in known.space.methods and student.line.hidden:
         ways.append("finetune")
-    most = _EVOLVES_WELL if ways else _EVOLVES
-    if "evolve" in known.space.methods and known.space.weights_of(student.line.hidden) <= most:
+    hidden = student.line.hidden
+    alone = "evolve" in known.space.methods and not ways and known.space.weights_of(hidden) <= _EVOLVES
+    if alone or known.space.evolves_well(hidden):
         ways.insert(0, "evolve")
     gains = {}
     for way in ways:

@@ -272,6 +272,7 @@ class _Lines:
             shutil.copytree(given, checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         least, most, pace = _TUNED_STEPS
+        left = left / 2 if self._space.evolves_well(line.hidden) else left  # the rest is evolution's
         steps = {"finetune": round(min(max(pace * left, least), most), -3), "evolve": _ENDLESS}.get(line.method, 0)
         told = {**asdict(line), "steps": int(steps), "start": None if start is None else start.name}
         write_whole(folder / "line.json", json.dumps(told))

@@ -90,7 +90,7 @@ class Teacher:
         """The dense float32 network in bytes; None where it is not known."""
         if self.graph is None or self.dense_bytes is not None:
             return self.dense_bytes
-        return 4 * sum(p.numel() for node in self.graph.layers for p in node.module.parameters())
+        return 4 * self.graph.parameters
 
     @cached_property
     def output_count(self) -> int:

@@ -530,6 +530,44 @@ APART static void activate(const engine_step *s, const unsigned char *source, un
 }
 #endif
 
+#if ENGINE_USE_LAYER_NORM && ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+/*
+ * The square root of v >= FLT_MIN, rounded to the nearest float: that of the 24 bits of v and 25 or 26 zeros, a bit after
+ * another. It has one bit more than a float, and is never half way. NaN of what has overflowed, which is refused.
+ */
+static float square_root(float v) {
+    const uint32_t bits = bits_of(v);
+    const int32_t exponent = (int32_t)(bits >> 23) - 150;  /* v is a significand times 2 to this power */
+    const uint32_t zeros = exponent & 1 ? 25 : 26;
+    const uint64_t wanted = (uint64_t)((bits & 0x7FFFFFu) | 0x800000u) << zeros;
+    uint32_t root = 0;
+    if (!(v <= FLT_MAX))
+        return from_bits(0x7FC00000u);
+    for (uint32_t bit = 1u << 24; bit; bit >>= 1)
+        if ((uint64_t)(root | bit) * (root | bit) <= wanted)
+            root |= bit;
+    return (float)((root + 1) >> 1) * from_bits((uint32_t)((exponent - (int32_t)zeros) / 2 + 1 + 127) << 23);
+}
+
+/* What stands in policy/norms.py, in the same order. */
+APART static void layer_norm(const engine_step *s, const float *from, float *to) {
+    const ENGINE_ROM float *weight = s->weight, *bias = s->bias;
+    const size_t n = s->channels;
+    const float count = (float)n;
+    float sum = from[0], squares = 0.0f, mean, deviation;
+    for (size_t i = 1; i < n; i++)
+        sum += from[i];
+    mean = sum / count;
+    for (size_t i = 0; i < n; i++) {
+        to[i] = from[i] - mean;
+        squares += to[i] * to[i];
+    }
+    deviation = square_root(squares / count + s->parameters[0]);
+    for (size_t i = 0; i < n; i++)
+        to[i] = to[i] / deviation * weight[i] + bias[i];
+}
+#endif
+
 #if ENGINE_USE_WINDOWS
 /* Whether b takes the place of a as the largest so far; NaN does, and stays. */
 #define LARGER(a, b) ((b) > (a) || (b) != (b))
@@ -828,6 +866,11 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
 #if ENGINE_USE_FLOAT && ENGINE_USE_ENDS
         case ENGINE_ACTIVATE:
             activate(s, from, to);
+            break;
+#endif
+#if ENGINE_USE_LAYER_NORM && ENGINE_USE_FLOAT && ENGINE_USE_ENDS
+        case ENGINE_LAYER_NORM:
+            layer_norm(s, (const void *)from, (void *)to);
             break;
 #endif
         default:

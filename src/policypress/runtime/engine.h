@@ -78,6 +78,9 @@ extern "C" {
 #ifndef ENGINE_USE_FUNCTIONS /* bit n is set where function n of floats is needed */
 #define ENGINE_USE_FUNCTIONS 0xFFFFFFFF
 #endif
+#ifndef ENGINE_USE_LAYER_NORM
+#define ENGINE_USE_LAYER_NORM 1
+#endif
 #ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
 #define ENGINE_USE_DOUBLE 1
 #endif
@@ -127,6 +130,7 @@ enum engine_type { ENGINE_TYPES(ENGINE_NAME) };
     NAME(ENGINE_RELU)     /* elementwise */                                                                            \
     NAME(ENGINE_LOOK_UP)  /* elementwise: a byte of the table for each code, from `low` on */                          \
     NAME(ENGINE_ACTIVATE) /* elementwise: a function of floats */                                                      \
+    NAME(ENGINE_LAYER_NORM) /* of a vector of floats: `weight`, `bias`, and in `parameters` epsilon */                 \
     NAME(ENGINE_MAX_POOL) /* without padding */                                                                        \
     NAME(ENGINE_PAD)      /* `fill` around an image */                                                                 \
     NAME(ENGINE_FLATTEN)  /* (height, width, channels) to (channels, height, width) */                                 \
@@ -207,7 +211,7 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(ADD, const ENGINE_ROM uint8_t *, second_multiplier)                                                          \
     FIELD(ADD, const ENGINE_ROM uint8_t *, second_shift)                                                               \
     FIELD(FLOAT, const ENGINE_ROM float *, scale)                                                                      \
-    FIELD(FLOAT, const ENGINE_ROM float *, parameters) /* of the function */                                           \
+    FIELD(FLOAT, const ENGINE_ROM float *, parameters) /* of the function, or of LAYER_NORM */                         \
     FIELD(TABLES, const ENGINE_ROM int8_t *, table)                                                                    \
     FIELD(CELLS, const ENGINE_ROM int16_t *, cell) /* its numbers; `table` is that of tanh from 0 on */                \
     FIELD(CELLS, const ENGINE_ROM uint8_t *, sigmoid) /* its codes, from the least that it takes on */                 \

@@ -27,6 +27,7 @@ from policypress.policy.ops import (
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
@@ -315,6 +316,10 @@ class _Lowering:
                     x = self._step(Step(Kind.RELU), x, self._like(x, op))
                 case Activation():
                     x = self._activation(op, x)
+                case LayerNorm():
+                    epsilon = np.array([op.epsilon], np.float32)
+                    step = Step(Kind.LAYER_NORM, weight=op.weight, bias=op.bias, parameters=epsilon)
+                    x = self._step(step, x, Tensor(Type.F32, x.shape))
                 case Flatten():
                     x = self._flatten(x)
                 case MaxPool2d():

@@ -53,6 +53,7 @@ class Kind(Name):
     RELU = engine.NAMES["ENGINE_RELU"]
     LOOK_UP = engine.NAMES["ENGINE_LOOK_UP"]
     ACTIVATE = engine.NAMES["ENGINE_ACTIVATE"]
+    LAYER_NORM = engine.NAMES["ENGINE_LAYER_NORM"]
     MAX_POOL = engine.NAMES["ENGINE_MAX_POOL"]
     PAD = engine.NAMES["ENGINE_PAD"]
     FLATTEN = engine.NAMES["ENGINE_FLATTEN"]

@@ -24,12 +24,14 @@ from policypress.policy.ops import (
     FLOAT_BITS,
     INT32_MAX,
     INT32_MIN,
+    LEAST_EPSILON,
     Activation,
     Cell,
     Flatten,
     History,
     InputQuantization,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Op,
     Relu,
@@ -117,6 +119,8 @@ class _Maker(Draw):
                 width = self.pick(1, 3, 8, 17)
                 ops += self.hidden((width, size))
                 size = width
+            if not self.integer and self.often(0.2):
+                ops += self.norm(size)
             fits = not self.integer or (STATE_LIMITS[0] <= min(self.codes) and max(self.codes) <= STATE_LIMITS[1])
             if fits and self.often(0.4):
                 history = History(self.pick(2, 3, 5))
@@ -233,8 +237,11 @@ class _Maker(Draw):
         elif len(shape) == 2:
             kind = self.pick("relu", "flatten", "flatten", "activation")
         else:
-            kind = self.pick(*["linear"] * 4, "residual", "relu", "flatten", "activation")
+            norms = [] if self.integer else ["norm", "norm"]
+            kind = self.pick(*["linear"] * 4, "residual", "relu", "flatten", "activation", *norms)
         match kind:
+            case "norm":
+                return self.norm(shape[0])
             case "conv":
                 return self.hidden((self.channels(), shape[0]), shape[1:])
             case "linear":
@@ -249,6 +256,12 @@ class _Maker(Draw):
                 return self.activations()
             case _:  # "relu", and blocks that would lie too deep
                 return self.relu()
+
+    def norm(self, size: int) -> list[Op]:
+        """A LayerNorm, which integer numerics have none of, and often an activation behind it."""
+        weight, bias = self.rng.normal(size=(2, size)).astype(np.float32)
+        found = LayerNorm(weight, bias, self.pick(1e-5, 1e-5, 1e-12, 1e-3, 1.0, LEAST_EPSILON))
+        return [found, *(self.activations() if self.often(0.5) else [])]
 
     def relu(self) -> list[Op]:
         if self.integer:
@@ -373,7 +386,10 @@ class _Maker(Draw):
         ops: list[Op] = self.relu() if self.often(0.3) else []
         sides = shape[1:]
         for _ in range(int(self.rng.integers(1, 3))):
-            match self.pick("layer", "layer", "residual", "pool", "flatten", "activation"):
+            norms = [] if self.integer or sides else ["norm"]
+            match self.pick("layer", "layer", "residual", "pool", "flatten", "activation", *norms):
+                case "norm":
+                    ops += self.norm(shape[0])
                 case "layer":
                     ops += self.hidden((shape[0], shape[0]), sides, same=True)
                 case "residual" if depth < _MAX_DEPTH:
