@@ -59,6 +59,23 @@ def test_a_tanh_within_the_bounds_is_the_action_s_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inside.action.high, [2, 0])
     beyond = open_agent(Source(follower(tmp_path, "Tanh", [4.0, 1.0])), None, FOLLOW).teacher
     assert (beyond.graph, beyond.action.squash) == (None, False)  # clipped after its tanh: no chain says that
+    assert beyond.baseline_bytes == inside.baseline_bytes
+
+
+def test_black_boxes_are_compared_with_what_their_own_networks_take(tmp_path: Path) -> None:
+    """The sizes of the network that the student stands for, not the student's own."""
+    parameters = 3 * 4 + 4 * 2
+    weights = [nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)]
+    torch.jit.script(nn.Sequential(weights[0], Sorted(), weights[1])).save(tmp_path / "a.pt")
+    g = Graph(shape=("batch", 3))
+    hidden = g("MatMul", "obs", np.ones((3, 4)))
+    g.save(tmp_path / "a.onnx", g("MatMul", g("Einsum", hidden, equation="ij->ij"), np.ones((4, 2))))
+    for name in ("a.pt", "a.onnx"):
+        teacher = open_agent(Source(tmp_path / name), None, FOLLOW).teacher
+        assert teacher.graph is None
+        assert teacher.baseline_bytes == 4 * parameters
+    function = open_agent(Source(Path(f"{__name__}:always")), None, FOLLOW).teacher
+    assert function.baseline_bytes is None
 
 
 @pytest.mark.parametrize("env", [PICK, CHOOSE, SWITCH])
@@ -90,6 +107,17 @@ def test_without_an_environment_the_file_says_what_it_can(tmp_path: Path) -> Non
     assert found.teacher.action.squash
     with pytest.raises(UnsupportedError, match="does not say of what shape its observations are"):
         open_imported(Source(Path("numpy:tanh")), None, None)
+
+
+class Sorted(nn.Module):
+    """Which is no layer that we know."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sort(dim=1)[0]
+
+
+def always(observations: Any) -> Any:
+    return np.ones((len(observations), 2), np.float32)
 
 
 class Memory(nn.Module):

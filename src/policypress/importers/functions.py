@@ -49,9 +49,10 @@ def open_function(asked: Asked) -> Opened:
     file = getattr(sys.modules.get(module), "__file__", None)
     run: Run = _Called(name, found)
     steps = _steps(name, found, make) if hasattr(found, "reset") else None
+    parameters = sum(tensor.numel() for tensor in found.parameters()) if isinstance(found, nn.Module) else None
     opened = Opened(
         "Python", asked.shape, "float32", run if steps is None else begun(steps), unknown="a function", steps=steps,
-        files=(Path(file),) if file else (),
+        files=(Path(file),) if file else (), parameters=parameters or None,
     )  # fmt: skip
     check_answers(opened)
     return opened

@@ -72,7 +72,11 @@ def open_networks(asked: Asked) -> Opened:
     files = (path, *(file for network in networks for file in network.opened.files))
     own = {name: value for network in networks for name, value in network.opened.metadata.items()}
     unknown = "several networks, one of which reads more than another gives"
-    opened = Opened("networks", shape, "float32", _Joined(networks), unknown=unknown, files=files)
+    known = [network.opened.parameters for network in networks]
+    parameters = None if None in known else sum(number or 0 for number in known)
+    opened = Opened(
+        "networks", shape, "float32", _Joined(networks), unknown=unknown, files=files, parameters=parameters
+    )
     if len(networks) == 1 and networks[0].reads == ((0, width),):
         alone = networks[0].opened
         return replace(alone, files=files, metadata={**own, **told})

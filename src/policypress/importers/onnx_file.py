@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ _NUMBERS = {
     TensorProto.UINT8: "uint8",
     TensorProto.FLOAT16: "float32",
 }
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def open_onnx(asked: Asked) -> Opened:
@@ -90,6 +92,8 @@ def open_onnx(asked: Asked) -> Opened:
         opened = Opened("ONNX", fixed, dtype, begun(steps), steps=steps, files=files)
     else:
         opened = Opened("ONNX", fixed, dtype, _runs(path, runtime, rows), files=files)
+    weights = [tensor for tensor in graph.initializer if tensor.data_type in _FLOATS]
+    opened = replace(opened, parameters=sum(math.prod(tensor.dims) for tensor in weights) or None)
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
     return with_chain(opened, lambda: _Followed(model, inputs[0].name, fixed, batched).value(name))
 

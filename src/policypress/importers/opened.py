@@ -44,7 +44,7 @@ class Opened:
     observations. ``run``: its own runtime. ``chain``, ``graph`` and ``policy`` (float32): what was understood, None of
     a black box, and then ``unknown`` is the first operation that was not. ``steps``: its runtime where it keeps a
     state, and ``run`` then begins an episode in every row. ``metadata``: what the file says of the robot, texts or JSON
-    values. ``files``: all that it is in.
+    values. ``files``: all that it is in. ``parameters``: the numbers of its network; None where only its code knows.
     """
 
     format: str
@@ -58,6 +58,7 @@ class Opened:
     steps: Steps | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    parameters: int | None = None
 
     @property
     def understood(self) -> bool:

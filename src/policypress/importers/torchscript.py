@@ -11,6 +11,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def open_torchscript(asked: Asked) -> Opened:
     run = run if steps is None else begun(steps)
     found = asked.shape or _shape(module, run)
     opened = Opened("TorchScript", found, "float32", run, steps=steps, files=(path,))
+    opened = replace(opened, parameters=sum(tensor.numel() for tensor in module.parameters()) or None)  # 0: inlined
     if found is None:
         return opened
     check_size(path, found)

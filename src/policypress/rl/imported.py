@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,14 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
     _check_outputs(who, space, outputs)
     if chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
         return Teacher(graph, observation_of(opened, chain), fitted, imitation_of(fitted, algo), provenance=told)
-    imitation = imitation_of(action, algo)
+    parameters = graph.parameters if graph is not None else opened.parameters
+    dense = None if parameters is None else 4 * parameters
+    black_box = partial(
+        Teacher, None, observation_of(opened), action, imitation_of(action, algo), provenance=told, dense_bytes=dense
+    )
     if opened.steps is not None:
-        return Teacher(
-            None, observation_of(opened), action, imitation, provenance=told, steps=tensor_steps(opened.steps)
-        )
-    return Teacher(
-        None, observation_of(opened), action, imitation, provenance=told,
-        answers=lambda x: torch.from_numpy(np.asarray(opened.run(x.numpy()), np.float32)),
-    )  # fmt: skip
+        return black_box(steps=tensor_steps(opened.steps))
+    return black_box(answers=lambda x: torch.from_numpy(np.asarray(opened.run(x.numpy()), np.float32)))
 
 
 def _own_action(chain: Chain | None, outputs: int) -> ActionTransform:
