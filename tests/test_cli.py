@@ -27,7 +27,7 @@ from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.lines import Candidate, Line, Shape
 from policypress.rl.search import Standing
-from rl.toys import FILES, FOLLOW, LOOK, PICK, chooser, dqn, learn, sac, save_picker
+from rl.toys import FILES, FOLLOW, LOOK, PICK, agent, chooser, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
@@ -544,6 +544,31 @@ def test_a_linear_student_runs_saves_and_exports(run: Run, picker_file: Path, tm
     packed = run("pack", policy, tmp_path / "packed")
     assert packed.code == 0, packed.err
     assert run("evaluate", tmp_path / "packed", "--env", PICK, "--episodes", 2).code == 0
+
+
+def test_an_agent_in_a_zip_is_shown_measured_and_packed_as_it_is(run: Run, picker_file: Path, tmp_path: Path) -> None:
+    found = run("info", picker_file, "--json").json
+    assert (found["numerics"], found["provenance"]["algo"], found["size"]["baseline_bytes"]) == ("float", "dqn", 1548)
+    measured = run("evaluate", picker_file, "--algo", "dqn", "--env", PICK, "--episodes", 2, "--json").json
+    assert measured["mean"] == 10.0
+    assert run("pack", picker_file, tmp_path / "picker.policy").code == 0
+    assert run("evaluate", tmp_path / "picker.policy", "--env", PICK, "--episodes", 2, "--json").json == measured
+    for wrong, sentence in (
+        (("info", picker_file, "--algo", "ppo"), "was trained by dqn, not by ppo: give --algo dqn."),
+        (("info", picker_file, "--env", "CartPole-v1"), "name the environment that it was trained in"),
+        (("evaluate", picker_file), "does not say where it was trained: name an environment"),
+        (("info", picker_file, "--vecnormalize", tmp_path / "no.pkl"), "that VecNormalize.save wrote"),
+        (("info", tmp_path / "picker.policy", "--trust"), "--trust is of the zip of an agent, and "),
+        (("info", tmp_path / "picker.policy", "--env", PICK), "--env is of the zip of an agent, and "),
+        (("evaluate", tmp_path / "picker.policy", "--env", PICK, "--algo", "dqn"), "--algo is of the zip of an agent"),
+    ):
+        assert_one_sentence(run(*wrong), sentence)
+
+
+def test_an_agent_that_remembers_is_shown_and_measured(run: Run, tmp_path: Path) -> None:
+    agent("recurrent_ppo", PICK).save(tmp_path / "agent.zip")
+    assert "remembers  16 values" in run("info", tmp_path / "agent.zip").out
+    assert run("evaluate", tmp_path / "agent.zip", "--env", PICK, "--episodes", 2).code == 0
 
 
 def test_compress_takes_a_log_in_place_of_an_environment(run: Run, picker_file: Path, tmp_path: Path) -> None:

@@ -121,6 +121,24 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class Zipped:
+    """What opens the zip of an agent of Stable-Baselines3, beside what it says itself."""
+
+    algo: Annotated[
+        str, Setting("Of an agent's zip: the algorithm that trained it, for example ppo", OPENING, shown="as it says")
+    ] = ""
+    vecnormalize: Annotated[
+        str, Setting("Of an agent's zip: the file that VecNormalize.save wrote, if it was trained with it", OPENING)
+    ] = ""
+    force: Annotated[
+        bool, Setting("Open an agent's zip although it says that statistics are missing", OPENING, shown=None)
+    ] = False
+    trust: Annotated[
+        bool, Setting("Open an agent's zip by unpickling, which can run any code in it", OPENING, shown=None)
+    ] = False
+
+
+@dataclass(frozen=True)
 class CompressionConfig:
     """How a network is pruned and quantized while it learns. The default changes nothing.
 

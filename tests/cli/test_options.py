@@ -19,6 +19,7 @@ from policypress.config import (
     Setting,
     Span,
     TrainConfig,
+    Zipped,
     fields_of,
 )
 from policypress.errors import ConfigError
@@ -36,7 +37,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 OFFERED = {
     "train": (TrainConfig, CompressionConfig, Environment),
     "compress": (PressConfig, DistillConfig, CompressionConfig, Environment),
-    "evaluate": (Environment,),
+    "evaluate": (Environment, Zipped),
+    "info": (Zipped,),
 }
 
 

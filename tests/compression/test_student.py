@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from policypress.compression.graph import Graph, Residual, trace
-from policypress.compression.student import forward, hidden_widths, linear, student
-from policypress.errors import ConfigError
+from policypress.compression.recurrent import Frames, Recurrent
+from policypress.compression.student import forward, hidden_widths, linear, student, unroll
+from policypress.errors import ConfigError, UnsupportedError
 
 
 def mlp() -> nn.Sequential:
@@ -54,6 +55,28 @@ def test_without_widths_it_is_a_copy_that_shares_nothing(name: str) -> None:
         for parameter in copy.parameters():
             parameter.zero_()
     assert network(x).abs().max() > 0
+
+
+def remembering() -> nn.Sequential:
+    torch.manual_seed(0)
+    cells = Recurrent.of(nn.LSTM(10, 6, num_layers=2))
+    return nn.Sequential(Frames(2), *cells, nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_what_remembers_is_copied_and_keeps_its_width() -> None:
+    network, x = remembering(), torch.randn(4, 7, 5)
+    graph = trace(network)
+    wanted, _ = unroll(graph, x)
+    copy = student(graph, (), x[0])
+    assert torch.equal(unroll(trace(copy), x)[0], wanted)
+    behind = student(graph, (4,), x[0])
+    assert hidden_widths(trace(behind)) == (*hidden_widths(graph)[:-1], 4)
+    with torch.no_grad():
+        for parameter in (*copy.parameters(), *behind.parameters()):
+            parameter.zero_()
+    assert torch.equal(unroll(graph, x)[0], wanted)
+    with pytest.raises(UnsupportedError, match="what remembers has no narrower copy: train a student of its own"):
+        student(graph, (5, 4), x[0])
 
 
 @pytest.mark.parametrize(

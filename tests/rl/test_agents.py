@@ -23,6 +23,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO, RecurrentPPO
+from sb3_contrib.ppo_recurrent import MlpLstmPolicy
 from stable_baselines3 import PPO, SAC, HerReplayBuffer
 from stable_baselines3.common import save_util
 from stable_baselines3.common.monitor import Monitor
@@ -45,11 +46,13 @@ from rl.toys import (
     FOLLOW,
     LOOK,
     LOOK_CHANNELS_LAST,
+    NAMED,
     PAIRED,
     PICK,
     PICK_OF_FOUR,
     PRESSED,
     SEEN,
+    SWITCH,
     Look,
     agent,
     learn,
@@ -65,6 +68,10 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sac-arch": ("sac", FOLLOW, {"net_arch": {"pi": [5], "qf": [6]}, "n_critics": 3}),
     "td3-default": ("td3", FOLLOW, {"net_arch": None}),
     "crossq-eps": ("crossq", FOLLOW, {"batch_norm_eps": 0.5}),
+    "recurrent-discrete": ("recurrent_ppo", PICK, {"lstm_hidden_size": 5, "net_arch": []}),
+    "recurrent-two-layers": ("recurrent_ppo", FOLLOW, {"n_lstm_layers": 2}),
+    "recurrent-shared": ("recurrent_ppo", CHOOSE, {"shared_lstm": True, "enable_critic_lstm": False}),
+    "recurrent-actor-alone": ("recurrent_ppo", FOLLOW, {"enable_critic_lstm": False, "activation_fn": nn.Tanh}),
     "qrdqn-quantiles": ("qrdqn", PICK, {"n_quantiles": 7}),
     "dqn-nature": ("dqn", LOOK, {}),
     "dqn-channels-last": ("dqn", LOOK_CHANNELS_LAST, {}),
@@ -277,6 +284,86 @@ def test_what_is_no_vecnormalize(content: bytes | None, tmp_path: Path) -> None:
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"give the file that VecNormalize\.save wrote\.$"):
         read_vecnormalize(path)
+
+
+# Agents that remember
+
+
+def assert_same_answers(model: Any, policy: Any, seen: Callable[[NDArray[Any]], NDArray[Any]] = lambda x: x) -> None:
+    """``policy`` acts as Stable-Baselines3's ``predict`` of ``model`` does on what is ``seen``, over 1,000 steps of
+    three episodes side by side, some of which begin again on the way, and remembers the same numbers."""
+    rng = np.random.default_rng(0)
+    own: Any = None
+    ours: Any = None
+    begun = actions = 0
+    for step in range(1000):
+        starts = rng.random(3) < 0.01 if step else np.ones(3, bool)
+        begun += int(starts.sum())
+        x = (rng.normal(size=(3, *model.observation_space.shape)) * rng.choice([0.1, 1, 3])).astype(np.float32)
+        expected, own = model.predict(seen(x), state=own, episode_start=starts, deterministic=True)
+        found, ours = policy.predict(x, ours, starts)
+        # Layer after layer, h and c of each.
+        remembered = np.concatenate([part for layer in zip(*own, strict=True) for part in layer], axis=1)
+        for mine, theirs in ((found, expected), (ours[0], remembered)):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(initial=1.0))
+        actions += len(np.unique(found, axis=0)) > 1
+    assert begun > 10
+    assert actions > 20
+
+
+def tiny(env: Any, steps: int = 32, **kwargs: Any) -> RecurrentPPO:
+    network = {"lstm_hidden_size": 8, "net_arch": [8], **kwargs}
+    model = RecurrentPPO("MlpLstmPolicy", env, n_steps=32, batch_size=32, policy_kwargs=network, seed=1, device="cpu")
+    model.learn(steps)
+    with torch.no_grad():  # fresh agents have hardly an opinion
+        model.policy.action_net.weight.normal_()
+        model.policy.action_net.bias.zero_()
+        for values in model.policy.lstm_actor.parameters():
+            values.normal_(0.0, 0.6)
+    return model
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", CHOOSE, SWITCH])
+def test_an_agent_that_remembers_answers_as_its_own_predict(env: str, layers: int, tmp_path: Path) -> None:
+    model = tiny(env, 0 if env == SWITCH else 32, n_lstm_layers=layers)
+    model.save(tmp_path / "agent.zip")
+    loaded = load_agent(tmp_path / "agent.zip", "recurrent_ppo", env)
+    assert loaded.teacher.remembers
+    assert loaded.teacher.baseline_bytes == 4 * loaded.parameters
+    assert_same_answers(model, loaded.teacher.policy())
+
+
+def test_what_an_agent_remembers_under_vecnormalize(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))]))
+    model = tiny(env, 64)
+    model.save(tmp_path / "agent.zip")
+    env.training = False
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    loaded = load_agent(
+        tmp_path / "agent.zip", "recurrent_ppo", "CartPole-v1", vecnormalize=tmp_path / "vecnormalize.pkl"
+    )
+    assert_same_answers(model, loaded.teacher.policy(), env.normalize_obs)  # type: ignore[arg-type]
+
+
+def test_an_agent_that_remembers_otherwise_than_an_lstm_is_refused() -> None:
+    class Forgetful(MlpLstmPolicy):
+        @staticmethod
+        def _process_sequence(features: Any, states: Any, starts: Any, lstm: Any) -> Any:
+            return MlpLstmPolicy._process_sequence(features, states, torch.ones_like(starts), lstm)
+
+    model = RecurrentPPO(Forgetful, FOLLOW, n_steps=8, batch_size=8, policy_kwargs={"lstm_hidden_size": 4})
+    with pytest.raises(UnsupportedError, match="something runs around the layers"):
+        pp.freeze(model)
+
+
+def test_an_agent_that_remembers_parts_of_a_dict_opens(tmp_path: Path) -> None:
+    model = RecurrentPPO(
+        "MultiInputLstmPolicy", NAMED, n_steps=8, batch_size=8, policy_kwargs={"lstm_hidden_size": 4}, device="cpu"
+    )
+    model.save(tmp_path / "agent.zip")
+    loaded = load_agent(tmp_path / "agent.zip", "recurrent_ppo", NAMED)
+    assert loaded.teacher.policy().state_size == 8
 
 
 # Nothing in a file runs
@@ -534,9 +621,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, type[PolicypressError]
     "a list": (lambda path: write(path, "sac", data=b"[]"), "sac", FOLLOW, RunError, "is not an agent saved by"),
     "algo": (lambda path: write(path, "sac"), "her", FOLLOW, ConfigError, "algo='her' is not one of"),
     "env": (lambda path: write(path, "sac"), "sac", "toys/Folow-v0", ConfigError, "did you mean toys/Follow-v0"),
-    "recurrent": (
-        lambda path: RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", device="cpu").save(path),
-        "ppo", "Pendulum-v1", UnsupportedError, "recurrent policies cannot be pressed",
+    "an LSTM behind images": (
+        lambda path: RecurrentPPO(
+            "CnnLstmPolicy", LOOK, n_steps=8, batch_size=8, policy_kwargs={"lstm_hidden_size": 4}, device="cpu"
+        ).save(path),
+        "recurrent_ppo", LOOK, UnsupportedError, "train PPO with CnnPolicy on stacked frames instead",
     ),
     "masks": (
         lambda path: MaskablePPO("MlpPolicy", PICK, n_steps=8, batch_size=8, device="cpu").save(path),

@@ -16,15 +16,20 @@ from gymnasium import spaces
 from torch import nn
 
 import policypress as pp
+from policypress.compression.graph import trace
 from policypress.compression.recurrent import Frames, Recurrent, remembering
 from policypress.config import CompressionConfig, DistillConfig, MemoryKind, PressConfig
 from policypress.errors import ConfigError, RunError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Cell, History
+from policypress.rl.agents import load_agent
 from policypress.rl.agreement import agreement_on
+from policypress.rl.compress import post_training
 from policypress.rl.evaluate import evaluate
 from policypress.rl.policy_files import policy_teacher
+from policypress.rl.press import press
+from policypress.rl.ptq import SequenceCalibration
 from policypress.rl.recorded import Recorded
 from policypress.rl.sequences import (
     SequenceConfig,
@@ -32,8 +37,10 @@ from policypress.rl.sequences import (
     distil_sequences,
     distilled_over_sequences,
 )
+from policypress.rl.sources import Source
 from policypress.rl.teacher import Teacher
 from policypress.testing import random_observations, random_recurrent_policy
+from rl.toys import PICK, agent, plan
 
 
 class Echo(gymnasium.Env[Any, Any]):
@@ -151,6 +158,70 @@ def test_a_log_is_enough(memory: str) -> None:
     assert found.observations == sum(map(len, recorded.held_out))
 
 
+def understood() -> Teacher:
+    """A network of some weights, which remembers."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*Recurrent.of(nn.LSTM(2, 6)), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+    for values in network.parameters():
+        nn.init.normal_(values, std=0.7)
+    graph = trace(network)
+    one = np.ones(1, np.float32)
+    return Teacher(graph, ObservationTransform((2,), "float32"), ActionTransform("box", (1,), low=-one, high=one))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_an_agent_that_remembers_is_quantized_without_training(log: bool) -> None:
+    """Its own network, every range measured in episodes: it acts as the agent does, to about what 8 bits tell apart."""
+    network = understood()
+    student = DistillConfig(CompressionConfig(weight_bits=8), states=800)
+    if log:
+        episodes = [np.random.default_rng(i).uniform(-1, 1, (90, 2)).astype(np.float32) for i in range(6)]
+        work = SequenceCalibration(network, Recorded.of(Path("log.npz"), episodes), student)
+        work.run()
+        policy = work.freeze()
+        assert policy.provenance["recorded"]["episodes"] == 6
+    else:
+        policy = post_training(network, Echo, student)
+    own = network.policy()
+    assert policy.numerics == "integer"
+    assert [layer.weight.shape for layer in policy.layers] == [layer.weight.shape for layer in own.layers]
+    seen = np.random.default_rng(9).uniform(-1, 1, (60, 4, 2)).astype(np.float32)
+    outputs, states = np.empty((2, 60, 4)), [None, None]
+    for step, now in enumerate(seen):
+        starts = np.full(4, step % 20 == 0)
+        for number, one in enumerate((own, policy)):
+            answer, states[number] = one.step(now, states[number], starts)
+            outputs[number, step] = answer[:, 0]
+    assert outputs[0].std() > 0.1
+    assert (outputs[0] - outputs[1]).std() < 0.1 * outputs[0].std()
+    assert network.graph is not None
+    assert all(type(node.module) is nn.Linear for node in network.graph.layers)  # which is left as it was
+
+
+def test_what_is_quantized_without_training_keeps_its_widths() -> None:
+    with pytest.raises(ConfigError, match="pressed without training as it is: leave --hidden out"):
+        post_training(understood(), Echo, DistillConfig(hidden=(4,)))
+    with pytest.raises(UnsupportedError, match="a teacher whose network is not known cannot be pressed without train"):
+        post_training(teacher(), Echo, DistillConfig())
+    with pytest.raises(ConfigError, match="pressed over episodes"):
+        post_training(understood(), lambda *_: np.zeros((1, 2)), DistillConfig())
+
+
+@pytest.mark.parametrize("memory", ["lstm:4", "none"])
+def test_an_agent_of_recurrent_ppo_is_distilled(memory: str, tmp_path: Path) -> None:
+    model = agent("recurrent_ppo", PICK)
+    model.save(tmp_path / "agent.zip")
+    student: dict[str, Any] = {"memory": memory, "batches": 3, "batch_size": 48, "states": 800}
+    config = plan(Source(tmp_path / "agent.zip"), "recurrent_ppo", PICK, hidden=(4,), student=student)
+    config = replace(config, episodes=2)
+    found = press(Source(tmp_path / "agent.zip"), config, tmp_path / "run")
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert policy.numerics == found["numerics"] == "integer"
+    assert policy.state_size == (8 if memory == "lstm:4" else 0)
+    assert policy.provenance["algo"] == "recurrent_ppo"
+    assert policy.baseline_bytes == 4 * load_agent(tmp_path / "agent.zip", "recurrent_ppo", PICK).parameters
+
+
 @pytest.mark.parametrize("memory", ["gru", "gru:0", "gru:-1", "rnn:4", "lstm:2000", "history:", "gru:8x", ""])
 def test_memories_that_are_none(memory: str) -> None:
     with pytest.raises(ConfigError, match=r"is not one of gru:N, lstm:N, history:N \(N from 1 to 1024\) or none"):
@@ -173,5 +244,5 @@ def test_what_does_not_go_with_a_memory() -> None:
     for asked in ({"keep": 0.9, "minutes": 1.0}, {"method": "evolve", "steps": 10}, {"method": "ptq"}):
         with pytest.raises(ConfigError, match="distilled alone"):
             PressConfig("", "E", "agent", student=DistillConfig(hidden=(4,), memory="gru:4"), **asked)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="distilled over episodes"):
+    with pytest.raises(ConfigError, match="pressed over episodes"):
         pp.compress(teacher(), lambda *_: np.zeros((1, 2)), DistillConfig(hidden=(4,)))

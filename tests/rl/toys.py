@@ -289,10 +289,14 @@ def agent(algo: str, env: str, policy_kwargs: dict[str, Any] | None = None, **kw
         settings |= {"batch_size": 10} if "batch_size" in signature(adapter.model_class).parameters else {}
     image = env in (LOOK, AIM, LOOK_CHANNELS_LAST)
     shape: dict[str, Any] = {"features_extractor_kwargs": {"features_dim": 16}} if image else {}
+    if algo == "recurrent_ppo":
+        shape["lstm_hidden_size"] = 8
     network = {"net_arch": [16, 16], "activation_fn": torch.nn.ReLU, **shape, **(policy_kwargs or {})}
     if image:
         network.setdefault("features_extractor_class", NatureCNN)
-    return adapter.model_class("MlpPolicy", _environment(env, 1), policy_kwargs=network, **settings | kwargs)
+    return adapter.model_class(
+        adapter.policies["vector"], _environment(env, 1), policy_kwargs=network, **settings | kwargs
+    )
 
 
 AGENTS: dict[str, Callable[..., Any]] = {"sac": sac, "dqn": dqn}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import is_zipfile
 
 import typer
 
@@ -11,25 +12,29 @@ from policypress.cli import texts
 from policypress.cli.live import bars
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
-from policypress.config import Environment, Opening
+from policypress.config import Environment, Opening, Zipped
 from policypress.errors import ConfigError, PolicypressError
 from policypress.export import FORMATS
+from policypress.extras import require
 
 if TYPE_CHECKING:
     from policypress.importers.formats import Asked
     from policypress.policy.policy import Policy
 
 PolicyArgument = Annotated[
-    Path, typer.Argument(help="A .policy file; or one of another framework, whose layers are understood.")
+    Path,
+    typer.Argument(help="A .policy file; an agent's zip; or a file of another framework, whose layers are understood."),
 ]
 SeedOption = Annotated[int, typer.Option(help="Random seed.")]
 
 
 @app.command()
-@options(opening=Fields(Opening))
+@options(opening=Fields(Opening), zipped=Fields(Zipped))
 def info(
-    policy: Annotated[Path, typer.Argument(help="A .policy file, or one of another framework.")],
+    policy: Annotated[Path, typer.Argument(help="A .policy file, an agent's zip, or a file of another framework.")],
     opening: dict[str, Any],
+    zipped: dict[str, Any],
+    env: Annotated[str | None, typer.Option(help="Of an agent's zip: its environment, which it must fit.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a policy takes and gives, and where its bytes are; of a file of another framework, whether its layers
@@ -40,6 +45,7 @@ def info(
     from policypress.policy.description import contract_rows
     from policypress.tables import byte_table, contract_table, layer_table, opened_table
 
+    _is_agent(policy, opening, zipped if env is None else {**zipped, "env": env})
     asked = _asked(policy, opening)
     opened = open_file(asked) if asked.format or format_of(policy) else None
     if opened is not None and opened.policy is None:
@@ -48,7 +54,10 @@ def info(
         else:
             stdout.print(opened_table(opened))
         return
-    loaded = policypress.load(policy) if opened is None or opened.policy is None else opened.policy
+    if opened is not None and opened.policy is not None:
+        loaded = opened.policy
+    else:
+        loaded = _policy(policy, opening, zipped, None if env is None else Environment(env))
     report, flash = policypress.size(loaded), flash_bytes(loaded)
     disk = sum(file.stat().st_size for file in (opened.files if opened is not None else (policy,)))
     if as_json:
@@ -68,11 +77,12 @@ def info(
 
 
 @app.command()
-@options(environment=Fields(Environment), opening=Fields(Opening))
+@options(environment=Fields(Environment), opening=Fields(Opening), zipped=Fields(Zipped))
 def evaluate(
-    policy: Annotated[Path, typer.Argument(help="A .policy file, or one of another framework.")],
+    policy: Annotated[Path, typer.Argument(help="A .policy file, an agent's zip, or a file of another framework.")],
     environment: dict[str, Any],
     opening: dict[str, Any],
+    zipped: dict[str, Any],
     env: Annotated[
         str | None, typer.Option(help=ENV + " Default: the one of the training, with its settings and wrappers.")
     ] = None,
@@ -81,7 +91,6 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode."""
-    import policypress
     from policypress.importers.formats import format_of
     from policypress.rl.evaluate import evaluate as run
     from policypress.tables import evaluation_table
@@ -89,6 +98,7 @@ def evaluate(
     if environment and env is None:
         raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
     described = None if env is None else Environment(env, **environment)
+    _is_agent(policy, opening, zipped)
     if opening.get("format") or format_of(policy) is not None:
         if described is None:
             raise ConfigError(f"{policy} does not say where it was trained: add --env.")
@@ -98,7 +108,7 @@ def evaluate(
     else:
         with bars("episodes") as advance:
             result = run(
-                policypress.load(policy),
+                _policy(policy, opening, zipped, described),
                 described,
                 episodes=episodes,
                 seed=seed,
@@ -111,10 +121,11 @@ def evaluate(
 
 
 @app.command()
-@options(opening=Fields(Opening))
+@options(opening=Fields(Opening), zipped=Fields(Zipped))
 def bench(
     policy: PolicyArgument,
     opening: dict[str, Any],
+    zipped: dict[str, Any],
     against: Annotated[
         str | None,
         typer.Option(
@@ -141,7 +152,7 @@ def bench(
 ) -> None:
     """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
     if target:
-        _bench_targets(_policy(policy, opening), target, as_json)
+        _bench_targets(_policy(policy, opening, zipped), target, as_json)
         return
     from policypress.measure.bench import BenchConfig, plot
     from policypress.measure.bench import bench as run
@@ -160,7 +171,7 @@ def bench(
 
         if not chart.parent.is_dir():
             raise PolicypressError(f"Cannot write {chart}: there is no folder {chart.parent}.")
-    loaded = _policy(policy, opening)
+    loaded = _policy(policy, opening, zipped)
     # No bar: a thread that draws would disturb what is timed.
     stderr.print(f"timing for about {seconds:g} s")
     report = run(loaded, config)
@@ -174,10 +185,11 @@ def bench(
 
 
 @app.command()
-@options(opening=Fields(Opening))
+@options(opening=Fields(Opening), zipped=Fields(Zipped))
 def pack(
     policy: PolicyArgument,
     opening: dict[str, Any],
+    zipped: dict[str, Any],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     payload_only: Annotated[
         bool, typer.Option("--payload-only", help="Write the bare payload, which load does not open by itself.")
@@ -188,7 +200,7 @@ def pack(
     from policypress.policy.artifact import pack as packed
     from policypress.policy.canonical import canonical
 
-    loaded = canonical(_policy(policy, opening))
+    loaded = canonical(_policy(policy, opening, zipped))
     payload = encode_payload(loaded)
     data = payload if payload_only else packed(loaded)
     write(data, out)
@@ -197,10 +209,11 @@ def pack(
 
 
 @app.command()
-@options(opening=Fields(Opening))
+@options(opening=Fields(Opening), zipped=Fields(Zipped))
 def export(
     policy: PolicyArgument,
     opening: dict[str, Any],
+    zipped: dict[str, Any],
     to: Annotated[str, typer.Option(help=f"Format: {' or '.join(FORMATS)}.")],
     out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
     style: Annotated[
@@ -231,7 +244,7 @@ def export(
         "style": style, "observation": observation, "name": name, "integer_only": integer_only, "weights": weights,
     }  # fmt: skip
     wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
-    loaded = _policy(policy, opening)
+    loaded = _policy(policy, opening, zipped)
     if name is None and "name" in options_of(to):
         wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
     report = run(loaded, out, to, **wanted)
@@ -243,10 +256,11 @@ def export(
 
 
 @app.command()
-@options(opening=Fields(Opening))
+@options(opening=Fields(Opening), zipped=Fields(Zipped))
 def verify(
     policy: PolicyArgument,
     opening: dict[str, Any],
+    zipped: dict[str, Any],
     vectors: Annotated[int, typer.Option(help="Observations to compare, at most.", min=1)] = 256,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: JsonOption = False,
@@ -255,7 +269,7 @@ def verify(
     from policypress.export.verify import verify as run
     from policypress.tables import verification_table
 
-    result = run(_policy(policy, opening), vectors, seed)
+    result = run(_policy(policy, opening, zipped), vectors, seed)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -270,10 +284,36 @@ def _asked(path: Path, opening: dict[str, Any]) -> Asked:
     return Asked(path, **opening)
 
 
-def _policy(path: Path, opening: dict[str, Any]) -> Policy:
-    from policypress.importers.formats import load_policy
+def _policy(path: Path, opening: dict[str, Any], zipped: dict[str, Any], env: Environment | None = None) -> Policy:
+    """The policy in a file, in float32 where it is an agent's or another framework's."""
+    if not _is_agent(path, opening, zipped):
+        from policypress.importers.formats import load_policy
 
-    return load_policy(_asked(path, opening))
+        return load_policy(_asked(path, opening))
+    require("train")
+    from policypress.rl.formats import open_agent
+    from policypress.rl.sources import Source
+
+    statistics = zipped.get("vecnormalize")
+    source = Source(
+        path,
+        None if statistics is None else Path(statistics),
+        zipped.get("trust", False),
+        zipped.get("force", False),
+        Opening(**opening),
+    )
+    return open_agent(source, zipped.get("algo"), env).teacher.policy()
+
+
+def _is_agent(path: Path, opening: dict[str, Any], zipped: dict[str, Any]) -> bool:
+    """Whether a file is the zip of an agent; ConfigError where it is none and has options of one."""
+    from policypress.importers.formats import format_of
+
+    if path.is_file() and is_zipfile(path) and not opening.get("format") and format_of(path) is None:
+        return True
+    if zipped:
+        raise ConfigError(f"--{next(iter(zipped))} is of the zip of an agent, and {path} is none: leave it out.")
+    return False
 
 
 def _bench_targets(loaded: Policy, targets: list[str], as_json: bool) -> None:

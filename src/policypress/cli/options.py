@@ -89,6 +89,7 @@ _KINDS: dict[Any, _Kind] = {
     int: _Kind(int),
     float: _Kind(float),
     str: _Kind(str),
+    bool: _Kind(bool),
     tuple[int, ...]: _Kind(str, texts.widths),
     Hidden: _Kind(str, texts.hidden),
     tuple[str, ...]: _Kind(list[str]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -186,7 +187,12 @@ def _narrowed(graph: Graph, widths: Sequence[int], x: torch.Tensor) -> Iterator[
             case NormNode():
                 check_pressable(graph)
             case CellNode() | FramesNode():
-                raise UnsupportedError("a network that remembers has no narrower copy: train a student of its own.")
+                within = node.layers if isinstance(node, CellNode) else ()
+                narrower = any(wanted[id(layer)] != len(layer.module.weight) for layer in within)
+                if narrower or len(kept) < before.shape[1]:
+                    raise UnsupportedError("what remembers has no narrower copy: train a student of its own.")
+                yield copy.deepcopy(node.cell if isinstance(node, CellNode) else node.module)
+                kept = torch.arange(x.shape[1])
             case _:
                 unknown(node)
 

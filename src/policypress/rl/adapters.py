@@ -33,7 +33,8 @@ from torch.nn.utils import skip_init
 
 from policypress.compression.answers import SCALES, TOLERANCE, compare, differs, probes, undisturbed
 from policypress.compression.graph import Graph, trace
-from policypress.compression.student import forward
+from policypress.compression.recurrent import Recurrent
+from policypress.compression.student import unroll
 from policypress.config import TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
@@ -49,7 +50,6 @@ try:
 except ImportError:  # its algorithms are refused by name
     sb3_contrib, BatchRenorm = None, type(None)  # type: ignore[assignment, misc]
 
-UNSUPPORTED_RECURRENT = "recurrent policies cannot be pressed: train one that sees stacked frames instead."
 _NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trained agent with policypress compress."
 _IMAGE_FEATURES = 512
 _BOUNDED = 1e6  # a wider range of observations is a way to say that there is none
@@ -84,6 +84,8 @@ class Adapter(ABC):
     name: str
     model_class: Any
     """The algorithm's class; None where its package is not installed."""
+    policies: Mapping[str, str] = {"vector": "MlpPolicy", "image": "CnnPolicy", "dict": "MultiInputPolicy"}
+    """Its names of the policy classes that see a vector, an image, and the parts of a Dict."""
     default_hidden: tuple[int, ...]
     action_spaces: tuple[type[spaces.Space[Any]], ...]
     policy_module: str
@@ -117,8 +119,12 @@ class Adapter(ABC):
 
     def outputs(self, model: BaseAlgorithm, observations: Any) -> torch.Tensor | None:
         """What the agent itself computes for ``observations`` (its policy's tensors) before the action transform, if
-        it can be asked for it; logits up to a constant."""
+        it can be asked for it; logits up to a constant. Where it remembers, they are one episode, step after step."""
         return None
+
+    def actions(self, model: Any, observations: Any) -> NDArray[Any]:
+        """The agent's own deterministic actions for raw ``observations`` (n, ...), as ``outputs`` has them."""
+        return model.policy.predict(observations, deterministic=True)[0]  # type: ignore[no-any-return]
 
     def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
         """A policy for ``model``'s spaces with fresh weights, as its ``_setup_model`` makes it."""
@@ -169,12 +175,14 @@ class Adapter(ABC):
 
     def default_parameters(self, model: BaseAlgorithm) -> int:
         """Parameters of the dense network that the algorithm would deploy if nobody had narrowed it."""
-        layers = [node.module for node in self.graph(model).layers]
+        nodes = self.graph(model).layers
+        layers = [node.module for node in nodes]
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-        dense = layers[len(convolutions) :]
+        kept = [*convolutions, *(node.module for node in nodes if isinstance(node.owner, Recurrent))]
+        dense = layers[len(kept) :]
         hidden = (_IMAGE_FEATURES,) if convolutions else self.default_hidden
         widths = [dense[0].weight.shape[1], *hidden, dense[-1].weight.shape[0]]
-        return sum(layer.weight.numel() + layer.weight.shape[0] for layer in convolutions) + sum(
+        return sum(layer.weight.numel() + layer.weight.shape[0] for layer in kept) + sum(
             (before + 1) * after for before, after in pairwise(widths)
         )
 
@@ -535,11 +543,7 @@ class _PolicyAdapter(Adapter):
         return policy.extract_features(observations, policy.pi_features_extractor)  # type: ignore[no-any-return]
 
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
-        distribution = model.policy.get_distribution(observations).distribution
-        if isinstance(model.action_space, spaces.Box):
-            return distribution.mean  # type: ignore[no-any-return]
-        groups = distribution if isinstance(distribution, list) else [distribution]
-        return torch.cat([group.logits for group in groups], dim=1)
+        return _outputs(model, model.policy.get_distribution(observations))
 
     def net_arch(self, hidden: Sequence[int]) -> Any:
         return {"pi": list(hidden), "vf": list(self.default_hidden if hidden else ())}
@@ -570,6 +574,51 @@ class TRPOAdapter(_PolicyAdapter):
 
     def trained_graph(self, model: Any) -> Graph:
         raise UnsupportedError(_NOT_WHILE_LEARNING.format("TRPO", "its steps pass by the optimizer"))
+
+
+class RecurrentPPOAdapter(_PolicyAdapter):
+    """PPO with an LSTM before the policy network; what its critic remembers is not deployed."""
+
+    name, setting = "recurrent_ppo", "clip_range"
+    policy_module = "sb3_contrib.common.recurrent.policies"
+    while_learning = False
+    trains_students = False
+    model_class: Any = getattr(sb3_contrib, "RecurrentPPO", None)
+    policies: Mapping[str, str] = {
+        "vector": "MlpLstmPolicy", "image": "CnnLstmPolicy", "dict": "MultiInputLstmPolicy",
+    }  # fmt: skip
+
+    def graph(self, model: Any) -> Graph:
+        policy = model.policy
+        if isinstance(policy.pi_features_extractor, NatureCNN | ResNetExtractor):
+            raise UnsupportedError(
+                "an LSTM behind images cannot be pressed: train PPO with CnnPolicy on stacked frames instead."
+            )
+        if policy.lstm_actor.batch_first:
+            raise UnsupportedError(
+                "an LSTM with batch_first=True takes several episodes for one of Stable-Baselines3's: train without it."
+            )
+        path = nn.Module()
+        path.pi_features_extractor = policy.pi_features_extractor
+        path.lstm_actor = nn.Sequential(*Recurrent.of(policy.lstm_actor))
+        path.mlp_extractor, path.action_net = policy.mlp_extractor, policy.action_net
+        extractor = _extractor_paths(policy.pi_features_extractor, "pi_features_extractor")
+        return trace(path, [*extractor, "lstm_actor", "mlp_extractor.policy_net", "action_net"])
+
+    def trained_graph(self, model: Any) -> Graph:
+        raise UnsupportedError(_NOT_WHILE_LEARNING.format("RecurrentPPO", "its own loop runs PyTorch's LSTM"))
+
+    def outputs(self, model: Any, observations: Any) -> torch.Tensor:
+        begin = torch.zeros(model.policy.lstm_hidden_state_shape, device=model.device)
+        starts = torch.zeros(_count(observations), device=model.device)
+        found, _ = model.policy.get_distribution(observations, (begin, begin), starts)
+        return _outputs(model, found)
+
+    def actions(self, model: Any, observations: Any) -> NDArray[Any]:
+        # The state of a single row, and many observations: to the policy that is one sequence.
+        begin = np.zeros(model.policy.lstm_hidden_state_shape, np.float32)
+        starts = np.zeros(_count(observations), bool)
+        return model.policy.predict(observations, (begin, begin), starts, deterministic=True)[0]  # type: ignore[no-any-return]
 
 
 class ARSAdapter(Adapter):
@@ -641,6 +690,7 @@ _ALL: tuple[Adapter, ...] = (
     QRDQNAdapter(),
     PPOAdapter(),
     TRPOAdapter(),
+    RecurrentPPOAdapter(),
     A2CAdapter(),  # after its relatives, who have its settings and more
     ARSAdapter(),
 )
@@ -700,7 +750,8 @@ def check_graph(model: BaseAlgorithm, graph: Graph) -> None:
     like = graph.layers[0].module.weight.detach()
 
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return forward(graph, torch.as_tensor(x).to(like)).detach().float().cpu().numpy()
+        outputs, _ = unroll(graph, torch.as_tensor(x).to(like)[:, None])
+        return outputs[:, 0].detach().float().cpu().numpy()
 
     check_agent(model, run)
 
@@ -708,8 +759,9 @@ def check_graph(model: BaseAlgorithm, graph: Graph) -> None:
 def check_agent(model: Any, run: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
     """Raises UnsupportedError if ``model`` predicts otherwise than the outputs of ``run`` say, or has other outputs.
 
-    ``run``: float32 observations as the network sees them (n, ...) to outputs (n, outputs). Observations of several
-    scales are tried, within the bounds of their space; the agent is left as it was.
+    ``run``: float32 observations as the network sees them (n, ...) to outputs (n, outputs); where it remembers, they
+    are one episode, step after step. Observations of several scales are tried, within the bounds of their space; the
+    agent is left as it was.
     """
     adapter, policy, space = adapter_for(model), model.policy, model.observation_space
     action = adapter.action_transform(model)
@@ -722,7 +774,7 @@ def check_agent(model: Any, run: Callable[[NDArray[np.float32]], NDArray[np.floa
             if own is not None:
                 theirs, mine = (_centred(action, values) for values in (own.double().cpu().numpy(), ours))
                 compare(who, theirs, mine, scale, magnitude=_NOISE / TOLERANCE * float(np.abs(ours).max()))
-            _compare_actions(who, action, policy.predict(raw, deterministic=True)[0], ours, scale)
+            _compare_actions(who, action, adapter.actions(model, raw), ours, scale)
 
 
 def _compare_actions(
@@ -837,6 +889,20 @@ def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
     if env is None or statistics is None:
         return ObservationTransform(shape, dtype)
     return ObservationTransform(shape, dtype, normalization=statistics.flat(space, frames_over(env)))
+
+
+def _outputs(model: Any, distribution: Any) -> torch.Tensor:
+    """What an on-policy agent's distribution over actions was made of: means, or logits."""
+    found = distribution.distribution
+    if isinstance(model.action_space, spaces.Box):
+        return found.mean  # type: ignore[no-any-return]
+    groups = found if isinstance(found, list) else [found]
+    return torch.cat([group.logits for group in groups], dim=1)
+
+
+def _count(observations: Any) -> int:
+    """How many observations there are, in an array or tensor, or in the parts of a Dict."""
+    return len(next(iter(observations.values())) if isinstance(observations, Mapping) else observations)
 
 
 def _box_action(space: Any, squash: bool) -> ActionTransform:

@@ -36,7 +36,6 @@ from policypress.policy.contract import ActionTransform, Normalization, Observat
 from policypress.rl.adapters import (
     EXTRACTORS,
     NAMES,
-    UNSUPPORTED_RECURRENT,
     Adapter,
     Critic,
     Imitation,
@@ -328,8 +327,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def _check_saved(
     path: Path, data: Mapping[str, Any], weights: Mapping[str, torch.Tensor], adapter: Adapter, trust: bool
 ) -> None:
-    if any(key.startswith("lstm_actor.") for key in weights):
-        raise UnsupportedError(UNSUPPORTED_RECURRENT)
     if policy_module_of(data) == "sb3_contrib.common.maskable.policies":
         raise UnsupportedError("policies with action masks cannot be pressed: a frozen policy sees observations alone.")
     if any(QUANTIZER_KEY in key for key in weights):
@@ -444,7 +441,7 @@ def _rebuilt(
 ) -> BaseAlgorithm:
     """The model from its JSON, its weights and the environment's spaces; nothing is unpickled."""
     kwargs, weights = adapter.rebuilt(_policy_kwargs(path, data, weights), weights)
-    name = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+    name = adapter.policies["dict" if isinstance(observation_space, spaces.Dict) else "vector"]
     try:
         model = adapter.model_class(name, None, policy_kwargs=kwargs, device="cpu", _init_setup_model=False)
         model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1

@@ -12,7 +12,7 @@ from policypress.policy.policy import Policy
 from policypress.rl.agents import Agent, teacher_of
 from policypress.rl.distill import Distillation
 from policypress.rl.environments import EnvLike, makes_env
-from policypress.rl.ptq import Calibration
+from policypress.rl.ptq import Calibration, SequenceCalibration
 from policypress.rl.runs import Progress
 from policypress.rl.sequences import distilled_over_sequences, over_sequences
 from policypress.rl.sources import States, states_for
@@ -35,9 +35,7 @@ def compress(
     """
     teacher = teacher_of(model)
     if over_sequences(teacher, config):
-        if not makes_env(env):
-            raise ConfigError("what remembers is distilled over episodes, not over states alone: give an environment.")
-        with distilled_over_sequences(teacher, env, config, folder) as work:  # type: ignore[arg-type]
+        with distilled_over_sequences(teacher, _with_episodes(env), config, folder) as work:
             work.run(progress)
             return work.freeze()
     with states_for(teacher, env, config.seed) as (teacher, states):
@@ -49,7 +47,18 @@ def compress(
 def post_training(model: BaseAlgorithm | Agent | Teacher, env: EnvLike | States, config: DistillConfig) -> Policy:
     """What everybody tries first: magnitude pruning in one go and ranges measured on the agent's own states, without
     any training (one-shot pruning, post-training quantization)."""
-    with states_for(teacher_of(model), env, config.seed) as (teacher, states):
+    teacher = teacher_of(model)
+    if teacher.remembers:
+        episodes = SequenceCalibration(teacher, _with_episodes(env), config)
+        episodes.run()
+        return episodes.freeze()
+    with states_for(teacher, env, config.seed) as (teacher, states):
         copy = Calibration(teacher, states, config)
         copy.run()
         return copy.freeze()
+
+
+def _with_episodes(env: EnvLike | States) -> EnvLike:
+    if not makes_env(env):
+        raise ConfigError("what remembers is pressed over episodes, not over states alone: give an environment.")
+    return env  # type: ignore[return-value]

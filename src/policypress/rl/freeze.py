@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from policypress.compression.freeze import freeze_graph, outputs_of, spread
+from policypress.compression.freeze import freeze_graph, outputs_of, spread, steps_of
 from policypress.compression.graph import Graph
 from policypress.errors import UnsupportedError
 from policypress.policy.canonical import canonical
@@ -66,7 +66,7 @@ def freeze(
     policy = _frozen(
         adapter.graph(model), observation, adapter.action_transform(model), baseline_bytes, origin, recorded
     )
-    check_agent(model, outputs_of(policy))
+    check_agent(model, _in_one_episode(policy) if policy.state_size else outputs_of(policy))
     return policy
 
 
@@ -99,6 +99,21 @@ def _frozen(
             observations=observations,
         )
     )
+
+
+def _in_one_episode(policy: Policy) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """``outputs_of`` a policy that remembers, for observations one after another."""
+    steps = steps_of(policy)
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        states: list[Any] = [None]
+        found = []
+        for one in x:
+            outputs, states = steps(one[None], states)
+            found.append(outputs)
+        return np.concatenate(found)
+
+    return run
 
 
 def _recorded_observations(model: Any, transform: ObservationTransform) -> NDArray[Any] | None:

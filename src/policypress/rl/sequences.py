@@ -92,7 +92,7 @@ def check_over_sequences(teacher: Teacher, config: DistillConfig) -> None:
     """Raises ConfigError or UnsupportedError, before any work, for a student that cannot be."""
     if config.critic_weight:
         raise ConfigError("critics judge single observations: leave --critic-weight out where something is remembered.")
-    sequences = _config(config)
+    sequences = config_of(config)
     network = _network(teacher, config)
     Compressor(trace(network), torch.optim.Adam(network.parameters()), sequences.compression, sequences.batches)
 
@@ -103,18 +103,43 @@ def distilled_over_sequences(
 ) -> Iterator[SequenceDistillation]:
     """The work, ready to run: a student as ``config`` says."""
     torch.manual_seed(config.seed)
-    network = _network(teacher, config)
+    network, teacher = _network(teacher, config), placed(teacher, source)
+    work = SequenceDistillation(teacher, network, source, config_of(config), json.loads(dumps(config)), folder)
+    try:
+        yield work
+    finally:
+        work.close()
+
+
+def placed(teacher: Teacher, source: EnvLike | Recorded) -> Teacher:
+    """The teacher, whose provenance then names where it acts."""
     if isinstance(source, Recorded):
         origin: dict[str, Any] = {"recorded": source.as_dict()}
     else:
         described = description_of(source)
         origin = described.as_dict() if described else {}
-    teacher = replace(teacher, provenance={**teacher.provenance, **origin})
-    work = SequenceDistillation(teacher, network, source, _config(config), json.loads(dumps(config)), folder)
+    return replace(teacher, provenance={**teacher.provenance, **origin})
+
+
+@dataclass(frozen=True)
+class Met:
+    """What a teacher met in episodes of its own, side by side: observations as the network sees them, (steps, rows,
+    ...), where episodes begin, (steps, rows), and ``some`` observations as they came."""
+
+    x: torch.Tensor
+    starts: torch.Tensor
+    some: NDArray[Any]
+
+
+def met_in_episodes(teacher: Teacher, source: EnvLike | Recorded, compressor: Compressor, config: DistillConfig) -> Met:
+    """About ``config.states`` observations of the teacher's own episodes; of a log, in its order. ``compressor``
+    presses whoever is to learn from them."""
+    tape = _tape(teacher, source, config_of(config))
     try:
-        yield work
+        tape.extend(config.states, compressor, share=0.0)
+        return Met(tape.x, tape.starts, tape.met)
     finally:
-        work.close()
+        tape.close()
 
 
 def distil_sequences(
@@ -155,7 +180,7 @@ class SequenceDistillation:
         told: dict[str, Any] | None = None,
         folder: Path | None = None,
     ) -> None:
-        _check_vectors(teacher)
+        check_vectors(teacher)
         self._teacher, self._network, self._config, self._told = teacher, network, config, told
         self._checkpoint = StudentCheckpoint(folder, json.dumps([asdict(config), told], sort_keys=True))
         saved = self._checkpoint.saved
@@ -166,12 +191,9 @@ class SequenceDistillation:
         )
         self._generator = torch.Generator().manual_seed(config.seed)
         self._done = 0
-        if isinstance(source, Recorded):
-            self._tape: _Tape = _Logged(teacher, source, config, folder, kept=0)
-        else:
-            self._tape = _Played(teacher, source, config, folder, kept=0 if saved is None else saved["count"])
-            if saved is None:
-                self._tape.extend(config.first, self._compressor, share=0.0)
+        self._tape = _tape(teacher, source, config, folder, kept=0 if saved is None else saved["count"])
+        if saved is None:
+            self._tape.extend(config.first, self._compressor, share=0.0)
         if saved is not None:
             self._done = saved["done"]
             self._checkpoint.restore(network, self._optimizer, self._compressor, self._generator)
@@ -232,8 +254,9 @@ class SequenceDistillation:
         self._checkpoint.save(self._network, self._optimizer, self._compressor, self._generator, **told)
 
 
-def _config(config: DistillConfig) -> SequenceConfig:
-    """As many pieces a batch as have its observations, and no more rows than there are observations for."""
+def config_of(config: DistillConfig) -> SequenceConfig:
+    """As many pieces a batch as have its observations, and no more rows than there are observations for; ConfigError
+    for too few."""
     length = SequenceConfig.steps + SequenceConfig.burn_in
     return SequenceConfig(
         config.compression,
@@ -249,7 +272,7 @@ def _config(config: DistillConfig) -> SequenceConfig:
 
 def _network(teacher: Teacher, config: DistillConfig) -> nn.Sequential:
     """What remembers, and hidden layers behind it, with fresh weights."""
-    _check_vectors(teacher)
+    check_vectors(teacher)
     if not config.hidden:
         raise ConfigError(
             "a student that is distilled over sequences is no copy of its teacher: give its widths, for example "
@@ -261,7 +284,8 @@ def _network(teacher: Teacher, config: DistillConfig) -> nn.Sequential:
     return nn.Sequential(*memory, *layers[1:])  # without its Flatten: these are vectors
 
 
-def _check_vectors(teacher: Teacher) -> None:
+def check_vectors(teacher: Teacher) -> None:
+    """Raises ConfigError where the teacher sees images."""
     if len(teacher.observation.shape) != 1:
         raise ConfigError("only students of vectors are distilled over sequences: give an environment without images.")
 
@@ -285,6 +309,16 @@ class _Tape:
         )
         self._x, self._wanted, self._starts = (torch.from_numpy(array) for array in self._arrays[:3])
         self._teacher, self._states = teacher, list[Any]([None] * rows)  # the teacher's own
+
+    @property
+    def x(self) -> torch.Tensor:
+        """Observations so far, as the network sees them, (steps, rows, ...)."""
+        return self._x[: self.count]
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """Where episodes begin, (steps, rows)."""
+        return self._starts[: self.count]
 
     @property
     def met(self) -> NDArray[Any]:
@@ -330,6 +364,15 @@ class _Tape:
 
     def close(self) -> None:
         """Closes what it was met in."""
+
+
+def _tape(
+    teacher: Teacher, source: EnvLike | Recorded, config: SequenceConfig, folder: Path | None = None, kept: int = 0
+) -> _Tape:
+    """What is met in an environment, ``kept`` steps of it from before, or all of a log."""
+    if isinstance(source, Recorded):
+        return _Logged(teacher, source, config, folder, kept=0)
+    return _Played(teacher, source, config, folder, kept)
 
 
 class _Logged(_Tape):

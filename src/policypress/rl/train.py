@@ -164,7 +164,7 @@ def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
     policy_kwargs = adapter.policy_kwargs(config) or None
     try:
         return adapter.model_class(
-            "MlpPolicy" if config.network == "mlp" else "CnnPolicy",
+            adapter.policies["vector" if config.network == "mlp" else "image"],
             env,
             policy_kwargs=policy_kwargs,
             seed=config.seed,
