@@ -417,6 +417,20 @@ def test_students_of_an_agent_that_remembers_get_as_many_states_as_can_be_met(
     assert lines._space.methods == {"distill"}
 
 
+def test_the_best_memory_in_so_many_bytes_of_an_agent_of_recurrent_ppo(tmp_path: Path) -> None:
+    """Its network is known, and its students are distilled alone all the same."""
+    agent("recurrent_ppo", PICK).save(tmp_path / "agent.zip")
+    opened = open_agent(Source(tmp_path / "agent.zip"), "recurrent_ppo", PICK)
+    assert opened.teacher.graph is not None
+    config = replace(planned_echo(opened), keep=0.0, bytes=150, minutes=0.12)
+    result = search(opened, config, tmp_path / "run", jobs=2)
+    assert result["reached"]
+    assert result["size"]["payload_bytes"] <= 150
+    rows = rows_of(tmp_path / "run")
+    assert {row["method"] for row in rows} == {"distill"}
+    assert any("gru" in line for line in os.listdir(tmp_path / "run" / "lines"))
+
+
 def test_a_student_that_remembers_is_timed(
     echoing: OpenedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
