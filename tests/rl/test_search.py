@@ -353,12 +353,13 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
     lines._space = space_of(lines._agent, frozenset({"distill"}))
     lines._config, lines._run, lines._watch = planned(source), PressFolder(tmp_path), lambda _: None
     lines._begun = time.monotonic()
-    batches, seconds, measuring = lines._timed()  # however busy the machine is
+    (first,) = lines._space.firsts
+    batches, seconds, measuring = lines._timed(first)  # however busy the machine is
     assert 1_000 <= batches <= 100_000
     assert batches % 1_000 == 0
     assert seconds > 0
     lines._config = planned(source, minutes=30.0)
-    assert lines._timed() == (batches, seconds, measuring), "the same in every call of one run"
+    assert lines._timed(first) == (batches, seconds, measuring), "the same in every call of one run"
 
 
 # Agents that remember
@@ -412,8 +413,10 @@ def test_students_of_an_agent_that_remembers_get_as_many_states_as_can_be_met(
     config = replace(config, student=replace(config.student, states=200_000))
     teacher = {"returns": [1.0], "lengths": [1_000]}
     lines = SEARCH._Lines(echoing, config, PressFolder(tmp_path), teacher, None, lambda _: None, 0.0)
-    assert lines._states == states
-    assert lines._distilling == learning + states * 0.0005
+    assert set(lines._lessons) == {"gru", "history", "none"}
+    assert {(lesson.states, lesson.seconds) for lesson in lines._lessons.values()} == {
+        (states, learning + states * 0.0005)
+    }
     assert lines._space.methods == {"distill"}
 
 
@@ -440,9 +443,12 @@ def test_a_student_that_remembers_is_timed(
     lines._agent, lines._space = echoing, space_of(echoing, frozenset({"distill"}))
     lines._config, lines._run, lines._watch = planned_echo(echoing), PressFolder(tmp_path), lambda _: None
     lines._begun = time.monotonic()
-    batches, seconds, _ = lines._timed()
-    assert 1_000 <= batches <= 20_000
-    assert seconds > 0
+    for first in lines._space.firsts:
+        batches, seconds, _ = lines._timed(first)
+        assert 1_000 <= batches <= 20_000
+        assert seconds > 0
+        assert lines._timed(first)[:2] == (batches, seconds)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["timed-history.json", "timed-none.json", "timed.json"]
 
 
 def test_shapes_grow_with_every_kind_of_memory(echoing: OpenedAgent) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -207,8 +207,8 @@ class Space:
 @dataclass(frozen=True)
 class Known:
     """Where a search stands: lines that have begun, with what came of each so far (nothing, of one that was
-    interrupted), those at work, those that cannot go on, and seconds: ``left``, ``in_all``, and what distilling a
-    student takes."""
+    interrupted), those at work, those that cannot go on, and seconds: ``left``, ``in_all``, and what ``distilling`` a
+    student with each kind of memory takes."""
 
     aim: Aim
     space: Space
@@ -217,7 +217,7 @@ class Known:
     dead: frozenset[Line] = frozenset()
     left: float = math.inf
     in_all: float = math.inf
-    distilling: float = 0.0
+    distilling: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -350,7 +350,11 @@ def _ends(known: Known) -> list[End]:
 
 def _in_time(known: Known, line: Line) -> bool:
     """Whether a line is of use before the time is over: a distilled student is of none before its end."""
-    return line.method != "distill" or line.shape == LINEAR or known.left >= 0.7 * known.distilling
+    return (
+        line.method != "distill"
+        or line.shape == LINEAR
+        or known.left >= 0.7 * known.distilling.get(line.shape.kind, 0.0)
+    )
 
 
 def _not_larger(known: Known, line: Line) -> bool:

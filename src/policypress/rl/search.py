@@ -33,7 +33,7 @@ from policypress.rl.evaluate import evaluate
 from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
-from policypress.rl.lines import LINEAR, Aim, Candidate, Known, Line, Shape, Slice, Space, Widths, propose
+from policypress.rl.lines import LINEAR, Aim, Candidate, Known, Line, Shape, Slice, Widths, propose
 from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
 from policypress.rl.methods import METHODS
 from policypress.rl.plan import START_BATCHES, START_STATES
@@ -133,7 +133,7 @@ def search(
     check_jobs(jobs)
     check_place(on, address)
     agent = source if isinstance(source, OpenedAgent) else open_agent(source, config.algo or None, config.environment)
-    METHODS["distill"].check(agent, _narrow(config, space_of(agent, frozenset({"distill"}))))
+    METHODS["distill"].check(agent, _single(config, space_of(agent, frozenset({"distill"})).firsts[0]))
     folder = PressFolder(out)
     begun = time.monotonic()
     with folder.opened(config, resume) as finished:
@@ -153,10 +153,19 @@ def search(
         return folder.finish(policy, result)
 
 
-def _narrow(config: PressConfig, space: Space) -> PressConfig:
-    """A single student of the shape where distilled ones begin."""
-    student = replace(config.student, **_built(space.firsts[0]))
-    return replace(config, student=student, **_NO_SEARCH)
+def _single(config: PressConfig, shape: Shape) -> PressConfig:
+    """A single student of this shape."""
+    return replace(config, student=replace(config.student, **_built(shape)), **_NO_SEARCH)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a distilled student gets, so that all take about the same time: ``batches`` and ``states``, and the
+    ``seconds`` that both take."""
+
+    batches: int
+    states: int
+    seconds: float
 
 
 class _Lines:
@@ -192,12 +201,9 @@ class _Lines:
         self._returns = tuple(teacher["returns"])  # of no seed that a student is compared on
         methods: tuple[PressMethod, ...] = ("distill", "finetune", "evolve")
         self._space = space_of(agent, frozenset(method for method in methods if self._allows(method)))
-        self._batches, self._distilling, self._measuring = self._timed()
-        self._states = config.student.states
-        if agent.teacher.remembers:  # what is played anew for each student
-            a_state = max(self._measuring, 0.1) / sum(teacher["lengths"])
-            self._states = min(self._states, max(START_STATES, round(_PLAYED * self._distilling / a_state)))
-            self._distilling += self._states * a_state
+        timed = {first.kind: self._timed(first) for first in self._space.firsts}
+        self._measuring = timed[self._space.firsts[0].kind][-1]
+        self._lessons = {kind: self._lesson(batches, seconds) for kind, (batches, seconds, _) in timed.items()}
 
     # What is tried
 
@@ -242,7 +248,8 @@ class _Lines:
 
     def _known(self, running: frozenset[Line], left: float) -> Known:
         dead = frozenset(self._dead)
-        return Known(self._aim, self._space, self._found, running, dead, left, self._in_all, self._distilling)
+        distilling = {kind: lesson.seconds for kind, lesson in self._lessons.items()}
+        return Known(self._aim, self._space, self._found, running, dead, left, self._in_all, distilling)
 
     def _arrived(self) -> bool:
         """Whether more time would change nothing."""
@@ -253,7 +260,7 @@ class _Lines:
         """Whether this agent's students can be pressed so."""
         if method not in METHODS:
             return False
-        narrow = _narrow(self._config, space_of(self._agent, frozenset({method})))
+        narrow = _single(self._config, space_of(self._agent, frozenset({method})).firsts[0])
         try:
             config = replace(narrow, method=method, steps=0 if method == "distill" else _ENDLESS)
             METHODS[method].check(self._agent, config)
@@ -289,7 +296,8 @@ class _Lines:
 
     def _line_config(self, line: Line) -> PressConfig:
         given = self._config.student
-        quick, batches = line.end == "up", self._batches
+        quick, lesson = line.end == "up", self._lessons[line.shape.kind]
+        batches = lesson.batches
         if self._aim.bytes and self._space.evolves_well(line.shape):  # a beginning of what is then trained on
             batches = min(_SMALL_BATCHES, batches)
         student = replace(
@@ -297,7 +305,7 @@ class _Lines:
             **_built(line.shape),
             compression=replace(given.compression, weight_range="learned", rate_weight=line.rate_weight),
             batches=min(START_BATCHES, batches) if quick else batches,
-            states=min(START_STATES, self._states) if quick else self._states,
+            states=min(START_STATES, lesson.states) if quick else lesson.states,
             seed=given.seed + line.seed - 1,
         )
         if line.method == "evolve":  # the price is that of the student it starts from
@@ -307,15 +315,25 @@ class _Lines:
         codes: dict[str, Any] = {"code_rms": line.code_rms, "noise": line.noise} if line.method == "evolve" else {}
         return replace(self._config, method=line.method, student=student, steps=steps, **codes, **_NO_SEARCH)
 
-    def _timed(self) -> tuple[int, float, float]:
-        """How many batches a distilled student gets, so that it takes about a ROUNDS-th of the time; what it then
-        takes, and what a measurement took, in seconds; the same in every call of one run."""
-        file = self._run.out / "timed.json"
+    def _lesson(self, batches: int, seconds: float) -> _Lesson:
+        """With as many states as do not take too long beside so many batches; what remembers is played one by one."""
+        states = self._config.student.states
+        if not self._agent.teacher.remembers:
+            return _Lesson(batches, states, seconds)
+        a_state = max(self._measuring, 0.1) / sum(self._teacher["lengths"])
+        states = min(states, max(START_STATES, round(_PLAYED * seconds / a_state)))
+        return _Lesson(batches, states, seconds + states * a_state)
+
+    def _timed(self, first: Shape) -> tuple[int, float, float]:
+        """How many batches a distilled student like the ``first`` gets, so that it takes about a ROUNDS-th of the time;
+        what it then takes, and what a measurement took, in seconds; the same in every call of one run."""
+        other = "" if first == self._space.firsts[0] else f"-{first.kind}"
+        file = self._run.out / f"timed{other}.json"
         if not file.exists():
             share = 60.0 * self._config.minutes / ROUNDS
             measuring = time.monotonic() - self._begun
             self._watch(Standing("timing a student", measuring, self._in_all))
-            config = _narrow(self._config, self._space)
+            config = _single(self._config, first)
             states = max(config.student.batch_size, _TIMED_STATES)
             probe = replace(config.student, states=states, batches=_TIMED_BATCHES, collections=1)
             compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
