@@ -267,9 +267,8 @@ class Task:
 
 def run(task: Task, aim: Aim, in_all: float = 1_800.0, jobs: int = 2, space: Space = SPACE) -> Known:
     """Every slice of evolve and finetune takes 60 seconds, every student 200; what is running ends in turn."""
-    known = Known(
-        aim, space, {}, left=in_all, in_all=in_all, distilling=dict.fromkeys(("gru", "history", "none"), 200.0)
-    )
+    distilling = dict.fromkeys(("gru", "history", "none"), 200.0)
+    known = Known(aim, space, {}, left=in_all, in_all=in_all, distilling=distilling)
     free = [0.0] * jobs
     running: list[tuple[float, int, Slice]] = []
     while True:
@@ -432,6 +431,15 @@ def test_of_two_kinds_of_memory_that_keep_enough_the_smaller_is_found(jobs: int)
     good = finished_known(run(Task(limit), KEEP, 3_600.0, jobs, REMEMBERING))
     assert good is not None
     assert good.line.shape == Shape((24, 24), "history:8")
+
+
+def test_a_memory_that_takes_too_long_is_left_for_another() -> None:
+    linear = Line("up", "distill", LINEAR)
+    known = Known(KEEP, REMEMBERING, {linear: (candidate(linear, low=0.3),)}, left=50.0, in_all=60.0)
+    for seconds, kind in ((60.0, "gru"), (90.0, "history")):
+        chosen = propose(replace(known, distilling={"gru": seconds, "history": 20.0}))
+        assert chosen is not None
+        assert chosen.line.shape.kind == kind
 
 
 @pytest.mark.parametrize("kind", ["history", "gru"])

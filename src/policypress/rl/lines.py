@@ -350,11 +350,9 @@ def _ends(known: Known) -> list[End]:
 
 def _in_time(known: Known, line: Line) -> bool:
     """Whether a line is of use before the time is over: a distilled student is of none before its end."""
-    return (
-        line.method != "distill"
-        or line.shape == LINEAR
-        or known.left >= 0.7 * known.distilling.get(line.shape.kind, 0.0)
-    )
+    if line.method != "distill" or line.shape == LINEAR:
+        return True
+    return known.left >= 0.7 * known.distilling.get(line.shape.kind, 0.0)
 
 
 def _not_larger(known: Known, line: Line) -> bool:
