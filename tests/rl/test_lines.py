@@ -173,7 +173,7 @@ def test_a_line_that_stands_still_is_left_for_another_seed_and_then_a_wider_one(
     linear, evolved = Line("up", "distill", LINEAR), Line("up", "evolve", LINEAR)
     found = {linear: (candidate(linear, low=0.3),)}
     rising = {**found, evolved: tuple(candidate(evolved, i, low=0.3 + 0.15 * i) for i in range(4))}
-    still = {**found, evolved: tuple(candidate(evolved, i, low=0.3) for i in range(4))}
+    still = {**found, evolved: tuple(candidate(evolved, i, low=0.3) for i in range(6))}
     busy = frozenset({Line("down", "distill", Shape((24, 24)))})
     chosen = propose(Known(KEEP, SPACE, rising, busy, left=100.0, in_all=200.0))
     assert chosen == Slice(evolved)
@@ -201,7 +201,7 @@ def test_after_an_opening_the_end_that_comes_closer_goes_first(left: float, end:
     climbing, student = Line("up", "evolve", LINEAR), Line("down", "distill", Shape((24, 24)))
     found = {
         Line("up", "distill", LINEAR): (candidate(Line("up", "distill", LINEAR), low=0.1),),
-        climbing: tuple(candidate(climbing, i, low=0.4, worst_share=0.4) for i in range(3)),
+        climbing: tuple(candidate(climbing, i, low=0.4, worst_share=0.4) for i in range(6)),
         student: (candidate(student, low=0.9, seconds=200.0),),
     }
     begun = {replace(climbing, seed=2), replace(student, method="finetune")}  # at work for the first time

@@ -291,9 +291,9 @@ class Known:
         return max((min(self.projected(line), 0.0) for line in lines), default=0.0)
 
     def still(self, line: Line) -> bool:
-        """Whether a line gains next to nothing any more."""
+        """Whether a line gains next to nothing any more: evolution may rest for some slices and then go on."""
         mine = self.found[line]
-        return bool(mine) and self.projected(line) - self.aim.standing(mine[-1]) < CHANCE
+        return len(mine) >= _TREND and self.projected(line) - self.aim.standing(mine[-1]) < CHANCE
 
     def hopeful(self, line: Line) -> bool:
         """Whether a line that has not arrived may still do so."""
