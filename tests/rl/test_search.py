@@ -164,6 +164,25 @@ def test_evolution_starts_from_what_was_distilled_and_gets_slice_after_slice(
     assert more["candidates"] > len(found)
 
 
+def test_where_nothing_arrives_the_lines_that_came_closest_are_measured(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few episodes flatter some of them."""
+    monkeypatch.setattr(SEARCH, "_QUICK", 1.0)
+    measured: dict[Line, float] = {}
+    whole = SEARCH._Lines._measured
+
+    def watched(self: Any, candidate: Candidate, seconds: float) -> Any:
+        found = whole(self, candidate, seconds)
+        measured[candidate.line] = found[0]
+        return found
+
+    monkeypatch.setattr(SEARCH._Lines, "_measured", watched)
+    result = search(source, planned(source, keep=1.4, minutes=0.15), tmp_path, jobs=2)
+    assert 1 < len(measured) <= 3
+    assert result["line"] == max(measured, key=lambda line: measured[line]).name
+
+
 def test_the_best_return_in_so_many_bytes(source: Source, tmp_path: Path) -> None:
     result = search(source, planned(source, keep=0.0, bytes=40), tmp_path, jobs=2)
     assert result["reached"]

@@ -59,6 +59,7 @@ _SPEED_MARGIN = 1.3  # students that run side by side slow each other down
 _OPENING_SECONDS = 5.0  # of a process, before any is timed
 _FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
 _FINALISTS = 8
+_NEAREST, _QUICK = 3, 0.03  # lines that are measured where nothing arrived, and what it may take of the time, each
 _TUNED_STEPS = (5_000, 300_000, 40.0)  # of a line of finetune: least, most, and how many a second of the time left
 _PLAYED = 0.5  # of the time that a student learns, at most, its states take where the agent remembers
 _SMALL_BATCHES = 8_000  # of a student so small that what it keeps is not yet what counts
@@ -409,15 +410,16 @@ class _Lines:
     # The end
 
     def chosen(self) -> tuple[Policy, dict[str, Any]]:
-        """The best that is also what was asked for from the seeds of the final measurement, or else the closest, and
-        the contents of its ``result.json``. What is not will not be taken for the best again."""
+        """The best that is also what was asked for from the seeds of the final measurement, or else the closest of
+        those that came closest, and the contents of its ``result.json``. What is not will not be taken for the best
+        again."""
         candidates = sorted(self._candidates, key=self._aim.order)
         if not candidates:
             raise RunError(_nothing(self._config, list(self._dead.values())))
         self._write(last=True)
         good = [candidate for candidate in candidates if self._aim.good(candidate)]
         closest: tuple[float, Policy, dict[str, Any]] | None = None
-        for candidate in good[: _FINALISTS if self._aim.keep else 1] or candidates[:1]:
+        for candidate in good[: _FINALISTS if self._aim.keep else 1] or self._nearest(candidates):
             seconds = self._spent + time.monotonic() - self._begun
             spent = min(seconds, self._in_all)
             self._watch(Standing("measuring the best", spent, self._in_all, (), len(candidates), candidate))
@@ -430,6 +432,16 @@ class _Lines:
             self._found[candidate.line] = tuple(replace(c, confirmed=c.confirmed and c != candidate) for c in mine)
         assert closest is not None
         return closest[1:]
+
+    def _nearest(self, candidates: list[Candidate]) -> list[Candidate]:
+        """The best of the lines that came closest, the closest first; one where measuring takes long."""
+        best: dict[Line, Candidate] = {}
+        for candidate in candidates:
+            if not self._aim.fits(candidate) and best:
+                break
+            best.setdefault(candidate.line, candidate)
+        quick = self._aim.keep and self._measuring <= _QUICK * self._in_all
+        return list(best.values())[: _NEAREST if quick else 1]
 
     def tidy(self) -> None:
         """Removes checkpoints from which nothing more can come."""
