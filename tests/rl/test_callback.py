@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -227,9 +227,15 @@ def test_logger_gets_phase_sparsity_and_ranges() -> None:
 
 
 def test_unsupported_algorithm() -> None:
+    model = MaskablePPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
+    with pytest.raises(UnsupportedError, match=r"^MaskablePPO agents cannot be pressed; supported are SAC, DDPG, "):
+        model.learn(16, callback=CompressionCallback(PRUNED), use_masking=False)
+
+
+def test_an_algorithm_that_is_pressed_after_its_training_alone() -> None:
     model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
-    with pytest.raises(UnsupportedError, match=r"^RecurrentPPO agents cannot be pressed; supported are SAC, DDPG, "):
-        model.learn(16, callback=CompressionCallback(PRUNED))
+    with pytest.raises(UnsupportedError, match=r"RecurrentPPO cannot be pressed while it learns .*policypress compress"):
+        model.learn(160, callback=CompressionCallback(PRUNED))
 
 
 def test_a_clipped_mean_is_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import nn
@@ -430,7 +430,7 @@ def test_a_policy_that_answers_does_not_warn() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu"), "RecurrentPPO agents cannot be pressed"),
+        (lambda: MaskablePPO("MlpPolicy", "CartPole-v1", device="cpu"), "MaskablePPO agents cannot be pressed"),
         (lambda: sac(SEEN, policy="MultiInputPolicy"), "images beside other things"),
         (lambda: dqn(policy_kwargs={"activation_fn": torch.nn.Tanhshrink}), "Tanhshrink at q_net.1"),
     ],
