@@ -234,7 +234,9 @@ def test_unsupported_algorithm() -> None:
 
 def test_an_algorithm_that_is_pressed_after_its_training_alone() -> None:
     model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
-    with pytest.raises(UnsupportedError, match=r"RecurrentPPO cannot be pressed while it learns .*policypress compress"):
+    with pytest.raises(
+        UnsupportedError, match=r"RecurrentPPO cannot be pressed while it learns .*policypress compress"
+    ):
         model.learn(160, callback=CompressionCallback(PRUNED))
 
 
