@@ -617,13 +617,7 @@ _CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int"
 def _constant(c: _Call) -> s.Value:
     for name, value in c.attributes.items():
         if name.startswith("value"):
-            kind = {
-                "value_float": np.float32,
-                "value_floats": np.float32,
-                "value_int": np.int64,
-                "value_ints": np.int64,
-            }
-            return np.asarray(value, kind.get(name))
+            return np.asarray(value, _CONSTANTS.get(name))
     raise s.NotUnderstood("its value")
 
 
