@@ -108,6 +108,15 @@ def test_flat_returns_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluate(policy, episodes=2).mean == 10.0
 
 
+def test_the_first_noise_may_be_given() -> None:
+    start = bad()
+    with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
+        work = Evolution(start, rollouts, config(noise=0.3))
+        assert work._begun().sigma == 0.3
+        work.run(seconds=0.1)
+        assert work._begun().sigma != 0.3, "later ones are found"
+
+
 def test_too_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evolve, "MOST_NUMBERS", 7)
     with pytest.raises(UnsupportedError, match="8 numbers are too many to evolve, 7 at most: give narrower"):
