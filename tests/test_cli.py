@@ -27,7 +27,7 @@ from policypress.policy.payload import encode_payload
 from policypress.rl import adapters, checkpoint
 from policypress.rl.lines import Candidate, Line, Shape
 from policypress.rl.search import Standing
-from rl.toys import FILES, FOLLOW, LOOK, PICK, agent, chooser, dqn, learn, sac, save_picker
+from rl.toys import FILES, FOLLOW, LOOK, PICK, Lit, agent, chooser, dqn, learn, sac, save_picker
 
 VERBS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
@@ -809,6 +809,11 @@ def test_watch_writes_a_film_and_says_what_returned(run: Run, tmp_path: Path) ->
     assert answer.code == 0
     assert "3.0 3.0" in answer.out
     assert f"{out.name}  {out.stat().st_size:,} bytes" in answer.out
+    dqn(Lit()).save(tmp_path / "agent.zip")
+    given = ("--env", "rl.toys:Lit", "--algo", "dqn")
+    answer = run("watch", tmp_path / "agent.zip", *given, "--beside", paths[0], "--out", out)
+    assert answer.code == 0
+    assert "agent.zip" in answer.out
 
 
 def test_watch_fails_in_one_sentence(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

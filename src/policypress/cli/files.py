@@ -57,7 +57,7 @@ def info(
     if opened is not None and opened.policy is not None:
         loaded = opened.policy
     else:
-        loaded = _policy(policy, opening, zipped, None if env is None else Environment(env))
+        loaded = policy_in(policy, opening, zipped, None if env is None else Environment(env))
     report, flash = policypress.size(loaded), flash_bytes(loaded)
     disk = sum(file.stat().st_size for file in (opened.files if opened is not None else (policy,)))
     if as_json:
@@ -108,7 +108,7 @@ def evaluate(
     else:
         with bars("episodes") as advance:
             result = run(
-                _policy(policy, opening, zipped, described),
+                policy_in(policy, opening, zipped, described),
                 described,
                 episodes=episodes,
                 seed=seed,
@@ -152,7 +152,7 @@ def bench(
 ) -> None:
     """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
     if target:
-        _bench_targets(_policy(policy, opening, zipped), target, as_json)
+        _bench_targets(policy_in(policy, opening, zipped), target, as_json)
         return
     from policypress.measure.bench import BenchConfig, plot
     from policypress.measure.bench import bench as run
@@ -171,7 +171,7 @@ def bench(
 
         if not chart.parent.is_dir():
             raise PolicypressError(f"Cannot write {chart}: there is no folder {chart.parent}.")
-    loaded = _policy(policy, opening, zipped)
+    loaded = policy_in(policy, opening, zipped)
     # No bar: a thread that draws would disturb what is timed.
     stderr.print(f"timing for about {seconds:g} s")
     report = run(loaded, config)
@@ -200,7 +200,7 @@ def pack(
     from policypress.policy.artifact import pack as packed
     from policypress.policy.canonical import canonical
 
-    loaded = canonical(_policy(policy, opening, zipped))
+    loaded = canonical(policy_in(policy, opening, zipped))
     payload = encode_payload(loaded)
     data = payload if payload_only else packed(loaded)
     write(data, out)
@@ -244,7 +244,7 @@ def export(
         "style": style, "observation": observation, "name": name, "integer_only": integer_only, "weights": weights,
     }  # fmt: skip
     wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
-    loaded = _policy(policy, opening, zipped)
+    loaded = policy_in(policy, opening, zipped)
     if name is None and "name" in options_of(to):
         wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
     report = run(loaded, out, to, **wanted)
@@ -269,7 +269,7 @@ def verify(
     from policypress.export.verify import verify as run
     from policypress.tables import verification_table
 
-    result = run(_policy(policy, opening, zipped), vectors, seed)
+    result = run(policy_in(policy, opening, zipped), vectors, seed)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -284,7 +284,7 @@ def _asked(path: Path, opening: dict[str, Any]) -> Asked:
     return Asked(path, **opening)
 
 
-def _policy(path: Path, opening: dict[str, Any], zipped: dict[str, Any], env: Environment | None = None) -> Policy:
+def policy_in(path: Path, opening: dict[str, Any], zipped: dict[str, Any], env: Environment | None = None) -> Policy:
     """The policy in a file, in float32 where it is an agent's or another framework's."""
     if not _is_agent(path, opening, zipped):
         from policypress.importers.formats import load_policy

@@ -7,20 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from policypress.cli.files import PolicyArgument
+from policypress.cli.files import PolicyArgument, policy_in
 from policypress.cli.live import bars
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, print_files, print_json, stdout
-from policypress.config import Environment
+from policypress.config import Environment, Opening, Zipped
 from policypress.errors import ConfigError
 from policypress.extras import require
 
 
 @app.command()
-@options(environment=Fields(Environment))
+@options(environment=Fields(Environment), opening=Fields(Opening), zipped=Fields(Zipped))
 def watch(
     policy: PolicyArgument,
     environment: dict[str, Any],
+    opening: dict[str, Any],
+    zipped: dict[str, Any],
     env: Annotated[
         str | None, typer.Option(help=ENV + " Default: the one of the training, with its settings and wrappers.")
     ] = None,
@@ -46,14 +48,16 @@ def watch(
 
     if environment and env is None:
         raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
+    described = None if env is None else Environment(env, **environment)
     files = [policy] if beside is None else [policy, beside]
-    loaded = [policypress.load(file) for file in files]
+    shown = policy_in(policy, opening, zipped, described)
+    other = None if beside is None else policypress.load(beside)
     with bars("steps") as advance:
         results = run(
-            loaded[0],
-            None if env is None else Environment(env, **environment),
+            shown,
+            described,
             out=out,
-            beside=None if beside is None else loaded[1],
+            beside=other,
             episodes=episodes,
             seed=seed,
             steps=steps,

@@ -276,12 +276,6 @@ class Known:
         now, trend = _trend(doublings, np.array([self.aim.standing(candidate) for candidate in mine[-_TREND:]]))
         return now + max(0.0, trend) * math.log2(1.0 + max(0.0, min(self.left, self.in_all)) / float(seconds[-1]))
 
-    @property
-    def leader(self) -> Line | None:
-        """The line that gets furthest of those that can go on."""
-        lines = [line for line, mine in self.found.items() if mine and line not in self.dead and not mine[-1].finished]
-        return max((line for line in lines if _not_larger(self, line)), key=self.projected, default=None)
-
     def promise(self, end: End) -> float:
         """How close a line of this end comes in the time left, by ``Aim.standing``; 0 at best, or if none is known or
         one is too young to be judged."""
@@ -326,9 +320,10 @@ def propose(known: Known) -> Slice | None:
 
 
 def _lead(known: Known) -> Options:
-    """The leader, until it has had its part of the time, or stands still."""
-    leader = known.leader if known.good is None else None
-    if leader is None or not known.free(leader) or known.still(leader):
+    """The leader, at work or not, until it has had its part of the time, or stands still."""
+    lines = [line for line in known.found if known.found[line] and line not in known.dead and not known.ended(line)]
+    leader = max((line for line in lines if _not_larger(known, line)), key=known.projected, default=None)
+    if known.good is not None or leader is None or not known.free(leader) or known.still(leader):
         return
     if known.seconds_of([leader]) < _LEADS * known.seconds_of(known.found):
         yield Slice(leader)

@@ -194,7 +194,7 @@ class SequenceDistillation:
         self._tape = _tape(teacher, source, config, folder, kept=0 if saved is None else saved["count"])
         if saved is None:
             self._tape.extend(config.first, self._compressor, share=0.0)
-        if saved is not None:
+        else:
             self._done = saved["done"]
             self._checkpoint.restore(network, self._optimizer, self._compressor, self._generator)
 
