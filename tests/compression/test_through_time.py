@@ -61,7 +61,7 @@ def cases(draw: Any, phase: str) -> Case:
     module = kind(FEATURES, units, bias=draw(st.booleans()))
     with torch.no_grad():
         for values in module.parameters():
-            values.mul_(draw(st.sampled_from([1.0, 4.0])) * units**0.5)  # some gates are shut, some codes clipped
+            values.mul_(draw(st.sampled_from([1.0, 3.0])))  # of which some shut gates, and clip codes
     bits = draw(st.sampled_from([None, (8, 8), (12, 16), (16, 16)]))
     (cell,) = Recurrent.of(module, bits and bits[: 1 if kind is nn.GRU else 2])
     spread = draw(st.sampled_from([0.3, 3.0, 30.0]))
@@ -196,7 +196,10 @@ def test_what_c_does_not_serve_takes_torch_steps() -> None:
     with mock.patch.object(kernels, "unroll") as called:
         assert wide.unroll(x.double(), None, None)[0].dtype == torch.float64
         cold.unroll(x, None, None)
+        begun = torch.tensor([[True], [False], [True]])
+        broadcast = wide.float().unroll(x, begun, None)[0]
     assert not called.called
+    assert torch.allclose(broadcast, wide.unroll(x, begun.expand(3, 2), None)[0], atol=1e-6)
     with mock.patch.object(kernels, "unroll", wraps=kernels.unroll) as called:
         cold.unroll(x, None, None)
     assert called.called

@@ -9,6 +9,7 @@
 #define Py_LIMITED_API 0x030A0000 /* one binary for Python 3.10 and later */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -175,11 +176,11 @@ VECTORIZED static void lstm_codes(const codes *c, Py_ssize_t units, const float 
     }
 }
 
-/* Fits of policy/activations.py, without a branch, so that they run in vectors. exp: within [e^-87, e^88]. */
+/* Fits of policy/activations.py, without a branch, so that they run in vectors. exp: 0 below e^-87, infinite beyond
+ * e^88. */
 static inline float exponential(float v) {
-    v = clip(v, -87.0f, 88.0f);
-    const float shifted = v * 0x1.715476p+0f + ROUNDER, n = shifted - ROUNDER; /* rint(v / ln 2) */
-    const float s = (v - n * 0x1.62ep-1f) - n * 0x1.0bfbe8p-15f;
+    const float near = clip(v, -87.0f, 88.0f), shifted = near * 0x1.715476p+0f + ROUNDER;
+    const float n = shifted - ROUNDER, s = (near - n * 0x1.62ep-1f) - n * 0x1.0bfbe8p-15f; /* n = rint(v / ln 2) */
     float q = 0x1.6db4e4p-10f, power;
     q = q * s + 0x1.123be0p-7f;
     q = q * s + 0x1.55545ep-5f;
@@ -189,7 +190,8 @@ static inline float exponential(float v) {
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 127u) << 23;
     memcpy(&power, &bits, sizeof power);
-    return ((s + (s * s) * q) + 1.0f) * power;
+    power *= (s + (s * s) * q) + 1.0f;
+    return v > 88.0f ? INFINITY : v < -87.0f ? 0.0f : power;
 }
 
 static inline float sigmoid(float v) { return 1.0f / (1.0f + exponential(-v)); }

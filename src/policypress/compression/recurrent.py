@@ -25,8 +25,8 @@ from policypress.policy import cells
 from policypress.policy.ops import CELLS, Activation, History
 
 PART_BITS, _PART_UNIT = 13, 1 / 128
-_PART_LIMIT = 2 ** (PART_BITS - 1) - 1
 """Of the codes that both layers of a cell give: up to 32, in halves of what the table of tanh tells apart."""
+_PART_LIMIT = 2 ** (PART_BITS - 1) - 1
 SIGMOID = Activation("sigmoid", 1 / 32, 8, 255)
 TANH = Activation("tanh", 1 / 64, 8, 255)
 STATE_BITS = {"gru": (12,), "lstm": (8, 16)}
@@ -86,17 +86,25 @@ class Recurrent(nn.Module):
             self.recurrent.learn()
         before = torch.stack(state) if state else taken.new_zeros(len(self.bits), rows, self.units)
         codes = self._present_codes()
-        way = self._at_once if self._is_served(taken, before, codes) else self._step_by_step
+        way = self._at_once if self._is_served(taken, starts, before, codes) else self._step_by_step
         after, smooth = way(taken, starts, before, codes)
         if self.ranges is not None and self.training and torch.is_grad_enabled():
             self._observe(smooth)
         return after[0], [values[-1] for values in after]
 
-    def _is_served(self, x: torch.Tensor, state: torch.Tensor, codes: _CellCodes | None) -> bool:
-        """Whether C does it: a cell does not compute in integers until it has met values, but its layers do."""
+    def _is_served(
+        self, x: torch.Tensor, starts: torch.Tensor | None, state: torch.Tensor, codes: _CellCodes | None
+    ) -> bool:
+        """Whether C does it: of a cell in integers not before it has met values, when its layers alone compute so."""
         layer = self.recurrent
         coded = isinstance(layer, FakeQuantLinear) and layer.active and layer.policypress_quantizer.source is not None
-        return coded == (codes is not None) and kernels.fit(x, state, layer.weight)
+        tensors = [x, state, layer.weight] if layer.bias is None else [x, state, layer.weight, layer.bias]
+        return (
+            coded == (codes is not None)
+            and kernels.fit(*tensors)
+            and state.shape == (len(self.bits), x.shape[1], self.units)
+            and (starts is None or (starts.dtype == torch.bool and starts.shape == x.shape[:2]))
+        )
 
     def _at_once(
         self, x: torch.Tensor, starts: torch.Tensor | None, state: torch.Tensor, codes: _CellCodes | None
@@ -203,6 +211,7 @@ class _CellCodes:
         limits = tuple(quantizer.high for quantizer in module.state_ranges())
         self._largest = tuple(float(limit * scale) for limit, scale in zip(limits, self._scales, strict=True))
         self._cell = _Cell(module.kind, SIGMOID, TANH, round(1 / float(SIGMOID.lookup.scale)), limits)
+        self._tables = {f.function: _table(f).to(self._scales[0].device) for f in (SIGMOID, TANH)}
         self._limits = {"gate": SIGMOID.limit, "candidate": TANH.limit, "cell": TANH.limit, "output": limits[0]}
 
     def for_kernel(self, layer: FakeQuantLinear) -> CodedCell:
@@ -238,7 +247,7 @@ class _CellCodes:
         return codes.clamp(*INT32) if limit is None else self.clip(codes, limit)
 
     def look_up(self, function: Activation, codes: torch.Tensor) -> torch.Tensor:
-        return _table(function).to(codes.device)[(codes + function.limit).nan_to_num().long()] + 0 * codes  # NaN stays
+        return self._tables[function.function][(codes + function.limit).nan_to_num().long()] + 0 * codes  # NaN stays
 
     def clip(self, values: torch.Tensor, limit: int) -> torch.Tensor:
         return values.clamp(-limit, limit)
@@ -246,6 +255,7 @@ class _CellCodes:
 
 @cache
 def _table(function: Activation) -> torch.Tensor:
+    """What an activation gives for each code, float64."""
     return torch.from_numpy(function.lookup.table.astype(np.float64))
 
 

@@ -240,7 +240,8 @@ class SequenceDistillation:
         self._optimizer.param_groups[0]["lr"] = self._config.learning_rate * decay(batch / self._config.batches)
         x, wanted, starts, learned = self._tape.pieces(self._generator)
         outputs, _ = unroll(self._compressor.graph, x, starts)
-        loss = imitation_loss(self._teacher, outputs.flatten(0, 1)[learned], wanted[learned])
+        outputs, wanted = (values.index_select(0, learned) for values in (outputs.flatten(0, 1), wanted))
+        loss = imitation_loss(self._teacher, outputs, wanted)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -354,7 +355,9 @@ class _Tape:
         first = torch.randint(self.count - length + 1, (config.pieces,), generator=generator)
         rows = torch.randint(self._rows, (config.pieces,), generator=generator)
         places = ((first + torch.arange(length)[:, None]) * self._rows + rows).flatten()
-        starts, x, wanted = (kept.flatten(0, 1)[places] for kept in (self._starts, self._x, self._wanted))
+        starts, x, wanted = (
+            kept.flatten(0, 1).index_select(0, places) for kept in (self._starts, self._x, self._wanted)
+        )
         starts = starts.view(length, -1)
         learned = starts.cumsum(0) > 0
         learned[config.burn_in :] = True
