@@ -67,7 +67,13 @@ def cases(draw: Any, phase: str) -> Case:
     spread = draw(st.sampled_from([0.3, 3.0, 30.0]))
     x = numbers(steps, rows, FEATURES, seed=seed, spread=spread)
     if phase != "plain":
-        compressed(cell, phase, x, draw)
+        compressed(cell, phase, x, CompressionConfig(
+            sparsity=draw(st.sampled_from([0.0, 0.4])), weight_bits=draw(st.sampled_from([2, 4, 8])),
+            activation_bits=0 if phase == "weights" else 8,
+            weight_range=draw(st.sampled_from(get_args(WeightRange))),
+            granularity=draw(st.sampled_from(["tensor", "channel"])),
+            prune_start=0.0, quantize_start=0.5, observe=0.5,
+        ))  # fmt: skip
     starts = draw(st.sampled_from([None, 0.0, 0.3, 1.0]))
     vectors = len(cell.bits)
     return Case(
@@ -78,14 +84,9 @@ def cases(draw: Any, phase: str) -> Case:
     )
 
 
-def compressed(cell: Recurrent, phase: str, x: torch.Tensor, draw: Any) -> None:
+def compressed(cell: Recurrent, phase: str, x: torch.Tensor, config: CompressionConfig) -> None:
     """Gives the cell quantizers that have met something, up to ``phase``."""
     network = nn.Sequential(cell, nn.Linear(cell.units, OUTPUTS))
-    config = CompressionConfig(
-        sparsity=draw(st.sampled_from([0.0, 0.4])), weight_bits=draw(st.sampled_from([2, 4, 8])),
-        activation_bits=0 if phase == "weights" else 8, weight_range=draw(st.sampled_from(get_args(WeightRange))),
-        granularity=draw(st.sampled_from(["tensor", "channel"])), quantize_start=0.5, observe=0.5, prune_start=0.0,
-    )  # fmt: skip
     compressor = Compressor(trace(network), torch.optim.SGD(network.parameters()), config, 2)
     for step in range(1 if phase == "observe" else 2):
         compressor.step(step)
@@ -144,6 +145,20 @@ def test_codes_and_their_gradients(case: Case) -> None:
     for ours, theirs in zip([found.outputs, *found.state], [wanted.outputs, *wanted.state], strict=True):
         assert ours.numpy().tobytes() == theirs.numpy().tobytes()
     assert_gradients_close(case, found, wanted)
+
+
+def test_what_a_layer_clips_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    (cell,) = Recurrent.of(nn.LSTM(FEATURES, 4))
+    nn.init.constant_(cell.recurrent.bias, 40.0)  # beyond the largest code
+    nn.init.constant_(cell.input.bias, -31.9)  # so that gates are open all the same
+    x = numbers(3, 2, FEATURES, seed=0)
+    compressed(cell, "integers", x, CompressionConfig(sparsity=0.0, weight_bits=8, quantize_start=0.5, observe=0.5))
+    case = Case(cell, x, None, None)
+    found, wanted = both(case)
+    assert_gradients_close(case, found, wanted)
+    assert not found.gradients["recurrent.bias"].any()
+    assert found.gradients["input.bias"].abs().max() > 0.01
 
 
 @settings(max_examples=20)
