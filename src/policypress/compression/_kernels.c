@@ -1,9 +1,9 @@
 /* The element-wise passes of fake quantization, fused: torch needs four to eight passes over memory for each. And the
  * way of a recurrent cell through time, there and back, which takes torch some hundred calls a step.
  *
- * Integers are, bit for bit, what the torch expressions in fake_quant.py and recurrent.py compute, what a cell computes in
- * float nearly so; the tests compare them. Arguments that are addresses point to contiguous tensors on the CPU, whose
- * sizes the caller answers for, of float32 if nothing else is said.
+ * Integers are, bit for bit, what the torch expressions in fake_quant.py and recurrent.py compute, what a cell computes
+ * in float nearly so; the tests compare them. Arguments that are addresses point to contiguous tensors on the CPU, of
+ * float32 if nothing else is said, whose sizes the caller answers for.
  * Compile without -ffast-math and with -ffp-contract=off.
  */
 #define Py_LIMITED_API 0x030A0000 /* one binary for Python 3.10 and later */
@@ -95,8 +95,8 @@ VECTORIZED static int64_t weight_row(const float *restrict weight, float *restri
 
 /* Recurrent cells: the formulas of policy/cells.py, and the gradient of those in float.
  *
- * A cell has `units` units and 3 gates (GRU) or 4 (LSTM); x and y, what its two layers give, are (gates, units) for each
- * row. Its state is h, of an LSTM h and c. Arrays are (steps, rows, ...), those of states (vectors, steps, rows, units).
+ * A cell has `units` units and 3 gates (GRU) or 4 (LSTM); x and y, what its two layers give, are (gates, units) for
+ * each row. Its state is h, of an LSTM h and c. Arrays are (steps, rows, ...), of states (vectors, steps, rows, units).
  */
 enum { GRU, LSTM };
 
@@ -134,7 +134,9 @@ static inline double look_up(const double *table, double limit, double code) {
     return table[(int32_t)((code == code ? code : 0.0) + limit)] + 0.0 * code; /* NaN stays NaN */
 }
 
-static inline double gate(const codes *c, double v) { return look_up(c->sigmoid, c->sigmoid_limit, scaled(v, c->gate)); }
+static inline double gate(const codes *c, double v) {
+    return look_up(c->sigmoid, c->sigmoid_limit, scaled(v, c->gate));
+}
 
 static inline double squashed(const codes *c, double v, double ratio) {
     return look_up(c->tanh, c->tanh_limit, scaled(v, ratio));
@@ -307,8 +309,8 @@ static Py_ssize_t gates_of(const way *w) { return w->kind == GRU ? 3 : 4; }
 static Py_ssize_t vectors_of(const way *w) { return w->kind == GRU ? 1 : 2; }
 static float goes_on(const way *w, Py_ssize_t at) { return w->starts != NULL && w->starts[at] ? 0.0f : 1.0f; }
 
-/* `state` (vectors, rows, units) is what was before; `weight` (units, gates * units) and `bias` are codes where the cell's
- * are. Gives the state `before` and `after` each step, and of codes what it were without rounding, `smooth`. */
+/* `state` (vectors, rows, units) is what was before; `weight` (units, gates * units) and `bias` are codes where the
+ * cell's are. Gives the state `before` and `after` each step, and of codes what it would be unrounded, `smooth`. */
 static void unroll(const way *w, const float *x, const float *state, const float *weight, const float *bias,
                    float *before, float *after, float *smooth, float *kept, uint8_t *inside, double *scratch) {
     const Py_ssize_t units = w->units, gates = gates_of(w), row = gates * units, vector = w->steps * w->rows * units;

@@ -335,7 +335,6 @@ class _FakeQuantized(nn.Module):
         self._memory.passes += 1
         return self._memory.passes % STEP_STRIDE == 1
 
-    @torch.no_grad()
     def numbers(self) -> tuple[Constants, Codes]:
         """Constants, and the codes of weights and biases: computed again when what they come from has changed.
 
