@@ -318,6 +318,9 @@ class _Followed:
                     raise s.NotUnderstood("a condition that is computed")
                 block = list(node.blocks())[0 if taken[0] else 1]
                 self._body(block)
+                for given, inner in zip(node.outputs(), block.outputs(), strict=True):
+                    if (seen := self._views.get(inner.debugName())) is not None:
+                        self._views[given.debugName()] = seen
                 return [self._of(value) for value in block.outputs()]
             case _:
                 pass
