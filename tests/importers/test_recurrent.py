@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import nn
 
 from importers.models import Graph, opened
@@ -541,6 +542,16 @@ def test_graphs_that_are_not(name: str, tmp_path: Path) -> None:
     assert any(part in found.unknown for part in why.split("|")), found.unknown
     answers, _ = found.steps(np.ones((1, INPUTS), np.float32), [None])
     assert answers.shape == (1, OUTPUTS)
+
+
+def test_a_state_in_which_rounding_grows_is_no_policy_s(tmp_path: Path) -> None:
+    """Of a chaotic network two runtimes agree for some steps, and not for a thousand."""
+    g = Graph(17, (1, INPUTS))
+    y, h = cell(g, "GRU", steps_of(g), "h_in", units=16)
+    recurrent = next(tensor for tensor in g.tensors if tensor.dims[1:] == [48, 16])
+    recurrent.CopyFrom(numpy_helper.from_array(3 * numpy_helper.to_array(recurrent), recurrent.name))
+    path = g.save(tmp_path / "a.onnx", head(g, y, 16), state={"h": ((1, 1, 16), h)})
+    assert opened(path).unknown == "a state in which rounding grows from step to step"
 
 
 @pytest.mark.parametrize("spoil", ["weights", "units", "bias", "state", "missing"])

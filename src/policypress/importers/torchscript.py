@@ -240,11 +240,14 @@ class _Followed:
         for node in block.nodes():
             kind, outputs = node.kind(), [value.debugName() for value in node.outputs()]
             taken = [self._of(value) for value in node.inputs()]
+            first = next((value.debugName() for value in node.inputs()), "")
             lost = next((value for value in taken if isinstance(value, _Lost)), None)
             results = list[Any]()
             if lost is None:
                 try:
                     results = self._results(node, taken)
+                    if kind in _VIEWS and first in self._views:
+                        self._views[outputs[0]] = self._results(node, [self._views[first], *taken[1:]])[0]
                 except s.NotUnderstood as error:
                     what = str(error)
                     lost = _Lost(what if error.earlier or what == kind else f"{kind}: {what}")
@@ -255,13 +258,10 @@ class _Followed:
                 if kind == "prim::If":  # in which it may be written, or not
                     self.kept = dict.fromkeys(self.kept, lost)
             self._found.update(zip(outputs, results, strict=False))
-            first = next((value.debugName() for value in node.inputs()), "")
             if _in_place(kind) and results:
                 self._found[first] = results[0]
                 if first in self._views:
                     self._write(self._views[first], results[0])
-            elif kind in _VIEWS and first in self._views and lost is None:
-                self._views[outputs[0]] = self._results(node, [self._views[first], *taken[1:]])[0]
             elif kind == "prim::SetAttr":
                 self._put(self._path(node), taken[1])
 
