@@ -72,6 +72,19 @@ class ExportedLSTM(Exported):
         self.cell_state[:] = 0.0
 
 
+class WithSpread(Exported):
+    """The same where the spread depends on the observation: the network gives it beside the action."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(UNITS, 2 * OUTPUTS), nn.Unflatten(-1, (2, OUTPUTS)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, h = self.rnn(x.unsqueeze(0), self.hidden_state)
+        self.hidden_state[:] = h
+        return self.mlp(y.squeeze(0))[..., 0, :]
+
+
 class Flowing(nn.Module):
     """The same for ONNX, of a module for TorchScript: the state comes in and goes out."""
 
@@ -218,7 +231,7 @@ class Asks(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("make", [Cells, OneVector])
+@pytest.mark.parametrize("make", [Cells, OneVector, WithSpread])
 def test_cells_and_views(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     found = opened(scripted(make(), tmp_path / "a.pt"), shape=(INPUTS,))
     assert apart(found, 200) < 1e-5
@@ -388,6 +401,19 @@ def two_cells(g: Graph, crossed: bool = False, shared: bool = False) -> tuple[st
     return head(g, b if not crossed else a), {"a": (SHAPE, a), "b": (SHAPE, kept)}
 
 
+def in_a_stack(g: Graph) -> tuple[str, dict[str, Any]]:
+    """As PyTorch's newer exporter writes two layers: parts of one state, and outputs that are turned and reshaped."""
+    x, after = steps_of(g), []
+    for layer in range(2):
+        part = [g.ints(layer), g.ints(layer + 1), g.ints(0)]
+        read = [g("Slice", name, *part) for name in ("h_in", "c_in")]
+        y, *kept = cell(g, "LSTM", x, *read, inputs=UNITS if layer else INPUTS)
+        x = g("Reshape", g("Transpose", y, perm=[0, 2, 1, 3]), g.ints(1, 1, UNITS))
+        after.append(kept)
+    stacked = [g("Concat", *parts, axis=0) for parts in zip(*after, strict=True)]
+    return head(g, x), {name: ((2, 1, UNITS), kept) for name, kept in zip("hc", stacked, strict=True)}
+
+
 def with_encoder(g: Graph) -> tuple[str, dict[str, Any]]:
     x = g("Tanh", g.dense(g("Mul", "obs", np.linspace(1, 2, INPUTS)), INPUTS, 5))
     y, h = cell(g, "GRU", g("Reshape", x, g.ints(1, 1, 5)), "h_in", inputs=5)
@@ -405,6 +431,7 @@ UNDERSTOOD: dict[str, Callable[[Graph], tuple[str, dict[str, Any]]]] = {
     "choices": chosen,
     "one vector": flat_state,
     "two cells": two_cells,
+    "a stack": in_a_stack,
     "layers around it": with_encoder,
 }
 

@@ -452,6 +452,14 @@ def _flat(x: Any, start: int = 0, end: int = -1) -> Any:
     return s.move(x, flattened)
 
 
+def _unflat(x: Any, axis: int, sizes: list[int]) -> Any:
+    def unflattened(v: NDArray[Any]) -> NDArray[Any]:
+        place = axis % v.ndim
+        return v.reshape(*v.shape[:place], *sizes, *v.shape[place + 1 :])
+
+    return s.move(x, unflattened)
+
+
 def _squeeze(x: Any, axis: Any = None) -> Any:
     def squeezed(v: NDArray[Any]) -> NDArray[Any]:
         if axis is None:
@@ -712,6 +720,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "to": _same,
     "transpose": lambda x, a, b: s.move(x, lambda v: np.swapaxes(v, a, b)),
     "type_as": _same,
+    "unflatten": _unflat,
     "unsqueeze": lambda x, axis: s.move(x, lambda v: np.expand_dims(v, axis)),
     "var": _variance,
     "view": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
