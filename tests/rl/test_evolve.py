@@ -143,11 +143,26 @@ def test_survival_alone_is_worth_less_at_first(effort: int, share: float) -> Non
     with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
         work = Evolution(start, rollouts, config(), episode=lambda: evolve._Episode(8.0, 10.0))
         work._state.effort = effort
-        ((worth, returned),) = work._played([work._state.best], [7])
-        assert worth == pytest.approx(returned - share * 8.0 * rollouts.steps)
-        assert returned == pytest.approx(
+        shaped, returns = work._played([work._state.best], [7])
+        assert shaped[0, 0] == pytest.approx(returns[0, 0] - share * 8.0 * rollouts.steps)
+        assert returns[0, 0] == pytest.approx(
             evaluate(work._genome.policy(work._state.best), Environment("rl.toys:Follow"), episodes=1, seed=7).mean
         )
+
+
+def test_every_other_episode_is_one_of_the_hardest_of_the_latest() -> None:
+    start = bad()
+    with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
+        work = Evolution(start, rollouts, config())
+        strategy = work._begun()
+        for _ in range(2 * evolve._REMEMBERED):
+            work._generation(strategy)
+        met = work._state.met
+        assert len(met) == evolve._REMEMBERED
+        hardest = set(sorted(met, key=met.__getitem__)[: evolve._REMEMBERED // 10])
+        drawn = [work._seed() for _ in range(400)]
+        assert 150 < sum(seed in hardest for seed in drawn) < 250
+        assert {seed for seed in drawn if seed in met} == hardest
 
 
 def test_candidates_play_the_beginning_of_an_episode_first_and_all_of_it_at_last() -> None:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ _CHECK_SHARE = 0.15  # of the environment steps, about
 _PATIENCE = 10  # checks without a better policy, and one more for
 _NUMBERS_A_CHECK = 20
 _GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
+_REMEMBERED = 50  # of them, the latest
+_AGAIN = 0.5  # of them: one of the hardest tenth that is remembered
 _SAVE_SECONDS = 20.0
 
 
@@ -104,8 +106,8 @@ class _Episode:
 class _State:
     """Where an evolution stands: the agent's ``episode``, the ``best`` vector of the genome, its ``worth`` in checks of
     this effort and what it ``returned`` there, the environment ``steps`` made, then and at the last check, what that
-    check took, how many checks in a row found nothing better, which of the horizons candidates play to, and the
-    strategy that is at work."""
+    check took, how many checks in a row found nothing better, which of the horizons candidates play to, what the
+    middle candidate was worth in the latest episodes, by their seeds, and the strategy that is at work."""
 
     generator: np.random.Generator
     episode: _Episode
@@ -119,6 +121,7 @@ class _State:
     effort: int = 0
     horizon: int = 0
     generations: int = 0
+    met: dict[int, float] = field(default_factory=dict)
     strategy: Any = None
 
 
@@ -172,10 +175,10 @@ class Evolution:
             if state.steps - state.checked > state.check_steps / _CHECK_SHARE:
                 self._check(np.asarray(state.strategy.mean))
             if state.fruitless >= _HORIZON_PATIENCE and state.horizon < len(_HORIZONS) - 1:
-                state.horizon, state.fruitless = state.horizon + 1, 0
+                state.horizon, state.fruitless, state.met = state.horizon + 1, 0, {}
             elif state.fruitless >= _PATIENCE + self._genome.size // _NUMBERS_A_CHECK:
                 state.effort = min(state.effort + 1, len(_EFFORTS) - 1)
-                state.worth, state.strategy, state.fruitless = None, None, 0
+                state.worth, state.strategy, state.fruitless, state.met = None, None, 0, {}
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -216,39 +219,52 @@ class Evolution:
 
     def _generation(self, strategy: Any) -> None:
         """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
-        episodes = _EFFORTS[self._state.effort].episodes
-        seeds = _GENERATION_SEED + self._state.generator.integers(2**30, size=episodes)
+        seeds = [self._seed() for _ in range(_EFFORTS[self._state.effort].episodes)]
         limit = max(1.0, _HORIZONS[self._state.horizon] * self._state.episode.length)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
             vectors = strategy.ask()
-            strategy.tell(vectors, [-found for found in self._worth(vectors, seeds.tolist(), limit)])
+            shaped, _ = self._played(vectors, seeds, limit)
+            strategy.tell(vectors, [-worth(one) for one in shaped.tolist()])
+        for seed, middle in zip(seeds, np.median(shaped, axis=0).tolist(), strict=True):
+            self._state.met.pop(seed, None)
+            self._state.met[seed] = middle
+        for seed in list(self._state.met)[:-_REMEMBERED]:
+            del self._state.met[seed]
 
-    def _worth(
-        self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int], limit: float = math.inf
-    ) -> list[float]:
-        """What policies are worth in the first ``limit`` steps of episodes of these seeds."""
-        return [found for found, _ in self._played(vectors, seeds, limit)]
+    def _seed(self) -> int:
+        """Of an episode that changes the policy: a new one, or again one of the hardest, where candidates fall from
+        few beginnings only."""
+        generator, met = self._state.generator, self._state.met
+        hardest = sorted(met, key=met.__getitem__)[: len(met) // 10]
+        if hardest and generator.random() < _AGAIN:
+            return hardest[generator.integers(len(hardest))]
+        return _GENERATION_SEED + int(generator.integers(2**30))
+
+    def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
+        """What policies are worth in episodes of these seeds."""
+        return [worth(one) for one in self._played(vectors, seeds)[0].tolist()]
 
     def _played(
         self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int], limit: float = math.inf
-    ) -> list[tuple[float, float]]:
-        """What policies are worth in the first ``limit`` steps of episodes of these seeds, and the mean return."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of policies in the first ``limit`` steps of episodes of these seeds: returns less what steps cost, and
+        returns, (policies, seeds) each."""
         state, before = self._state, self._rollouts.steps
         returns, lengths = self._rollouts.play([self._genome.policy(vector) for vector in vectors], seeds, limit)
         state.steps += self._rollouts.steps - before
-        shaped = returns - _EFFORTS[state.effort].upkeep * state.episode.earned * lengths
-        return [(worth(one.tolist()), float(found.mean())) for one, found in zip(shaped, returns, strict=True)]
+        return returns - _EFFORTS[state.effort].upkeep * state.episode.earned * lengths, returns
 
     def _check(self, vector: NDArray[np.float64]) -> None:
         """Takes a policy for the best if it is worth more than that in the episodes of checks."""
         state, before = self._state, self._state.steps
         seeds = range(_CHECK_SEED, _CHECK_SEED + _EFFORTS[state.effort].checks)
-        ((found, returned),) = self._played([vector], seeds)
+        shaped, returns = self._played([vector], seeds)
+        found = worth(shaped[0].tolist())
         state.checked, state.check_steps = state.steps, state.steps - before
         state.fruitless += 1
         if state.worth is None or found > state.worth:
-            state.best, state.worth, state.returned, state.fruitless = vector.copy(), found, returned, 0
+            state.best, state.worth, state.returned, state.fruitless = vector.copy(), found, float(returns.mean()), 0
 
     def _save(self) -> None:
         if self._checkpoint is not None:
