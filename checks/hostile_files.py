@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LIMIT = 2**30
@@ -49,6 +50,22 @@ class Harmful:
         return os.system, (f"touch {EVIL}",)
 
 
+class Recurrent(torch.nn.Module):
+    """A policy that keeps the state of its LSTM in buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.last = torch.nn.LSTM(4, 5), torch.nn.Linear(5, 2)
+        self.register_buffer("hidden_state", torch.zeros(1, 1, 5))
+        self.register_buffer("cell_state", torch.zeros(1, 1, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, (h, c) = self.rnn(x.unsqueeze(0), (self.hidden_state, self.cell_state))
+        self.hidden_state[:] = h
+        self.cell_state[:] = c
+        return self.last(y.squeeze(0))
+
+
 def originals() -> list[Path]:
     found = [path for path in sorted(SHARED.glob("policies/**/*")) if path.suffix in (".onnx", ".pt")]
     return [*found, *sorted(SHARED.glob("robots/*/*.onnx")), *sorted(SHARED.glob("robots/*/*.pt"))]
@@ -57,7 +74,6 @@ def originals() -> list[Path]:
 def written(folder: Path) -> list[Path]:
     """Small files that are as they should be, so that mutations come to more than weights."""
     import onnx
-    import torch
     from onnx import TensorProto, helper
 
     rng = np.random.default_rng(0)
@@ -73,13 +89,27 @@ def written(folder: Path) -> list[Path]:
     network = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ELU(), torch.nn.Linear(5, 2))
     torch.jit.script(network).save(folder / "small.pt")
     torch.save({"model_state_dict": {f"actor.{k}": v for k, v in network.state_dict().items()}}, folder / "small.pth")
-    return [folder / name for name in ("small.onnx", "small.pt", "small.pth")]
+    weights, state = [], [1, 1, 5]
+    for name, shape in (("w", [1, 15, 4]), ("r", [1, 15, 5]), ("b", [1, 30]), ("last", [5, 2])):
+        weights.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype("f"), name))
+    weights.append(onnx.numpy_helper.from_array(np.zeros(1, np.int64), "first"))
+    nodes = [
+        helper.make_node("Unsqueeze", ["obs", "first"], ["x"]),
+        helper.make_node("GRU", ["x", "w", "r", "b", "", "h_in"], ["", "h_out"], hidden_size=5, linear_before_reset=1),
+        helper.make_node("Squeeze", ["h_out", "first"], ["y"]),
+        helper.make_node("MatMul", ["y", "last"], ["actions"]),
+    ]
+    sizes = {"obs": [1, 4], "h_in": state, "actions": [1, 2], "h_out": state}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
+    graph = helper.make_graph(nodes, "policy", ends[:2], ends[2:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "recurrent.onnx")
+    torch.jit.script(Recurrent()).save(folder / "recurrent.pt")
+    return [folder / name for name in ("small.onnx", "small.pt", "small.pth", "recurrent.onnx", "recurrent.pt")]
 
 
 def harmful(folder: Path) -> Iterator[Path]:
     """Files that would do harm, each made when it is asked for."""
     import onnx
-    import torch
     from onnx import TensorProto, helper
 
     def made(name: str, graph: onnx.GraphProto) -> Path:

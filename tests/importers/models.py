@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,21 @@ class Graph:
         return self.dense(act(hidden) if act else self("Relu", hidden), HIDDEN, OUTPUTS)
 
     def save(
-        self, path: Path, *outputs: str, metadata: dict[str, str] | None = None, dtype: int = TensorProto.FLOAT
+        self,
+        path: Path,
+        *outputs: str,
+        metadata: dict[str, str] | None = None,
+        dtype: int = TensorProto.FLOAT,
+        state: Mapping[str, tuple[Sequence[Any], str]] | None = None,
     ) -> Path:
-        taken = helper.make_tensor_value_info("obs", dtype, self.shape)
-        ends = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in outputs]
-        graph = helper.make_graph(self.nodes, "policy", [taken], ends, self.tensors)
+        """``state``: by its name, for an input NAME_in and an output NAME_out, its shape and what is kept."""
+        taken = [helper.make_tensor_value_info("obs", dtype, self.shape)]
+        for name, (shape, kept) in (state or {}).items():
+            taken.append(helper.make_tensor_value_info(f"{name}_in", TensorProto.FLOAT, shape))
+            self.nodes.append(helper.make_node("Identity", [kept], [f"{name}_out"]))
+        names = [*outputs, *(f"{name}_out" for name in state or {})]
+        ends = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names]
+        graph = helper.make_graph(self.nodes, "policy", taken, ends, self.tensors)
         sets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(f.domain, 1) for f in self.functions)]
         model = helper.make_model(graph, opset_imports=sets, functions=self.functions, ir_version=8)
         model = onnx.shape_inference.infer_shapes(model)

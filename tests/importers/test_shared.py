@@ -50,14 +50,26 @@ def test_metadata_of_a_humanoid() -> None:
     assert [len(found[name]) for name in ("joint_names", "kp", "kd")] == [29, 29, 29]
 
 
-def test_a_recurrent_policy_can_be_reset() -> None:
+def test_a_recurrent_policy_is_understood_and_can_be_reset() -> None:
+    """Over 1,000 steps, with other episodes between them."""
     found = opened(SHARED / "robots/g1/motion.pt")
-    assert (found.shape, found.policy) == ((47,), None)
     assert found.steps is not None
+    assert found.policy is not None
+    assert (found.shape, found.policy.state_size, found.rows()["memory"]) == ((47,), 128, "LSTM of 64 units")
     module = torch.jit.load(str(SHARED / "robots/g1/motion.pt"))
-    walk, states = np.random.default_rng(0).normal(size=(50, 1, 47)).astype(np.float32), [None]
-    for x in walk:  # another episode beside it changes nothing
-        found.run(-x)
-        answer, states = found.steps(x, states)  # type: ignore[assignment]
+    walk, states, state = np.random.default_rng(0).normal(size=(1000, 1, 47)).astype(np.float32), [None], None
+    wanted, ours = [], []
+    for step, x in enumerate(walk):
+        begins = step in (0, 300, 700)
+        if begins:
+            module.reset_memory()
+        if step % 100 == 1:  # another episode beside it changes nothing
+            found.run(-x)
+        answer, states = found.steps(x, [None] if begins else states)  # type: ignore[assignment]
+        own, state = found.policy.predict(x, state, np.array([begins]))
         with torch.no_grad():
-            np.testing.assert_array_equal(answer, module(torch.from_numpy(x)).numpy())
+            wanted.append(module(torch.from_numpy(x)).numpy().copy())
+        np.testing.assert_array_equal(answer, wanted[-1])
+        ours.append(own)
+    largest = np.abs(wanted).max()
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-5 * largest)

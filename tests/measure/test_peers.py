@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
 from policypress import cli
+from policypress.compression.freeze import freeze_graph
+from policypress.compression.graph import trace
+from policypress.compression.recurrent import Recurrent
 from policypress.errors import ConfigError, ExportError, UnsupportedError
 from policypress.measure import bench as bench_module
 from policypress.measure import peers as peers_module
@@ -24,7 +29,7 @@ from policypress.measure.latency import Timing
 from policypress.measure.machine import machine
 from policypress.measure.peers import PEERS, Contender, Peer, Task, float_graph, named
 from policypress.policy import reference
-from policypress.policy.contract import ActionTransform
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Activation
 from policypress.policy.policy import Policy
 from policypress.tables import bench_notes, bench_table, energy_table
@@ -110,6 +115,33 @@ def test_the_dense_network_is_what_a_converter_writes(kind: Kind, unit: str) -> 
     assert [node.op_type for node in model.graph.node] == ["Sub", "Div", "Clip", "Cast", *layers, *squash]
     assert [value.name for value in model.graph.output] == ["action"]
     assert len(model.metadata_props) == 0
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_what_remembers_goes_on_from_call_to_call(kind: str) -> None:
+    """Every peer that runs it, of one observation and of a batch, each with a state of its own."""
+    torch.manual_seed(0)
+    module = nn.GRU(5, 6, 2) if kind == "gru" else nn.LSTM(5, 6, 2)
+    network = nn.Sequential(*Recurrent.of(module), nn.Linear(6, 2))
+    bound = np.full(2, np.inf, np.float32)
+    action = ActionTransform("box", (2,), "float32", low=-bound, high=bound)
+    policy = freeze_graph(trace(network), ObservationTransform((5,), "float32"), action)
+    task, x = task_of(policy), usual_observations(policy, 4, seed=5)
+    calls = {
+        name: PEERS[name].make(task) for name in ("ort", "ort-int8-dynamic", "ort-int8-qdq", "ort-exported", "numpy")
+    }
+    state = alone = None
+    for step in range(8):
+        wanted, state = policy.predict(x, state)
+        single, alone = policy.predict(x[0], alone)
+        for name, peer in calls.items():
+            near = 0.3 if "int8" in name else 1e-5
+            np.testing.assert_allclose(peer.many(x), wanted, rtol=0, atol=near, err_msg=f"{name} {step}")
+            np.testing.assert_allclose(peer.one(x[0]), single, rtol=0, atol=near, err_msg=f"{name} {step}")
+    nodes = [node.op_type for node in onnx.load_from_string(float_graph(policy)).graph.node]
+    assert nodes.count(kind.upper()) == 2
+    report = bench(policy, BenchConfig(seconds=0.2, peers=("ort", "numpy"), batch=4))
+    assert [row.reason for row in report.rows] == ["", "", ""]
 
 
 @pytest.mark.parametrize("name", ["ort-int8-dynamic", "ort-int8-qdq"])

@@ -153,6 +153,35 @@ def test_what_remembers_is_evaluated_and_pressed(tmp_path: Path) -> None:
         press(opened, plan_pressing(opened, method="ptq"), tmp_path / "ptq")
 
 
+class Remembers(nn.Module):
+    """A GRU, and a layer that moves by what it remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.last = nn.GRU(3, 6), nn.Linear(6, 2)
+        self.register_buffer("hidden_state", torch.zeros(1, 1, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, h = self.rnn(x.unsqueeze(0), self.hidden_state)
+        self.hidden_state[:] = h
+        return self.last(y.squeeze(0))
+
+
+def test_what_remembers_and_is_understood_is_quantized_as_it_is(tmp_path: Path) -> None:
+    torch.jit.script(Remembers()).save(tmp_path / "a.pt")
+    own = evaluate_file(tmp_path / "a.pt", Opening(), Environment(FOLLOW), episodes=5)
+    opened = open_agent(Source(tmp_path / "a.pt"), None, FOLLOW)
+    assert opened.teacher.graph is not None
+    assert opened.teacher.remembers
+    config = plan_pressing(opened, method="ptq", compression=BITS, student={"states": 2000}, settings={"episodes": 5})
+    result = press(opened, config, tmp_path / "run")
+    np.testing.assert_allclose(result["teacher"]["returns"], own.returns, rtol=1e-4)
+    policy = pp.load(tmp_path / "run" / "policy.policy")
+    assert (policy.numerics, policy.state_size, policy.provenance["format"]) == ("integer", 6, "TorchScript")
+    np.testing.assert_allclose(result["evaluation"]["returns"], own.returns, rtol=0.05)
+
+
 @pytest.mark.parametrize("hidden", ["auto", (8, 8)])
 def test_a_file_is_pressed(hidden: Any, tmp_path: Path) -> None:
     """From a file to a small policy whose card says where it comes from; the same again, nothing is done."""

@@ -17,3 +17,40 @@ def requantize(
 def weight_codes(
     weight: int, out: int, rows: int, columns: int, scale: int, inverse: int, inverses: int, limit: float, /
 ) -> int: ...
+def unroll(
+    kind: int,
+    steps: int,
+    rows: int,
+    units: int,
+    starts: int,
+    x: int,
+    state: int,
+    weight: int,
+    bias: int,
+    before: int,
+    after: int,
+    smooth: int,
+    kept: int,
+    inside: int,
+    codes: tuple[float, ...] | None,
+    /,
+) -> None: ...
+def unroll_back(
+    kind: int,
+    steps: int,
+    rows: int,
+    units: int,
+    starts: int,
+    grad: int,
+    weight: int,
+    before: int,
+    kept: int,
+    smooth: int,
+    inside: int,
+    limit_of_h: float,
+    limit_of_c: float,
+    of_x: int,
+    of_y: int,
+    of_state: int,
+    /,
+) -> None: ...

@@ -87,7 +87,7 @@ def _inside(grad: torch.Tensor, codes: torch.Tensor, limits: tuple[int, int]) ->
     return torch.ops.aten.hardtanh_backward(grad, codes, low - 0.5, high + 0.5)  # type: ignore[no-any-return]
 
 
-class _Constants(NamedTuple):
+class Constants(NamedTuple):
     """What follows from step and ranges alone; ones where the layer has no such quantizer.
 
     Vectors of 1 or (out,) values, (features,) for an input with a scale for each feature.
@@ -105,7 +105,7 @@ class _Constants(NamedTuple):
     output_scale: float
 
 
-class _Codes(NamedTuple):
+class Codes(NamedTuple):
     """Weights and biases as integers; ``wide`` if an accumulator could pass float32's exact ones."""
 
     weight: torch.Tensor
@@ -119,7 +119,7 @@ class _Run(NamedTuple):
     values: torch.Tensor
     inputs: torch.Tensor
     codes: torch.Tensor | None
-    constants: _Constants
+    constants: Constants
 
 
 Versions = list[tuple[torch.Tensor, int]]
@@ -130,22 +130,23 @@ class _Memory:
 
     def __init__(self) -> None:
         self.passes = 0
-        self.constants: _Constants | None = None
+        self.constants: Constants | None = None
         self.constants_of: Versions = []
-        self.codes: _Codes | None = None
+        self.codes: Codes | None = None
         self.codes_of: Versions = []
         self.stale = True
         self.followed: torch.Tensor | None = None
 
 
-def _changed(versions: Versions, tensors: Sequence[torch.Tensor]) -> bool:
-    return len(versions) != len(tensors) or any(
-        kept is not tensor or version != tensor._version
-        for (kept, version), tensor in zip(versions, tensors, strict=True)
+def changed(since: Versions, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether ``tensors`` are not what they were when ``since`` was asked for."""
+    return len(since) != len(tensors) or any(
+        kept is not tensor or version != tensor._version for (kept, version), tensor in zip(since, tensors, strict=True)
     )
 
 
-def _versions(tensors: Sequence[torch.Tensor]) -> Versions:
+def versions(tensors: Sequence[torch.Tensor]) -> Versions:
+    """What ``changed`` compares tensors with."""
     return [(tensor, tensor._version) for tensor in tensors]
 
 
@@ -167,8 +168,11 @@ class _FakeQuantized(nn.Module):
             rest = x.shape[: x.dim() - (dims - 1)]
             y = self.forward(x.reshape(-1, *x.shape[len(rest) :]))
             return y.reshape(*rest, *y.shape[1:])
+        return self.answer(x, self._is_learning())
+
+    def answer(self, x: torch.Tensor, learning: bool) -> torch.Tensor:
+        """What ``forward`` gives for a batch ``x``; ``learning`` moves ranges and steps first."""
         quantizer = self.policypress_quantizer
-        learning = self._is_learning()
         if learning and quantizer.owns_source:
             self._observe_source(x)
         if not self.active:
@@ -181,16 +185,24 @@ class _FakeQuantized(nn.Module):
         if learning:
             self.update_step()
         if quantizer.source is None:
-            constants, kept = self._state()
-            values = kept.weight * _broadcast(constants.step, dims)
-            weight: torch.Tensor = _StraightThrough.apply(self.weight, values, self)  # type: ignore[no-untyped-call]
-            return self._apply_layer(x, weight, self.bias)
+            return self._apply_layer(x, self.quantized_weight(), self.bias)
         if torch.is_grad_enabled():
             return _IntegerLayer.apply(x, self.weight, self.bias, self, learning)  # type: ignore[no-any-return, no-untyped-call]
         acc, _, constants = self._accumulate(x)
         if quantizer.output is None:
-            return acc.float() * _broadcast(constants.unit, dims - 1)
+            return acc.float() * _broadcast(constants.unit, x.dim() - 1)
         return kernels.requantize(acc, constants.ratio, quantizer.output.limits, constants.output_scale)
+
+    def learn(self) -> None:
+        """Begins a pass of a layer inside of a network, whose ``answer`` is then asked for more than once."""
+        if self._is_learning() and self.active:
+            self.update_step()
+
+    def quantized_weight(self) -> torch.Tensor:
+        """What the codes of the weights stand for; its gradient is that of the weights."""
+        constants, kept = self.numbers()
+        values = kept.weight * _broadcast(constants.step, self.weight.dim())
+        return _StraightThrough.apply(self.weight, values, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def integers(self, x: torch.Tensor, learning: bool) -> _Run:
         """The layer in the frozen policy's arithmetic; ``learning`` moves the range of its output first."""
@@ -202,16 +214,16 @@ class _FakeQuantized(nn.Module):
             return _Run(acc.float() * unit, inputs, None, constants)
         if learning:
             quantizer.output.observe_values(acc * unit)
-            grid, constants = constants.bias_grid, self._state()[0]
+            grid, constants = constants.bias_grid, self.numbers()[0]
             if not torch.equal(constants.bias_grid, grid):  # now and then a wider range makes the biases coarser
                 return self.integers(x, learning=False)
         limits, scale = quantizer.output.limits, constants.output_scale
         values, codes = kernels.requantize_with_codes(acc, constants.ratio, limits, scale)
         return _Run(values, inputs, codes, constants)
 
-    def _accumulate(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, _Constants]:
+    def _accumulate(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Constants]:
         """Accumulators (exact integers in float32 or float64), the input's codes, and the constants."""
-        constants, kept = self._state()
+        constants, kept = self.numbers()
         source = self.policypress_quantizer.source
         assert source is not None
         # What another layer quantized lies on the grid: its codes come back as they were.
@@ -226,11 +238,11 @@ class _FakeQuantized(nn.Module):
         self,
         grad: torch.Tensor,
         inputs: torch.Tensor,
-        constants: _Constants,
+        constants: Constants,
         needs: tuple[bool, bool, bool],
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Gradients of the real layer for input, weight and bias, from the one for its output."""
-        weight = self._state()[1].weight
+        weight = self.numbers()[1].weight
         if isinstance(self, nn.Conv2d):
             found = torch.ops.aten.convolution_backward(
                 grad, inputs, weight * _broadcast(constants.step, 4), [len(weight)], self.stride, self.padding,
@@ -263,7 +275,7 @@ class _FakeQuantized(nn.Module):
         step = _broadcast(quantizer.step, self.weight.dim())
         exact = self._effective_weight() / step
         exact.masked_fill_(exact.abs() > quantizer.high, 0.0)
-        self._add_step_gradient(of_weight * (self._state()[1].weight - exact) * (step / self._feature_scale()))
+        self._add_step_gradient(of_weight * (self.numbers()[1].weight - exact) * (step / self._feature_scale()))
 
     @torch.no_grad()
     def add_rate_gradient(self, weight: float) -> None:
@@ -324,7 +336,7 @@ class _FakeQuantized(nn.Module):
         return self._memory.passes % STEP_STRIDE == 1
 
     @torch.no_grad()
-    def _state(self) -> tuple[_Constants, _Codes]:
+    def numbers(self) -> tuple[Constants, Codes]:
         """Constants, and the codes of weights and biases: computed again when what they come from has changed.
 
         Fused optimizers leave no trace in a tensor's version: the Compressor says ``forget`` after every step. Nor do
@@ -344,14 +356,14 @@ class _FakeQuantized(nn.Module):
                 ranges.append(quantizer.source.offset)
         if quantizer.output is not None:
             ranges.append(quantizer.output.limit)
-        if memory.constants is None or _changed(memory.constants_of, ranges):
-            memory.constants, memory.constants_of = self._constants(), _versions(ranges)
+        if memory.constants is None or changed(memory.constants_of, ranges):
+            memory.constants, memory.constants_of = self._constants(), versions(ranges)
             memory.stale = True
         parameters = [weight] if bias is None else [weight, bias]
-        if memory.codes is None or memory.stale or _changed(memory.codes_of, parameters):
+        if memory.codes is None or memory.stale or changed(memory.codes_of, parameters):
             # Over the old ones: new memory for every step would cost as much as the codes.
             out = None if memory.codes is None else memory.codes.weight
-            memory.codes, memory.codes_of = self._codes(memory.constants, out), _versions(parameters)
+            memory.codes, memory.codes_of = self._codes(memory.constants, out), versions(parameters)
             memory.stale = False
         return memory.constants, memory.codes
 
@@ -360,12 +372,12 @@ class _FakeQuantized(nn.Module):
         self._memory.stale = True
 
     @torch.no_grad()
-    def _constants(self) -> _Constants:
+    def _constants(self) -> Constants:
         quantizer = self.policypress_quantizer
         source, output = quantizer.source, quantizer.output
         scale, grid = self.accumulator_scale(), self._bias_grid()
         one = torch.ones_like(scale[:1])
-        return _Constants(
+        return Constants(
             step=quantizer.step.clone(),
             inverse_step=1.0 / quantizer.step,
             bias_grid=grid,
@@ -383,7 +395,7 @@ class _FakeQuantized(nn.Module):
         return ratio if output.reach <= LARGEST_CODE else ratio.double()  # float32 tells no more apart
 
     @torch.no_grad()
-    def _codes(self, constants: _Constants, out: torch.Tensor | None) -> _Codes:
+    def _codes(self, constants: Constants, out: torch.Tensor | None) -> Codes:
         quantizer = self.policypress_quantizer
         source = quantizer.source
         per_feature = source is not None and source.per_feature
@@ -393,7 +405,7 @@ class _FakeQuantized(nn.Module):
         bias = (self._bias() * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
         bias = bias.clamp_(-BIAS_LIMIT, BIAS_LIMIT)
         wide = source is not None and largest * source.reach + BIAS_LIMIT >= _EXACT_FLOAT32
-        return _Codes(weight, bias, wide)
+        return Codes(weight, bias, wide)
 
     def _bias_grid(self) -> torch.Tensor:
         """Biases are multiples of this power of two, float32, shape (1,) or (out,): finer ones only cost bytes.

@@ -1,16 +1,21 @@
-"""The element-wise arithmetic of fake quantization: each function is one pass in C, or the same bits from torch.
+"""The element-wise arithmetic of fake quantization, each function one pass in C or the same bits from torch; and the
+way of recurrent cells through time, in C alone.
 
-C (``_kernels.c``) serves contiguous float32 tensors on the CPU; torch's operators serve everything else. Gradients are
-the caller's business.
+C (``_kernels.c``) serves contiguous float32 tensors on the CPU (``fit``); torch's operators serve everything else.
+Gradients are the caller's business.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from policypress.compression import _kernels
 
 Limits = tuple[int, int]
+_CELLS = ("gru", "lstm")  # as C counts them
 
 
 def quantize(
@@ -20,7 +25,7 @@ def quantize(
     whole numbers in float32, have 1 or (features,) values."""
     if zero_point is not None:
         return (x * inverse_scale).round_().sub_(zero_point).clamp_(*limits)
-    if not _fits(x, inverse_scale):
+    if not fit(x, inverse_scale):
         return (x * inverse_scale).round_().clamp_(*limits)
     codes = torch.empty_like(x)
     columns = inverse_scale.numel()
@@ -36,7 +41,7 @@ def requantize(acc: torch.Tensor, ratio: torch.Tensor, limits: Limits, scale: fl
     ``acc``: (batch, channels, ...), exact integers; ``ratio`` = multiplier / 2**shift, of 1 or (channels,) values, in
     float32 if that is enough (no shift above 16), else float64.
     """
-    if not _fits(acc, ratio):
+    if not fit(acc, ratio):
         return _output_codes(acc, ratio).clamp_(*limits).mul_(scale)
     _requantize(acc, None, ratio, limits, scale)
     return acc
@@ -46,7 +51,7 @@ def requantize_with_codes(
     acc: torch.Tensor, ratio: torch.Tensor, limits: Limits, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``requantize`` and the codes before clipping; those far outside of the limits may be any code outside."""
-    if not _fits(acc, ratio):
+    if not fit(acc, ratio):
         codes = _output_codes(acc, ratio)
         return codes.clamp(*limits).mul_(scale), codes
     values = torch.empty_like(acc)
@@ -83,7 +88,7 @@ def weight_codes(
     ``weight``: (out, ...); ``input_scale``: (in,) for a matrix, or None; ``inverse_step``: 1 or (out,) values. ``out``
     may be written to.
     """
-    if not _fits(weight, inverse_step, *([] if input_scale is None else [input_scale])):
+    if not fit(weight, inverse_step, *([] if input_scale is None else [input_scale])):
         scaled = weight if input_scale is None else weight * input_scale
         codes = (scaled * inverse_step.reshape(-1, *[1] * (weight.dim() - 1))).round_().clamp_(-limit, limit)
         return codes, int(codes.double().abs().flatten(1).sum(1).amax())
@@ -97,5 +102,70 @@ def weight_codes(
     return codes, largest
 
 
-def _fits(*tensors: torch.Tensor) -> bool:
+class Way(NamedTuple):
+    """What the gradient of a recurrent cell's way through time needs of it. Of its state, (vectors, steps, rows,
+    units): what it was ``before`` each step, and ``smooth``, after it without rounding; None in float."""
+
+    before: torch.Tensor
+    kept: torch.Tensor
+    smooth: torch.Tensor | None
+    inside: torch.Tensor | None
+
+
+def unroll(
+    kind: str,
+    x: torch.Tensor,
+    starts: torch.Tensor | None,
+    state: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    codes: tuple[float, ...] | None,
+) -> tuple[torch.Tensor, Way]:
+    """The state (vectors, steps, rows, units) of a cell of ``policy.ops.CELLS`` after every step, for ``x`` (steps,
+    rows, gates * units), which its input layer gives.
+
+    ``starts`` (steps, rows), bool: where its state begins at zero. ``state`` (vectors, rows, units): before the first
+    step. ``weight`` (gates * units, units) and ``bias``: of its recurrent layer. ``codes``: None for a cell in float;
+    else weight and bias are codes, and these are the numbers of ``codes`` in C, in its order.
+    """
+    steps, rows, outputs = x.shape
+    units = weight.shape[1]
+    before, after = (x.new_empty(len(state), steps, rows, units) for _ in range(2))
+    kept, columns = x.new_empty(steps, rows, outputs + units), weight.t().contiguous()
+    smooth = inside = None
+    if codes is not None:
+        smooth, inside = torch.empty_like(after), torch.empty_like(x, dtype=torch.bool)
+    _kernels.unroll(
+        _CELLS.index(kind), steps, rows, units, _address(starts), x.data_ptr(), state.data_ptr(), columns.data_ptr(),
+        bias.data_ptr(), before.data_ptr(), after.data_ptr(), _address(smooth), kept.data_ptr(), _address(inside),
+        codes,
+    )  # fmt: skip
+    return after, Way(before, kept, smooth, inside)
+
+
+def unroll_back(
+    kind: str, grad: torch.Tensor, starts: torch.Tensor | None, weight: torch.Tensor, way: Way, limits: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradient of a way's ``x``, of what its recurrent layer gives, and of its first ``state``, from ``grad``, that
+    of ``after``.
+
+    ``weight``: in real units. It passes the rounding of a vector of the state where that is within its limit.
+    """
+    vectors, steps, rows, units = grad.shape
+    of_x, of_y = (grad.new_empty(steps, rows, len(weight)) for _ in range(2))
+    of_state = grad.new_zeros(vectors, rows, units)
+    _kernels.unroll_back(
+        _CELLS.index(kind), steps, rows, units, _address(starts), grad.data_ptr(), weight.data_ptr(),
+        way.before.data_ptr(), way.kept.data_ptr(), _address(way.smooth), _address(way.inside), limits[0], limits[-1],
+        of_x.data_ptr(), of_y.data_ptr(), of_state.data_ptr(),
+    )  # fmt: skip
+    return of_x, of_y, of_state
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def fit(*tensors: torch.Tensor) -> bool:
+    """Whether C serves them."""
     return all(t.dtype == torch.float32 and t.is_contiguous() and t.device.type == "cpu" for t in tensors)

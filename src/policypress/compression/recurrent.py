@@ -7,14 +7,18 @@ episode in every row, so that networks with it are nn.Sequential like all others
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from policypress.compression.fake_quant import STEP_STRIDE
+from policypress.compression import kernels
+from policypress.compression.fake_quant import STEP_STRIDE, FakeQuantLinear, Versions, changed, versions
 from policypress.compression.fixed_point import INT32, multiplier_and_shift
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer, constant_range
+from policypress.compression.through_time import CodedCell, through_time
 from policypress.config import MemoryKind, memory_of
 from policypress.errors import UnsupportedError
 from policypress.policy import cells
@@ -22,6 +26,7 @@ from policypress.policy.ops import CELLS, Activation, History
 
 PART_BITS, _PART_UNIT = 13, 1 / 128
 """Of the codes that both layers of a cell give: up to 32, in halves of what the table of tanh tells apart."""
+_PART_LIMIT = 2 ** (PART_BITS - 1) - 1
 SIGMOID = Activation("sigmoid", 1 / 32, 8, 255)
 TANH = Activation("tanh", 1 / 64, 8, 255)
 STATE_BITS = {"gru": (12,), "lstm": (8, 16)}
@@ -43,10 +48,12 @@ class Recurrent(nn.Module):
         if len(self.bits) != len(CELLS[kind].state) or not all(8 <= one <= 16 for one in self.bits):
             raise UnsupportedError(f"the state of a {kind} has 8 to 16 bits for each of {CELLS[kind].state}.")
         self.input: nn.Module = input
-        self.recurrent: nn.Module = recurrent
+        self.recurrent: nn.Linear = recurrent
         self.units = recurrent.in_features
         self.ranges: nn.ModuleList | None = None
         self.active, self._passes = False, 0
+        self._codes: _CellCodes | None = None
+        self._codes_of: Versions = []
 
     @classmethod
     def of(cls, module: nn.Module, bits: tuple[int, ...] | None = None) -> list[Recurrent]:
@@ -75,36 +82,82 @@ class Recurrent(nn.Module):
         """
         steps, rows = x.shape[:2]
         taken = self.input(x.flatten(0, 1)).view(steps, rows, -1)
-        state = state or [taken.new_zeros(rows, self.units) for _ in self.bits]
-        codes = _CellCodes(self) if self.active and self._has_met() else None
-        outputs, smooth = [], []
-        for step in range(steps):
-            if starts is not None:
-                state = [values * ~starts[step][:, None] for values in state]
-            given, state = self._step(taken[step], state, codes)
-            outputs.append(state[0])
-            smooth.append(given)
+        if isinstance(self.recurrent, FakeQuantLinear):
+            self.recurrent.learn()
+        before = torch.stack(state) if state else taken.new_zeros(len(self.bits), rows, self.units)
+        codes = self._present_codes()
+        way = self._at_once if self._is_served(taken, starts, before, codes) else self._step_by_step
+        after, smooth = way(taken, starts, before, codes)
         if self.ranges is not None and self.training and torch.is_grad_enabled():
             self._observe(smooth)
-        return torch.stack(outputs), state
+        return after[0], [values[-1] for values in after]
+
+    def _is_served(
+        self, x: torch.Tensor, starts: torch.Tensor | None, state: torch.Tensor, codes: _CellCodes | None
+    ) -> bool:
+        """Whether C does it: of a cell in integers not before it has met values, when its layers alone compute so."""
+        layer = self.recurrent
+        coded = isinstance(layer, FakeQuantLinear) and layer.active and layer.policypress_quantizer.source is not None
+        tensors = [x, state, layer.weight] if layer.bias is None else [x, state, layer.weight, layer.bias]
+        return (
+            coded == (codes is not None)
+            and kernels.fit(*tensors)
+            and state.shape == (len(self.bits), x.shape[1], self.units)
+            and (starts is None or (starts.dtype == torch.bool and starts.shape == x.shape[:2]))
+        )
+
+    def _at_once(
+        self, x: torch.Tensor, starts: torch.Tensor | None, state: torch.Tensor, codes: _CellCodes | None
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """``_step_by_step`` by C: codes are the same, floats nearly so."""
+        layer, coded = self.recurrent, None
+        weight = layer.weight
+        if isinstance(layer, FakeQuantLinear) and layer.active:
+            if codes is None:
+                weight = layer.quantized_weight()
+            else:
+                coded = codes.for_kernel(layer)
+        starts = None if starts is None else starts.contiguous()
+        return through_time(self.kind, x, starts, state, weight, layer.bias, coded)
+
+    def _step_by_step(
+        self, x: torch.Tensor, starts: torch.Tensor | None, state: torch.Tensor, codes: _CellCodes | None
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Each vector of the state (steps, rows, units) after every step, and the same before it was rounded."""
+        vectors, after, smooth = list(state), list[Vectors](), list[Vectors]()
+        for step, values in enumerate(x):
+            if starts is not None:
+                vectors = [vector * ~starts[step][:, None] for vector in vectors]
+            given, vectors = self._step(values, vectors, codes)
+            after.append(vectors)
+            smooth.append(given)
+        return [torch.stack(one) for one in zip(*after, strict=True)], [
+            torch.stack(one) for one in zip(*smooth, strict=True)
+        ]
 
     def _step(self, x: torch.Tensor, state: Vectors, codes: _CellCodes | None) -> tuple[Vectors, Vectors]:
         """The next state before it was rounded to codes, and as it is."""
-        gates = len(CELLS[self.kind].gates)
-        y = self.recurrent(state[0])
+        gates, layer = len(CELLS[self.kind].gates), self.recurrent
+        y = layer.answer(state[0], learning=False) if isinstance(layer, FakeQuantLinear) else layer(state[0])
         smooth = cells.of_floats(self.kind, torch.sigmoid, torch.tanh, x.chunk(gates, 1), y.chunk(gates, 1), state)
         return smooth, smooth if codes is None else codes.round(smooth, x, y, state)
 
-    def _has_met(self) -> bool:
-        """Whether there are ranges of values, not of nothing yet."""
-        return self.ranges is not None and all(bool((one.limit > 0).all()) for one in self.state_ranges())
+    def _present_codes(self) -> _CellCodes | None:
+        """What it computes integers with, by its present ranges; None before, and while these are of nothing yet."""
+        if not self.active:
+            return None
+        limits = [one.limit for one in self.state_ranges()]
+        if changed(self._codes_of, limits):
+            met = len(limits) > 0 and all(bool((limit > 0).all()) for limit in limits)
+            self._codes, self._codes_of = _CellCodes(self) if met else None, versions(limits)
+        return self._codes
 
     @torch.no_grad()
-    def _observe(self, smooth: Sequence[Vectors]) -> None:
+    def _observe(self, smooth: Sequence[torch.Tensor]) -> None:
         self._passes += 1
         if self._passes % STEP_STRIDE == 1:
-            for quantizer, values in zip(self.state_ranges(), zip(*smooth, strict=True), strict=True):
-                quantizer.observe_values(torch.stack(values))
+            for quantizer, values in zip(self.state_ranges(), smooth, strict=True):
+                quantizer.observe_values(values)
 
     def state_ranges(self) -> list[ActivationQuantizer]:
         """The ranges of its state, one for each vector; none until it has some."""
@@ -129,16 +182,14 @@ class Recurrent(nn.Module):
             "cell": c / TANH.unit,
             "output": gate * new / h,
         }
-        found = {}
-        for name in CELLS[self.kind].ratios:
-            multiplier, shift = multiplier_and_shift(torch.tensor(exact[name]))
-            found[name] = int(multiplier), int(shift)
-        return found
+        names = CELLS[self.kind].ratios
+        multipliers, shifts = multiplier_and_shift(torch.tensor([exact[name] for name in names]))
+        return dict(zip(names, zip(multipliers.tolist(), shifts.tolist(), strict=True), strict=True))
 
 
 def part_range() -> ActivationQuantizer:
     """The range of what a layer of a cell gives."""
-    return constant_range(PART_BITS, (2 ** (PART_BITS - 1) - 1) * _PART_UNIT)
+    return constant_range(PART_BITS, _PART_LIMIT * _PART_UNIT)
 
 
 class _Cell(NamedTuple):
@@ -155,15 +206,27 @@ class _CellCodes:
     """The frozen policy's arithmetic of a cell, on integers held in float64, which holds all products."""
 
     def __init__(self, module: Recurrent) -> None:
-        self._ratios = module.ratios()
+        self._ratios = {name: multiplier / 2**shift for name, (multiplier, shift) in module.ratios().items()}
         self._scales = [quantizer.scale() for quantizer in module.state_ranges()]
         limits = tuple(quantizer.high for quantizer in module.state_ranges())
+        self._largest = tuple(float(limit * scale) for limit, scale in zip(limits, self._scales, strict=True))
         self._cell = _Cell(module.kind, SIGMOID, TANH, round(1 / float(SIGMOID.lookup.scale)), limits)
+        self._tables = {f.function: _table(f).to(self._scales[0].device) for f in (SIGMOID, TANH)}
         self._limits = {"gate": SIGMOID.limit, "candidate": TANH.limit, "cell": TANH.limit, "output": limits[0]}
-        self._tables = {
-            function.function: torch.from_numpy(function.lookup.table.copy()).double().to(self._scales[0].device)
-            for function in (SIGMOID, TANH)
-        }
+
+    def for_kernel(self, layer: FakeQuantLinear) -> CodedCell:
+        """What the kernel computes with, beside the cell's recurrent ``layer``."""
+        (constants, codes), source = layer.numbers(), layer.policypress_quantizer.source
+        assert source is not None
+        ratios, limits, scales = self._ratios, self._cell.limits, [float(scale) for scale in self._scales]
+        last = ratios["reset" if self._cell.kind == "gru" else "cell"]
+        numbers = (
+            *(ratios[name] for name in ("gate", "candidate", "forget", "input")), last, ratios.get("output", 0.0),
+            self._cell.one, SIGMOID.limit, TANH.limit, limits[0], limits[-1],
+            _table(SIGMOID).data_ptr(), _table(TANH).data_ptr(), scales[0], scales[-1], _PART_UNIT, _PART_LIMIT,
+            float(constants.inverse_source), source.reach, constants.ratio.data_ptr(), constants.ratio.numel(),
+        )  # fmt: skip
+        return CodedCell(layer, constants, codes, numbers, self._largest)
 
     def round(self, smooth: Vectors, x: torch.Tensor, y: torch.Tensor, state: Vectors) -> Vectors:
         """The values of the codes that the next state has; their gradient is that of ``smooth``."""
@@ -174,13 +237,12 @@ class _CellCodes:
             after = cells.of_codes(self._cell, self, parts[0], parts[1], before)
             exact = [codes.float() * scale for codes, scale in zip(after, self._scales, strict=True)]
         return [
-            _Rounded.apply(values, found, float(limit * scale))  # type: ignore[no-untyped-call]
-            for values, found, limit, scale in zip(smooth, exact, self._cell.limits, self._scales, strict=True)
+            _Rounded.apply(values, found, largest)  # type: ignore[no-untyped-call]
+            for values, found, largest in zip(smooth, exact, self._largest, strict=True)
         ]
 
     def scaled(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        multiplier, shift = self._ratios[name]
-        codes = (values * (multiplier / 2**shift) + 0.5).floor()
+        codes = (values * self._ratios[name] + 0.5).floor()
         limit = self._limits.get(name)
         return codes.clamp(*INT32) if limit is None else self.clip(codes, limit)
 
@@ -189,6 +251,12 @@ class _CellCodes:
 
     def clip(self, values: torch.Tensor, limit: int) -> torch.Tensor:
         return values.clamp(-limit, limit)
+
+
+@cache
+def _table(function: Activation) -> torch.Tensor:
+    """What an activation gives for each code, float64."""
+    return torch.from_numpy(function.lookup.table.astype(np.float64))
 
 
 class _Rounded(torch.autograd.Function):

@@ -15,7 +15,7 @@ from onnx import helper
 from policypress.errors import unknown
 from policypress.export.onnx_ends import act, observe
 from policypress.export.onnx_exact import ExactIntegers
-from policypress.export.onnx_float import Floats
+from policypress.export.onnx_float import Converted, Floats
 from policypress.export.onnx_graph import Graph, Style
 from policypress.export.onnx_qdq import QdqIntegers
 from policypress.export.onnx_state import States
@@ -62,7 +62,7 @@ def build_network(policy: Policy) -> onnx.ModelProto:
     with graph.scope("observe"):
         x = observe(graph, policy, "qdq")
     states = States(graph, policy)
-    outputs = Floats(graph, "qdq", states).ops(policy.ops, x)
+    outputs = Converted(graph, "qdq", states).ops(policy.ops, x)
     with graph.scope("act"):
         action = act(graph, policy.action, outputs, "qdq")
     graph.rename(action, "action")

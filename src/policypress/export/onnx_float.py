@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policypress.errors import unknown
 from policypress.export.onnx_functions import Formulas, Value, activate
@@ -10,6 +11,7 @@ from policypress.export.onnx_graph import Graph, Style, dequantized, layer_node,
 from policypress.export.onnx_state import States, gates
 from policypress.policy import cells, norms
 from policypress.policy.ops import (
+    CELLS,
     FLOAT_BITS,
     Activation,
     Cell,
@@ -88,3 +90,31 @@ class Floats:
         ndim = layer.weight.ndim - 1
         scaled = g.op("Mul", sums, g.constant(per_channel(layer.scale, ndim), "scale"))
         return str(g.op("Add", scaled, g.constant(per_channel(layer.bias, ndim), "bias")))
+
+
+_ORDERS = {"gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
+"""Where the gates of ONNX's order, zrh and iofc, are among ``CELLS``'."""
+
+
+class Converted(Floats):
+    """Float numerics as converters of other frameworks write them: a recurrent cell is one operator."""
+
+    def _cell(self, op: Cell, x: str) -> str:
+        g = self.graph
+        before = self.states.recall(op)
+
+        def ordered(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            gates = np.split(values, len(CELLS[op.kind].gates))
+            return np.concatenate([gates[place] for place in _ORDERS[op.kind]])[None]
+
+        weights = [g.constant(ordered(layer.weight), "weight") for layer in op.children]
+        bias = g.constant(np.concatenate([ordered(layer.bias) for layer in op.children], axis=1), "bias")
+        first = g.constant(np.zeros(1, np.int64))
+        taken, *state = (g.op("Unsqueeze", tensor, first) for tensor in (x, *before))
+        words = {"linear_before_reset": 1} if op.kind == "gru" else {}
+        _, *after = g.op(
+            op.kind.upper(), taken, *weights, bias, "", *state, outputs=1 + len(state), hidden_size=op.units, **words
+        )
+        kept = [str(g.op("Squeeze", tensor, first)) for tensor in after]
+        self.states.keep(*kept)
+        return kept[0]

@@ -12,20 +12,26 @@ from torch import nn
 
 from policypress.compression.activations import module_of
 from policypress.compression.graph import Graph, trace
+from policypress.compression.recurrent import Recurrent
 from policypress.errors import UnsupportedError
 from policypress.importers.signals import (
+    Cell,
     Choice,
     Convolution,
     Dense,
     Function,
+    Inner,
+    Kept,
     Node,
     Norm,
     Normalize,
     NotUnderstood,
     Pool,
     Signal,
+    State,
     Step,
     Value,
+    check_kept,
     signal_of,
 )
 from policypress.policy.contract import Normalization
@@ -53,19 +59,27 @@ class Chain:
         """How many values the last layer gives."""
         return len(self.low)
 
+    @property
+    def cells(self) -> list[str]:
+        """The recurrent cells in words, in the order they run."""
+        found = [step for step in self.steps if isinstance(step, Cell)]
+        return [f"{step.kind.upper()} of {step.recurrent.weight.shape[1]} units" for step in found]
+
     def graph(self) -> Graph:
         """The layers as a network that can be pressed; NotUnderstood for an order of layers that none has."""
         modules: list[nn.Module] = []
         image = len(self.shape) == 3
         for step in self.steps:
             match step:
-                case Dense() | Norm():
+                case Dense() | Norm() | Cell():
                     if len(self.shape) > 1 and not any(isinstance(module, nn.Flatten) for module in modules):
                         modules.append(nn.Flatten())
                     if isinstance(step, Norm):
                         modules.append(_filled(nn.LayerNorm(len(step.bias), step.epsilon), step))
+                    elif isinstance(step, Cell):
+                        modules.append(Recurrent(step.kind, _linear(step.input), _linear(step.recurrent)))
                     else:
-                        modules.append(_filled(nn.Linear(*step.weight.shape[::-1]), step))
+                        modules.append(_linear(step))
                 case Convolution() if image:
                     out, channels, *kernel = step.weight.shape
                     layer = nn.Conv2d(channels, out, tuple(kernel), step.stride, step.padding)
@@ -83,8 +97,17 @@ class Chain:
             raise NotUnderstood(str(error).rstrip(".")) from error
 
 
-def chain_of(value: Value) -> Chain:
-    """The chain whose answer ``value`` is; NotUnderstood if it is none."""
+def chain_of(value: Value, kept: Kept | None = None) -> Chain:
+    """The chain whose answer ``value`` is, of a file that keeps ``kept``; NotUnderstood if it is none."""
+    chain, node = _chain_of(value)
+    if isinstance(node.first.step, State) or any(isinstance(step, Inner) for step in chain.steps):
+        raise NotUnderstood("the state that it keeps")
+    check_kept(node, kept or {})
+    return chain
+
+
+def _chain_of(value: Value) -> tuple[Chain, Node]:
+    """The chain, and the node of its last layer."""
     kind: Literal["box", "discrete"] = "discrete" if isinstance(value, Choice) else "box"
     signal = value.logits if isinstance(value, Choice) else signal_of(value)
     step, before = signal.node.step, signal.node.before
@@ -98,7 +121,7 @@ def chain_of(value: Value) -> Chain:
     return _chain(node, kind, False, -bound, bound)
 
 
-def _ended(before: Node, signal: Signal, squash: bool) -> Chain:
+def _ended(before: Node, signal: Signal, squash: bool) -> tuple[Chain, Node]:
     """An action that is a tanh of the layer at ``before``, scaled; the scale's sign is the layer's."""
     index, gain, offset = signal.index.ravel(), signal.gain.ravel(), signal.offset.ravel()
     signs = np.where(gain < 0.0, -1.0, 1.0)
@@ -106,7 +129,7 @@ def _ended(before: Node, signal: Signal, squash: bool) -> Chain:
     return _chain(node, "box", squash, *(_float(offset + sign * np.abs(gain)) for sign in (-1.0, 1.0)))
 
 
-def _bounded(before: Node, signal: Signal, low: float, high: float) -> Chain:
+def _bounded(before: Node, signal: Signal, low: float, high: float) -> tuple[Chain, Node]:
     """An action that is the layer at ``before``, clipped and then scaled: here scaled, and then clipped."""
     index, gain, offset = signal.index.ravel(), signal.gain.ravel(), signal.offset.ravel()
     node = Signal(before, index, gain, offset).settled
@@ -116,11 +139,8 @@ def _bounded(before: Node, signal: Signal, low: float, high: float) -> Chain:
 
 def _chain(
     node: Node, kind: Literal["box", "discrete"], squash: bool, low: NDArray[np.float32], high: NDArray[np.float32]
-) -> Chain:
+) -> tuple[Chain, Node]:
     steps = node.steps
-    first = node
-    while first.before is not None:
-        first = first.before
     normalization = None
     if steps and isinstance(steps[0], Normalize):
         found = steps.pop(0)
@@ -128,7 +148,7 @@ def _chain(
         normalization = Normalization(found.mean, found.deviation**2, 0.0, found.clip)
     if not steps or len(node.shape) != 1:
         raise NotUnderstood("outputs that are no vector of a layer")
-    return Chain(first.shape, normalization, tuple(steps), kind, squash, low, high)
+    return Chain(node.first.shape, normalization, tuple(steps), kind, squash, low, high), node
 
 
 def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) -> Chain | None:
@@ -136,6 +156,12 @@ def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) 
     if chain.squash:
         return chain if bool(np.all(low <= chain.low) and np.all(chain.high <= high)) else None
     return replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+
+
+def _linear(step: Dense) -> nn.Linear:
+    layer = nn.Linear(*step.weight.shape[::-1])
+    _filled(layer, step)
+    return layer
 
 
 @torch.no_grad()

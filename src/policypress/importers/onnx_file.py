@@ -29,6 +29,7 @@ from policypress.importers.opened import (
     rows_of,
     with_chain,
 )
+from policypress.policy.ops import CELLS
 
 OLDEST, NEWEST = 9, 23
 """Opsets that are read."""
@@ -95,7 +96,7 @@ def open_onnx(asked: Asked) -> Opened:
     weights = [tensor for tensor in graph.initializer if tensor.data_type in _FLOATS]
     opened = replace(opened, parameters=sum(math.prod(tensor.dims) for tensor in weights) or None)
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
-    return with_chain(opened, lambda: _Followed(model, inputs[0].name, fixed, batched).value(name))
+    return with_chain(opened, lambda: _followed(model, inputs[0].name, fixed, batched, name, state))
 
 
 def _state(inputs: list[Any], outputs: list[str]) -> dict[str, str]:
@@ -264,8 +265,7 @@ def _steps(path: Path, runtime: _Runtime, kept: Mapping[str, Any]) -> Steps:
     """``runtime`` with a state of the inputs ``kept``, by the outputs that give the next one; zeros at first."""
     zeros = {}
     for value in kept.values():
-        kind = value.type.tensor_type
-        shape = [dimension.dim_value or 1 for dimension in kind.shape.dim]
+        kind, shape = value.type.tensor_type, _state_shape(value)
         if math.prod(shape) > _MAX_VALUES or min(shape, default=1) < 1:
             raise UnsupportedError(f"{path}: {value.name} has the shape {tuple(shape)}: that is no state of a policy.")
         zeros[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
@@ -278,26 +278,46 @@ def _steps(path: Path, runtime: _Runtime, kept: Mapping[str, Any]) -> Steps:
     return one_by_one(step)
 
 
+def _state_shape(value: Any) -> list[int]:
+    """Of an input that is a state; what is free, such as its batch, is 1."""
+    return [dimension.dim_value or 1 for dimension in value.type.tensor_type.shape.dim]
+
+
 # Following
+
+
+def _followed(
+    model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool, output: str, state: Mapping[str, str]
+) -> tuple[s.Value, s.Kept]:
+    """What the ``output`` of a model is, and what it keeps for the inputs that are a ``state``."""
+    found = _Followed(model, taken, shape, batched, state)
+    return found.value(output), {name: found.known(after) for name, after in state.items()}
 
 
 class _Followed:
     """The values of a model's graph by name, as far as they are understood."""
 
-    def __init__(self, model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool) -> None:
+    def __init__(
+        self, model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool, state: Mapping[str, str]
+    ) -> None:
         self._functions = {(f.domain, f.name): f for f in model.functions}
         self._found: dict[str, s.Value | str] = {}
         graph = model.graph
         for tensor in graph.initializer:
             self._found[tensor.name] = numpy_helper.to_array(tensor)
         for value in graph.input:
-            self._found.setdefault(value.name, "the state that it keeps")
+            if value.name in state:
+                self._found[value.name] = s.state(value.name, _state_shape(value))
         self._found[taken] = s.observation((1, *shape) if batched else shape, batched)
         version = next(found.version for found in model.opset_import if found.domain in ("", "ai.onnx"))
         self._body(graph.node, self._found, version, {}, depth=0)
 
+    def known(self, name: str) -> s.Value | str:
+        """The value called ``name``, or why it is not understood."""
+        return self._found.get(name, f"nothing gives {name}")
+
     def value(self, name: str) -> s.Value:
-        found = self._found.get(name, f"nothing gives {name}")
+        found = self.known(name)
         if isinstance(found, str):
             raise s.NotUnderstood(found)
         return found
@@ -408,7 +428,7 @@ class _Call:
         found = self.input(place, self.attributes.get(name))
         if found is None:
             return None
-        if isinstance(found, s.Signal | s.Curve | s.Whole | s.Choice):
+        if isinstance(found, s.Signal | s.Curve | s.Whole | s.Choice | s.Mixed):
             raise s.NotUnderstood(f"{name or 'an input'} is computed")
         array = np.asarray(found)
         if array.size > _MAX_VALUES:
@@ -486,6 +506,62 @@ def _layer_normalization(c: _Call) -> s.Value:
     if math.prod(c[0].shape[: c.attribute("axis", -1)]) != 1:
         raise s.NotUnderstood("of parts of a tensor")
     return s.layer_norm(c[0], c[1], c.input(2), c.attribute("epsilon", 1e-5))
+
+
+_ORDERS = {"gru": (1, 0, 2), "lstm": (0, 2, 3, 1)}
+"""Where the gates of PyTorch's order are among ONNX's: zrh and iofc."""
+_USUAL: dict[str, tuple[bytes, ...]] = {"gru": (b"sigmoid", b"tanh"), "lstm": (b"sigmoid", b"tanh", b"tanh")}
+
+
+def _cell(kind: str) -> Callable[[_Call], tuple[s.Value, ...]]:
+    """One step of a GRU or an LSTM: Y, Y_h and, of an LSTM, Y_c."""
+
+    def rule(c: _Call) -> tuple[s.Value, ...]:
+        if (why := _other_cell(kind, c)) is not None:
+            raise s.NotUnderstood(why)
+        weight, recurrent, bias = (c.constant(place) for place in (1, 2, 3))
+        if weight is None or recurrent is None or len(weight) != 1 or len(recurrent) != 1:
+            raise s.NotUnderstood("weights of other than one direction")
+        if c[0].shape[:2] != (1, 1):
+            raise s.NotUnderstood("several steps at once, or a batch")
+        units, gates = recurrent.shape[-1], len(CELLS[kind].gates)
+        if c.attribute("hidden_size", units) != units:
+            raise s.NotUnderstood("a hidden_size that its weights do not have")
+
+        def ordered(values: NDArray[Any]) -> NDArray[Any]:
+            parts = np.split(values, gates)
+            return np.concatenate([parts[place] for place in _ORDERS[kind]])
+
+        biases = [None, None] if bias is None else [ordered(part) for part in np.split(bias[0], 2)]
+        before = [c.input(5 + place, np.zeros(units)) for place in range(len(CELLS[kind].state))]
+        found = s.recur(kind, c[0], [ordered(weight[0]), ordered(recurrent[0]), *biases], before)
+        kept = [s.move(value, lambda v: v.reshape(1, 1, units)) for value in found]
+        return s.move(found[0], lambda v: v.reshape(1, 1, 1, units)), *kept
+
+    return rule
+
+
+def _other_cell(kind: str, c: _Call) -> str | None:
+    """What makes a cell another one than PyTorch's; None if nothing does."""
+    if c.attribute("direction", b"forward") != b"forward":
+        return "a direction that is not forward"
+    if c.attribute("layout", 0):
+        return "layout 1"
+    activations = tuple(name.lower() for name in c.attribute("activations", None) or _USUAL[kind])
+    if activations != _USUAL[kind] or c.attribute("activation_alpha", []) or c.attribute("activation_beta", []):
+        return "activations of its own"
+    if c.attribute("clip", None) is not None:
+        return "a clip"
+    if kind == "gru" and not c.attribute("linear_before_reset", 0):
+        return "a reset gate in front of its product (linear_before_reset=0)"
+    if c.attribute("input_forget", 0):
+        return "an input gate that is tied to the forget gate"
+    if c.input(7) is not None:
+        return "peepholes"
+    lengths = c.input(4)
+    if lengths is not None and (not isinstance(lengths, np.ndarray) or np.any(lengths != 1)):
+        return "lengths of sequences"
+    return None
 
 
 def _reduced(operation: str, function: Callable[..., Any]) -> Callable[[_Call], s.Value]:
@@ -670,6 +746,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Exp": _unary("Exp", np.exp),
     "Expand": _expand,
     "Flatten": _flatten,
+    "GRU": _cell("gru"),
     "Gather": _gather,
     "Gelu": lambda c: s.named(c[0], "gelu_tanh" if c.attribute("approximate", b"none") == b"tanh" else "gelu"),
     "Gemm": _gemm,
@@ -680,6 +757,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Identity": _identity,
     "LayerNormalization": _layer_normalization,
     "LeakyRelu": _row("leaky_relu", ("alpha", 0.01)),
+    "LSTM": _cell("lstm"),
     "Less": lambda c: s.together("Less", np.less, c[0], c[1]),
     "LessOrEqual": lambda c: s.together("LessOrEqual", np.less_equal, c[0], c[1]),
     "Log": _unary("Log", np.log),

@@ -18,7 +18,7 @@ from policypress.compression.freeze import freeze_graph
 from policypress.compression.graph import Graph
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.importers.chain import Chain, chain_of
-from policypress.importers.signals import NotUnderstood, Value
+from policypress.importers.signals import Kept, NotUnderstood, Value
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import MAX_VALUES
 from policypress.policy.policy import Policy
@@ -28,6 +28,10 @@ MAX_BYTES = 2**28
 _ACTIONS = ("action", "actions", "mean", "mu", "output", "continuous_actions", "deterministic_action", "mean_action")
 """What the output is called that is meant where a file has several."""
 _REASON = 200
+_EPISODES, _STEPS = (0.1, 1.0, 10.0), 64
+"""Scales of the observations, and steps, of the episodes in which what remembers is compared."""
+_LONG, _PROMISED = 1000, 1e-5
+"""Steps of the last one, of scale 1, and what is promised of it: beyond, rounding itself has grown in the state."""
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 """Answers (n, outputs) of a file's own runtime for raw observations (n, *shape)."""
@@ -72,6 +76,8 @@ class Opened:
             rows["layers"] = "understood: it can be frozen, exported" + (
                 " and imitated, by a student without LayerNorm" if normed else ", pruned and quantized"
             )
+            if self.chain is not None and self.chain.cells:
+                rows["memory"] = ", then ".join(self.chain.cells)
         else:
             rows["layers"] = f"a black box, which can be distilled; not understood: {self.unknown or 'its shape'}"
             shape = "not said" if self.shape is None else f"{self.dtype} array of shape {self.shape}"
@@ -106,19 +112,20 @@ class Opened:
         return replace(self, shape=shape, chain=chain)
 
 
-def with_chain(opened: Opened, followed: Callable[[], Value]) -> Opened:
-    """``opened`` with its chain, if ``followed`` gives one that answers as its own runtime does.
+def with_chain(opened: Opened, followed: Callable[[], tuple[Value, Kept]]) -> Opened:
+    """``opened`` with its chain, if ``followed``, its answer and what it keeps, is one that answers as its own runtime
+    does.
 
     Raises UnsupportedError for what answers otherwise when it is asked again, or not with finite numbers.
     """
     check_answers(opened)
     try:
-        chain = chain_of(followed())
-        if opened.steps is not None:  # which no chain has
-            raise NotUnderstood("the state that it keeps")
+        chain = chain_of(*followed())
         graph = chain.graph()
         policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
         _compare(opened, chain, policy)
+        if opened.steps is not None:
+            _compare_episodes(opened, opened.steps, chain, policy)
     except NotUnderstood as error:
         return replace(opened, unknown=str(error))
     except PolicypressError as error:  # layers that no policy has, or other answers
@@ -191,28 +198,69 @@ def one_by_one(step: Callable[[NDArray[Any], Any], tuple[NDArray[Any], Any]]) ->
 
 
 def _compare(opened: Opened, chain: Chain, policy: Policy) -> None:
-    """Raises UnsupportedError if the chain answers otherwise than the file's own runtime."""
-    normal = chain.normalization
+    """Raises UnsupportedError if the chain answers otherwise than the file's own runtime, where episodes begin."""
     for scale, x in probes(chain.shape):
-        if normal is not None:
-            x = (normal.mean + np.sqrt(normal.var + normal.epsilon) * x).astype(np.float32)
-        x = _raw(x, opened.dtype)
-        own = opened.run(x)
-        if chain.kind == "box":
-            compare("the file's own runtime", own, policy.predict(x)[0], scale)
-            continue
-        outputs = policy.outputs(x).astype(np.float64)
-        if own.shape[1] == 1 and outputs.shape[1] > 1:
-            ordered = np.sort(outputs, axis=1)
-            clear = ordered[:, -1] - ordered[:, -2] > TOLERANCE * np.abs(outputs).max()
-            wrong = (own[:, 0] != outputs.argmax(axis=1)) & clear
-            if wrong.any():
-                raise UnsupportedError("the file's own runtime chooses otherwise than its layers one after another.")
-            continue
-        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        share = odds / odds.sum(axis=1, keepdims=True)
-        logarithms = bool((own <= 0.0).all())
-        compare("the file's own runtime", np.exp(own) if logarithms else own, share, scale)
+        met = _met(opened, chain, x)
+        answers = policy.predict(met)[0] if chain.kind == "box" else policy.outputs(met)
+        _compare_answers(chain, opened.run(met), answers, scale)
+
+
+def _compare_episodes(opened: Opened, steps: Steps, chain: Chain, policy: Policy) -> None:
+    """The same of whole episodes; raises NotUnderstood where rounding grows from step to step."""
+    random = np.random.default_rng(0)
+    for scale in _EPISODES:
+        x = _met(opened, chain, (scale * random.normal(size=(_STEPS, *chain.shape))).astype(np.float32))
+        _compare_answers(chain, *_episodes(steps, chain, policy, x), scale)
+    x = _met(opened, chain, random.normal(size=(_LONG, *chain.shape)).astype(np.float32))
+    try:
+        _compare_answers(chain, *_episodes(steps, chain, policy, x), 1.0, _PROMISED)
+    except UnsupportedError as error:
+        raise NotUnderstood("a state in which rounding grows from step to step") from error
+
+
+def _episodes(steps: Steps, chain: Chain, policy: Policy, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What the file's own runtime and ``policy`` answer to ``x``, an episode that begins again on the way."""
+    own, ours = list[NDArray[Any]](), list[NDArray[Any]]()
+    theirs, state = list[Any]([None]), None
+    ask = policy.predict if chain.kind == "box" else policy.step
+    for number, row in enumerate(np.split(x, len(x))):
+        if number == len(x) // 2:
+            theirs, state = [None], None
+        answer, theirs = steps(row, theirs)
+        own.append(answer)
+        answer, state = ask(row, state)
+        ours.append(answer)
+    return np.concatenate(own), np.concatenate(ours)
+
+
+def _met(opened: Opened, chain: Chain, x: NDArray[np.float32]) -> NDArray[Any]:
+    """Observations that become ``x`` where the chain normalizes them."""
+    normal = chain.normalization
+    if normal is not None:
+        x = (normal.mean + np.sqrt(normal.var + normal.epsilon) * x).astype(np.float32)
+    return _raw(x, opened.dtype)
+
+
+def _compare_answers(
+    chain: Chain, own: NDArray[Any], ours: NDArray[Any], scale: float, tolerance: float = TOLERANCE
+) -> None:
+    """Raises UnsupportedError if ``own`` answers (n, outputs) are not ``ours``: actions of a box, or outputs of
+    choices."""
+    if chain.kind == "box":
+        compare("the file's own runtime", own, ours, scale, tolerance=tolerance)
+        return
+    outputs = ours.astype(np.float64)
+    if own.shape[1] == 1 and outputs.shape[1] > 1:
+        ordered = np.sort(outputs, axis=1)
+        clear = ordered[:, -1] - ordered[:, -2] > tolerance * np.abs(outputs).max()
+        wrong = (own[:, 0] != outputs.argmax(axis=1)) & clear
+        if wrong.any():
+            raise UnsupportedError("the file's own runtime chooses otherwise than its layers one after another.")
+        return
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    share = odds / odds.sum(axis=1, keepdims=True)
+    logarithms = bool((own <= 0.0).all())
+    compare("the file's own runtime", np.exp(own) if logarithms else own, share, scale, tolerance=tolerance)
 
 
 def action_of_chain(chain: Chain) -> ActionTransform:

@@ -5,13 +5,14 @@ A reader (ONNX, TorchScript, weights alone) calls a function here for each of it
 the observation is a NumPy array, and folded by NumPy; what does is a ``Signal``, a ``Curve`` or a ``Choice``. All have
 a batch of one. Moving values about (slices, gathers, reshapes, joins) moves indices; affine operations stay pending
 until a layer takes them in; elementwise ones are composed, and recognized by their values; so are those of a whole
-vector (a ``Whole``), until they are a LayerNorm. Whatever else there is raises ``NotUnderstood``.
+vector (a ``Whole``), until they are a LayerNorm. What a file keeps from one observation to the next is a signal too,
+which recurrent cells alone may read. Whatever else there is raises ``NotUnderstood``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.policy.activations import FUNCTIONS
-from policypress.policy.ops import LEAST_EPSILON, MAX_VALUES
+from policypress.policy.ops import CELLS, LEAST_EPSILON, MAX_VALUES
 
 Array = NDArray[Any]
 Float = Callable[[Array], Array]
@@ -30,6 +31,8 @@ _GRID = np.concatenate([np.linspace(-16.0, 16.0, 4097), [-1e3, -100.0, -30.0, 30
 _LARGEST_EPSILON = 1.0
 _TOLERANCE = 1e-5
 _DEEPEST = 32
+_LARGEST_STATE = 2**20  # values
+_THE_STATE = "the state that it keeps"
 
 
 class NotUnderstood(Exception):
@@ -97,13 +100,38 @@ class Norm:
     epsilon: float
 
 
-Step = Normalize | Dense | Convolution | Pool | Function | Norm
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One step of a recurrent cell, ``kind`` of ``CELLS``, whose h it gives: both of its layers, gates in PyTorch's
+    order, and the vectors of the state that it reads, h first."""
+
+    kind: str
+    input: Dense
+    recurrent: Dense
+    before: tuple[Signal, ...]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What a cell keeps beside h: vector number ``vector`` of its state."""
+
+    vector: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What the file keeps in ``name``, as the observation before has left it; nothing stands in front of it."""
+
+    name: str
+
+
+Step = Normalize | Dense | Convolution | Pool | Function | Norm | Cell | Inner | State
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """Values of a chain: what ``step`` makes of those ``before``; both None for the observation itself. ``shape``
-    has no batch."""
+    has no batch, but that of a ``State`` is all of it."""
 
     shape: tuple[int, ...]
     before: Node | None = None
@@ -124,6 +152,14 @@ class Node:
             found.append(node.step)
             node = node.before
         return found[::-1]
+
+    @property
+    def first(self) -> Node:
+        """Where its values come from: an observation or a state."""
+        node = self
+        while node.before is not None:
+            node = node.before
+        return node
 
 
 # Values
@@ -247,7 +283,7 @@ class Curve:
                 own.offset, gain * source.offset + offset, 1e-9, 1e-12
             ):
                 return lambda v: self.function(np.float32(gain) * v + np.float32(offset))
-        raise NotUnderstood(f"{self.operation or 'a function'} of what different layers give")
+        raise _apart(self.operation or "a function", own.node, source.node)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,13 +316,35 @@ class Choice:
     index: bool
 
 
-Value = Array | Signal | Curve | Whole | Choice
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """What several cells keep, in one tensor: each value is that of ``nodes[which]`` at ``index``."""
+
+    nodes: tuple[Node, ...]
+    which: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.index.shape
+
+
+Value = Array | Signal | Curve | Whole | Choice | Mixed
+Kept = Mapping[str, Value | str]
+"""What a file keeps for the next observation, by the names of ``state``; of what is not understood the reason."""
 
 
 def observation(shape: Sequence[int], batched: bool) -> Signal:
     """The tensor that a file takes, of ``shape``, a batch of one in front of it if ``batched``."""
     node = Node(tuple(shape[1:]) if batched else tuple(shape))
     return _all_of(node, tuple(shape))
+
+
+def state(name: str, shape: Sequence[int]) -> Signal:
+    """The tensor that a file keeps in ``name`` from one observation to the next, as it finds it."""
+    if math.prod(shape) > _LARGEST_STATE:
+        raise NotUnderstood(f"a state of more than {_LARGEST_STATE:,} values")
+    return _all_of(Node(tuple(shape), None, State(name)), tuple(shape))
 
 
 # Operations
@@ -381,6 +439,73 @@ def layer_norm(x: Value, weight: Value | None, bias: Value | None, epsilon: floa
     return _normed(signal, Norm(scale, shift, epsilon))
 
 
+def recur(kind: str, x: Value, layers: Sequence[Value | None], before: Sequence[Value]) -> list[Value]:
+    """What a recurrent cell, ``kind`` of ``CELLS``, keeps after one step of ``x``, vectors (units,), h first.
+
+    ``layers``: weights (gates * units, inputs) and (gates * units, units) and their biases, None for 0, gates in
+    PyTorch's order. ``before``: the state that it reads, h first.
+    """
+    if not all(isinstance(values, np.ndarray) for values in layers if values is not None):
+        raise NotUnderstood("weights that are computed")
+    weight, recurrent, *biases = layers
+    if not isinstance(weight, np.ndarray) or not isinstance(recurrent, np.ndarray):
+        raise NotUnderstood("a cell without weights")
+    units, rows = recurrent.shape[-1], len(CELLS[kind].gates) * recurrent.shape[-1]
+    if weight.ndim != 2 or recurrent.shape != (rows, units) or len(weight) != rows:
+        raise NotUnderstood("weights of these shapes")
+    own, recalled = (np.zeros(rows) if bias is None else np.asarray(bias, np.float64).reshape(rows) for bias in biases)
+    signal = signal_of(x)
+    if signal.index.size != weight.shape[1]:
+        raise NotUnderstood("several steps at once, or other than the values of one")
+    layer = _moved(_dense(signal, weight, (rows,)), 1.0, own).settled
+    assert isinstance(layer.step, Dense)
+    assert layer.before is not None
+    step = Dense(recurrent.astype(np.float32), recalled.astype(np.float32))
+    node = layer.before.then(Cell(kind, layer.step, step, tuple(_read(value, units) for value in before)), (units,))
+    others = [node.then(Inner(vector)) for vector in range(1, len(CELLS[kind].state))]
+    return [_all_of(one, (units,)) for one in (node, *others)]
+
+
+def check_kept(node: Node, kept: Kept) -> None:
+    """Raises NotUnderstood unless every cell on the way to ``node`` reads what it kept itself one step before."""
+    while node.before is not None:
+        if isinstance(node.step, Cell):
+            for vector, before in enumerate(node.step.before):
+                assert isinstance(before.node.step, State)
+                name = before.node.step.name
+                if not _keeps(kept.get(name, _THE_STATE), before, node, vector):
+                    raise NotUnderstood(f"{name}, in which it does not keep what its {node.step.kind.upper()} gives")
+        node = node.before
+
+
+def _keeps(value: Value | str, before: Signal, cell: Node, vector: int) -> bool:
+    """Whether ``value``, kept in the place of the state that ``before`` is of, has there what ``cell`` gives."""
+    if isinstance(value, str):
+        raise NotUnderstood(value)
+    found = value if isinstance(value, Mixed) else None if isinstance(value, np.ndarray) else _mixed([value], 0)
+    if found is None or found.shape != before.node.shape:
+        return False
+    which, index = (places.ravel()[before.index] for places in (found.which, found.index))
+    if not np.array_equal(index, np.arange(len(index))):
+        return False
+    nodes = [found.nodes[number] for number in np.unique(which)]
+    if vector == 0:
+        return all(node is cell for node in nodes)
+    return all(node.before is cell and node.step == Inner(vector) for node in nodes)
+
+
+def _read(value: Value, units: int) -> Signal:
+    """The vector of the state that a cell of ``units`` reads in ``value``."""
+    if isinstance(value, np.ndarray):
+        raise NotUnderstood("a state that begins anew with every observation")
+    signal = signal_of(value)
+    if not isinstance(signal.node.step, State) or not _plain(signal):
+        raise NotUnderstood("a state that is computed before it is read")
+    if signal.index.size != units:
+        raise NotUnderstood("a state of other than one value for each unit")
+    return Signal(signal.node, signal.index.ravel(), signal.gain.ravel(), signal.offset.ravel())
+
+
 def reduce(x: Value, reduced: Float, operation: str) -> Value:
     """What several values make together, such as their mean: ``reduced`` does it to an array of the tensor's shape."""
     if isinstance(x, np.ndarray):
@@ -402,6 +527,8 @@ def move(x: Value, moved: Float) -> Value:
         return moved(x)
     if isinstance(x, Whole):
         return _whole(x.source, x.operation, moved, x.function, depth=x.depth)
+    if isinstance(x, Mixed):
+        return Mixed(x.nodes, moved(x.which), moved(x.index))
     signal = signal_of(x)
     index = moved(signal.index)
     if index.size > MAX_VALUES:
@@ -412,11 +539,14 @@ def move(x: Value, moved: Float) -> Value:
 
 
 def join(values: Sequence[Value], axis: int) -> Value:
-    """Tensors one after another along ``axis``; constants among them, and signals of one node."""
+    """Tensors one after another along ``axis``; constants among them, and signals of one node, or what cells keep."""
     if all(isinstance(value, np.ndarray) for value in values):
         return np.concatenate(values, axis)  # type: ignore[arg-type]
     if len(values) == 1:
         return values[0]
+    kept = _mixed(values, axis)
+    if kept is not None and any(node is not kept.nodes[0] for node in kept.nodes):
+        return kept
     signals = [None if isinstance(value, np.ndarray) else signal_of(value) for value in values]
     node = next(signal.node for signal in signals if signal is not None)
     parts = []
@@ -427,7 +557,7 @@ def join(values: Sequence[Value], axis: int) -> Value:
         elif signal.node is node:
             parts.append(signal)
         else:
-            raise NotUnderstood("Concat of what different layers give")
+            raise _apart("Concat", node, signal.node)
     joined = [np.concatenate([getattr(part, name) for part in parts], axis) for name in ("index", "gain", "offset")]
     return Signal(node, *joined)
 
@@ -601,6 +731,8 @@ def signal_of(x: Value) -> Signal:
             raise NotUnderstood(x.operation, earlier=True)
         case Choice():
             raise NotUnderstood("Softmax or ArgMax, other than at the end")
+        case Mixed():
+            raise NotUnderstood("Concat of what different layers give", earlier=True)
         case _:
             raise NotUnderstood("a constant where a signal is expected")
 
@@ -618,6 +750,36 @@ def curve_of(x: Value) -> Curve:
 
 
 # Within
+
+
+def _plain(signal: Signal) -> bool:
+    """Whether its values are those of its node, in whatever places."""
+    return bool(np.all(signal.gain == 1.0) and np.all(signal.offset == 0.0))
+
+
+def _mixed(values: Sequence[Value], axis: int) -> Mixed | None:
+    """Tensors of what cells keep, one after another along ``axis``; None where any of them is something else."""
+    nodes: list[Node] = []
+    parts = []
+    for value in values:
+        if isinstance(value, Signal) and isinstance(value.node.step, Cell | Inner) and _plain(value):
+            parts.append((np.full(value.shape, len(nodes)), value.index))
+            nodes.append(value.node)
+        elif isinstance(value, Mixed):
+            parts.append((value.which + len(nodes), value.index))
+            nodes += value.nodes
+        else:
+            return None
+    if len(parts) == 1:
+        return Mixed(tuple(nodes), *parts[0])
+    return Mixed(tuple(nodes), *(np.concatenate(places, axis) for places in zip(*parts, strict=True)))
+
+
+def _apart(operation: str, *nodes: Node) -> NotUnderstood:
+    """The reason why there is no ``operation`` of what these nodes have together."""
+    if any(isinstance(node.first.step, State) for node in nodes):
+        return NotUnderstood(_THE_STATE)
+    return NotUnderstood(f"{operation} of what different layers give")
 
 
 def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], sign: float) -> Value:

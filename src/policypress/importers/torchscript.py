@@ -34,6 +34,7 @@ from policypress.importers.opened import (
     rows_of,
     with_chain,
 )
+from policypress.policy.ops import MAX_VALUES
 
 _FILES = ("aten::save", "aten::from_file", "aten::load")
 """Operations of TorchScript that read or write files."""
@@ -41,6 +42,12 @@ _RANDOM = re.compile(r"aten::(rand|randn|randint|normal|multinomial|bernoulli|un
 _STATE = ("hidden", "cell", "state", "memory")
 """In the names of buffers that are zero where an episode starts."""
 _PROBED = 2
+_VIEWS = (
+    "aten::alias", "aten::contiguous", "aten::detach", "aten::expand", "aten::flatten", "aten::float", "aten::narrow",
+    "aten::permute", "aten::reshape", "aten::select", "aten::slice", "aten::squeeze", "aten::t", "aten::to",
+    "aten::transpose", "aten::type_as", "aten::unsqueeze", "aten::view", "prim::unchecked_cast",
+)  # fmt: skip
+"""What gives the values of a tensor in its own memory, so that writing there writes to the tensor."""
 
 
 def open_torchscript(asked: Asked) -> Opened:
@@ -77,7 +84,7 @@ def open_torchscript(asked: Asked) -> Opened:
     if found is None:
         return opened
     check_size(path, found)
-    return with_chain(opened, lambda: _Followed(module, graph, found).value)
+    return with_chain(opened, lambda: _followed(module, graph, found, state))
 
 
 # Before it runs
@@ -127,7 +134,7 @@ def _state(path: Path, module: Any, graph: Any) -> list[str]:
             owner = kept.get(first.debugName(), "")
             written.add(f"{owner}.{node.s('name')}".lstrip("."))
         elif first is not None and first.debugName() in kept:
-            if node.kind().endswith("_"):
+            if _in_place(node.kind()):
                 written.add(kept[first.debugName()])
             elif node.kind() in ("aten::slice", "aten::select", "aten::view", "aten::detach", "aten::squeeze"):
                 kept[node.output().debugName()] = kept[first.debugName()]
@@ -199,13 +206,24 @@ def _shape(module: Any, run: Run) -> tuple[int, ...] | None:
 # Following
 
 
-class _Followed:
-    """The values of a module's graph, as far as they are understood."""
+def _followed(module: Any, graph: Any, shape: tuple[int, ...], state: Sequence[str]) -> tuple[s.Value, s.Kept]:
+    """What a module answers, and what it keeps in the buffers that are its ``state``."""
+    found = _Followed(module, graph, shape, state)
+    return found.value, {name: kept.why if isinstance(kept, _Lost) else kept for name, kept in found.kept.items()}
 
-    def __init__(self, module: Any, graph: Any, shape: tuple[int, ...]) -> None:
-        self._found: dict[str, Any] = {}
+
+class _Followed:
+    """The values of a module's graph, as far as they are understood: ``value``, what it answers, and ``kept``, what its
+    buffers hold then, by name."""
+
+    def __init__(self, module: Any, graph: Any, shape: tuple[int, ...], state: Sequence[str]) -> None:
+        buffers = dict(module.named_buffers())
+        self._state = {name: s.state(name, tuple(buffers[name].shape)) for name in state}  # as it is found
+        self.kept: dict[str, Any] = dict(self._state)
+        self._views: dict[str, s.Signal] = {}  # values that lie in the memory of a buffer, as parts of ``_state``
         inputs = list(graph.inputs())
-        self._found[inputs[0].debugName()] = module
+        self._found: dict[str, Any] = {inputs[0].debugName(): module}
+        self._paths = {inputs[0].debugName(): ""}  # of modules and what is in them
         self._found[inputs[1].debugName()] = s.observation((1, *shape), batched=True)
         self._body(graph)
         found = self._of(next(iter(graph.outputs())))
@@ -220,21 +238,65 @@ class _Followed:
 
     def _body(self, block: Any) -> None:
         for node in block.nodes():
+            kind, outputs = node.kind(), [value.debugName() for value in node.outputs()]
             taken = [self._of(value) for value in node.inputs()]
-            outputs = [value.debugName() for value in node.outputs()]
+            first = next((value.debugName() for value in node.inputs()), "")
             lost = next((value for value in taken if isinstance(value, _Lost)), None)
-            results: list[Any]
-            try:
-                results = [lost] * len(outputs) if lost is not None else self._results(node, taken)
-            except s.NotUnderstood as error:
-                kind, what = node.kind(), str(error)
-                alone = error.earlier or what == kind
-                results = [_Lost(what if alone else f"{kind}: {what}")] * len(outputs)
-            except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
-                results = [_Lost(f"{node.kind()}: its inputs do not fit it")] * len(outputs)
+            results = list[Any]()
+            if lost is None:
+                try:
+                    results = self._results(node, taken)
+                    if kind in _VIEWS and first in self._views:
+                        self._views[outputs[0]] = self._results(node, [self._views[first], *taken[1:]])[0]
+                except s.NotUnderstood as error:
+                    what = str(error)
+                    lost = _Lost(what if error.earlier or what == kind else f"{kind}: {what}")
+                except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
+                    lost = _Lost(f"{kind}: its inputs do not fit it")
+            if lost is not None:
+                results = [lost] * len(outputs)
+                if kind == "prim::If":  # in which it may be written, or not
+                    self.kept = dict.fromkeys(self.kept, lost)
             self._found.update(zip(outputs, results, strict=False))
-            if node.kind().endswith("_") and results:  # in place
-                self._found[next(iter(node.inputs())).debugName()] = results[0]
+            if _in_place(kind) and results:
+                self._found[first] = results[0]
+                if first in self._views:
+                    self._write(self._views[first], results[0])
+            elif kind == "prim::SetAttr":
+                self._put(self._path(node), taken[1])
+
+    def _path(self, node: Any) -> str:
+        """The attribute that a node gets or sets, by its name in the module."""
+        owner = self._paths.get(next(iter(node.inputs())).debugName(), "")
+        return f"{owner}.{node.s('name')}".lstrip(".")
+
+    def _attribute(self, node: Any, owner: Any) -> Any:
+        path, given = self._path(node), node.output().debugName()
+        if path in self._state:
+            self._views[given] = self._state[path]
+            return self.kept[path]
+        self._paths[given] = path
+        return _value(getattr(owner, node.s("name")))
+
+    def _put(self, path: str, value: Any) -> None:
+        """Sets an attribute to ``value``, which lies elsewhere."""
+        if path in self._state:
+            self.kept[path] = value
+            self._views = {name: seen for name, seen in self._views.items() if seen.node is not self._state[path].node}
+
+    def _write(self, view: s.Signal, value: Any) -> None:
+        """Writes ``value`` where ``view`` lies; what else looks there sees it."""
+        assert isinstance(view.node.step, s.State)
+        kept, shape = value, view.node.shape
+        if not isinstance(value, _Lost):
+            try:
+                kept = s.move(value, lambda v: v.reshape(shape)) if view.in_place else _Lost("a part of the state")
+            except (s.NotUnderstood, ValueError) as error:
+                kept = _Lost(str(error))
+        self.kept[view.node.step.name] = kept
+        for name, seen in self._views.items():
+            if seen.node is view.node:
+                self._found[name] = kept if isinstance(kept, _Lost) else s.move(kept, _taken_at(seen.index))
 
     def _results(self, node: Any, taken: list[Any]) -> list[Any]:
         kind: str = node.kind()
@@ -242,16 +304,23 @@ class _Followed:
             case "prim::Constant":
                 return [_value(node.output().toIValue())]
             case "prim::GetAttr":
-                return [_value(getattr(taken[0], node.s("name")))]
+                return [self._attribute(node, taken[0])]
+            case "prim::SetAttr":
+                return []
             case "prim::ListConstruct" | "prim::TupleConstruct":
                 return [list(taken)]
             case "prim::ListUnpack" | "prim::TupleUnpack":
                 return list(taken[0])
+            case "prim::TupleIndex":
+                return [taken[0][taken[1]]]
             case "prim::If":
                 if not isinstance(taken[0], bool):
                     raise s.NotUnderstood("a condition that is computed")
                 block = list(node.blocks())[0 if taken[0] else 1]
                 self._body(block)
+                for given, inner in zip(node.outputs(), block.outputs(), strict=True):
+                    if (seen := self._views.get(inner.debugName())) is not None:
+                        self._views[given.debugName()] = seen
                 return [self._of(value) for value in block.outputs()]
             case _:
                 pass
@@ -259,7 +328,8 @@ class _Followed:
         rule = _RULES.get(name if name.endswith("__") else name.removesuffix("_"))
         if rule is None:
             raise s.NotUnderstood(kind)
-        return [rule(*taken)]
+        found = rule(*taken)
+        return list(found) if isinstance(found, tuple) else [found]
 
 
 class _Lost:
@@ -269,7 +339,18 @@ class _Lost:
         self.why = why
 
 
+def _in_place(kind: str) -> bool:
+    """Whether an operation changes the first tensor that it takes: add_, but not __is__."""
+    return kind.endswith("_") and not kind.endswith("__")
+
+
+def _taken_at(index: NDArray[np.int64]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    return lambda v: v.ravel()[index]
+
+
 def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_value(one) for one in value]
     return value.detach().numpy() if isinstance(value, torch.Tensor) else value
 
 
@@ -287,7 +368,7 @@ def _term(value: Any) -> Any:
 
 
 def _known(value: Any) -> bool:
-    return isinstance(value, s.Signal | s.Curve | s.Whole | s.Choice)
+    return isinstance(value, s.Signal | s.Curve | s.Whole | s.Choice | s.Mixed)
 
 
 def _two(operation: Callable[[s.Value, s.Value], s.Value], python: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -371,6 +452,14 @@ def _flat(x: Any, start: int = 0, end: int = -1) -> Any:
     return s.move(x, flattened)
 
 
+def _unflat(x: Any, axis: int, sizes: list[int]) -> Any:
+    def unflattened(v: NDArray[Any]) -> NDArray[Any]:
+        place = axis % v.ndim
+        return v.reshape(*v.shape[:place], *sizes, *v.shape[place + 1 :])
+
+    return s.move(x, unflattened)
+
+
 def _squeeze(x: Any, axis: Any = None) -> Any:
     def squeezed(v: NDArray[Any]) -> NDArray[Any]:
         if axis is None:
@@ -427,6 +516,70 @@ def _refused(why: str) -> Any:
     raise s.NotUnderstood(why)
 
 
+def _zeros(sizes: list[int], *_: Any) -> Any:
+    if math.prod(sizes) > MAX_VALUES:
+        raise s.NotUnderstood("a tensor of so many values")
+    return np.zeros(sizes, np.float32)
+
+
+def _copied(x: Any, value: Any, *_: Any) -> Any:
+    return s.move(_term(value), lambda v: np.broadcast_to(v, x.shape))
+
+
+def _unrolled(kind: str) -> Callable[..., Any]:
+    """nn.GRU or nn.LSTM in one step: outputs, and the next h and c of all layers."""
+
+    def rule(
+        x: Any,
+        before: Any,
+        weights: Any,
+        biased: bool,
+        layers: int,
+        dropout: float,
+        train: bool,
+        both: bool,
+        batch_first: bool,
+    ) -> Any:
+        if isinstance(before, list) != (kind == "lstm") or not isinstance(weights, list):
+            raise s.NotUnderstood("packed sequences")
+        if both:
+            raise s.NotUnderstood("both directions")
+        if train and dropout:
+            raise s.NotUnderstood("in training")
+        each = 4 if biased else 2
+        if len(weights) != each * layers:
+            raise s.NotUnderstood("projections")
+        if x.shape[:2] != (1, 1):
+            raise s.NotUnderstood("several steps at once, or a batch")
+        states = before if kind == "lstm" else [before]
+        if any(state.shape[:2] != (layers, 1) for state in states):
+            raise s.NotUnderstood("a state of other layers, or of a batch")
+        after = []
+        for layer in range(layers):
+            own = [*weights[each * layer : each * (layer + 1)], *[None] * (4 - each)]
+            read = [s.move(state, _taken_of(layer)) for state in states]
+            after.append([s.move(one, lambda v: v.reshape(1, 1, -1)) for one in s.recur(kind, x, own, read)])
+            x = after[-1][0]
+        return x, *(s.join(vectors, 0) for vectors in zip(*after, strict=True))
+
+    return rule
+
+
+def _taken_of(layer: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    return lambda v: v[layer]
+
+
+def _cell(kind: str) -> Callable[..., Any]:
+    """nn.GRUCell or nn.LSTMCell: the next h and c."""
+
+    def rule(x: Any, before: Any, weight: Any, recurrent: Any, own: Any = None, recalled: Any = None) -> Any:
+        states = before if kind == "lstm" else [before]
+        found = s.recur(kind, x, [weight, recurrent, own, recalled], states)
+        return tuple(s.move(one, lambda v: v.reshape(1, -1)) for one in found)
+
+    return rule
+
+
 def _reduced(operation: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` of NumPy over some axes, or over all of them."""
 
@@ -475,6 +628,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "abs": _unary("aten::abs", np.abs),
     "add": _two(s.add, lambda a, b: a + b),
     "addmm": _addmm,
+    "alias": _same,
     "argmax": _choose(index=True),
     "batch_norm": _batch_norm,
     "cat": lambda values, axis=0: s.join(values, axis),
@@ -487,6 +641,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "clone": _same,
     "concat": lambda values, axis=0: s.join(values, axis),
     "contiguous": _same,
+    "__contains__": lambda values, one: one in values,
+    "copy": _copied,
     "conv2d": _convolution,
     "_convolution": _convolution,
     "detach": _same,
@@ -503,6 +659,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "float": _same,
     "ge": _compare("aten::ge", lambda a, b: a >= b),
     "gelu": lambda x, approximate="none": s.named(x, "gelu_tanh" if approximate == "tanh" else "gelu"),
+    "gru": _unrolled("gru"),
+    "gru_cell": _cell("gru"),
     "gt": _compare("aten::gt", lambda a, b: a > b),
     "hardsigmoid": lambda x: s.named(x, "hardsigmoid"),
     "hardswish": lambda x: s.named(x, "hardswish"),
@@ -513,9 +671,12 @@ _RULES: dict[str, Callable[..., Any]] = {
     "leaky_relu": lambda x, slope=0.01: s.named(x, "leaky_relu", (float(slope),)),
     "len": lambda x: len(x) if isinstance(x, list) else x.shape[0],
     "linear": s.linear,
+    "list": lambda values: list(values),
     "log": _unary("aten::log", np.log),
     "log_sigmoid": lambda x: s.named(x, "log_sigmoid"),
     "log_softmax": _choose(index=False),
+    "lstm": _unrolled("lstm"),
+    "lstm_cell": _cell("lstm"),
     "lt": _compare("aten::lt", lambda a, b: a < b),
     "matmul": s.matmul,
     "max_pool2d": _max_pool,
@@ -559,10 +720,12 @@ _RULES: dict[str, Callable[..., Any]] = {
     "to": _same,
     "transpose": lambda x, a, b: s.move(x, lambda v: np.swapaxes(v, a, b)),
     "type_as": _same,
+    "unflatten": _unflat,
     "unsqueeze": lambda x, axis: s.move(x, lambda v: np.expand_dims(v, axis)),
     "var": _variance,
     "view": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
     "where": _where,
+    "zeros": _zeros,
     "zeros_like": lambda x, *_: np.zeros(x.shape, np.float32),
     "__getitem__": lambda values, place: values[place],
     "__is__": lambda a, b: a is b,

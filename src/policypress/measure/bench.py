@@ -21,7 +21,7 @@ from policypress.measure.baselines import as_float, describe, stands_for, widene
 from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
 from policypress.measure.latency import Candidate, Clock, Timing, interleave
 from policypress.measure.machine import machine
-from policypress.measure.peers import PEERS, Task
+from policypress.measure.peers import PEERS, Task, carrying
 from policypress.policy.artifact import write
 from policypress.policy.observations import usual_observations
 from policypress.policy.payload import payload_size
@@ -200,6 +200,9 @@ def measure(entries: list[Entry], seconds: float, clock: Clock = time.perf_count
 
 def _policy_entry(policy: Policy, observations: NDArray[Any]) -> Entry:
     row = Row("policy", f"policy, {policy.numerics}", describe(policy), payload_size(policy))
+    if policy.state_size:
+        one, many = (Candidate(carrying(policy), value) for value in (observations[0], observations))
+        return Entry(row, one, many)
     policy.predict(observations[0])  # makes the engine, whose function `predict` is from then on
     one, many = (Candidate(policy.predict, value, _PREDICT) for value in (observations[0], observations))
     return Entry(row, one, many)

@@ -1,9 +1,10 @@
 """What a policy's speed is compared with: other ways to compute an action from a raw observation, one function each.
 
-Every peer takes what ``Policy.predict`` takes and gives actions. Wherever a peer has a graph of its own, the
-observation's scaling, normalization and the action's squashing are in it, so that one call does everything; weights
-do not change the time, so Stable-Baselines3's are random. A peer is a row of ``PEERS`` with a function from a ``Task``;
-that imports what it needs itself, and raises UnsupportedError with the reason if it cannot run.
+Every peer takes what ``Policy.predict`` takes and gives actions; where policies have a state, each call is the step
+behind the one before. Wherever a peer has a graph of its own, the observation's scaling, normalization and the
+action's squashing are in it, so that one call does everything; weights do not change the time, so Stable-Baselines3's
+are random. A peer is a row of ``PEERS`` with a function from a ``Task``; that imports what it needs itself, and raises
+UnsupportedError with the reason if it cannot run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from policypress.policy.observations import usual_observations
 from policypress.policy.ops import Activation, Cell, Flatten, History, Layer, LayerNorm, MaxPool2d, Op, Relu, Residual
 from policypress.policy.payload import payload_size
 from policypress.policy.policy import Policy
+from policypress.policy.state import initial_state
 
 Call = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -49,6 +51,18 @@ class Peer:
     bytes: int
     one: Call
     many: Call
+
+
+def carrying(policy: Policy, *, reference: bool = False) -> Call:
+    """``policy.predict`` with the state that it gave the call before, zeros at first; always for as many rows."""
+    state: tuple[NDArray[Any], ...] | None = None
+
+    def call(observations: NDArray[Any]) -> NDArray[Any]:
+        nonlocal state
+        actions, state = policy.predict(observations, state, reference=reference)
+        return actions
+
+    return call
 
 
 # Peers of the dense network
@@ -148,6 +162,7 @@ def ort_int8_qdq(task: Task) -> Peer:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     observations = usual_observations(task.dense, 64, task.seed)
+    state = {"h_in": initial_state(task.dense, 8)} if task.dense.state_size else {}
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -155,7 +170,7 @@ def ort_int8_qdq(task: Task) -> Peer:
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             batch = next(self._batches, None)
-            return None if batch is None else {"observation": batch}
+            return None if batch is None else {"observation": batch, **state}
 
     def quantize(source: Path, target: Path) -> None:
         quantize_static(
@@ -235,6 +250,8 @@ def litert(task: Task) -> Peer:
 def numpy_reference(task: Task) -> Peer:
     """The specification in NumPy, ``policypress.policy.reference``."""
     policy = task.pressed
+    if policy.state_size:
+        return Peer(payload_size(policy), *(carrying(policy, reference=True) for _ in range(2)))
 
     def many(observations: NDArray[Any]) -> NDArray[Any]:
         return reference.act(policy.action, reference.run(policy, reference.observe(policy.observation, observations)))
@@ -419,6 +436,18 @@ def _ort_peer(model: bytes) -> Peer:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     run, wanted = session.run, ["action"]
+    taken = next((one for one in session.get_inputs() if one.name == "h_in"), None)
+    if taken is not None:
+        size, dtype = taken.shape[1], np.int16 if taken.type == "tensor(int16)" else np.float32
+        states: dict[int, NDArray[Any]] = {}  # of as many episodes beside one another
+
+        def steps(observations: NDArray[Any]) -> NDArray[Any]:
+            rows = len(observations)
+            before = states[rows] if rows in states else np.zeros((rows, size), dtype)
+            actions, states[rows] = run(["action", "h_out"], {"observation": observations, "h_in": before})
+            return actions  # type: ignore[no-any-return]
+
+        return Peer(len(model), lambda observation: steps(observation[None])[0], steps)
 
     def many(observations: NDArray[Any]) -> NDArray[Any]:
         return run(wanted, {"observation": observations})[0]  # type: ignore[no-any-return]

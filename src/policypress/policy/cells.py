@@ -1,8 +1,8 @@
 """Recurrent cells, a formula each: what every numerics, engine and format computes between a cell's two layers.
 
 Like the functions of ``activations.py`` a formula is written once, over values that know +, - and *: NumPy arrays make
-it the reference, PyTorch's the training, tensors of a graph the ONNX export. Only ``runtime/engine.c`` spells it out
-again. ``docs/arithmetic.md`` says the same in prose.
+it the reference, PyTorch's the training, tensors of a graph the ONNX export. ``runtime/engine.c`` spells it out again,
+and so does ``compression/_kernels.c``, for training that is fast. ``docs/arithmetic.md`` says the same in prose.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -61,9 +62,7 @@ def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
     """Outputs for a Box as actions in units of half its range, [-1, 1]; where it has no bounds, as they are."""
     if action.squash:
         return torch.tanh(outputs)
-    low, high = _bounds(action)
-    bounded = torch.isfinite(high - low)
-    centre, half = torch.where(bounded, (high + low) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+    centre, half = _range(action)
     return (outputs - centre) / half
 
 
@@ -117,6 +116,15 @@ def _by_group(
     return list(zip(outputs.split(groups, dim=1), wanted.split(groups, dim=1), strict=True))
 
 
+@lru_cache
+def _range(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centre and half of the range of a Box, 0 and 1 where it has no bounds."""
+    low, high = _bounds(action)
+    bounded = torch.isfinite(high - low)
+    return torch.where(bounded, (high + low) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+
+
+@lru_cache
 def _bounds(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:
     assert action.low is not None
     assert action.high is not None

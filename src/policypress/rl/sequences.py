@@ -24,7 +24,7 @@ from torch import nn
 from policypress.compression.compressor import Compressor
 from policypress.compression.freeze import spread
 from policypress.compression.graph import trace
-from policypress.compression.recurrent import remembering
+from policypress.compression.recurrent import Recurrent, remembering
 from policypress.compression.student import State, fresh, unroll
 from policypress.config import CompressionConfig, DistillConfig, dumps
 from policypress.errors import ConfigError, DivergedError
@@ -188,7 +188,9 @@ class SequenceDistillation:
         self._checkpoint = StudentCheckpoint(folder, json.dumps([asdict(config), told], sort_keys=True))
         saved = self._checkpoint.saved
         torch.manual_seed(config.seed)
-        self._optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+        # Fused where there is a cell; other students learn to the bits that they have always had.
+        fused = any(isinstance(module, Recurrent) for module in network.modules())
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=fused)
         self._compressor = Compressor(
             trace(network), self._optimizer, config.compression, config.batches, seed=config.seed
         )
@@ -241,7 +243,8 @@ class SequenceDistillation:
         self._optimizer.param_groups[0]["lr"] = self._config.learning_rate * decay(batch / self._config.batches)
         x, wanted, starts, learned = self._tape.pieces(self._generator)
         outputs, _ = unroll(self._compressor.graph, x, starts)
-        loss = imitation_loss(self._teacher, outputs[learned], wanted[learned])
+        outputs, wanted = (values.index_select(0, learned) for values in (outputs.flatten(0, 1), wanted))
+        loss = imitation_loss(self._teacher, outputs, wanted)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -349,17 +352,20 @@ class _Tape:
         return x, wanted.numpy()
 
     def pieces(self, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Observations and answers (steps, pieces, ...), where episodes start, and which steps are to be learned from:
-        those behind the first few, or behind a start."""
+        """Observations (steps, pieces, ...), answers (steps * pieces, ...), where episodes start, and the places of the
+        answers that are to be learned from: those behind the first few steps, or behind a start."""
         config = self._config
         length = config.burn_in + config.steps
         first = torch.randint(self.count - length + 1, (config.pieces,), generator=generator)
         rows = torch.randint(self._rows, (config.pieces,), generator=generator)
-        places = first + torch.arange(length)[:, None], rows
-        starts = self._starts[places]
+        places = ((first + torch.arange(length)[:, None]) * self._rows + rows).flatten()
+        starts, x, wanted = (
+            kept.flatten(0, 1).index_select(0, places) for kept in (self._starts, self._x, self._wanted)
+        )
+        starts = starts.view(length, -1)
         learned = starts.cumsum(0) > 0
         learned[config.burn_in :] = True
-        return self._x[places], self._wanted[places], starts, learned
+        return x.view(length, -1, *x.shape[1:]), wanted, starts, learned.flatten().nonzero()[:, 0]
 
     def flush(self) -> None:
         for array in self._arrays:
