@@ -395,6 +395,14 @@ class DistillConfig:
         100_000
     )
     collections: Annotated[int, Setting("How often states are added while it learns", STUDENT, Span(1))] = 20
+    disturbances: Annotated[
+        float,
+        Setting(
+            "How many disturbances a step begin while states are met, for example 0.01: a random action is held for a "
+            "moment, and whoever acts then recovers",
+            STUDENT,
+        ),
+    ] = 0.0
     critic_weight: Annotated[
         float, Setting("Weight of what its actions lose by the agent's critics, beside the imitation", STUDENT)
     ] = 0.0
@@ -417,6 +425,8 @@ class DistillConfig:
             raise ConfigError(f"states={self.states} must be at least batch_size={self.batch_size}.")
         if self.learning_rate <= 0.0:
             raise ConfigError(f"learning_rate={self.learning_rate} must be positive, for example 3e-3.")
+        if not 0.0 <= self.disturbances <= 0.5:
+            raise ConfigError(f"disturbances={self.disturbances:g} must be 0 to 0.5 a step, for example 0.01.")
         if self.critic_weight < 0.0:
             raise ConfigError(f"critic_weight={self.critic_weight} must not be negative.")
         if not 0.0 <= self.critic_start <= 1.0:
@@ -598,7 +608,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 
 _LATER = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
-    *(("noise", 0.0), ("observations", ""), ("memory", "none")),
+    *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 

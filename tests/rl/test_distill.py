@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -354,6 +355,34 @@ def test_student_and_teacher_share_the_steps() -> None:
         states.close()
         assert found.shape == (2_001, 3)
         assert np.mean(acted) == pytest.approx(share, abs=0.25 if share == 0.5 else 0.0)
+
+
+def test_disturbances_hold_a_random_action_for_a_moment() -> None:
+    acted: list[int] = []
+
+    class Counting(Follow):
+        observation_space, action_space = Follow.observation_space, gym.spaces.Discrete(1_000_000)
+
+        def _reward(self, action: Any) -> float:
+            acted.append(int(action))
+            return 0.0
+
+    def nothing(observations: Any) -> Any:
+        return np.zeros(len(observations), np.int64)
+
+    def met(disturbances: float) -> list[int]:
+        acted.clear()
+        states = EnvironmentStates(Counting, count=1, seed=3, disturbances=disturbances)
+        states(nothing, nothing, 0.5, 20_000)
+        states.close()
+        return list(acted)
+
+    assert not any(met(0.0))
+    found = met(0.02)
+    assert found == met(0.02)
+    runs = [len(list(group)) for action, group in itertools.groupby(found) if action]
+    assert set(runs) == set(range(2, 11))
+    assert len(runs) == pytest.approx(0.02 * found.count(0), rel=0.2)
 
 
 def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:

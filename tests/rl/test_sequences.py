@@ -130,6 +130,27 @@ def test_a_memory_beats_none_and_is_deployed() -> None:
     assert found["gru:8"] > 17 > found["none"]
 
 
+def test_disturbances_lead_through_other_states() -> None:
+    acted: list[float] = []
+
+    class Noting(Echo):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            acted.append(float(action[0]))
+            return super().step(action)
+
+    shares = {}
+    for rate in (0.0, 0.05):
+        acted.clear()
+        settings = {**SMALL, "batches": 20, "states": 600}  # so few that there is one row
+        compression = CompressionConfig(sparsity=0.0, weight_bits=6)
+        pp.compress(
+            teacher(), Noting, DistillConfig(compression, hidden=(4,), memory="gru:4", disturbances=rate, **settings)
+        )
+        shares[rate] = np.mean(np.array(acted[1:]) == np.array(acted[:-1]))  # held
+    assert shares[0.0] < 0.02
+    assert 0.1 < shares[0.05] < 0.4
+
+
 def test_what_is_interrupted_goes_on(tmp_path: Path) -> None:
     student = DistillConfig(CompressionConfig(weight_bits=6), hidden=(4,), memory="gru:4", **{**SMALL, "batches": 60})
     done: list[int] = []

@@ -38,7 +38,7 @@ def compress(
         with distilled_over_sequences(teacher, _with_episodes(env), config, folder) as work:
             work.run(progress)
             return work.freeze()
-    with states_for(teacher, env, config.seed) as (teacher, states):
+    with states_for(teacher, env, config.seed, config.disturbances) as (teacher, states):
         student = Distillation(teacher, states, config, folder)
         student.run(progress)
         return student.freeze()

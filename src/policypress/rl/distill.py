@@ -71,8 +71,9 @@ class Distill(Method):
             ) as work:
                 yield work
             return
-        with states_of(agent, config.environment, config.student.seed) as (teacher, states):
-            yield Distillation(teacher, states, config.student, folder)
+        student = config.student
+        with states_of(agent, config.environment, student.seed, student.disturbances) as (teacher, states):
+            yield Distillation(teacher, states, student, folder)
 
 
 class Distillation:

@@ -66,10 +66,9 @@ class Finetune(Method):
             if not config.student.hidden:
                 yield Training(agent.source.agent, env, config, folder)
                 return
-            with states_for(agent.teacher, config.environment, config.student.seed) as (teacher, states):
-                yield DistilledTraining(
-                    agent, Distillation(teacher, states, config.student, folder), env, config, folder
-                )
+            student = config.student
+            with states_for(agent.teacher, config.environment, student.seed, student.disturbances) as (teacher, states):
+                yield DistilledTraining(agent, Distillation(teacher, states, student, folder), env, config, folder)
         finally:
             env.close()
 

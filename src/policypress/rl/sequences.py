@@ -35,6 +35,7 @@ from policypress.rl.freeze import freeze_student
 from policypress.rl.imitation import DECAY, decay, imitation_loss
 from policypress.rl.recorded import Recorded
 from policypress.rl.runs import Progress, array_in
+from policypress.rl.sources import Disturbances
 from policypress.rl.student_checkpoint import StudentCheckpoint
 from policypress.rl.teacher import Teacher
 
@@ -50,7 +51,8 @@ class SequenceConfig:
 
     ``compression``: how it is pressed meanwhile. ``batches`` of ``pieces`` pieces, each of ``burn_in`` steps that fill
     the state and ``steps`` that are learned from. ``states``: observations in all, met in ``rows`` environments side by
-    side, in ``collections`` goes behind the first, by the teacher alone, of a tenth of them.
+    side, in ``collections`` goes behind the first, by the teacher alone, of a tenth of them. ``disturbances``: how many
+    ``sources.Disturbances`` begin a step.
     """
 
     compression: CompressionConfig = field(default_factory=lambda: CompressionConfig(sparsity=0.0, weight_bits=6))
@@ -61,6 +63,7 @@ class SequenceConfig:
     states: int = 200_000
     rows: int = 16
     collections: int = 40
+    disturbances: float = 0.0
     learning_rate: float = 1e-3
     seed: int = 0
 
@@ -268,6 +271,7 @@ def config_of(config: DistillConfig) -> SequenceConfig:
         pieces=math.ceil(config.batch_size / SequenceConfig.steps),
         states=config.states,
         collections=config.collections,
+        disturbances=config.disturbances,
         learning_rate=config.learning_rate,
         seed=config.seed,
     )
@@ -414,6 +418,7 @@ class _Played(_Tape):
         self._now = [made.reset(seed=int(seed))[0] for made, seed in zip(self._envs, seeds, strict=True)]
         self._begins = np.ones(rows, bool)
         self._by_student = np.zeros(rows, bool)
+        self._disturbed = Disturbances(self._envs, config.disturbances, config.seed)
         self._own: State | None = None  # the student's own
 
     @torch.no_grad()
@@ -429,7 +434,7 @@ class _Played(_Tape):
             self._by_student[redrawn | begins] = self._random.random(int((redrawn | begins).sum())) < share
             theirs, ours = reference.act(action, wanted), reference.act(action, outputs[0].numpy())
             for row, made in enumerate(self._envs):
-                chosen = ours[row] if self._by_student[row] else theirs[row]
+                chosen = self._disturbed(row, ours[row] if self._by_student[row] else theirs[row])
                 self._now[row], _, terminated, truncated, _ = made.step(chosen)
                 self._begins[row] = terminated or truncated
                 if self._begins[row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,6 +26,7 @@ States = Callable[[Act, Act, float, int], NDArray[Any]]
 the time and the teacher in the rest. Recorded logs, which do not depend on who acts, may ignore the first three."""
 
 _REDRAW = 0.02  # of the steps: who acts is drawn anew
+_DISTURBED = (2, 11)  # steps that a disturbance takes, at least, and more than at most
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,17 @@ def digest(path: Path) -> str:
 
 
 @contextmanager
-def states_for(teacher: Teacher, env: EnvLike | States, seed: int) -> Iterator[tuple[Teacher, States]]:
-    """The teacher, whose provenance then names the environment, and states: met in ``env`` from ``seed`` on, or those
-    that a function gives."""
+def states_for(
+    teacher: Teacher, env: EnvLike | States, seed: int, disturbances: float = 0.0
+) -> Iterator[tuple[Teacher, States]]:
+    """The teacher, whose provenance then names the environment, and states: met in ``env`` from ``seed`` on, with so
+    many ``Disturbances`` a step, or those that a function gives."""
     if not makes_env(env):
         yield teacher, env  # type: ignore[misc]
         return
     described = description_of(env)  # type: ignore[arg-type]
     padding = padding_of(teacher.observation, described.frame_stack if described else 1)
-    states = EnvironmentStates(env, seed=seed, padding=padding)  # type: ignore[arg-type]
+    states = EnvironmentStates(env, seed=seed, padding=padding, disturbances=disturbances)  # type: ignore[arg-type]
     try:
         origin = described.as_dict() if described else {}
         yield replace(teacher, provenance={**teacher.provenance, **origin}), states
@@ -97,12 +102,12 @@ def states_for(teacher: Teacher, env: EnvLike | States, seed: int) -> Iterator[t
 
 
 def states_of(
-    agent: OpenedAgent, environment: Environment, seed: int
+    agent: OpenedAgent, environment: Environment, seed: int, disturbances: float = 0.0
 ) -> AbstractContextManager[tuple[Teacher, States]]:
     """The agent's teacher and states as ``states_for`` gives them: of its log where it has one, else met in
     ``environment``."""
     if agent.recorded is None:
-        return states_for(agent.teacher, environment, seed)
+        return states_for(agent.teacher, environment, seed, disturbances)
     origin = {**agent.teacher.provenance, "recorded": agent.recorded.as_dict()}
     return states_for(replace(agent.teacher, provenance=origin), RecordedStates(agent.recorded, seed), seed)
 
@@ -116,11 +121,44 @@ def met_by_teacher(teacher: Teacher, states: States, count: int) -> NDArray[Any]
     return observations
 
 
+class Disturbances:
+    """Now and then, in each of ``envs``, a random action that is held for 2 to 10 steps in place of the one chosen.
+
+    ``rate``: how many begin a step. What recovers is what is learned from: states beside the usual way, near falls
+    among them, which the teacher alone seldom meets (noise injection, Laskey et al. 2017).
+    """
+
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]], rate: float, seed: int) -> None:
+        self._rate, self._random = rate, np.random.default_rng([seed, 1])
+        self._spaces = [copy.deepcopy(env.action_space) for env in envs]
+        for number, space in enumerate(self._spaces):
+            space.seed(seed + number)
+        self._left, self._held = [0] * len(envs), [None] * len(envs)
+
+    def __call__(self, index: int, action: Any) -> Any:
+        """What is done in environment ``index`` in place of ``action``: mostly that."""
+        if self._rate and self._left[index] == 0 and self._random.random() < self._rate:
+            self._left[index] = int(self._random.integers(*_DISTURBED))
+            self._held[index] = self._spaces[index].sample()
+        if self._left[index] == 0:
+            return action
+        self._left[index] -= 1
+        return self._held[index]
+
+
 class EnvironmentStates:
     """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
 
-    def __init__(self, env: EnvLike, count: int = 10, seed: int = 0, padding: NDArray[Any] | float = 0.0) -> None:
+    def __init__(
+        self,
+        env: EnvLike,
+        count: int = 10,
+        seed: int = 0,
+        padding: NDArray[Any] | float = 0.0,
+        disturbances: float = 0.0,
+    ) -> None:
         self._envs = make_envs(env, count, padding=padding)
+        self._disturbed = Disturbances(self._envs, disturbances, seed)
         self._random = np.random.default_rng(seed)
         # Hashed, so that no student learns from the very episodes that measure it: those count up from a seed.
         seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
@@ -138,7 +176,7 @@ class EnvironmentStates:
             for act, group in ((teacher, ~self._by_student), (student, self._by_student)):
                 if group.any():
                     for index, action in zip(np.flatnonzero(group), act(now[group]), strict=True):
-                        self._step(int(index), action)
+                        self._step(int(index), self._disturbed(int(index), action))
         return np.stack(states[:count])
 
     def _step(self, index: int, action: Any) -> None:
