@@ -398,9 +398,10 @@ class DistillConfig:
     disturbances: Annotated[
         float,
         Setting(
-            "How many disturbances a step begin while states are met, for example 0.01: a random action is held for a "
-            "moment, and whoever acts then recovers",
+            "How many disturbances begin a step while states are met: a random action is held for a moment, and whoever "
+            "acts then recovers",
             STUDENT,
+            shown="0.01 of continuous actions, else 0",
         ),
     ] = 0.0
     critic_weight: Annotated[
