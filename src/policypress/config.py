@@ -398,7 +398,7 @@ class DistillConfig:
     disturbances: Annotated[
         float,
         Setting(
-            "How many disturbances begin a step while states are met: a random action is held for a moment, and whoever "
+            "How many disturbances begin a step while states are met: a random action is held a moment, and whoever "
             "acts then recovers",
             STUDENT,
             shown="0.01 of continuous actions, else 0",

@@ -385,6 +385,26 @@ def test_disturbances_hold_a_random_action_for_a_moment() -> None:
     assert len(runs) == pytest.approx(0.02 * found.count(0), rel=0.2)
 
 
+def test_disturbances_stay_within_what_is_ever_done() -> None:
+    acted: list[float] = []
+
+    class Noting(Follow):
+        action_space = gym.spaces.Box(-1e6, 1e6, (2,), np.float32)
+
+        def _reward(self, action: Any) -> float:
+            acted.extend(action.tolist())
+            return 0.0
+
+    def small(observations: Any) -> Any:
+        return np.clip(observations[:, :2], -0.5, 0.5)
+
+    states = EnvironmentStates(Noting, count=2, seed=3, disturbances=0.1)
+    states(small, small, 0.0, 2_000)
+    states.close()
+    assert len(set(acted)) > 100
+    assert max(map(abs, acted)) <= 0.5
+
+
 def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:
     seeds: list[Any] = []
 

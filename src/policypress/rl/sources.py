@@ -125,25 +125,36 @@ class Disturbances:
     """Now and then, in each of ``envs``, a random action that is held for 2 to 10 steps in place of the one chosen.
 
     ``rate``: how many begin a step. What recovers is what is learned from: states beside the usual way, near falls
-    among them, which the teacher alone seldom meets (noise injection, Laskey et al. 2017).
+    among them, which the teacher alone seldom meets (noise injection, Laskey et al. 2017). Numbers of a Box are drawn
+    between the least and the largest that were chosen so far: bounds may be far beyond what is ever done.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], rate: float, seed: int) -> None:
         self._rate, self._random = rate, np.random.default_rng([seed, 1])
-        self._spaces = [copy.deepcopy(env.action_space) for env in envs]
-        for number, space in enumerate(self._spaces):
-            space.seed(seed + number)
+        self._space = copy.deepcopy(envs[0].action_space)
+        self._space.seed(seed)
+        self._range: tuple[NDArray[Any], NDArray[Any]] | None = None
         self._left, self._held = [0] * len(envs), [None] * len(envs)
 
     def __call__(self, index: int, action: Any) -> Any:
         """What is done in environment ``index`` in place of ``action``: mostly that."""
-        if self._rate and self._left[index] == 0 and self._random.random() < self._rate:
+        if not self._rate:
+            return action
+        if isinstance(self._space, gym.spaces.Box):
+            low, high = self._range or (action, action)
+            self._range = np.minimum(low, action), np.maximum(high, action)
+        if self._left[index] == 0 and self._random.random() < self._rate:
             self._left[index] = int(self._random.integers(*_DISTURBED))
-            self._held[index] = self._spaces[index].sample()
+            self._held[index] = self._drawn()
         if self._left[index] == 0:
             return action
         self._left[index] -= 1
         return self._held[index]
+
+    def _drawn(self) -> Any:
+        if self._range is None:
+            return self._space.sample()
+        return self._random.uniform(*self._range).astype(self._space.dtype)
 
 
 class EnvironmentStates:
