@@ -398,10 +398,9 @@ class DistillConfig:
     disturbances: Annotated[
         float,
         Setting(
-            "How many disturbances begin a step while states are met: a random action is held a moment, and whoever "
-            "acts then recovers",
+            "How many disturbances begin a step while states are met, for example 0.01: a random action is held a "
+            "moment, and whoever acts then recovers",
             STUDENT,
-            shown="0.01 of continuous actions, else 0",
         ),
     ] = 0.0
     critic_weight: Annotated[

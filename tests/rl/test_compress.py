@@ -164,20 +164,6 @@ def test_the_default_student_is_narrow_and_learns_its_precision(source: Source) 
     assert plan(source, "dqn", PICK, method="ptq").student.hidden == ()
 
 
-def test_disturbances_are_for_students_of_continuous_actions(source: Source, tmp_path: Path) -> None:
-    assert plan(source, "dqn", PICK).student.disturbances == 0
-    agent("sac", FOLLOW).save(tmp_path / "sac.zip")
-    follower = Source(tmp_path / "sac.zip")
-    said = {
-        method: plan(follower, "sac", FOLLOW, method=method, settings={"steps": 9} if method == "evolve" else {})
-        for method in ("distill", "evolve", "ptq")
-    }
-    assert {method: one.student.disturbances for method, one in said.items()} == {
-        "distill": 0.01, "evolve": 0.01, "ptq": 0,
-    }  # fmt: skip
-    assert plan(follower, "sac", FOLLOW, student={"disturbances": 0.0}).student.disturbances == 0
-
-
 def test_a_linear_student_learns_its_precision_too(source: Source) -> None:
     config = plan(source, "dqn", PICK, hidden="none")
     assert config.student.hidden == "none"

@@ -385,7 +385,7 @@ def test_disturbances_hold_a_random_action_for_a_moment() -> None:
     assert len(runs) == pytest.approx(0.02 * found.count(0), rel=0.2)
 
 
-def test_disturbances_stay_within_what_is_ever_done() -> None:
+def test_disturbances_go_little_beyond_what_is_ever_done() -> None:
     acted: list[float] = []
 
     class Noting(Follow):
@@ -402,7 +402,7 @@ def test_disturbances_stay_within_what_is_ever_done() -> None:
     states(small, small, 0.0, 2_000)
     states.close()
     assert len(set(acted)) > 100
-    assert max(map(abs, acted)) <= 0.5
+    assert 0.5 < max(map(abs, acted)) <= 1.0
 
 
 def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:

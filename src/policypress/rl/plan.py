@@ -36,8 +36,6 @@ _MEMORY, _BEHIND_MEMORY = "gru:16", (16,)
 """Of a student of an agent that remembers; hidden widths of one that remembers."""
 _SEQUENCES = {"batches": 20_000, "batch_size": 768, "states": 200_000}
 """Of what is distilled over sequences."""
-_DISTURBANCES = 0.01
-"""Of continuous actions; of others they have not been measured."""
 START_BATCHES, START_STATES = 2_000, 20_000
 """Of a distilled student that is only where evolution begins."""
 
@@ -98,8 +96,8 @@ def plan_pressing(
     What "evolve" begins with is linear and quickly distilled unless said otherwise. With ``hidden`` the method
     "finetune" trains a distilled student on, else the agent's own network. A distilled student is narrow ("auto":
     about a hundredth of the parameters) at a learned precision, unless a sparsity or widths are given; 8 bits
-    everywhere; where actions are continuous, disturbances lead it astray. A student of an agent that remembers does so
-    too, by a small GRU, unless ``student`` says otherwise. Raises ConfigError for what does not fit together.
+    everywhere. A student of an agent that remembers does too, by a small GRU, unless ``student`` says otherwise. Raises
+    ConfigError for what does not fit together.
     """
     environment, recorded = _environment_of(agent), agent.recorded
     given = {"weight_bits": 8, **(compression or {})}
@@ -138,8 +136,6 @@ def plan_pressing(
         over_time = remembers or (searched and agent.teacher.remembers)
         criterion = "magnitude" if over_time else "flow"  # which follows no path through time
         given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": criterion, **given}
-        if recorded is None and agent.teacher.action.kind == "box":
-            student = {"disturbances": _DISTURBANCES, **student}
     widths: Hidden = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.
     gentle = not (widths or searched) or agent.teacher.observation.image

@@ -126,7 +126,8 @@ class Disturbances:
 
     ``rate``: how many begin a step. What recovers is what is learned from: states beside the usual way, near falls
     among them, which the teacher alone seldom meets (noise injection, Laskey et al. 2017). Numbers of a Box are drawn
-    between the least and the largest that were chosen so far: bounds may be far beyond what is ever done.
+    evenly within its bounds, and at most twice as far from the middle as any that were chosen so far: bounds may be far
+    beyond what is ever done.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], rate: float, seed: int) -> None:
@@ -140,9 +141,8 @@ class Disturbances:
         """What is done in environment ``index`` in place of ``action``: mostly that."""
         if not self._rate:
             return action
-        if isinstance(self._space, gym.spaces.Box):
-            low, high = self._range or (action, action)
-            self._range = np.minimum(low, action), np.maximum(high, action)
+        low, high = self._range or (action, action)
+        self._range = np.minimum(low, action), np.maximum(high, action)
         if self._left[index] == 0 and self._random.random() < self._rate:
             self._left[index] = int(self._random.integers(*_DISTURBED))
             self._held[index] = self._drawn()
@@ -152,9 +152,12 @@ class Disturbances:
         return self._held[index]
 
     def _drawn(self) -> Any:
-        if self._range is None:
+        if not isinstance(self._space, gym.spaces.Box) or self._range is None:
             return self._space.sample()
-        return self._random.uniform(*self._range).astype(self._space.dtype)
+        least, largest = self._range
+        reach = (largest - least) / 2
+        low, high = np.maximum(least - reach, self._space.low), np.minimum(largest + reach, self._space.high)
+        return self._random.uniform(low, high).astype(self._space.dtype)
 
 
 class EnvironmentStates:
