@@ -95,11 +95,14 @@ def test_what_is_interrupted_goes_on_to_the_same_policy(tmp_path: Path, monkeypa
     assert encode(work.freeze()) == encode(whole)
 
 
-def test_it_goes_on_for_more_steps_but_not_with_other_settings(tmp_path: Path) -> None:
+def test_it_goes_on_for_more_steps_but_not_with_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evolved(tmp_path, steps=2_000)
     assert evolved(tmp_path, steps=4_000).provenance["evolved_steps"] >= 4_000
     with pytest.raises(RunError, match="holds an evolution of other settings"):
         evolved(tmp_path, code_rms=8.0)
+    monkeypatch.setattr(evolve, "_CHECKPOINTS", evolve._CHECKPOINTS + 1)
+    with pytest.raises(RunError, match="or of another version"):
+        evolved(tmp_path, steps=4_000)
 
 
 def test_flat_returns_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

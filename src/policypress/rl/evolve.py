@@ -53,6 +53,7 @@ _GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
 _REMEMBERED = 50  # of them, the latest
 _AGAIN = 0.5  # of them: one of the hardest tenth that is remembered
 _SAVE_SECONDS = 20.0
+_CHECKPOINTS = 2  # version of what is saved
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Evolution:
         episode: Callable[[], _Episode] = lambda: _Episode(0.0, math.inf),
     ) -> None:
         self._start, self._rollouts, self._config = start, rollouts, config
-        self._told = dumps(replace(config, steps=1))
+        self._told = f"{_CHECKPOINTS} {dumps(replace(config, steps=1))}"
         self._genome = Genome(start, config.code_rms)
         if self._genome.size > MOST_NUMBERS:
             raise UnsupportedError(
@@ -157,7 +158,10 @@ class Evolution:
         if self._checkpoint is not None and self._checkpoint.exists():
             told, self._state = pickle.loads(self._checkpoint.read_bytes())
             if told != self._told:
-                raise RunError(f"{folder} holds an evolution of other settings: choose another folder or remove it.")
+                raise RunError(
+                    f"{folder} holds an evolution of other settings, or of another version: choose another folder or "
+                    "remove it."
+                )
         else:
             self._state = _State(np.random.default_rng(config.student.seed), episode(), self._genome.start)
 
