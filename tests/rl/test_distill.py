@@ -334,22 +334,28 @@ def test_states_that_do_not_fit(found: Any, kind: type[PolicypressError], senten
             press(picking(), lambda *_: found, SMALL)
 
 
-def test_student_and_teacher_share_the_steps() -> None:
-    acted: list[int] = []
+def noting(acted: list[Any], space: gym.Space[Any]) -> type[Follow]:
+    """An environment of these actions, which notes those that it gets."""
 
-    class Counting(Follow):
-        observation_space, action_space = Follow.observation_space, gym.spaces.Discrete(2)
+    class Noting(Follow):
+        action_space = space
 
         def _reward(self, action: Any) -> float:
-            acted.append(int(action))
+            acted.append(action)
             return 0.0
+
+    return Noting
+
+
+def test_student_and_teacher_share_the_steps() -> None:
+    acted: list[int] = []
 
     def constant(value: int) -> Callable[[Any], Any]:
         return lambda observations: np.full(len(observations), value)
 
     for share in (0.0, 0.5, 1.0):
         acted.clear()
-        states = EnvironmentStates(Counting, count=4, seed=3)
+        states = EnvironmentStates(noting(acted, gym.spaces.Discrete(2)), count=4, seed=3)
         states._by_student[:] = share == 1.0
         found = states(constant(0), constant(1), share, 2_001)
         states.close()
@@ -359,20 +365,14 @@ def test_student_and_teacher_share_the_steps() -> None:
 
 def test_disturbances_hold_a_random_action_for_a_moment() -> None:
     acted: list[int] = []
-
-    class Counting(Follow):
-        observation_space, action_space = Follow.observation_space, gym.spaces.Discrete(1_000_000)
-
-        def _reward(self, action: Any) -> float:
-            acted.append(int(action))
-            return 0.0
+    env = noting(acted, gym.spaces.Discrete(1_000_000))
 
     def nothing(observations: Any) -> Any:
         return np.zeros(len(observations), np.int64)
 
     def met(disturbances: float) -> list[int]:
         acted.clear()
-        states = EnvironmentStates(Counting, count=1, seed=3, disturbances=disturbances)
+        states = EnvironmentStates(env, count=1, seed=3, disturbances=disturbances)
         states(nothing, nothing, 0.5, 20_000)
         states.close()
         return list(acted)
@@ -386,23 +386,17 @@ def test_disturbances_hold_a_random_action_for_a_moment() -> None:
 
 
 def test_disturbances_go_little_beyond_what_is_ever_done() -> None:
-    acted: list[float] = []
-
-    class Noting(Follow):
-        action_space = gym.spaces.Box(-1e6, 1e6, (2,), np.float32)
-
-        def _reward(self, action: Any) -> float:
-            acted.extend(action.tolist())
-            return 0.0
+    acted: list[Any] = []
 
     def small(observations: Any) -> Any:
         return np.clip(observations[:, :2], -0.5, 0.5)
 
-    states = EnvironmentStates(Noting, count=2, seed=3, disturbances=0.1)
+    env = noting(acted, gym.spaces.Box(-1e6, 1e6, (2,), np.float32))
+    states = EnvironmentStates(env, count=2, seed=3, disturbances=0.1)
     states(small, small, 0.0, 2_000)
     states.close()
-    assert len(set(acted)) > 100
-    assert 0.5 < max(map(abs, acted)) <= 1.0
+    assert len(np.unique(acted)) > 100
+    assert 0.5 < np.abs(acted).max() <= 1.0
 
 
 def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:

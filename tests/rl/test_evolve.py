@@ -100,7 +100,7 @@ def test_it_goes_on_for_more_steps_but_not_with_other_settings(tmp_path: Path, m
     assert evolved(tmp_path, steps=4_000).provenance["evolved_steps"] >= 4_000
     with pytest.raises(RunError, match="holds an evolution of other settings"):
         evolved(tmp_path, code_rms=8.0)
-    monkeypatch.setattr(evolve, "_CHECKPOINTS", evolve._CHECKPOINTS + 1)
+    monkeypatch.setattr(evolve, "_VERSION", evolve._VERSION + 1)
     with pytest.raises(RunError, match="or of another version"):
         evolved(tmp_path, steps=4_000)
 
@@ -163,9 +163,10 @@ def test_every_other_episode_is_one_of_the_hardest_of_the_latest() -> None:
         met = work._state.met
         assert len(met) == evolve._REMEMBERED
         hardest = set(sorted(met, key=met.__getitem__)[: evolve._REMEMBERED // 10])
-        drawn = [work._seed() for _ in range(400)]
+        drawn = [seed for _ in range(400) for seed in work._seeds(1)]
         assert 150 < sum(seed in hardest for seed in drawn) < 250
         assert {seed for seed in drawn if seed in met} == hardest
+        assert len(set(work._seeds(40))) == 40
 
 
 def test_candidates_play_the_beginning_of_an_episode_first_and_all_of_it_at_last() -> None:

@@ -18,7 +18,7 @@ from policypress.compression import kernels
 from policypress.compression.fake_quant import STEP_STRIDE, FakeQuantLinear, Versions, changed, versions
 from policypress.compression.fixed_point import INT32, multiplier_and_shift
 from policypress.compression.ranges import ActivationQuantizer, InputQuantizer, constant_range
-from policypress.compression.through_time import CodedCell, through_time
+from policypress.compression.through_time import CellNumbers, through_time
 from policypress.config import MemoryKind, memory_of
 from policypress.errors import UnsupportedError
 from policypress.policy import cells
@@ -214,7 +214,7 @@ class _CellCodes:
         self._tables = {f.function: _table(f).to(self._scales[0].device) for f in (SIGMOID, TANH)}
         self._limits = {"gate": SIGMOID.limit, "candidate": TANH.limit, "cell": TANH.limit, "output": limits[0]}
 
-    def for_kernel(self, layer: FakeQuantLinear) -> CodedCell:
+    def for_kernel(self, layer: FakeQuantLinear) -> CellNumbers:
         """What the kernel computes with, beside the cell's recurrent ``layer``."""
         (constants, codes), source = layer.numbers(), layer.policypress_quantizer.source
         assert source is not None
@@ -226,7 +226,7 @@ class _CellCodes:
             _table(SIGMOID).data_ptr(), _table(TANH).data_ptr(), scales[0], scales[-1], _PART_UNIT, _PART_LIMIT,
             float(constants.inverse_source), source.reach, constants.ratio.data_ptr(), constants.ratio.numel(),
         )  # fmt: skip
-        return CodedCell(layer, constants, codes, numbers, self._largest)
+        return CellNumbers(layer, constants, codes, numbers, self._largest)
 
     def round(self, smooth: Vectors, x: torch.Tensor, y: torch.Tensor, state: Vectors) -> Vectors:
         """The values of the codes that the next state has; their gradient is that of ``smooth``."""

@@ -15,7 +15,7 @@ from policypress.compression import kernels
 from policypress.compression.fake_quant import Codes, Constants, FakeQuantLinear
 
 
-class CodedCell(NamedTuple):
+class CellNumbers(NamedTuple):
     """What a cell of codes computes with: its recurrent ``layer`` with its numbers, those of ``codes`` in
     ``_kernels.c``, and the largest magnitude of each vector of its state, in real units."""
 
@@ -33,7 +33,7 @@ def through_time(
     state: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    coded: CodedCell | None,
+    coded: CellNumbers | None,
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
     """Each vector of the state (steps, rows, units) after every step, and the same without rounding, which has no
     gradient.
@@ -68,7 +68,7 @@ class _ThroughTime(torch.autograd.Function):
         real: torch.Tensor,
         after: torch.Tensor,
         way: kernels.Way,
-        coded: CodedCell | None,
+        coded: CellNumbers | None,
     ) -> torch.Tensor:
         ctx.kind, ctx.starts, ctx.way, ctx.coded = kind, starts, way, coded
         ctx.save_for_backward(weight, real)  # autograd refuses a backward pass after a weight has changed

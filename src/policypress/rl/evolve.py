@@ -53,7 +53,7 @@ _GENERATION_SEED = 1_000_000  # and above: episodes that change the policy
 _REMEMBERED = 50  # of them, the latest
 _AGAIN = 0.5  # of them: one of the hardest tenth that is remembered
 _SAVE_SECONDS = 20.0
-_CHECKPOINTS = 2  # version of what is saved
+_VERSION = 2  # of what is saved
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Evolution:
         episode: Callable[[], _Episode] = lambda: _Episode(0.0, math.inf),
     ) -> None:
         self._start, self._rollouts, self._config = start, rollouts, config
-        self._told = f"{_CHECKPOINTS} {dumps(replace(config, steps=1))}"
+        self._told = f"{_VERSION} {dumps(replace(config, steps=1))}"
         self._genome = Genome(start, config.code_rms)
         if self._genome.size > MOST_NUMBERS:
             raise UnsupportedError(
@@ -223,7 +223,7 @@ class Evolution:
 
     def _generation(self, strategy: Any) -> None:
         """Candidates, played from the same seeds all of them, and what the strategy makes of them."""
-        seeds = [self._seed() for _ in range(_EFFORTS[self._state.effort].episodes)]
+        seeds = self._seeds(_EFFORTS[self._state.effort].episodes)
         limit = max(1.0, _HORIZONS[self._state.horizon] * self._state.episode.length)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of returns that are all the same: efforts grow then
@@ -236,14 +236,20 @@ class Evolution:
         for seed in list(self._state.met)[:-_REMEMBERED]:
             del self._state.met[seed]
 
-    def _seed(self) -> int:
-        """Of an episode that changes the policy: a new one, or again one of the hardest, where candidates fall from
-        few beginnings only."""
+    def _seeds(self, count: int) -> list[int]:
+        """Of episodes that change the policy: new ones, or again some of the hardest, where candidates fall from few
+        beginnings only."""
         generator, met = self._state.generator, self._state.met
         hardest = sorted(met, key=met.__getitem__)[: len(met) // 10]
-        if hardest and generator.random() < _AGAIN:
-            return hardest[generator.integers(len(hardest))]
-        return _GENERATION_SEED + int(generator.integers(2**30))
+        seeds: list[int] = []
+        for _ in range(count):
+            again = hardest and generator.random() < _AGAIN
+            seeds.append(
+                hardest.pop(generator.integers(len(hardest)))
+                if again
+                else _GENERATION_SEED + int(generator.integers(2**30))
+            )
+        return seeds
 
     def _worth(self, vectors: Sequence[NDArray[np.float64]], seeds: Sequence[int]) -> list[float]:
         """What policies are worth in episodes of these seeds."""
