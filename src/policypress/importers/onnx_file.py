@@ -33,6 +33,8 @@ from policypress.policy.ops import CELLS
 
 OLDEST, NEWEST = 9, 23
 """Opsets that are read."""
+_OWN = "policypress.numerics"
+"""Metadata of what policypress itself has exported."""
 _CLIPS = ("Max", "Min", "Clip")
 """Whose constants may be infinite, where nothing is clipped."""
 _MAX_NODES = 20_000
@@ -74,7 +76,9 @@ def open_onnx(asked: Asked) -> Opened:
     dimensions = [_dimension(d) for d in inputs[0].type.tensor_type.shape.dim]
     if dtype is None:
         kind = TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)
-        raise UnsupportedError(f"{path} takes observations of {kind}: a policy that can be opened takes numbers.")
+        raise UnsupportedError(
+            f"{path} takes observations of {kind}: export the policy with observations of float32, float64 or uint8."
+        )
     batched = len(dimensions) > 1 and dimensions[0] in (None, 1)
     shape = dimensions[1:] if batched else dimensions
     if not shape or any(size is None for size in shape):
@@ -96,7 +100,12 @@ def open_onnx(asked: Asked) -> Opened:
     weights = [tensor for tensor in graph.initializer if tensor.data_type in _FLOATS]
     opened = replace(opened, parameters=sum(math.prod(tensor.dims) for tensor in weights) or None)
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
-    return with_chain(opened, lambda: _followed(model, inputs[0].name, fixed, batched, name, state))
+    opened = with_chain(opened, lambda: _followed(model, inputs[0].name, fixed, batched, name, state))
+    if not opened.understood and opened.metadata.get(_OWN) == "integer":
+        return replace(
+            opened, unknown="the integers of a policy that is pressed already; give its .policy file instead"
+        )
+    return opened
 
 
 def _state(inputs: list[Any], outputs: list[str]) -> dict[str, str]:
@@ -360,7 +369,7 @@ class _Followed:
             if not error.earlier:
                 what = label if what == node.op_type else f"{label}: {what}"
             return [what] * len(node.output)
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError):
             return [f"{label}: its inputs do not fit it"] * len(node.output)
 
     def _called(
@@ -385,8 +394,8 @@ def _attribute(attribute: AttributeProto, given: Mapping[str, Any]) -> Any:
 
 
 _FOLDED = (
-    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or", "ReduceMax", "ReduceMin",
-    "ReduceProd", "Round", "Sign", "Sin", "Size", "Sum",
+    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or",
+    "ReduceMax", "ReduceMin", "ReduceProd", "Round", "Sign", "Sin", "Size", "Sum",
 )  # fmt: skip
 """Operations of constants that give no more than they take."""
 
@@ -428,7 +437,7 @@ class _Call:
         found = self.input(place, self.attributes.get(name))
         if found is None:
             return None
-        if isinstance(found, s.Signal | s.Curve | s.Whole | s.Choice | s.Mixed):
+        if isinstance(found, s.Followed):
             raise s.NotUnderstood(f"{name or 'an input'} is computed")
         array = np.asarray(found)
         if array.size > _MAX_VALUES:
@@ -647,7 +656,11 @@ def _split(c: _Call) -> tuple[s.Value, ...]:
 
 
 def _gather(c: _Call) -> s.Value:
-    indices, axis = c.constant(1), c.attribute("axis", 0)
+    axis, values = c.attribute("axis", 0), c[0]
+    if isinstance(c[1], s.Followed) and isinstance(values, np.ndarray) and values.ndim == 1:  # a function in a table
+        last = len(values) - 1
+        return s.together("Gather", lambda places: values[np.clip(places, -last - 1, last).astype(np.int64)], c[1])
+    indices = c.constant(1)
     if indices is None:
         raise s.NotUnderstood("its indices")
     return s.move(c[0], lambda x: np.asarray(np.take(x, indices.astype(np.int64), axis)))
@@ -669,7 +682,7 @@ def _cast(c: _Call) -> s.Value:
         with np.errstate(all="ignore"):
             return c[0].astype(kind)
     if kind.kind != "f" and not isinstance(c[0], s.Choice):
-        raise s.NotUnderstood(f"to {kind}")
+        return s.together(f"Cast to {kind}", lambda v: v.astype(kind), c[0])
     return c[0]  # type: ignore[no-any-return]
 
 
@@ -680,6 +693,17 @@ def _clip(c: _Call) -> s.Value:
 
 def _pow(c: _Call) -> s.Value:
     return s.together("Pow", lambda x, p: np.power(x, np.asarray(p, x.dtype)), c[0], c[1])
+
+
+def _dequantize_linear(c: _Call) -> s.Value:
+    codes, scale, zero = c.constant(0), c.constant(1), c.constant(2)
+    if codes is None or scale is None or c.attribute("block_size", 0):
+        raise s.NotUnderstood("of blocks")
+    if scale.size > 1:
+        shape = [1] * codes.ndim
+        shape[c.attribute("axis", 1)] = -1
+        scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+    return np.asarray((codes.astype(np.float32) - (0 if zero is None else zero.astype(np.float32))) * scale, np.float32)
 
 
 def _shape(c: _Call) -> s.Value:
@@ -739,6 +763,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize_linear,
     "Div": lambda c: s.divide(c[0], c[1]),
     "Dropout": _dropout,
     "Elu": _row("elu", ("alpha", 1.0)),
@@ -746,6 +771,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Exp": _unary("Exp", np.exp),
     "Expand": _expand,
     "Flatten": _flatten,
+    "Floor": _unary("Floor", np.floor),
     "GRU": _cell("gru"),
     "Gather": _gather,
     "Gelu": lambda c: s.named(c[0], "gelu_tanh" if c.attribute("approximate", b"none") == b"tanh" else "gelu"),

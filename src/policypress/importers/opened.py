@@ -82,7 +82,8 @@ class Opened:
             rows["layers"] = f"a black box, which can be distilled; not understood: {self.unknown or 'its shape'}"
             shape = "not said" if self.shape is None else f"{self.dtype} array of shape {self.shape}"
             rows["takes"] = shape + (", and keeps a state" if self.steps is not None else "")
-        return rows | {name: json.dumps(value)[:_REASON] for name, value in self.metadata.items()}
+        told = {name: value for name, value in self.metadata.items() if not name.startswith("policypress.")}
+        return rows | {name: json.dumps(value)[:_REASON] for name, value in told.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -128,6 +129,8 @@ def with_chain(opened: Opened, followed: Callable[[], tuple[Value, Kept]]) -> Op
             _compare_episodes(opened, opened.steps, chain, policy)
     except NotUnderstood as error:
         return replace(opened, unknown=str(error))
+    except RecursionError:
+        return replace(opened, unknown="so many operations one after another")
     except PolicypressError as error:  # layers that no policy has, or other answers
         return replace(opened, unknown=str(error).rstrip("."))
     return replace(opened, chain=chain, graph=graph, policy=policy)

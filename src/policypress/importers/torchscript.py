@@ -368,7 +368,7 @@ def _term(value: Any) -> Any:
 
 
 def _known(value: Any) -> bool:
-    return isinstance(value, s.Signal | s.Curve | s.Whole | s.Choice | s.Mixed)
+    return isinstance(value, s.Followed)
 
 
 def _two(operation: Callable[[s.Value, s.Value], s.Value], python: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -516,10 +516,10 @@ def _refused(why: str) -> Any:
     raise s.NotUnderstood(why)
 
 
-def _zeros(sizes: list[int], *_: Any) -> Any:
+def _full(sizes: Sequence[int], value: float) -> Any:
     if math.prod(sizes) > MAX_VALUES:
         raise s.NotUnderstood("a tensor of so many values")
-    return np.zeros(sizes, np.float32)
+    return np.full(sizes, value, np.float32)
 
 
 def _copied(x: Any, value: Any, *_: Any) -> Any:
@@ -692,6 +692,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "ne": _compare("aten::ne", lambda a, b: a != b),
     "neg": lambda x: -x if isinstance(x, int | float) else s.multiply(x, np.asarray(np.float32(-1))),
     "__not__": lambda x: not x,
+    "ones": lambda sizes, *_: _full(sizes, 1.0),
+    "ones_like": lambda x, *_: _full(x.shape, 1.0),
     "permute": lambda x, order: s.move(x, lambda v: np.transpose(v, order)),
     "pow": _power,
     "reciprocal": _unary("aten::reciprocal", np.reciprocal),
@@ -721,12 +723,14 @@ _RULES: dict[str, Callable[..., Any]] = {
     "transpose": lambda x, a, b: s.move(x, lambda v: np.swapaxes(v, a, b)),
     "type_as": _same,
     "unflatten": _unflat,
+    "unsafe_chunk": _chunk,
+    "unsafe_split": _split,
     "unsqueeze": lambda x, axis: s.move(x, lambda v: np.expand_dims(v, axis)),
     "var": _variance,
     "view": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
     "where": _where,
-    "zeros": _zeros,
-    "zeros_like": lambda x, *_: np.zeros(x.shape, np.float32),
+    "zeros": lambda sizes, *_: _full(sizes, 0.0),
+    "zeros_like": lambda x, *_: _full(x.shape, 0.0),
     "__getitem__": lambda values, place: values[place],
     "__is__": lambda a, b: a is b,
     "__isnot__": lambda a, b: a is not b,
