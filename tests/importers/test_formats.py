@@ -189,12 +189,27 @@ def test_networks_are_joined(tmp_path: Path) -> None:
         "kp: [20, 30]\n"
     )
     found = opened(tmp_path / "both.yaml")
-    assert (found.shape, found.policy, found.metadata) == ((6,), None, {"kp": [20, 30]})
+    assert (found.shape, found.understood, found.metadata) == ((6,), True, {"kp": [20, 30]})
+    assert apart(found) < 1e-5
     assert [file.name for file in found.files] == ["both.yaml", "encoder.onnx", "actor.pt"]
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     code = opened(tmp_path / "encoder.onnx").run(x[:, 2:6])
     wanted = opened(tmp_path / "actor.pt").run(np.concatenate([code, x[:, :3]], 1))
     np.testing.assert_array_equal(found.run(x), wanted)
+
+
+def test_networks_of_which_one_is_a_black_box_name_it(tmp_path: Path) -> None:
+    two(tmp_path)
+    g = Graph(shape=("batch", 4))
+    g.save(tmp_path / "encoder.onnx", g("Sin", g("MatMul", "obs", g.weights(4, 2))))
+    (tmp_path / "both.yaml").write_text(
+        "networks:\n"
+        "  encoder: {file: encoder.onnx, reads: [obs 0:4]}\n"
+        "  actor: {file: actor.pt, reads: [encoder, obs 0:3]}\n"
+    )
+    found = opened(tmp_path / "both.yaml")
+    assert not found.understood
+    assert "encoder, Sin" in found.unknown
 
 
 def test_one_network_alone_stays_understood(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from policypress.compression.activations import module_of
 from policypress.compression.graph import Graph, trace
+from policypress.compression.graph import Residual as Block
 from policypress.compression.recurrent import Recurrent
 from policypress.errors import UnsupportedError
 from policypress.importers.signals import (
@@ -27,6 +28,7 @@ from policypress.importers.signals import (
     Normalize,
     NotUnderstood,
     Pool,
+    Residual,
     Signal,
     State,
     Step,
@@ -65,6 +67,11 @@ class Chain:
         found = [step for step in self.steps if isinstance(step, Cell)]
         return [f"{step.kind.upper()} of {step.recurrent.weight.shape[1]} units" for step in found]
 
+    @property
+    def joined(self) -> bool:
+        """Whether it is several networks, or one that values go past."""
+        return any(isinstance(step, Residual) for step in self.steps)
+
     def graph(self) -> Graph:
         """The layers as a network that can be pressed; NotUnderstood for an order of layers that none has."""
         modules: list[nn.Module] = []
@@ -87,8 +94,10 @@ class Chain:
                 case Pool() if image:
                     modules.append(nn.MaxPool2d(step.kernel, step.stride, step.padding))
                 case Function():
-                    relu = step.name == "relu"
-                    modules.append(nn.ReLU() if relu else module_of(step.name, step.parameters))
+                    modules.append(_function(step))
+                case Residual():
+                    body = [_linear(one) if isinstance(one, Dense) else _function(one) for one in step.steps]
+                    modules.append(Block(nn.Sequential(*body)))
                 case _:
                     raise NotUnderstood(f"{type(step).__name__} between layers")
         try:
@@ -156,6 +165,10 @@ def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) 
     if chain.squash:
         return chain if bool(np.all(low <= chain.low) and np.all(chain.high <= high)) else None
     return replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+
+
+def _function(step: Function) -> nn.Module:
+    return nn.ReLU() if step.name == "relu" else module_of(step.name, step.parameters)
 
 
 def _linear(step: Dense) -> nn.Linear:

@@ -100,7 +100,7 @@ def open_onnx(asked: Asked) -> Opened:
     weights = [tensor for tensor in graph.initializer if tensor.data_type in _FLOATS]
     opened = replace(opened, parameters=sum(math.prod(tensor.dims) for tensor in weights) or None)
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
-    opened = with_chain(opened, lambda: _followed(model, inputs[0].name, fixed, batched, name, state))
+    opened = with_chain(opened, lambda x: _followed(model, inputs[0].name, x if batched else _single(x), name, state))
     if not opened.understood and opened.metadata.get(_OWN) == "integer":
         return replace(
             opened, unknown="the integers of a policy that is pressed already; give its .policy file instead"
@@ -295,20 +295,23 @@ def _state_shape(value: Any) -> list[int]:
 # Following
 
 
+def _single(x: s.Signal) -> s.Signal:
+    """A signal without its batch of one."""
+    return s.signal_of(s.move(x, lambda v: v.reshape(v.shape[1:])))
+
+
 def _followed(
-    model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool, output: str, state: Mapping[str, str]
+    model: ModelProto, taken: str, x: s.Signal, output: str, state: Mapping[str, str]
 ) -> tuple[s.Value, s.Kept]:
-    """What the ``output`` of a model is, and what it keeps for the inputs that are a ``state``."""
-    found = _Followed(model, taken, shape, batched, state)
+    """What the ``output`` of a model is for ``x``, and what it keeps for the inputs that are a ``state``."""
+    found = _Followed(model, taken, x, state)
     return found.value(output), {name: found.known(after) for name, after in state.items()}
 
 
 class _Followed:
     """The values of a model's graph by name, as far as they are understood."""
 
-    def __init__(
-        self, model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool, state: Mapping[str, str]
-    ) -> None:
+    def __init__(self, model: ModelProto, taken: str, x: s.Signal, state: Mapping[str, str]) -> None:
         self._functions = {(f.domain, f.name): f for f in model.functions}
         self._found: dict[str, s.Value | str] = {}
         graph = model.graph
@@ -317,7 +320,7 @@ class _Followed:
         for value in graph.input:
             if value.name in state:
                 self._found[value.name] = s.state(value.name, _state_shape(value))
-        self._found[taken] = s.observation((1, *shape) if batched else shape, batched)
+        self._found[taken] = x
         version = next(found.version for found in model.opset_import if found.domain in ("", "ai.onnx"))
         self._body(graph.node, self._found, version, {}, depth=0)
 

@@ -131,7 +131,14 @@ class State:
     part: Signal | None = None
 
 
-Step = Normalize | Dense | Convolution | Pool | Function | Norm | Cell | Inner | State
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """``x`` plus what ``steps`` make of it: so values go past layers, which give 0 in their places."""
+
+    steps: tuple[Dense | Function, ...]
+
+
+Step = Normalize | Dense | Convolution | Pool | Function | Norm | Cell | Inner | State | Residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -651,16 +658,18 @@ def join(values: Sequence[Value], axis: int) -> Value:
     if kept is not None and any(node is not kept.nodes[0] for node in kept.nodes):
         return kept
     signals = [None if isinstance(value, np.ndarray) else signal_of(value) for value in values]
+    found = [signal for signal in signals if signal is not None]
+    if _meets_state(found):
+        return _joined(signals, axis)
+    signals = _beside(signals)
     node = next(signal.node for signal in signals if signal is not None)
     parts = []
     for value, signal in zip(values, signals, strict=True):
         if signal is None:
             constant = np.asarray(value, np.float64)
             parts.append(Signal(node, np.zeros(constant.shape, np.int64), np.zeros(constant.shape), constant))
-        elif signal.node is node:
-            parts.append(signal)
         else:
-            return _joined(signals, axis)
+            parts.append(signal)
     joined = [np.concatenate([getattr(part, name) for part in parts], axis) for name in ("index", "gain", "offset")]
     return Signal(node, *joined)
 
@@ -983,6 +992,109 @@ def _dense_of_parts(x: Joined, weight: Array) -> Value:
         taken = weight[np.concatenate([rows[place] for place in own])]
         found.append(_dense(Signal(node, *values), taken.T, (*x.shape[:-1], weight.shape[1])))
     return functools.reduce(add, found)
+
+
+# What goes past layers
+
+
+def _beside(signals: Sequence[Signal | None]) -> list[Signal | None]:
+    """The same over one node, None staying None: of networks beside one another, and what goes past them, a chain.
+
+    One network runs after another, behind a layer that has a place for all that is needed later; what it gives is
+    added to places of its own, which are 0 until then. NotUnderstood where they are no networks of vectors, or have
+    nothing in common.
+    """
+    nodes = list(dict.fromkeys(signal.node for signal in signals if signal is not None))
+    if len(nodes) == 1:
+        return list(signals)
+    paths = [_path(node) for node in nodes]
+    source = next((node for node in paths[0] if all(node in path for path in paths)), None)
+    branches = [] if source is None else [_branch(path, source) for path in paths]
+    if source is None or None in branches:
+        raise _apart("Concat", *nodes)
+    now, places = source, {source: np.arange(source.size)}
+    for place, (node, branch) in enumerate(zip(nodes, branches, strict=True)):
+        if branch:
+            needed = np.zeros(source.size, bool)
+            for signal in signals:
+                if signal is not None and signal.node is source:
+                    needed[signal.index] = True
+            for later in branches[place + 1 :]:
+                if later and isinstance(later[0], Dense):
+                    needed |= later[0].weight.any(axis=0)
+            now, places = _past(now, places, source, needed, node, branch)
+    return [None if one is None else replace(one, node=now, index=places[one.node][one.index]) for one in signals]
+
+
+def _path(node: Node) -> list[Node]:
+    """A node and all before it, the last first."""
+    found = [node]
+    while found[-1].before is not None:
+        found.append(found[-1].before)
+    return found
+
+
+def _branch(path: Sequence[Node], source: Node) -> list[Dense | Function] | None:
+    """The layers from ``source`` to the first node of ``path``, a Dense the first and the last of them."""
+    steps = [node.step for node in path[: path.index(source)]][::-1]
+    if len(steps) > 1 and isinstance(steps[0], Normalize) and isinstance(steps[1], Dense) and steps[0].clip == math.inf:
+        gain = 1.0 / steps[0].deviation.ravel()
+        bias = steps[1].bias - steps[1].weight.astype(np.float64) @ (steps[0].mean.ravel() * gain)
+        steps[:2] = [Dense((steps[1].weight * gain).astype(np.float32), bias.astype(np.float32))]
+    if not steps:
+        return []
+    found = [step for step in steps if isinstance(step, Dense | Function)]
+    if len(found) < len(steps) or not isinstance(found[0], Dense):
+        return None
+    if isinstance(found[-1], Function):
+        size = path[0].size
+        found.append(Dense(np.eye(size, dtype=np.float32), np.zeros(size, np.float32)))
+    return found
+
+
+def _past(
+    now: Node,
+    places: Mapping[Node, NDArray[np.int64]],
+    source: Node,
+    needed: NDArray[np.bool_],
+    node: Node,
+    branch: Sequence[Dense | Function],
+) -> tuple[Node, dict[Node, NDArray[np.int64]]]:
+    """What comes behind ``branch``, which leads to ``node``, beside all that is ``needed`` of ``source`` and all that
+    other networks gave; and where all is then, as ``places`` says of ``now``, -1 for what is left out."""
+    first, *rest = branch
+    assert isinstance(first, Dense)
+    units = len(first.weight)
+    kept = {one: needed if one is source else np.ones(at.size, bool) for one, at in places.items()}
+    end = units + sum(int(own.sum()) for own in kept.values())
+    width = end + (node.size if rest else 0)
+    if width * max(now.size, width) > MAX_VALUES:
+        raise NotUnderstood("Concat of so many values")
+    weight, bias = np.zeros((width, now.size), np.float32), np.zeros(width, np.float32)
+    there = places[source] >= 0
+    weight[:units, places[source][there]], bias[:units] = first.weight[:, there], first.bias
+    after: dict[Node, NDArray[np.int64]] = {}
+    row = units
+    for one, own in kept.items():
+        after[one] = np.where(own, row + np.cumsum(own) - 1, -1)
+        weight[after[one][own], places[one][own]] = 1.0
+        row += int(own.sum())
+    now = now.then(Dense(weight, bias), (width,))
+    if not rest:
+        return now, after | {node: np.arange(units)}
+    after[node] = np.arange(end, width)
+    layers = [place for place, step in enumerate(rest) if isinstance(step, Dense)]
+    steps = list(rest)
+    for place, step in enumerate(rest):
+        if isinstance(step, Dense):
+            columns = width if place == layers[0] else step.weight.shape[1]
+            rows = after[node] if place == layers[-1] else np.arange(len(step.weight))
+            wide = np.zeros((width if place == layers[-1] else len(step.weight), columns), np.float32)
+            wide[rows, : step.weight.shape[1]] = step.weight
+            moved = np.zeros(len(wide), np.float32)
+            moved[rows] = step.bias
+            steps[place] = Dense(wide, moved)
+    return now.then(Residual(tuple(steps)), (width,)), after
 
 
 # Within

@@ -84,7 +84,7 @@ def open_torchscript(asked: Asked) -> Opened:
     if found is None:
         return opened
     check_size(path, found)
-    return with_chain(opened, lambda: _followed(module, graph, found, state))
+    return with_chain(opened, lambda x: _followed(module, graph, x, state))
 
 
 # Before it runs
@@ -206,9 +206,9 @@ def _shape(module: Any, run: Run) -> tuple[int, ...] | None:
 # Following
 
 
-def _followed(module: Any, graph: Any, shape: tuple[int, ...], state: Sequence[str]) -> tuple[s.Value, s.Kept]:
-    """What a module answers, and what it keeps in the buffers that are its ``state``."""
-    found = _Followed(module, graph, shape, state)
+def _followed(module: Any, graph: Any, x: s.Signal, state: Sequence[str]) -> tuple[s.Value, s.Kept]:
+    """What a module answers to ``x``, and what it keeps in the buffers that are its ``state``."""
+    found = _Followed(module, graph, x, state)
     return found.value, {name: kept.why if isinstance(kept, _Lost) else kept for name, kept in found.kept.items()}
 
 
@@ -216,7 +216,7 @@ class _Followed:
     """The values of a module's graph, as far as they are understood: ``value``, what it answers, and ``kept``, what its
     buffers hold then, by name."""
 
-    def __init__(self, module: Any, graph: Any, shape: tuple[int, ...], state: Sequence[str]) -> None:
+    def __init__(self, module: Any, graph: Any, x: s.Signal, state: Sequence[str]) -> None:
         buffers = dict(module.named_buffers())
         self._state = {name: s.state(name, tuple(buffers[name].shape)) for name in state}  # as it is found
         self.kept: dict[str, Any] = dict(self._state)
@@ -224,7 +224,7 @@ class _Followed:
         inputs = list(graph.inputs())
         self._found: dict[str, Any] = {inputs[0].debugName(): module}
         self._paths = {inputs[0].debugName(): ""}  # of modules and what is in them
-        self._found[inputs[1].debugName()] = s.observation((1, *shape), batched=True)
+        self._found[inputs[1].debugName()] = x
         self._body(graph)
         found = self._of(next(iter(graph.outputs())))
         while isinstance(found, list | tuple) and len(found) == 1:

@@ -162,16 +162,17 @@ def open_weights(asked: Asked) -> Opened:
     activation = _activation(path, asked.activation, family, modules)
     shape = (int(tensors[f"{layers[0]}.weight"].shape[-1]),)
     check_size(path, shape)
-    try:
-        value: s.Value = s.observation((1, *shape), batched=True)
-        value = _normalized(value, tensors, normalizer)
+
+    def follow(x: s.Signal) -> tuple[s.Value, s.Kept]:
+        value = _normalized(x, tensors, normalizer)
         for layer in modules:
             value = _applied(value, tensors, layer, activation)
         if asked.output:
             value = _named_part(path, value, asked.output)
-        if family.squash:
-            value = _squashed(path, value, tensors, family)
-        chain = chain_of(value)
+        return (_squashed(path, value, tensors, family) if family.squash else value), {}
+
+    try:
+        chain = chain_of(*follow(s.observation((1, *shape), batched=True)))
         graph = chain.graph()
         observation = ObservationTransform(shape, "float32", normalization=chain.normalization)
         policy = freeze_graph(graph, observation, action_of_chain(chain))
@@ -181,7 +182,7 @@ def open_weights(asked: Asked) -> Opened:
         raise UnsupportedError(f"the layers in {path} do not fit together: {error}.") from error
     return Opened(
         f"{family.name} weights", shape, "float32", lambda x: np.asarray(policy.predict(x)[0]).reshape(len(x), -1),
-        chain, graph, policy, files=(path,),
+        chain, graph, policy, files=(path,), follow=follow,
     )  # fmt: skip
 
 

@@ -77,9 +77,10 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
     outputs = chain.outputs if chain is not None else opened.run(np.zeros((1, *opened.shape), opened.dtype)).shape[1]
     action = _own_action(chain, outputs) if space is None else action_of(space)
     _check_outputs(who, space, outputs)
-    if chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
+    whole = chain is not None and not chain.joined  # a student of several networks is one of its own
+    if whole and chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
         return Teacher(graph, observation_of(opened, chain), fitted, imitation_of(fitted, algo), provenance=told)
-    parameters = graph.parameters if graph is not None else opened.parameters
+    parameters = graph.parameters if graph is not None and whole else opened.parameters
     dense = None if parameters is None else 4 * parameters
     black_box = partial(
         Teacher, None, observation_of(opened), action, imitation_of(action, algo), provenance=told, dense_bytes=dense
