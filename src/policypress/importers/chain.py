@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policypress.compression.activations import module_of
-from policypress.compression.graph import Graph, trace
+from policypress.compression.graph import FixedLinear, Graph, trace
 from policypress.compression.graph import Residual as Block
 from policypress.compression.recurrent import Recurrent
 from policypress.errors import UnsupportedError
@@ -160,11 +160,18 @@ def _chain(
     return Chain(node.first.shape, normalization, tuple(steps), kind, squash, low, high), node
 
 
-def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) -> Chain | None:
-    """``chain`` within the bounds of an environment's actions; None where a tanh reaches beyond them."""
-    if chain.squash:
-        return chain if bool(np.all(low <= chain.low) and np.all(chain.high <= high)) else None
-    return replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) -> Chain:
+    """``chain`` within the bounds of an environment's actions. A tanh that reaches beyond them becomes layers: it is
+    clipped behind its scale."""
+    beyond = chain.squash and not bool(np.all(low <= chain.low) and np.all(chain.high <= high))
+    if chain.squash and not beyond:
+        return chain
+    within = replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+    if not beyond:
+        return within
+    ends = chain.low.astype(np.float64), chain.high.astype(np.float64)
+    scale = Dense(np.diag(_float((ends[1] - ends[0]) / 2)), _float((ends[1] + ends[0]) / 2), fixed=True)
+    return replace(within, steps=(*chain.steps, Function("tanh"), scale), squash=False)
 
 
 def _function(step: Function) -> nn.Module:
@@ -172,7 +179,7 @@ def _function(step: Function) -> nn.Module:
 
 
 def _linear(step: Dense) -> nn.Linear:
-    layer = nn.Linear(*step.weight.shape[::-1])
+    layer = (FixedLinear if step.fixed else nn.Linear)(*step.weight.shape[::-1])
     _filled(layer, step)
     return layer
 

@@ -62,10 +62,12 @@ class Normalize:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """``weight @ x + bias``, float32 of shapes (out, in) and (out,)."""
+    """``weight @ x + bias``, float32 of shapes (out, in) and (out,). ``fixed``: it spells out a function, and is not
+    trained."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    fixed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
