@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -309,3 +310,15 @@ def test_old_files_of_plain_tensors(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             opened(tmp_path / "a.pt", activation="elu").run(X.numpy()), network(X).numpy(), rtol=1e-5, atol=1e-5
         )
+
+
+def test_what_may_be_a_groupnorm_is_told(tmp_path: Path) -> None:
+    """It has the names and shapes of a LayerNorm's weights; of FastSAC it is known which they are."""
+    group = nn.Sequential(nn.Linear(6, 8), nn.GroupNorm(2, 8), nn.ELU(), nn.Linear(8, 3))
+    torch.save(state(group, "actor."), tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=r"actor\.1 is taken as a LayerNorm .* a GroupNorm has the same names"):
+        opened(tmp_path / "a.pt", activation="elu")
+    torch.save(fast_sac()[0], tmp_path / "b.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(tmp_path / "b.pt", activation="silu").understood

@@ -7,6 +7,7 @@ known are refused, and what no file of its kind says, which function stands betw
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Family:
     ``layers``: expressions of names, without .weight and .bias, in the order the layers run; those of one expression by
     their number, and there is an activation between every two. ``usual``: the activation of its examples. ``squash``: a
     tanh at the end, times ``action_scale``, plus ``action_bias``. ``scaled``: whether a scale of 1 says that there is
-    no tanh, or that there is.
+    no tanh, or that there is. ``normed``: whether a weight and a bias alone are known to be a LayerNorm's.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Family:
     normalizers: tuple[Normalizer, ...] = ()
     squash: bool = False
     scaled: bool = False
+    normed: bool = False
 
 
 _FAST = r"(?:actor_state_dict\.)?"
@@ -120,7 +122,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "FastSAC or FastTD3", (_FAST + r"net\.(\d+)", _FAST + r"fc_mu\.0"), "silu", (_FAST_STATISTICS,),
-        squash=True, scaled=True,
+        squash=True, scaled=True, normed=True,
     ),
     Family("CleanRL", (r"fc(\d+)", r"fc_(?:mean|mu)"), "relu", squash=True),
     Family("CleanRL", (r"actor_mean\.(\d+)",), "tanh"),
@@ -159,6 +161,12 @@ def open_weights(asked: Asked) -> Opened:
         tensors = _actor_among(path, tensors)
     family, layers, normalizer = _family(path, tensors)
     modules = _modules(path, tensors, layers)
+    if not family.normed and (norms := [layer for layer in layers if tensors[f"{layer}.weight"].ndim == 1]):
+        warnings.warn(
+            f"{path}: {', '.join(norms)} is taken as a LayerNorm with an epsilon of {_EPSILON:g}; a GroupNorm has the "
+            "same names and answers otherwise: if it is one, export the policy to ONNX or TorchScript instead.",
+            stacklevel=2,
+        )
     activation = _activation(path, asked.activation, family, modules)
     shape = (int(tensors[f"{layers[0]}.weight"].shape[-1]),)
     check_size(path, shape)
