@@ -52,6 +52,25 @@ def test_what_goes_past_a_network_is_understood(case: str, tmp_path: Path) -> No
     assert "a student that is one network" in found.rows()["layers"] or case == "a single layer"
 
 
+RESIDUALS: dict[str, Callable[[Joined, torch.Tensor], torch.Tensor]] = {
+    "a vector and what layers make of it": lambda m, x: (h := m.first(x)) + m.second(torch.tanh(h)),
+    "the other way round, functions at both ends": lambda m, x: (
+        torch.relu(m.second(h := torch.relu(m.first(x)))) + h
+    ),
+    "blocks one after another": lambda m, x: (
+        (h := (g := m.first(x)) + m.second(g.relu())) + m.third(h.sigmoid())
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(RESIDUALS))
+def test_residual_blocks_are_understood(case: str, tmp_path: Path) -> None:
+    module = Joined(RESIDUALS[case], 5)
+    module.first, module.second, module.third = nn.Linear(INPUTS, 5), nn.Linear(5, 5), nn.Linear(5, 5)
+    torch.jit.trace(module.eval(), torch.zeros(2, INPUTS)).save(tmp_path / "policy.pt")
+    assert apart(opened(tmp_path / "policy.pt", shape=(INPUTS,))) <= 1e-5
+
+
 def test_a_network_clipped_before_it_is_joined_is_a_black_box(tmp_path: Path) -> None:
     module = Joined(lambda m, x: torch.cat([m.deep(x[:, :6].clamp(-1, 1)), x], 1), 11).eval()
     torch.jit.trace(module, torch.zeros(2, INPUTS)).save(tmp_path / "policy.pt")

@@ -16,6 +16,8 @@ from importers.models import INPUTS, OUTPUTS, Graph, apart, opened
 from policypress.errors import ArtifactError, ConfigError, PolicypressError, RunError, UnsupportedError
 from policypress.importers.formats import FORMATS, Asked, format_of, load_policy, open_file
 from policypress.importers.metadata import settled
+from policypress.rl.formats import open_agent
+from policypress.rl.sources import Source
 from policypress.testing.policies import make_policy
 
 
@@ -278,3 +280,20 @@ def test_metadata_that_are_none(name: str, text: str | None, sentence: str, tmp_
         (tmp_path / name).write_text(text)
     with pytest.raises(PolicypressError, match=sentence):
         opened(path, metadata=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.pt2", "is a program of torch.export: give what torch.onnx.export or torch.jit.trace"),
+        ("a.tflite", "is a model of TensorFlow: convert it to ONNX with tf2onnx"),
+        ("a.safetensors", "give what torch.save"),
+        ("a.pkl", "without a program: export the policy to ONNX, or name a function"),
+    ],
+)
+def test_formats_that_are_not_read_say_what_to_give(name: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x1c\0\0\0TFL3" + bytes(64))
+    with pytest.raises(UnsupportedError, match=sentence):
+        opened(tmp_path / name)
+    with pytest.raises(UnsupportedError, match=sentence):
+        open_agent(Source(tmp_path / name), None, None)

@@ -185,6 +185,21 @@ CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
         tail(net := normed("LANL"), "a2c_network.actor_mlp", "a2c_network.mu"),
         net,
     ),
+    "rsl_rl, a student of a teacher": lambda: (
+        {"model_state_dict": state(net := mlp(6, 8, 3), "student.") | state(mlp(9, 8, 3), "teacher.") | {"std": STD}},
+        net,
+    ),
+    "rsl_rl, statistics of the critic": lambda: (
+        rsl_rl("apart")[0] | {"privileged_obs_norm_state_dict": {"_mean": MEAN, "_std": STD, "count": torch.tensor(1)}},
+        rsl_rl("apart")[1],
+    ),
+    "a policy of Stable-Baselines3": lambda: (
+        tail(net := mlp(6, 8, 4, 3), "mlp_extractor.policy_net", "action_net")
+        | state(mlp(6, 8), "mlp_extractor.value_net.")
+        | state(nn.Linear(8, 1), "value_net.")
+        | {"log_std": STD[:3]},
+        net,
+    ),
     "FastSAC": fast_sac,
     "FastTD3": lambda: fast_td3(True),
     "FastTD3, as it was": lambda: fast_td3(False),
@@ -322,3 +337,9 @@ def test_what_may_be_a_groupnorm_is_told(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert opened(tmp_path / "b.pt", activation="silu").understood
+
+
+def test_a_whole_module_is_told_apart_from_its_weights(tmp_path: Path) -> None:
+    torch.save(mlp(6, 8, 3), tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match=r"a whole module, whose code is in no file: .*module\.state_dict\(\)"):
+        opened(tmp_path / "a.pt", activation="elu")

@@ -68,7 +68,8 @@ def open_onnx(asked: Asked) -> Opened:
         names = ", ".join(value.name for value in every) or "none"
         raise UnsupportedError(
             f"{path} has {len(every)} inputs ({names}): a policy that can be opened has one, its observation, and "
-            "beside it a state alone: inputs that end in _in, and outputs of the same names that end in _out."
+            "beside it a state alone: inputs that end in _in, and outputs of the same names that end in _out; export "
+            "it with one input that is split inside, or name a function that does so, package.module:function."
         )
     answers = [value.name for value in graph.output if value.name not in state.values()]
     name = named_output(path, answers, asked.output)
@@ -798,6 +799,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Mish": _row("mish"),
     "Mul": lambda c: s.multiply(c[0], c[1]),
     "Neg": lambda c: s.multiply(c[0], np.asarray(np.float32(-1))),
+    "PRelu": lambda c: s.named(c[0], "leaky_relu", (s.uniform(c[1]),)),
     "Pow": _pow,
     "Reciprocal": _unary("Reciprocal", np.reciprocal),
     "ReduceMean": _reduced("ReduceMean", np.mean),

@@ -704,6 +704,13 @@ def named(x: Value, function: str, parameters: tuple[float, ...] = ()) -> Value:
     )
 
 
+def uniform(values: Value) -> float:
+    """The one number that a constant tensor holds; NotUnderstood for several."""
+    if not isinstance(values, np.ndarray) or not values.size or not bool(np.all(values == values.flat[0])):
+        raise NotUnderstood("a number of its own for each value")
+    return float(values.flat[0])
+
+
 def relu(x: Value) -> Value:
     return clip(x, np.zeros(1), np.full(1, np.inf))
 
@@ -1028,6 +1035,29 @@ def _beside(signals: Sequence[Signal | None]) -> list[Signal | None]:
     return [None if one is None else replace(one, node=now, index=places[one.node][one.index]) for one in signals]
 
 
+def _residual(a: Value, b: Value) -> Signal | None:
+    """The sum of a vector and what layers make of it; None for any other."""
+    values = [value for value in (a, b) if isinstance(value, Signal | Curve)]
+    nodes = [value.source.node if isinstance(value, Curve) else value.node for value in values]
+    if len(values) < 2 or nodes[0] is nodes[1]:
+        return None
+    try:
+        found = [signal_of(value) for value in values]
+        start, end = (one.settled for one in found)
+    except NotUnderstood:
+        return None
+    if start not in _path(end):
+        start, end = end, start
+    path = _path(end)
+    if found[0].shape != found[1].shape or start not in path or start.step is None:
+        return None
+    steps = [node.step for node in path[: path.index(start)]][::-1]
+    layers = tuple(step for step in steps if isinstance(step, Dense | Function))
+    if len(layers) < len(steps) or not any(isinstance(step, Dense) for step in layers):
+        return None
+    return _all_of(start.then(Residual(layers)), found[0].shape)
+
+
 def _path(node: Node) -> list[Node]:
     """A node and all before it, the last first."""
     found = [node]
@@ -1145,7 +1175,8 @@ def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], 
     if isinstance(a, np.ndarray) == isinstance(b, np.ndarray):
         if isinstance(a, Signal) and isinstance(b, Signal) and a.node is b.node and np.array_equal(a.index, b.index):
             return replace(a, gain=a.gain + sign * b.gain, offset=a.offset + sign * b.offset)
-        return together(operation, function, a, b)
+        found = _residual(a, b) if function is np.add else None
+        return together(operation, function, a, b) if found is None else found
     first = isinstance(a, np.ndarray)
     constant, x, gain = (a, b, sign) if first else (b, a, 1.0)
     assert isinstance(constant, np.ndarray)

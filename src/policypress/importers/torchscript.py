@@ -74,6 +74,11 @@ def open_torchscript(asked: Asked) -> Opened:
             f"{path} has {len(inputs)} inputs ({names}): a policy that can be opened has one, its observation. A state "
             "among them is that of a recurrent policy."
         )
+    if inputs[0].type().kind() != "TensorType":
+        raise UnsupportedError(
+            f"{path} takes observations of {inputs[0].type().annotation_str}: export it so that it takes one tensor, "
+            "or name a function that makes what it takes of one, package.module:function."
+        )
     _check_operations(path, graph)
     run, state = _runtime(path, module), _state(path, module, graph)
     steps = _steps(path, module, run, state) if state else None
@@ -157,12 +162,17 @@ def _runtime(path: Path, module: Any) -> Run:
         try:
             found = module(torch.from_numpy(np.ascontiguousarray(observations, np.float32)))
         except Exception as error:  # as above
-            raise UnsupportedError(f"PyTorch does not run {path}: {reason_of(error)}.") from error
+            others = {str(one.dtype).removeprefix("torch.") for one in module.parameters()} - {"float32"}
+            mend = (
+                f"; its weights are {', '.join(sorted(others))}: export it in float32, module.float()" if others else ""
+            )
+            raise UnsupportedError(f"PyTorch does not run {path}: {reason_of(error)}{mend}.") from error
         if isinstance(found, tuple) and len(found) and isinstance(found[0], torch.Tensor) and len(found) == 1:
             found = found[0]
         if not isinstance(found, torch.Tensor):
             raise UnsupportedError(
-                f"{path} answers with a {type(found).__name__}: it must give one tensor, its action."
+                f"{path} answers with a {type(found).__name__}: export it so that it gives one tensor, its action, or "
+                "name a function that picks it, package.module:function."
             )
         return rows_of(str(path), found.numpy(), len(observations))
 
@@ -737,6 +747,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "prim::NumToTensor": _same,
     "prim::unchecked_cast": _same,
     "Int": lambda x: int(x),
+    "prelu": lambda x, slope: s.named(x, "leaky_relu", (s.uniform(slope),)),
     "prod": lambda x: math.prod(x.shape) if isinstance(x, np.ndarray) else _refused("of what is computed"),
 }
 """What is understood of PyTorch's operators."""

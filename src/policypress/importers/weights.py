@@ -84,6 +84,15 @@ FAMILIES: tuple[Family, ...] = (
         ),
     ),
     Family(
+        "rsl_rl", (r"model_state_dict\.student\.(\d+)",), "elu",
+        (
+            Normalizer(
+                r"model_state_dict\.student_obs_normalizer\._mean", r"model_state_dict\.student_obs_normalizer\._std",
+                False, outside=1e-2,
+            ),
+        ),
+    ),
+    Family(
         "rl_games", (r"(?:model\.)?a2c_network\.actor_mlp\.(\d+)", r"(?:model\.)?a2c_network\.(?:mu|logits)"), "elu",
         (
             Normalizer(
@@ -124,6 +133,10 @@ FAMILIES: tuple[Family, ...] = (
         "FastSAC or FastTD3", (_FAST + r"net\.(\d+)", _FAST + r"fc_mu\.0"), "silu", (_FAST_STATISTICS,),
         squash=True, scaled=True, normed=True,
     ),
+    Family(
+        "Stable-Baselines3", (r"(?:state_dict\.)?mlp_extractor\.policy_net\.(\d+)", r"(?:state_dict\.)?action_net"),
+        "tanh",
+    ),
     Family("CleanRL", (r"fc(\d+)", r"fc_(?:mean|mu)"), "relu", squash=True),
     Family("CleanRL", (r"actor_mean\.(\d+)",), "tanh"),
     Family("CleanRL", (r"network\.(\d+)",), "relu"),
@@ -134,7 +147,7 @@ _BESIDE = re.compile(
     r"(^|[._])(critic\w*|value\w*|baseline|qf?\d*(_target)?|qnet\w*|target\w*|optimizer\w*|std|log_?std\w*|sigma|"
     r"fc_logstd|noise_scales|learned_stddev|std_param|log_std_param|count|current_count|_var|_std|"
     r"num_batches_tracked|returns_normalizer|reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|"
-    r"discriminator\w*|distribution|last_mean_rewards|frame|epoch|iter)([._]|$)"
+    r"discriminator\w*|privileged_obs_norm\w*|teacher\w*|distribution|last_mean_rewards|frame|epoch|iter)([._]|$)"
 )
 """Names of what a policy does not need: critics, optimizers, the spread of its exploration, counts."""
 _RECURRENT = re.compile(r"(^|\.)(memory_a|a_rnn|rnn|lstm\w*|gru\w*|core)(\.|$)")
@@ -207,6 +220,11 @@ def _family(path: Path, tensors: Tensors) -> tuple[Family, list[str], Normalizer
             normalizer = next((one for one in family.normalizers if _only(tensors, one.mean)), None)
             _check_names(path, tensors, family, layers, normalizer)
             return family, layers, normalizer
+    if any("_parameters." in name for name in tensors):
+        raise UnsupportedError(
+            f"{path} holds a whole module, whose code is in no file: save its weights alone, "
+            "torch.save(module.state_dict(), FILE), or export it to ONNX or TorchScript."
+        )
     shown = ", ".join(list(tensors)[:3])
     known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     raise UnsupportedError(
