@@ -36,6 +36,7 @@ _LARGEST_EPSILON = 1.0
 _TOLERANCE = 1e-5
 _DEEPEST = 32
 _LARGEST_STATE = 2**20  # values
+_LARGEST_JOIN = 2**20  # weights of a layer that values go past
 _THE_STATE = "the state that it keeps"
 
 
@@ -1100,7 +1101,7 @@ def _past(
     kept = {one: needed if one is source else np.ones(at.size, bool) for one, at in places.items()}
     end = units + sum(int(own.sum()) for own in kept.values())
     width = end + (node.size if rest else 0)
-    if width * max(now.size, width) > MAX_VALUES:
+    if width * max(now.size, width) > _LARGEST_JOIN:
         raise NotUnderstood("Concat of so many values")
     weight, bias = np.zeros((width, now.size), np.float32), np.zeros(width, np.float32)
     there = places[source] >= 0
