@@ -50,9 +50,9 @@ def open_agent(source: Source, algo: str | None, env: EnvLike | None) -> OpenedA
         return open_imported(source, algo, env)
     if not path.exists():
         raise RunError(f"there is no file {path}: give {files}.")
-    check_readable(path)
     for reader in READERS:
         if path.is_file() and reader.recognizes(path):
             return reader.open(source, algo, env)
+    check_readable(path)
     names = " or ".join(reader.name for reader in READERS)
     raise RunError(f"{path} is not an agent saved by {names}: give {files}.")
