@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.export import c_folder, c_header, c_payload, c_source, c_test, c_text
+from policypress.export import c_folder, c_header, c_kit, c_loop, c_payload, c_source, c_test, c_text
 from policypress.export.c_names import RESERVED, name_of
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
 from policypress.policy import reference
@@ -239,13 +239,17 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         check="not checked",
     )
     files = {
-        f"{name}.h": header,
-        f"{name}.c": source,
-        f"{name}_vectors.c": vectors,
-        f"{name}_test.c": c_test.test_program(name),
+        f"include/{name}.h": header,
+        f"src/{name}.c": source,
+        f"src/{name}_vectors.c": vectors,
+        f"src/{name}_test.c": c_test.test_program(name),
+        **c_loop.files(policy, name, integer_only=integer, payload=payload),
         "Makefile": c_folder.makefile(name),
         "README.md": c_folder.readme(policy, report, version),
+        **c_kit.manifests(name, c_folder.sentence(policy), version),
     }
+    for file in [file for file in files if file.startswith("include/")]:
+        files[file.replace("include/", "src/")] = c_folder.forwarder(file)
     number = hashlib.sha256((header + source).encode()).hexdigest()[:8]
     files = {file: text.replace(c_text.ID, number) for file, text in files.items()}
     facts = {
@@ -253,7 +257,8 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         "name": name,
         "integer_only": integer,
         "id": number,
-        "sources": [f"{name}.c"],
+        "sources": [f"src/{name}.c"],
+        "tests": [f"src/{name}_vectors.c", f"src/{name}_test.c"],
         "init": payload,
         "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},

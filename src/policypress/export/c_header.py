@@ -166,6 +166,7 @@ int {name}_init(void);
 
 """
     return f"""\
+/* SPDX-License-Identifier: MIT */
 {comment(lines)}
 #ifndef {upper}_H
 #define {upper}_H 0x{ID}u

@@ -203,7 +203,7 @@ def build_firmware(folder: Path, target: Target, build: Path, *, optimize: str =
     with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
         compile_ = [COMPILER, *STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
         compile_ += ["-ffunction-sections", "-fdata-sections", *(f"-D{define}" for define in defines)]
-        compile_ += [f"-I{folder.resolve()}", f"-I{firmware}"]
+        compile_ += [f"-I{folder.resolve() / 'include'}", f"-I{folder.resolve()}", f"-I{firmware}"]
         (source,) = facts["sources"]
         sources = {"policy.o": folder.resolve() / source}
         sources |= {object_: firmware / f"{object_[:-2]}.c" for object_ in _FIRMWARE}
