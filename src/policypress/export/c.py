@@ -258,7 +258,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         "integer_only": integer,
         "id": number,
         "sources": [f"src/{name}.c"],
-        "tests": [f"src/{name}_vectors.c", f"src/{name}_test.c"],
+        "tests": [f"src/{name}{part}.c" for part in ("_vectors", "_test", "_loop")],
         "init": payload,
         "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
