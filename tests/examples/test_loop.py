@@ -112,7 +112,7 @@ def test_what_breaks_the_contract_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(check.Executor, "control", hasty)
     found = check.run(policy, "cortex-m4", 60)
     assert found["reports"] > 20
-    assert found["states"] > 20
+    assert found["states"] > 5
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def measure_on_target(
     chosen = find_target(target)
     require_tools()
     config = CExportConfig(name="policy", integer_only=integer_only, weights=weights, check=False)
-    batch, expected = expected_answers(policy, _observations(policy, observations), integer_only)
+    batch, expected = expected_answers(policy, asked(policy, observations), integer_only)
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         folder = Path(place) / "policy"
         export_c(policy, folder, config)
@@ -259,7 +259,8 @@ def footprint(linker_map: str) -> Footprint:
     return Footprint(**sizes)
 
 
-def _observations(policy: Policy, observations: NDArray[Any] | None) -> NDArray[Any]:
+def asked(policy: Policy, observations: NDArray[Any] | None) -> NDArray[Any]:
+    """``observations``, or the policy's test vectors, as ``reference.arrange`` has them; ConfigError if there are none."""
     if observations is None:
         if policy.test_vectors is None:
             raise ConfigError("The policy holds no test vectors: give observations.")
