@@ -40,10 +40,25 @@ def _c(
     integer_only: bool = False,
     weights: Any = "auto",
     seed: int = 0,
+    observation: str | None = None,
+    observation_scale: tuple[float, ...] | None = None,
+    resources: Any = (),
+    why_not_measured: str | None = None,
 ) -> Report:
     from policypress.export.c import CExportConfig, export_c
+    from policypress.export.c_resources import NOT_MEASURED
 
-    return export_c(policy, path, CExportConfig(name, integer_only, weights, seed=seed))
+    config = CExportConfig(
+        name,
+        integer_only,
+        weights,
+        seed=seed,
+        observation=observation,
+        observation_scale=observation_scale,
+        resources=tuple(resources),
+        why_not_measured=why_not_measured or NOT_MEASURED,
+    )
+    return export_c(policy, path, config)
 
 
 def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0, observation: str | None = None) -> Report:

@@ -104,8 +104,8 @@ def measure_on_avr(
     """Run ``policy``, exported without floats, on the emulated ``mcu`` and measure what it takes.
 
     ``observations``: (n, *shape) raw ones, by default the policy's test vectors. ``weights``, ``optimize``: as
-    ``measure_on_target`` has them. Raises ExportError if a tool is missing or the policy does not fit, WrongAnswer if its
-    self test fails or it crashes, UnsupportedError for a policy that is not integer, or remembers.
+    ``measure_on_target`` has them. Raises ExportError if a tool is missing or the policy does not fit, WrongAnswer if
+    its self test fails or it crashes, UnsupportedError for a policy that is not integer, or remembers.
     """
     require_tools()
     if policy.state_size:
