@@ -89,7 +89,7 @@ def test_actions_have_pose_scale_and_gains() -> None:
 
 def test_the_header_says_it_all(tmp_path: Path) -> None:
     policy = said(joint_names=["hip", "knee */", "foot"], kd=0.5)
-    text = header(policy, tmp_path, resources=(ROW,))
+    text = header(policy, tmp_path, measure=(ROW,))
     assert text.startswith("/* SPDX-License-Identifier: MIT */\n")
     for part in (
         "1: [-1, 1] knee * /, kd 0.5",
@@ -109,8 +109,8 @@ def test_the_header_says_it_all(tmp_path: Path) -> None:
 def test_what_is_not_measured_is_said(tmp_path: Path) -> None:
     assert "Resources: not measured: policypress export --measure does." in header(said(), tmp_path)
     why = "not measured: qemu-system-arm not found"
-    assert f"Resources: {why}." in header(said(), tmp_path, why_not_measured=why)
-    assert len(header_lines([ROW, replace(ROW, most=None, differing=1)], "")) == 4
+    assert f"Resources: {why}." in header(said(), tmp_path, measure=why)
+    assert len(header_lines([ROW, replace(ROW, most=None, differing=1)])) == 4
 
 
 @pytest.mark.parametrize("env", TASKS)

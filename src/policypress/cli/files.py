@@ -19,6 +19,7 @@ from policypress.export import FORMATS
 from policypress.extras import require
 
 if TYPE_CHECKING:
+    from policypress.export.c_resources import Resources
     from policypress.importers.formats import Asked
     from policypress.policy.policy import Policy
 
@@ -273,7 +274,7 @@ def export(
     if name is None and "name" in options_of(to):
         wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
     if measure:
-        wanted |= _measured(loaded, wanted)
+        wanted["measure"] = _measured(loaded, to, wanted)
     report = run(loaded, out, to, **wanted)
     if as_json:
         print_json(report.as_dict())
@@ -305,16 +306,19 @@ def verify(
         fail("an engine does not answer as the reference does.")
 
 
-def _measured(loaded: Policy, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What an export to C as ``wanted`` takes of processors, or why that is not known, as more options of it."""
+def _measured(loaded: Policy, to: str, wanted: dict[str, Any]) -> tuple[Resources, ...] | str:
+    """What an export to C as ``wanted`` takes of processors, or why that is not known."""
+    from policypress.export import options_of
     from policypress.measure.targets import TARGETS, missing_tools, resources
 
+    if "measure" not in options_of(to):
+        raise ConfigError(f"measure is not an option of the format {to}: leave it out.")
     settings = ("integer_only", "weights", "observation", "observation_scale")
     targets = [target for target in TARGETS if target != "avr" or wanted.get("integer_only")]
     missing = missing_tools(targets)
     if missing:
-        return {"why_not_measured": f"not measured: {' and '.join(missing)} not found"}
-    return {"resources": resources(loaded, targets, **{key: wanted[key] for key in settings if key in wanted})}
+        return f"not measured: {' and '.join(missing)} not found"
+    return resources(loaded, targets, **{key: wanted[key] for key in settings if key in wanted})
 
 
 def _asked(path: Path, opening: dict[str, Any]) -> Asked:

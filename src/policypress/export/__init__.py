@@ -42,8 +42,7 @@ def _c(
     seed: int = 0,
     observation: str | None = None,
     observation_scale: tuple[float, ...] | None = None,
-    resources: Any = (),
-    why_not_measured: str | None = None,
+    measure: Any = None,
 ) -> Report:
     from policypress.export.c import CExportConfig, export_c
     from policypress.export.c_resources import NOT_MEASURED
@@ -55,8 +54,7 @@ def _c(
         seed=seed,
         observation=observation,
         observation_scale=observation_scale,
-        resources=tuple(resources),
-        why_not_measured=why_not_measured or NOT_MEASURED,
+        measure=NOT_MEASURED if measure is None else measure,
     )
     return export_c(policy, path, config)
 

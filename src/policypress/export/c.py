@@ -58,8 +58,8 @@ class CExportConfig:
     ``check``: compile the export and run its self test, if there is a compiler. ``observation``: dtype of observations,
     by default the policy's; "float32" for a policy that takes float64, or "int16", whose codes are worth
     ``observation_scale`` each, a number for every input or one for all (by default the codes span what the policy
-    tells apart). ``resources``: what the header says of them (``policypress.measure.targets``); ``why_not_measured``:
-    what it says where there are none.
+    tells apart). ``measure``: what the header says it takes of processors: rows of ``policypress.measure.targets``, or
+    why there are none.
     """
 
     name: str | None = None
@@ -70,8 +70,7 @@ class CExportConfig:
     check: bool = True
     observation: str | None = None
     observation_scale: tuple[float, ...] | None = None
-    resources: tuple[Resources, ...] = ()
-    why_not_measured: str = NOT_MEASURED
+    measure: tuple[Resources, ...] | str = NOT_MEASURED
 
     def __post_init__(self) -> None:
         if self.name is not None and (
@@ -239,9 +238,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
     used = c_source.uses(program, integer_only=integer)
     size = program.observation_size if not integer else 4 * program.input.size
     found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
-    about = c_header.About(
-        version, payload, digest, int16, tuple(header_lines(config.resources, config.why_not_measured))
-    )
+    about = c_header.About(version, payload, digest, int16, tuple(header_lines(config.measure)))
     if integer:
         header = c_header.integer_header(policy, program, name, about)
         source, constants, structures = c_source.integer_network(policy, program, name, unpacked)

@@ -39,10 +39,10 @@ class Resources:
         return self.data + self.stack + self.buffers
 
 
-def header_lines(rows: Sequence[Resources], why_not: str) -> list[str]:
-    """Lines of a header's comment; ``why_not``: what to say where there are none."""
-    if not rows:
-        return [f"Resources: {why_not}."]
+def header_lines(rows: Sequence[Resources] | str) -> list[str]:
+    """Lines of a header's comment; ``rows``: or why there are none."""
+    if isinstance(rows, str):
+        return [f"Resources: {rows}."]
     lines = ["Resources of an action, in bytes; RAM: static, deepest stack, the caller's observation and action."]
     for row in rows:
         most = "" if row.most is None else f", at most {row.most:,.0f}"
