@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 
 from policypress.export.c import CExportConfig, export_c
 from policypress.export.c_kit import library_name, manifests
+from policypress.measure.microcontroller import TARGETS, missing_tools
 from policypress.testing import make_policy
 
 COMMON = ("-Os", "-w", "-ffunction-sections", "-fdata-sections", "-DARDUINO=10819")
@@ -235,6 +237,15 @@ def test_cmake_builds_tests_and_installs_it(libraries: Path, tmp_path: Path) -> 
     run(tmp_path / "use/use", folder=tmp_path)
 
 
+@needs("cmake", "make", "cc")
+def test_a_name_that_cmake_keeps_for_itself(tmp_path: Path) -> None:
+    export_c(make_policy("integer", "vector"), tmp_path / "test", CExportConfig("test", vectors=2, check=False))
+    run("cmake", "-S", "test", "-B", "build", folder=tmp_path)
+    run("cmake", "--build", "build", folder=tmp_path)
+    run("cmake", "--install", "build", "--prefix", tmp_path / "installed", folder=tmp_path)
+    assert "test::test" in (tmp_path / "installed/lib/cmake/test/testConfig.cmake").read_text()
+
+
 PROJECT = """
 cmake_minimum_required(VERSION 3.14)
 project(both C)
@@ -327,7 +338,7 @@ foreach(name hand foot)
   add_subdirectory(@libraries@/${name}/zephyr ${name})
 endforeach()
 add_executable(app main.c)
-target_link_libraries(app PRIVATE hand foot zephyr_interface)
+target_link_libraries(app PRIVATE policypress_hand policypress_foot zephyr_interface)
 """
 
 
@@ -370,6 +381,33 @@ def test_stm32cubeides_settings_build_it(libraries: Path, tmp_path: Path) -> Non
     (tmp_path / "main.c").write_text(BOTH)
     run("cc", "-std=gnu11", "-Os", "-Wall", "-Werror", *includes, *sources, "main.c", "-o", "both", folder=tmp_path)
     run(tmp_path / "both", folder=tmp_path)
+
+
+@needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m4"])
+def test_two_in_one_firmware_pass_their_self_tests(target: str, libraries: Path, tmp_path: Path) -> None:
+    if "newlib" in missing_tools():
+        pytest.skip("newlib is not here.")
+    names, chosen = ("hand", "foot"), TARGETS[target]
+    sources = [source for name in names for source in sorted((libraries / name / "src").glob("*.c"))]
+    includes = [f"-I{libraries / name / 'include'}" for name in names]
+    (tmp_path / "main.c").write_text(BOTH)
+    with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
+        link = ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-L{firmware}", f"-T{target}.ld"]
+        options = [*chosen.flags, "-mthumb", "-std=gnu11", "-Os", "-ffunction-sections", f"-I{firmware}", *includes]
+        command = ["arm-none-eabi-gcc", *options, *sources, "main.c", firmware / "startup.c", *link, "-o", "both.elf"]
+        run(*command, folder=tmp_path)
+    quiet = [
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "null",
+        "-semihosting-config",
+        "enable=on,target=native",
+    ]
+    run("qemu-system-arm", "-M", chosen.machine, "-kernel", "both.elf", *quiet, folder=tmp_path)
 
 
 def test_the_readme_documents_every_way(libraries: Path) -> None:

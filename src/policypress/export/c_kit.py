@@ -10,6 +10,11 @@ import json
 import re
 
 _NAME = 63  # characters of a library's name that Arduino allows
+_TARGETS = frozenset((
+    "all", "all_build", "clean", "depend", "edit_cache", "help", "install", "package", "package_source", "preinstall",
+    "rebuild_cache", "run_tests", "test", "zero_check",
+))  # fmt: skip
+"""Names that CMake keeps for targets of its own (CMP0037), in lower case."""
 
 
 def manifests(name: str, sentence: str, version: str) -> dict[str, str]:
@@ -65,6 +70,7 @@ def _platformio(name: str, sentence: str, version: str) -> str:
 
 def _cmake(name: str, version: str) -> str:
     upper = name.upper()
+    target = f"policy_{name}" if name.lower() in _TARGETS else name
     return f"""\
 # In a project: add_subdirectory or FetchContent, then target_link_libraries(... {name}::{name}).
 # By itself: cmake -S . -B build && cmake --build build && ctest --test-dir build
@@ -75,13 +81,14 @@ if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR AND NOT CMAKE_BUILD_TYPE A
     set(CMAKE_BUILD_TYPE Release)
 endif()
 
-add_library({name} STATIC src/{name}.c src/{name}_loop.c src/{name}_vectors.c)
-add_library({name}::{name} ALIAS {name})
-target_include_directories({name} PUBLIC
+add_library({target} STATIC src/{name}.c src/{name}_loop.c src/{name}_vectors.c)
+set_target_properties({target} PROPERTIES EXPORT_NAME {name})
+add_library({name}::{name} ALIAS {target})
+target_include_directories({target} PUBLIC
     $<BUILD_INTERFACE:${{CMAKE_CURRENT_SOURCE_DIR}}/include> $<INSTALL_INTERFACE:include>)
-target_compile_features({name} PUBLIC c_std_99)
+target_compile_features({target} PUBLIC c_std_99)
 if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
-    target_compile_options({name} PRIVATE -ffunction-sections -fdata-sections)
+    target_compile_options({target} PRIVATE -ffunction-sections -fdata-sections)
 endif()
 
 if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
@@ -89,12 +96,12 @@ if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
         enable_testing()
         add_executable({name}_test src/{name}_test.c)
         target_compile_definitions({name}_test PRIVATE {upper}_MAIN)
-        target_link_libraries({name}_test PRIVATE {name})
+        target_link_libraries({name}_test PRIVATE {target})
         add_test(NAME {name} COMMAND {name}_test)
     endif()
     include(CMakePackageConfigHelpers)
     write_basic_package_version_file({name}ConfigVersion.cmake COMPATIBILITY ExactVersion)
-    install(TARGETS {name} EXPORT {name} ARCHIVE DESTINATION lib)
+    install(TARGETS {target} EXPORT {name} ARCHIVE DESTINATION lib)
     install(FILES include/{name}.h include/{name}_loop.h DESTINATION include)
     install(EXPORT {name} NAMESPACE {name}:: FILE {name}Config.cmake DESTINATION lib/cmake/{name})
     install(FILES "${{CMAKE_CURRENT_BINARY_DIR}}/{name}ConfigVersion.cmake" DESTINATION lib/cmake/{name})
@@ -107,7 +114,7 @@ def _zephyr(name: str) -> str:
     return f"""\
 if({option})
   zephyr_include_directories(../include)
-  zephyr_library_named({name})
+  zephyr_library_named(policypress_{name})
   zephyr_library_sources(../src/{name}.c)
   zephyr_library_sources_ifdef({option}_LOOP ../src/{name}_loop.c)
   zephyr_library_sources_ifdef({option}_SELF_TEST ../src/{name}_vectors.c)
