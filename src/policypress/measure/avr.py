@@ -114,11 +114,12 @@ def measure_on_avr(
     answers = expected_answers(policy, batch, integer_only=True)
     codes, sums = (array.reshape(len(batch), -1) for array in answers)
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
-        build = _Build(Path(place), mcu, optimize)
+        build, codes = _Build(Path(place), mcu, optimize), codes.astype(np.int32)
         config = CExportConfig("policy", integer_only=True, weights=weights, check=False)
         export_c(policy, build.policy, config)
-        found, ticks, stack = build.answers(codes.astype(np.int32), sums.shape[1])
-        flash, data = build.program(codes[:1]) - build.program(codes[:1], empty=True)
+        found, ticks, stack = build.answers(codes, sums.shape[1])
+        last = _parts(codes)[-1]
+        flash, data = build.program(last) - build.program(last, empty=True)
     return AvrReport(
         mcu=mcu,
         compiler=_run([COMPILER, "--version"], Path()).splitlines()[0],
@@ -148,10 +149,9 @@ class _Build:
 
     def answers(self, codes: NDArray[np.int32], outputs: int) -> tuple[NDArray[np.int32], int, int]:
         """The sums (n, ``outputs``) for ``codes`` (n, size), the ticks they took, and the deepest stack."""
-        chunk = max(1, _CODE_BYTES // (codes.shape[1] * _code_bits(codes) // 8))
         words, ticks, stack = "", 0, 0
-        for first in range(0, len(codes), chunk):
-            self.program(codes[first : first + chunk], test=first == 0)
+        for i, part in enumerate(_parts(codes)):
+            self.program(part, test=i == 0)
             printed = _run([EMULATOR, "-m", self.mcu, "-f", str(HZ), "firmware.elf"], self.place)
             if "self test" in printed:
                 raise WrongAnswer(f"The self test fails on the {self.mcu}.")
@@ -181,6 +181,12 @@ class _Build:
         listed = _run([SIZE, "-A", "firmware.elf"], self.place)
         size = {m[1]: int(m[2]) for m in re.finditer(r"^\.(\S+)\s+(\d+)", listed, re.M)}
         return np.array([size["text"] + size.get("data", 0), size.get("data", 0) + size.get("bss", 0)])
+
+
+def _parts(codes: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """``codes`` (n, size) in parts that fit into a firmware."""
+    rows = max(1, _CODE_BYTES // (codes.shape[1] * _code_bits(codes) // 8))
+    return [codes[first : first + rows] for first in range(0, len(codes), rows)]
 
 
 def _code_bits(codes: NDArray[np.int32]) -> int:
