@@ -1,4 +1,4 @@
-"""One policy through every engine: the reference, the native engine, the compiled C export, ONNX Runtime."""
+"""One policy through every engine: the reference, the native engine, the compiled C export, ONNX Runtime, LiteRT."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from policypress.errors import ObservationError, PolicypressError, UnsupportedEr
 from policypress.export.compile import compiler
 from policypress.export.engines import Engine, Integers, Native, answers_of, compiled
 from policypress.export.onnx import check_onnx, encode_onnx, onnx_outputs
+from policypress.export.tflite import STYLES, check_tflite, encode_tflite
 from policypress.policy import reference
 from policypress.policy.observations import Answers, answers, sequence
 from policypress.policy.policy import Policy
@@ -80,6 +81,7 @@ def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
         _row("portable engine", policy, wanted, Native(policy, portable=True)),
         *_compiled(policy, wanted),
         *(_onnx(policy, wanted, style) for style in ("exact", "qdq")),
+        *(_litert(policy, wanted, style) for style in STYLES if policy.input is not None),
     ]
     unit: Unit = "ulps" if policy.input is None else "steps"
     return Verification(len(wanted.observations), policy.numerics, unit, tuple(rows))
@@ -163,6 +165,21 @@ def _ordinary(policy: Policy, seen: NDArray[Any]) -> NDArray[np.bool_]:
     x = np.abs(reference.observe(policy.observation, seen))
     found = np.asarray(x.reshape(len(x), -1).max(axis=1) <= _ORDINARY)
     return found if found.any() else np.ones(len(x), bool)
+
+
+def _litert(policy: Policy, wanted: Answers, style: str) -> Agreement:
+    engine = f"LiteRT, {style}"
+    try:
+        report = check_tflite(policy, encode_tflite(policy, style), wanted.observations)
+    except PolicypressError as error:
+        return Agreement(engine, None, None, None, str(error))
+    worst = min(report.kernels, key=lambda found: found.equal_actions)
+    actions = round((1 - worst.equal_actions) * report.observations)
+    note = "every layer within 1 step for the same integers in front, as allowed, observations in float32"
+    note += f"; other actions, of {worst.name} kernels: more than 1e-5 apart"
+    if policy.action.kind == "box":
+        note += f", the furthest {worst.action_difference:.2g}"
+    return Agreement(engine, float(report.step_difference), actions, report.holds, note, "within 1 step")
 
 
 def _difference(policy: Policy, found: NDArray[Any], wanted: NDArray[np.float32]) -> float:
