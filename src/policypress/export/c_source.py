@@ -11,8 +11,8 @@ import numpy as np
 from policypress.errors import unknown
 from policypress.export.c_text import WIDTH, Constants, comment, file, folded, runtime
 from policypress.policy.policy import Policy
-from policypress.runtime.lower import Output, Program
-from policypress.runtime.structures import Dtype, Form, Kind, Type, size_of
+from policypress.runtime.lower import Output, Program, Step
+from policypress.runtime.structures import Dtype, Finish, Form, Kind, Type, size_of
 
 if TYPE_CHECKING:
     from policypress.export.c_payload import Unpacked
@@ -41,7 +41,13 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_LSTM": Kind.LSTM in kinds,
         "ENGINE_USE_SECOND": bool(kinds & {Kind.ADD, Kind.GRU, Kind.LSTM}),
         "ENGINE_USE_WIDE": Type.S32 in walks,
-        "ENGINE_USE_DENSE": Form.DENSE in forms,
+        "ENGINE_USE_LONG": any(step.wide for step in layers),
+        "ENGINE_USE_CLIP": any(step.multiplier is not None and step.reach >= 2**23 for step in layers),
+        "ENGINE_USE_PER_OUTPUT": any(step.per_output for step in layers),
+        "ENGINE_USE_LIMITS": any(_limits(step) != (0, 255) for step in layers if step.multiplier is not None),
+        "ENGINE_USE_FINISHES": any(_is_special(step) for step in layers),
+        "ENGINE_USE_DENSE": bool(forms & {Form.DENSE, Form.FOURS}),
+        "ENGINE_USE_FOURS": Form.FOURS in forms,
         "ENGINE_USE_SPARSE": Form.SPARSE in forms,
         "ENGINE_USE_COUNTS": any(step.counts is not None for step in steps),
         "ENGINE_USE_PACKED": sum({1 << step.bits for step in layers if step.form == Form.PACKED}),
@@ -52,6 +58,17 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_DOUBLE": not integer_only and (entry.mean is not None or entry.dtype == Dtype.INT64),
         "ENGINE_USE_ENDS": not integer_only,
     }
+
+
+def _limits(step: Step) -> tuple[int, int]:
+    return step.low, step.high
+
+
+def _is_special(step: Step) -> bool:
+    """Whether sums of an integer layer become anything but themselves, or bytes in 32 bits by one line of C."""
+    if step.finish == Finish.KEEP:
+        return bool(step.relu)
+    return step.finish != Finish.REQUANTIZE or bool(step.wide) or step.target_type != Type.U8
 
 
 def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tuple[str, Constants, int]:

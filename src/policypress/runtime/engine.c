@@ -4,6 +4,8 @@
 #include <float.h>
 #include <string.h>
 
+#include "engine_dsp.h"
+
 #if ENGINE_USE_ENDS
 /* 16 concerns half precision alone (GCC, for processors that have it). */
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
@@ -49,17 +51,15 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #define APART_ON_DEVICES APART
 #endif
 
-/* Four turns of a loop in one, where the compiler has found nothing better. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll_count(4)")
-#elif defined(__GNUC__) && __GNUC__ >= 8
-#define UNROLL _Pragma("GCC unroll 4")
+#ifdef __GNUC__
+#define WITHIN static inline __attribute__((always_inline)) /* its loop too where sizes count more than time */
 #else
-#define UNROLL
+#define WITHIN static inline
 #endif
 
 /* ---- codes ---- */
 
+#if ENGINE_USE_LONG || ENGINE_USE_ADD || (ENGINE_USE_CELLS && ENGINE_USE_TABLES)
 static int32_t clip(int64_t value, int32_t low, int32_t high) {
     return value < low ? low : value > high ? high : (int32_t)value;
 }
@@ -67,13 +67,21 @@ static int32_t clip(int64_t value, int32_t low, int32_t high) {
 static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
     return ((int64_t)sum * multiplier + ((int64_t)1 << (shift - 1))) >> shift;
 }
+#endif
 
-/* The same in 32 bits, where sums beyond +-2^23 are past the limits; a shift is at most 23 then. */
-static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift, int32_t low, int32_t high) {
-    const int32_t most = (int32_t)1 << 23;
-    sum = sum < -most ? -most : sum > most ? most : sum;
-    sum = ((sum * multiplier >> (shift - 1)) + 1) >> 1; /* half of 2^shift would cost an AVR another loop */
-    return sum < low ? low : sum > high ? high : sum;
+/*
+ * The same in 32 bits, where sums from -2^23 to 2^23 - 1 are requantized in place of those beyond, which are past the
+ * limits; a shift is at most 23 then. `half` of 2^shift is given, because a layer needs it once.
+ */
+WITHIN int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t half, int32_t shift) {
+    const int32_t most = ((int32_t)1 << 23) - 1;
+    if (ENGINE_USE_CLIP) /* one instruction on a Cortex-M3 */
+        sum = sum < -most - 1 ? -most - 1 : sum > most ? most : sum;
+    return (sum * multiplier + half) >> shift;
+}
+
+WITHIN int32_t clip_narrow(int32_t code, int32_t low, int32_t high) {
+    return code < low ? low : code > high ? high : code;
 }
 
 #if ENGINE_USE_ADD || ENGINE_USE_WINDOWS || ENGINE_USE_TABLES || ENGINE_USE_STATE
@@ -93,12 +101,19 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
+    (void)o;
+#if ENGINE_USE_FINISHES
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
     } else {
         const size_t at = s->per_output ? o : 0;
-        code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
-                       : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
+        const uint8_t multiplier = s->multiplier[at], shift = s->shift[at];
+#if ENGINE_USE_LONG
+        if (s->wide)
+            code = clip(requantize(code, multiplier, shift), s->low, s->high);
+        else
+#endif
+            code = clip_narrow(requantize_narrow(code, multiplier, (int32_t)1 << (shift - 1), shift), s->low, s->high);
 #if ENGINE_USE_TABLES
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
@@ -108,32 +123,45 @@ APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target,
         }
 #endif
     }
+#endif
     put(s, target, i, code);
 }
 
-/* The same for most layers, codes to bytes; what it takes, read once a layer. */
+/* The same for most layers, codes to bytes in 32 bits; what it takes, read once a layer. */
 typedef struct {
-    int usual;
-    const ENGINE_ROM uint8_t *multiplier, *shift;
-    size_t each; /* ones if there is a multiplier and a shift for each output */
-    int32_t low, high, zero;
+    int usual, per_output;
+    int32_t multiplier, half, shift, low, high, zero;
 } ending;
 
-static ending ending_of(const engine_step *s) {
-    const int usual = s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8;
-    const ending e = {usual,  s->multiplier, s->shift, s->per_output ? SIZE_MAX : 0,
-                      s->low, s->high,       s->target_zero};
+WITHIN ending ending_of(const engine_step *s) {
+    const int usual = s->finish == ENGINE_REQUANTIZE && !(ENGINE_USE_LONG && s->wide) && s->target_type == ENGINE_U8;
+    ending e = {usual, ENGINE_USE_PER_OUTPUT && s->per_output, 0, 0, 0, 0, 255, 0};
+    if (usual) {
+        e.multiplier = s->multiplier[0];
+        e.shift = s->shift[0];
+        e.half = (int32_t)1 << (e.shift - 1);
+    }
+    if (ENGINE_USE_LIMITS) {
+        e.low = s->low;
+        e.high = s->high;
+        e.zero = s->target_zero;
+    }
     return e;
 }
 
-static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o,
-                          uint32_t sum) {
-    const size_t at = o & e->each;
-    if (e->usual)
-        target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
-                                    e->zero);
-    else
+WITHIN void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o, uint32_t sum) {
+    int32_t multiplier = e->multiplier, half = e->half, shift = e->shift;
+    if (!e->usual) {
         engine_finish(s, target, i, o, sum);
+        return;
+    }
+    if (e->per_output) {
+        multiplier = s->multiplier[o];
+        shift = s->shift[o];
+        half = (int32_t)1 << (shift - 1);
+    }
+    target[i] = (unsigned char)(clip_narrow(requantize_narrow((int32_t)sum, multiplier, half, shift), e->low, e->high) +
+                                e->zero);
 }
 
 /* How a window lies in memory: `lines` runs of neighbours on each of `planes`. */
@@ -165,13 +193,101 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             sum += PRODUCT(4, BITS) + PRODUCT(5, BITS) + PRODUCT(6, BITS) + PRODUCT(7, BITS);                      \
         }
 
+/* Products of n inputs and weights, added to sum. */
+#define ROW_SUM(NAME, SOURCE)                                                                                      \
+    APART static uint32_t NAME##_row(const SOURCE *x, const ENGINE_ROM int8_t *weight, size_t n, uint32_t sum) {   \
+        for (const SOURCE *const end = x + n; x != end;)                                                           \
+            sum += (uint32_t)(int32_t)(*weight++ * *x++);                                                          \
+        return sum;                                                                                                \
+    }
+
+/*
+ * Products of n inputs and weights of four outputs (ENGINE_FOURS), added to sums. The loops have few pointers, because
+ * some compilers would rather keep those than sums in registers. On an 8-bit machine a FACTOR has 16 bits, which
+ * products of two bytes fit.
+ */
+#define FOUR_SUMS(NAME, SOURCE, FACTOR, QUADS)                                                                     \
+    APART static void NAME##_four(const SOURCE *x, const ENGINE_ROM uint8_t *w, size_t n, uint32_t *sums) {        \
+        uint32_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];                                               \
+        const SOURCE *end = x + (n & ~(size_t)3);                                                                  \
+        QUADS(FACTOR)                                                                                              \
+        for (end += n & 3; x != end; w += 4) {                                                                     \
+            const FACTOR v = (FACTOR)*x++;                                                                         \
+            a += w[0] * v;                                                                                         \
+            b += w[1] * v;                                                                                         \
+            c += w[2] * v;                                                                                         \
+            d += w[3] * v;                                                                                         \
+        }                                                                                                          \
+        sums[0] = a;                                                                                               \
+        sums[1] = b;                                                                                               \
+        sums[2] = c;                                                                                               \
+        sums[3] = d;                                                                                               \
+    }
+
+/* Four inputs and their 16 weights a turn. */
+#define COLUMN(FACTOR, k)               \
+    {                                   \
+        const FACTOR v = (FACTOR)x[k];  \
+        a += w[k] * v;                  \
+        b += w[k + 4] * v;              \
+        c += w[k + 8] * v;              \
+        d += w[k + 12] * v;             \
+    }
+#define QUADS(FACTOR)                     \
+    for (; x != end; x += 4, w += 16) {   \
+        COLUMN(FACTOR, 0)                 \
+        COLUMN(FACTOR, 1)                 \
+        COLUMN(FACTOR, 2)                 \
+        COLUMN(FACTOR, 3)                 \
+    }
+
+#if ENGINE_DSP
+#define QUAD_ROW(SUM, at)                                \
+    word = dsp_word(w + at);                             \
+    SUM = dsp_add_products(SUM, dsp_even(word), even);   \
+    SUM = dsp_add_products(SUM, dsp_odd(word), odd);
+#define QUADS_OF_BYTES(FACTOR)                                       \
+    for (; x != end; x += 4, w += 16) {                              \
+        uint32_t word = dsp_word(x);                                 \
+        const uint32_t even = dsp_even(word), odd = dsp_odd(word);   \
+        QUAD_ROW(a, 0)                                               \
+        QUAD_ROW(b, 4)                                               \
+        QUAD_ROW(c, 8)                                               \
+        QUAD_ROW(d, 12)                                              \
+    }
+#else
+#define QUADS_OF_BYTES QUADS
+#endif
+
+/* n pairs of a sparse layer, added to sum; the loop moves `pair` behind them. Several pairs a turn, because counting
+ * turns would cost a small processor as much as multiplying: two, since an output may have few of them. */
+#define PAIR(at)                                                  \
+    from += pair[at];                                             \
+    sum += (uint32_t)(int32_t)((int8_t)pair[at + 1] * *from);
+#define PAIRS                               \
+    for (; n >= 2; n -= 2, pair += 4) {     \
+        PAIR(0)                             \
+        PAIR(2)                             \
+    }
+#if ENGINE_DSP
+#define PAIRS_OF_BYTES                                                                 \
+    for (; n >= 2; n -= 2, pair += 4) {                                                \
+        const uint32_t word = dsp_word(pair);                                          \
+        from += word & 0xFF;                                                           \
+        sum += (uint32_t)((int8_t)(word >> 8) * *from);                                \
+        from = (const uint8_t *)dsp_add_third((uintptr_t)from, word);                  \
+        sum += (uint32_t)(((int32_t)word >> 24) * *from);                              \
+    }
+#else
+#define PAIRS_OF_BYTES PAIRS
+#endif
+
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
- * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the
- * way. Several products a turn, because counting turns would cost a small processor as much as multiplying: pairs by
- * two, since an output of a sparse layer may have few of them.
+ * final sum lies within int32 (policy/checks.py proves it); only the shares of source_zero, and of what weights of
+ * ENGINE_FOURS are more than they stand for, may pass it on the way.
  */
-#define INTEGER_POSITION(NAME, SOURCE)                                                                             \
+#define INTEGER_POSITION(NAME, SOURCE, FACTOR, PAIRS, QUADS)                                                       \
     APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
@@ -179,15 +295,9 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             const SOURCE *from = x;                                                                                \
             uint32_t sum = bias[o], n = COUNTS(s)[o];                                                              \
-            for (; n >= 2; n -= 2, pair += 4) {                                                                    \
-                from += pair[0];                                                                                   \
-                sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
-                from += pair[2];                                                                                   \
-                sum += (uint32_t)(int32_t)((int8_t)pair[3] * *from);                                               \
-            }                                                                                                      \
+            PAIRS                                                                                                  \
             if (n) {                                                                                               \
-                from += pair[0];                                                                                   \
-                sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
+                PAIR(0)                                                                                            \
                 pair += 2;                                                                                         \
             }                                                                                                      \
             finish(s, &e, target, i + o, o, sum);                                                                  \
@@ -224,20 +334,35 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             finish(s, &e, target, i + o, o, sum);                                                                  \
         }                                                                                                          \
     }                                                                                                              \
+    ROW_SUM(NAME, SOURCE)                                                                                          \
+    FOUR_SUMS(NAME, SOURCE, FACTOR, QUADS)                                                                         \
     APART static void NAME##_dense(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target,  \
                                    size_t i) {                                                                     \
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
-        const ENGINE_ROM int8_t *weight = s->weight;                                                               \
-        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
-            uint32_t sum = bias[o];                                                                                \
-            for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                              \
-                const SOURCE *from = x + b * v->line;                                                              \
-                UNROLL                                                                                             \
-                for (size_t k = 0; k < v->run; k++)                                                                \
-                    sum += (uint32_t)(int32_t)(weight[k] * from[k]);                                               \
+        const ENGINE_ROM uint8_t *weight = s->weight;                                                              \
+        size_t left = s->out_channels, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;                    \
+        uint32_t sums[4], more = 0;                                                                                \
+        if (ENGINE_USE_FOURS && n == 4)                                                                            \
+            for (size_t b = 0; b < v->lines; b++)                                                                  \
+                for (const SOURCE *from = x + b * v->line, *const end = from + v->run; from != end;)               \
+                    more += (uint32_t)*from++;                                                                     \
+        for (size_t o = 0; left; left -= n) {                                                                      \
+            const SOURCE *from = x;                                                                                \
+            if (ENGINE_USE_FOURS && left < 4) {                                                                    \
+                n = 1;                                                                                             \
+                more = 0;                                                                                          \
             }                                                                                                      \
-            finish(s, &e, target, i + o, o, sum);                                                                  \
+            for (size_t j = 0; j < n; j++)                                                                         \
+                sums[j] = bias[o + j] - 128 * more;                                                                \
+            for (size_t b = 0; b < v->lines; b++, from += v->line, weight += n * v->run) {                         \
+                if (ENGINE_USE_FOURS && n == 4)                                                                    \
+                    NAME##_four(from, weight, v->run, sums);                                                       \
+                else                                                                                               \
+                    sums[0] = NAME##_row(from, (const ENGINE_ROM int8_t *)weight, v->run, sums[0]);                \
+            }                                                                                                      \
+            for (size_t j = 0; j < n; j++, o++)                                                                    \
+                finish(s, &e, target, i + o, o, sums[j]);                                                          \
         }                                                                                                          \
     }                                                                                                              \
     static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
@@ -249,9 +374,9 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             NAME##_dense(s, v, x, target, i);                                                                      \
     }
 
-INTEGER_POSITION(position_u8, uint8_t)
+INTEGER_POSITION(position_u8, uint8_t, unsigned, PAIRS_OF_BYTES, QUADS_OF_BYTES)
 #if ENGINE_USE_WIDE
-INTEGER_POSITION(position_s32, int32_t)
+INTEGER_POSITION(position_s32, int32_t, uint32_t, PAIRS, QUADS)
 #endif
 
 #if ENGINE_USE_FLOAT

@@ -57,8 +57,26 @@ extern "C" {
 #ifndef ENGINE_USE_WIDE /* in layers and ReLU */
 #define ENGINE_USE_WIDE 1
 #endif
-#ifndef ENGINE_USE_DENSE
+#ifndef ENGINE_USE_LONG /* layers whose sums are requantized in 64 bits */
+#define ENGINE_USE_LONG 1
+#endif
+#ifndef ENGINE_USE_CLIP /* in 32 bits: sums that may pass +-2^23 */
+#define ENGINE_USE_CLIP 1
+#endif
+#ifndef ENGINE_USE_PER_OUTPUT /* layers of a multiplier and shift for each output */
+#define ENGINE_USE_PER_OUTPUT 1
+#endif
+#ifndef ENGINE_USE_LIMITS /* layers whose codes are not all bytes from 0 to 255 */
+#define ENGINE_USE_LIMITS 1
+#endif
+#ifndef ENGINE_USE_FINISHES /* layers that are neither requantized to bytes in 32 bits nor keep their sums, without ReLU */
+#define ENGINE_USE_FINISHES 1
+#endif
+#ifndef ENGINE_USE_DENSE /* and rows of FOURS */
 #define ENGINE_USE_DENSE 1
+#endif
+#ifndef ENGINE_USE_FOURS
+#define ENGINE_USE_FOURS 1
 #endif
 #ifndef ENGINE_USE_SPARSE
 #define ENGINE_USE_SPARSE 1
@@ -144,9 +162,11 @@ enum engine_kind { ENGINE_KINDS(ENGINE_NAME) };
 /*
  * Weights. DENSE: int8, (outputs, inputs of a window in the order of memory). PACKED: the same in `bits` bits each,
  * lowest bits first, every output from a new byte on. SPARSE: for each output, `counts` pairs of bytes: how far to go
- * on in memory, in elements, and the int8 to multiply with. REAL: float32.
+ * on in memory, in elements, and the int8 to multiply with. REAL: float32. FOURS: those of DENSE for four outputs at a
+ * time, line after line of the window: blocks of four inputs, (4 outputs, 4 inputs), and behind them the inputs that are
+ * left, (inputs, 4 outputs), each byte 128 more than its weight; outputs that are left at the end are as in DENSE.
  */
-#define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL)
+#define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL) NAME(ENGINE_FOURS)
 enum engine_form { ENGINE_FORMS(ENGINE_NAME) };
 
 /*
