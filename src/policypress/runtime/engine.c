@@ -56,6 +56,19 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #else
 #define WITHIN static inline
 #endif
+/* Keeps the compiler from computing a variable in another way than loops say, which would take registers. */
+#if defined(__GNUC__) && defined(__thumb2__)
+#define AS_IT_STANDS(variable) __asm__("" : "+r"(variable))
+#elif defined(__GNUC__) && defined(__thumb__)
+#define AS_IT_STANDS(variable) __asm__("" : "+l"(variable))
+#else
+#define AS_IT_STANDS(variable) (void)0
+#endif
+#if defined(__OPTIMIZE_SIZE__) || defined(__ARM_ARCH_6M__)
+#define ALONE APART static /* compilers spill what the loop needs most */
+#else
+#define ALONE WITHIN
+#endif
 
 /* ---- codes ---- */
 
@@ -152,7 +165,10 @@ WITHIN ending ending_of(const engine_step *s) {
 WITHIN void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t multiplier = e->multiplier, half = e->half, shift = e->shift;
     if (!e->usual) {
-        engine_finish(s, target, i, o, sum);
+        if (ENGINE_USE_FINISHES)
+            engine_finish(s, target, i, o, sum);
+        else
+            ((int32_t *)(void *)target)[i] = (int32_t)sum;
         return;
     }
     if (e->per_output) {
@@ -168,6 +184,14 @@ WITHIN void finish(const engine_step *s, const ending *e, unsigned char *target,
 typedef struct {
     size_t planes, plane, lines, line, run;
 } window;
+
+#if ENGINE_USE_IMAGES /* elsewhere a window is the vector */
+#define LINES(v) ((v)->lines)
+#define RUN(s, v) ((v)->run)
+#else
+#define LINES(v) 1
+#define RUN(s, v) ((s)->channels)
+#endif
 
 #if ENGINE_USE_COUNTS
 #define COUNTS(s) ((s)->counts)
@@ -202,21 +226,22 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
     }
 
 /*
- * Products of n inputs and weights of four outputs (ENGINE_FOURS), added to sums. The loops have few pointers, because
- * some compilers would rather keep those than sums in registers. On an 8-bit machine a FACTOR has 16 bits, which
- * products of two bytes fit.
+ * Products of n inputs and weights of four outputs (ENGINE_FOURS), added to sums. On an 8-bit machine a FACTOR has 16
+ * bits, which products of two bytes fit.
  */
 #define FOUR_SUMS(NAME, SOURCE, FACTOR, QUADS)                                                                     \
     APART static void NAME##_four(const SOURCE *x, const ENGINE_ROM uint8_t *w, size_t n, uint32_t *sums) {        \
         uint32_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];                                               \
         const SOURCE *end = x + (n & ~(size_t)3);                                                                  \
-        QUADS(FACTOR)                                                                                              \
-        for (end += n & 3; x != end; w += 4) {                                                                     \
-            const FACTOR v = (FACTOR)*x++;                                                                         \
-            a += w[0] * v;                                                                                         \
-            b += w[1] * v;                                                                                         \
-            c += w[2] * v;                                                                                         \
-            d += w[3] * v;                                                                                         \
+        for (; x != end; x += 4, w += 16) {                                                                        \
+            QUADS(FACTOR)                                                                                          \
+            AS_IT_STANDS(x);                                                                                       \
+            AS_IT_STANDS(w);                                                                                       \
+        }                                                                                                          \
+        for (end += n & 3; x != end; x++, w += 4) {                                                                \
+            COLUMN(FACTOR, 0, 1)                                                                                   \
+            AS_IT_STANDS(x);                                                                                       \
+            AS_IT_STANDS(w);                                                                                       \
         }                                                                                                          \
         sums[0] = a;                                                                                               \
         sums[1] = b;                                                                                               \
@@ -224,62 +249,69 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         sums[3] = d;                                                                                               \
     }
 
-/* Four inputs and their 16 weights a turn. */
-#define COLUMN(FACTOR, k)               \
-    {                                   \
-        const FACTOR v = (FACTOR)x[k];  \
-        a += w[k] * v;                  \
-        b += w[k + 4] * v;              \
-        c += w[k + 8] * v;              \
-        d += w[k + 12] * v;             \
+/* The products of one input with its weights, which lie so far apart. */
+#define COLUMN(FACTOR, k, apart)           \
+    {                                      \
+        const FACTOR v = (FACTOR)x[k];     \
+        a += w[k] * v;                     \
+        AS_IT_STANDS(a);                   \
+        b += w[k + apart] * v;             \
+        AS_IT_STANDS(b);                   \
+        c += w[k + 2 * apart] * v;         \
+        AS_IT_STANDS(c);                   \
+        d += w[k + 3 * apart] * v;         \
+        AS_IT_STANDS(d);                   \
     }
-#define QUADS(FACTOR)                     \
-    for (; x != end; x += 4, w += 16) {   \
-        COLUMN(FACTOR, 0)                 \
-        COLUMN(FACTOR, 1)                 \
-        COLUMN(FACTOR, 2)                 \
-        COLUMN(FACTOR, 3)                 \
-    }
+#define QUADS(FACTOR)       \
+    COLUMN(FACTOR, 0, 4)    \
+    COLUMN(FACTOR, 1, 4)    \
+    COLUMN(FACTOR, 2, 4)    \
+    COLUMN(FACTOR, 3, 4)
 
 #if ENGINE_DSP
 #define QUAD_ROW(SUM, at)                                \
     word = dsp_word(w + at);                             \
     SUM = dsp_add_products(SUM, dsp_even(word), even);   \
     SUM = dsp_add_products(SUM, dsp_odd(word), odd);
-#define QUADS_OF_BYTES(FACTOR)                                       \
-    for (; x != end; x += 4, w += 16) {                              \
-        uint32_t word = dsp_word(x);                                 \
-        const uint32_t even = dsp_even(word), odd = dsp_odd(word);   \
-        QUAD_ROW(a, 0)                                               \
-        QUAD_ROW(b, 4)                                               \
-        QUAD_ROW(c, 8)                                               \
-        QUAD_ROW(d, 12)                                              \
-    }
+#define QUADS_OF_BYTES(FACTOR)                                   \
+    uint32_t word = dsp_word(x);                                 \
+    const uint32_t even = dsp_even(word), odd = dsp_odd(word);   \
+    QUAD_ROW(a, 0)                                               \
+    QUAD_ROW(b, 4)                                               \
+    QUAD_ROW(c, 8)                                               \
+    QUAD_ROW(d, 12)
 #else
 #define QUADS_OF_BYTES QUADS
 #endif
 
-/* n pairs of a sparse layer, added to sum; the loop moves `pair` behind them. Several pairs a turn, because counting
- * turns would cost a small processor as much as multiplying: two, since an output may have few of them. */
+/*
+ * Products of n pairs of a sparse layer, added to sum. Several pairs a turn, because counting turns would cost a small
+ * processor as much as multiplying: two, since an output may have few of them.
+ */
+#define PAIR_SUM(NAME, SOURCE, PAIRS)                                                                              \
+    ALONE uint32_t NAME##_pairs(const SOURCE *from, const ENGINE_ROM uint8_t *pair, size_t n, uint32_t sum) {      \
+        for (const ENGINE_ROM uint8_t *const end = pair + 2 * (n & ~(size_t)1); pair != end; pair += 4) {          \
+            PAIRS                                                                                                  \
+        }                                                                                                          \
+        if (n & 1) {                                                                                               \
+            PAIR(0)                                                                                                \
+        }                                                                                                          \
+        return sum;                                                                                                \
+    }
 #define PAIR(at)                                                  \
     from += pair[at];                                             \
     sum += (uint32_t)(int32_t)((int8_t)pair[at + 1] * *from);
-#define PAIRS                               \
-    for (; n >= 2; n -= 2, pair += 4) {     \
-        PAIR(0)                             \
-        PAIR(2)                             \
-    }
+#define TWO_PAIRS   \
+    PAIR(0)         \
+    PAIR(2)
 #if ENGINE_DSP
-#define PAIRS_OF_BYTES                                                                 \
-    for (; n >= 2; n -= 2, pair += 4) {                                                \
-        const uint32_t word = dsp_word(pair);                                          \
-        from += word & 0xFF;                                                           \
-        sum += (uint32_t)((int8_t)(word >> 8) * *from);                                \
-        from = (const uint8_t *)dsp_add_third((uintptr_t)from, word);                  \
-        sum += (uint32_t)(((int32_t)word >> 24) * *from);                              \
-    }
+#define TWO_PAIRS_OF_BYTES                                              \
+    const uint32_t word = dsp_word(pair);                               \
+    const uint8_t *const first = from + (word & 0xFF);                  \
+    from = (const uint8_t *)dsp_add_third((uintptr_t)first, word);      \
+    sum = dsp_add_products(sum, *first | (uint32_t)*from << 16, dsp_odd_signed(word));
 #else
-#define PAIRS_OF_BYTES PAIRS
+#define TWO_PAIRS_OF_BYTES TWO_PAIRS
 #endif
 
 /*
@@ -288,19 +320,17 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
  * ENGINE_FOURS are more than they stand for, may pass it on the way.
  */
 #define INTEGER_POSITION(NAME, SOURCE, FACTOR, PAIRS, QUADS)                                                       \
+    PAIR_SUM(NAME, SOURCE, PAIRS)                                                                                  \
     APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
         const ENGINE_ROM uint8_t *pair = s->weight;                                                                \
-        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
-            const SOURCE *from = x;                                                                                \
-            uint32_t sum = bias[o], n = COUNTS(s)[o];                                                              \
-            PAIRS                                                                                                  \
-            if (n) {                                                                                               \
-                PAIR(0)                                                                                            \
-                pair += 2;                                                                                         \
-            }                                                                                                      \
-            finish(s, &e, target, i + o, o, sum);                                                                  \
+        const ENGINE_ROM uint16_t *const counts = COUNTS(s);                                                       \
+        const size_t outputs = s->out_channels;                                                                    \
+        for (size_t o = 0; o < outputs; o++) {                                                                     \
+            const size_t n = counts[o];                                                                            \
+            finish(s, &e, target, i + o, o, NAME##_pairs(x, pair, n, bias[o]));                                    \
+            pair += 2 * n;                                                                                         \
         }                                                                                                          \
     }                                                                                                              \
     APART static void NAME##_packed(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, \
@@ -311,8 +341,8 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         const uint32_t bits = s->bits, sign = 1u << (bits - 1), mask = 2 * sign - 1;                               \
         for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             uint32_t sum = bias[o], held = 0, word = 0;                                                            \
-            for (size_t b = 0; b < v->lines; b++) {                                                                \
-                const SOURCE *from = x + b * v->line, *const end = from + v->run;                                  \
+            for (size_t b = 0; b < LINES(v); b++) {                                                                \
+                const SOURCE *from = x + b * v->line, *const end = from + RUN(s, v);                               \
                 if (!held) { /* at the start of a byte */                                                          \
                     EIGHTS(2)                                                                                      \
                     EIGHTS(3)                                                                                      \
@@ -344,8 +374,8 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         size_t left = s->out_channels, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;                    \
         uint32_t sums[4], more = 0;                                                                                \
         if (ENGINE_USE_FOURS && n == 4)                                                                            \
-            for (size_t b = 0; b < v->lines; b++)                                                                  \
-                for (const SOURCE *from = x + b * v->line, *const end = from + v->run; from != end;)               \
+            for (size_t b = 0; b < LINES(v); b++)                                                                  \
+                for (const SOURCE *from = x + b * v->line, *const end = from + RUN(s, v); from != end;)            \
                     more += (uint32_t)*from++;                                                                     \
         for (size_t o = 0; left; left -= n) {                                                                      \
             const SOURCE *from = x;                                                                                \
@@ -355,11 +385,11 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             }                                                                                                      \
             for (size_t j = 0; j < n; j++)                                                                         \
                 sums[j] = bias[o + j] - 128 * more;                                                                \
-            for (size_t b = 0; b < v->lines; b++, from += v->line, weight += n * v->run) {                         \
+            for (size_t b = 0; b < LINES(v); b++, from += v->line, weight += n * RUN(s, v)) {                      \
                 if (ENGINE_USE_FOURS && n == 4)                                                                    \
-                    NAME##_four(from, weight, v->run, sums);                                                       \
+                    NAME##_four(from, weight, RUN(s, v), sums);                                                    \
                 else                                                                                               \
-                    sums[0] = NAME##_row(from, (const ENGINE_ROM int8_t *)weight, v->run, sums[0]);                \
+                    sums[0] = NAME##_row(from, (const ENGINE_ROM int8_t *)weight, RUN(s, v), sums[0]);             \
             }                                                                                                      \
             for (size_t j = 0; j < n; j++, o++)                                                                    \
                 finish(s, &e, target, i + o, o, sums[j]);                                                          \
@@ -374,9 +404,9 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             NAME##_dense(s, v, x, target, i);                                                                      \
     }
 
-INTEGER_POSITION(position_u8, uint8_t, unsigned, PAIRS_OF_BYTES, QUADS_OF_BYTES)
+INTEGER_POSITION(position_u8, uint8_t, unsigned, TWO_PAIRS_OF_BYTES, QUADS_OF_BYTES)
 #if ENGINE_USE_WIDE
-INTEGER_POSITION(position_s32, int32_t, uint32_t, PAIRS, QUADS)
+INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS)
 #endif
 
 #if ENGINE_USE_FLOAT

@@ -29,6 +29,11 @@ static inline uint32_t dsp_odd(uint32_t word) {
     return word >> 8 & 0x00FF00FFu;
 }
 
+/* Bytes 1 and 3 as two signed numbers of 16 bits. */
+static inline uint32_t dsp_odd_signed(uint32_t word) {
+    return ((uint32_t)(int8_t)(word >> 8 & 0xFF) & 0xFFFFu) | (uint32_t)(int8_t)(word >> 24) << 16;
+}
+
 /* The products of the lower and of the upper signed halves of a and b, added to sum, modulo 2^32. */
 static inline uint32_t dsp_add_products(uint32_t sum, uint32_t a, uint32_t b) {
     const int32_t low = (int32_t)(int16_t)(a & 0xFFFF) * (int16_t)(b & 0xFFFF);
@@ -50,6 +55,12 @@ static inline uint32_t dsp_even(uint32_t word) {
 static inline uint32_t dsp_odd(uint32_t word) { /* GCC makes two instructions of this in C */
     uint32_t found;
     __asm__("uxtb16 %0, %1, ror #8" : "=r"(found) : "r"(word));
+    return found;
+}
+
+static inline uint32_t dsp_odd_signed(uint32_t word) {
+    uint32_t found;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(found) : "r"(word));
     return found;
 }
 
