@@ -23,7 +23,7 @@ _ROM = "static const ENGINE_ROM"
 
 def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
     """Which parts of engine.c the program needs, by the macro that leaves each out when it is 0."""
-    steps, entry = program.steps, program.input
+    steps, entry, leave = program.steps, program.input, program.output
     layers = [step for step in steps if step.kind == Kind.LAYER and step.source_type != Type.F32]
     kinds = {step.kind for step in steps}
     forms = {step.form for step in layers}
@@ -34,6 +34,7 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_KERNELS": 0,
         "ENGINE_USE_IMAGES": images or windows or entry.channels > 1 or bool(entry.pixel_codes),
         "ENGINE_USE_WINDOWS": windows,
+        "ENGINE_USE_RELU": Kind.RELU in kinds,
         "ENGINE_USE_ADD": Kind.ADD in kinds,
         "ENGINE_USE_STATE": bool(program.state_size),
         "ENGINE_USE_CELLS": bool(kinds & {Kind.GRU, Kind.LSTM}),
@@ -56,6 +57,10 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_LAYER_NORM": Kind.LAYER_NORM in kinds,
         "ENGINE_USE_FLOAT": any(Type.F32 in (step.source_type, step.target_type) for step in steps),
         "ENGINE_USE_DOUBLE": not integer_only and (entry.mean is not None or entry.dtype == Dtype.INT64),
+        "ENGINE_USE_DTYPES": 0 if integer_only else 1 << entry.dtype,
+        "ENGINE_USE_ACTIONS": 0 if integer_only else 1 << leave.kind,
+        "ENGINE_USE_SQUASH": not integer_only and bool(leave.squash),
+        "ENGINE_USE_WIDE_ACTIONS": not integer_only and bool(leave.wide),
         "ENGINE_USE_ENDS": not integer_only,
     }
 

@@ -52,10 +52,17 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #endif
 
 #ifdef __GNUC__
-#define WITHIN static inline __attribute__((always_inline)) /* its loop too where sizes count more than time */
+#define INLINED static inline __attribute__((always_inline)) /* its loop too where sizes count more than time */
 #else
-#define WITHIN static inline
+#define INLINED static inline
 #endif
+/* GCC, where sizes count more than time, weighs variables of a loop as all others, and has a Cortex-M0 spill them. */
+#if defined(__OPTIMIZE_SIZE__) && defined(__GNUC__) && !defined(__clang__) && defined(__thumb__) && !defined(__thumb2__)
+#define FOR_TIME __attribute__((optimize("O2")))
+#else
+#define FOR_TIME
+#endif
+
 /* Keeps the compiler from computing a variable in another way than loops say, which would take registers. */
 #if defined(__GNUC__) && defined(__thumb2__)
 #define AS_IT_STANDS(variable) __asm__("" : "+r"(variable))
@@ -65,9 +72,9 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #define AS_IT_STANDS(variable) (void)0
 #endif
 #if defined(__OPTIMIZE_SIZE__) || defined(__ARM_ARCH_6M__)
-#define ALONE APART static /* compilers spill what the loop needs most */
+#define INLINED_FOR_TIME APART static /* compilers spill what the loop needs most */
 #else
-#define ALONE WITHIN
+#define INLINED_FOR_TIME INLINED
 #endif
 
 /* ---- codes ---- */
@@ -86,14 +93,14 @@ static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
  * The same in 32 bits, where sums from -2^23 to 2^23 - 1 are requantized in place of those beyond, which are past the
  * limits; a shift is at most 23 then. `half` of 2^shift is given, because a layer needs it once.
  */
-WITHIN int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t half, int32_t shift) {
+INLINED int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t half, int32_t shift) {
     const int32_t most = ((int32_t)1 << 23) - 1;
     if (ENGINE_USE_CLIP) /* one instruction on a Cortex-M3 */
         sum = sum < -most - 1 ? -most - 1 : sum > most ? most : sum;
     return (sum * multiplier + half) >> shift;
 }
 
-WITHIN int32_t clip_narrow(int32_t code, int32_t low, int32_t high) {
+INLINED int32_t clip_narrow(int32_t code, int32_t low, int32_t high) {
     return code < low ? low : code > high ? high : code;
 }
 
@@ -146,7 +153,7 @@ typedef struct {
     int32_t multiplier, half, shift, low, high, zero;
 } ending;
 
-WITHIN ending ending_of(const engine_step *s) {
+INLINED ending ending_of(const engine_step *s) {
     const int usual = s->finish == ENGINE_REQUANTIZE && !(ENGINE_USE_LONG && s->wide) && s->target_type == ENGINE_U8;
     ending e = {usual, ENGINE_USE_PER_OUTPUT && s->per_output, 0, 0, 0, 0, 255, 0};
     if (usual) {
@@ -162,7 +169,7 @@ WITHIN ending ending_of(const engine_step *s) {
     return e;
 }
 
-WITHIN void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o, uint32_t sum) {
+INLINED void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t multiplier = e->multiplier, half = e->half, shift = e->shift;
     if (!e->usual) {
         if (ENGINE_USE_FINISHES)
@@ -186,9 +193,11 @@ typedef struct {
 } window;
 
 #if ENGINE_USE_IMAGES /* elsewhere a window is the vector */
+#define PLANES(v) ((v)->planes)
 #define LINES(v) ((v)->lines)
 #define RUN(s, v) ((v)->run)
 #else
+#define PLANES(v) 1
 #define LINES(v) 1
 #define RUN(s, v) ((s)->channels)
 #endif
@@ -230,7 +239,7 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
  * bits, which products of two bytes fit.
  */
 #define FOUR_SUMS(NAME, SOURCE, FACTOR, QUADS)                                                                     \
-    APART static void NAME##_four(const SOURCE *x, const ENGINE_ROM uint8_t *w, size_t n, uint32_t *sums) {        \
+    FOR_TIME APART static void NAME##_four(const SOURCE *x, const ENGINE_ROM uint8_t *w, size_t n, uint32_t *sums) {        \
         uint32_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];                                               \
         const SOURCE *end = x + (n & ~(size_t)3);                                                                  \
         for (; x != end; x += 4, w += 16) {                                                                        \
@@ -239,7 +248,7 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             AS_IT_STANDS(w);                                                                                       \
         }                                                                                                          \
         for (end += n & 3; x != end; x++, w += 4) {                                                                \
-            COLUMN(FACTOR, 0, 1)                                                                                   \
+            ONE_INPUT(FACTOR, 0, 1)                                                                                   \
             AS_IT_STANDS(x);                                                                                       \
             AS_IT_STANDS(w);                                                                                       \
         }                                                                                                          \
@@ -250,7 +259,7 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
     }
 
 /* The products of one input with its weights, which lie so far apart. */
-#define COLUMN(FACTOR, k, apart)           \
+#define ONE_INPUT(FACTOR, k, apart)           \
     {                                      \
         const FACTOR v = (FACTOR)x[k];     \
         a += w[k] * v;                     \
@@ -263,10 +272,10 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         AS_IT_STANDS(d);                   \
     }
 #define QUADS(FACTOR)       \
-    COLUMN(FACTOR, 0, 4)    \
-    COLUMN(FACTOR, 1, 4)    \
-    COLUMN(FACTOR, 2, 4)    \
-    COLUMN(FACTOR, 3, 4)
+    ONE_INPUT(FACTOR, 0, 4)    \
+    ONE_INPUT(FACTOR, 1, 4)    \
+    ONE_INPUT(FACTOR, 2, 4)    \
+    ONE_INPUT(FACTOR, 3, 4)
 
 #if ENGINE_DSP
 #define QUAD_ROW(SUM, at)                                \
@@ -289,7 +298,7 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
  * processor as much as multiplying: two, since an output may have few of them.
  */
 #define PAIR_SUM(NAME, SOURCE, PAIRS)                                                                              \
-    ALONE uint32_t NAME##_pairs(const SOURCE *from, const ENGINE_ROM uint8_t *pair, size_t n, uint32_t sum) {      \
+    INLINED_FOR_TIME uint32_t NAME##_pairs(const SOURCE *from, const ENGINE_ROM uint8_t *pair, size_t n, uint32_t sum) {      \
         for (const ENGINE_ROM uint8_t *const end = pair + 2 * (n & ~(size_t)1); pair != end; pair += 4) {          \
             PAIRS                                                                                                  \
         }                                                                                                          \
@@ -410,6 +419,47 @@ INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS)
 #endif
 
 #if ENGINE_USE_FLOAT
+/* Whether every value of a window is finite. */
+static int all_finite(const engine_step *s, const window *v, const float *x) {
+    int finite = 1;
+    (void)s;
+#ifdef __SOFTFP__ /* to leave products out saves more than the answer */
+    (void)v, (void)x;
+    finite = 0;
+#else
+    for (size_t a = 0; a < PLANES(v); a++)
+        for (size_t b = 0; b < LINES(v); b++)
+            for (size_t k = 0; k < RUN(s, v); k++) {
+                uint32_t bits;
+                memcpy(&bits, x + a * v->plane + b * v->line + k, 4);
+                finite &= (bits & 0x7F800000u) != 0x7F800000u;
+            }
+#endif
+    return finite;
+}
+
+/* Products of n values and weights, added to sum one after another; zero weights are left out unless all are `finite`. */
+APART_ON_DEVICES static float real_sum(const float *x, const ENGINE_ROM float *weight, size_t n, float sum, int finite) {
+    const float *const end = x + n;
+    if (finite) {
+        for (const float *const even = end - n % 4; x != even; x += 4, weight += 4) {
+            sum += weight[0] * x[0];
+            sum += weight[1] * x[1];
+            sum += weight[2] * x[2];
+            sum += weight[3] * x[3];
+        }
+        for (; x != end; x++, weight++)
+            sum += *weight * *x;
+    } else
+        for (; x != end; x++, weight++) {
+            uint32_t bits;
+            memcpy(&bits, weight, 4);
+            if (bits << 1)
+                sum += *weight * *x;
+        }
+    return sum;
+}
+
 /* Sums over the inputs ascending, zero weights left out, every product and every sum rounded. */
 APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v, const float *x, float *target,
                                           size_t step) {
@@ -417,6 +467,7 @@ APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v,
     const ENGINE_ROM uint8_t *pair = s->weight;
     const ENGINE_ROM int8_t *weight = s->weight;
     const ENGINE_ROM float *real = s->weight;
+    const int finite = s->form == ENGINE_REAL && all_finite(s, v, x);
     for (size_t o = 0; o < s->out_channels; o++) {
         const float *from = x;
         float sum = 0.0f;
@@ -427,16 +478,15 @@ APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v,
                     sum += (float)(int8_t)pair[1] * *from;
             }
         } else {
-            for (size_t a = 0; a < v->planes; a++)
-                for (size_t b = 0; b < v->lines; b++, weight += v->run, real += v->run) {
+            for (size_t a = 0; a < PLANES(v); a++)
+                for (size_t b = 0; b < LINES(v); b++) {
                     from = x + a * v->plane + b * v->line;
                     if (s->form == ENGINE_REAL) {
-                        for (size_t k = 0; k < v->run; k++)
-                            if (real[k] < 0.0f || real[k] > 0.0f)
-                                sum += real[k] * from[k];
+                        sum = real_sum(from, real, RUN(s, v), sum, finite);
+                        real += RUN(s, v);
                     } else
-                        for (size_t k = 0; k < v->run; k++)
-                            sum += (float)weight[k] * from[k];
+                        for (size_t k = 0; k < RUN(s, v); k++)
+                            sum += (float)*weight++ * from[k];
                 }
         }
         sum = sum * s->scale[s->per_output ? o : 0] + bias[o];
@@ -468,15 +518,13 @@ static inline void position(const engine_step *s, const window *v, const unsigne
 static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const int real = s->source_type == ENGINE_F32;
     const size_t pixel = real ? 1 : s->channels, line = s->width * pixel;
-    const size_t positions = (size_t)s->out_height * s->out_width;
-    const window v = {
-        real ? s->channels : 1,
-        (size_t)s->height * s->width,
-        s->kernel_height,
-        line,
-        s->kernel_width * pixel,
-    };
+    const size_t positions = (size_t)s->out_height * s->out_width, plane = (size_t)s->height * s->width;
+    window v = {real ? s->channels : 1, plane, s->kernel_height, line, s->kernel_width * pixel};
     size_t i = 0;
+    if (plane == 1) { /* all planes follow one another */
+        v.planes = 1;
+        v.run = s->channels;
+    }
     for (uint32_t y = 0; y < s->out_height; y++)
         for (uint32_t x = 0; x < s->out_width; x++, i++)
             position(s, &v, source, (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel, target,
@@ -650,6 +698,7 @@ static size_t target_size(const engine_step *s) {
 #endif
 }
 
+#if ENGINE_USE_RELU
 static void relu(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const size_t n = source_size(s);
     if (ENGINE_USE_FLOAT && s->source_type == ENGINE_F32) {
@@ -666,6 +715,7 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
         for (size_t i = 0; i < n; i++)
             target[i] = source[i] > s->source_zero ? source[i] : s->source_zero;
 }
+#endif
 
 #if ENGINE_USE_TABLES
 APART static void look_up(const engine_step *s, const unsigned char *source, unsigned char *target) {
@@ -994,9 +1044,11 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
         case ENGINE_LAYER:
             layer(s, from, to);
             break;
+#if ENGINE_USE_RELU
         case ENGINE_RELU:
             relu(s, from, to);
             break;
+#endif
 #if ENGINE_USE_ADD
         case ENGINE_ADD:
             add(s, from, work + s->second * rows + r * second, to);
@@ -1065,29 +1117,13 @@ static int finite64(double x) {
 }
 
 static double wide_value(unsigned dtype, const void *from, uint32_t i) {
-    switch (dtype) {
-    case ENGINE_FLOAT32:
-        return (double)((const float *)from)[i];
-    case ENGINE_FLOAT64:
-        return ((const double *)from)[i];
-    case ENGINE_UINT8:
-        return ((const uint8_t *)from)[i];
-    case ENGINE_INT8:
-        return ((const int8_t *)from)[i];
-    case ENGINE_INT16:
-        return ((const int16_t *)from)[i];
-    case ENGINE_INT32:
-        return ((const int32_t *)from)[i];
-    default:
-        return (double)((const int64_t *)from)[i];
-    }
+#define WIDE_VALUE(number, TYPE)                           \
+    if (ENGINE_USE_DTYPES >> number & 1 && dtype == number) \
+        return (double)((const TYPE *)from)[i];
+    ENGINE_OF_DTYPES(WIDE_VALUE)
+    return 0.0;
 }
 #endif
-
-#define READ(TYPE)                               \
-    for (uint32_t i = 0; i < n; i++)             \
-        x[i] = (float)((const TYPE *)from)[i];   \
-    break
 
 enum { TOGETHER = 8 }; /* values of an observation that are on their way at once */
 
@@ -1095,26 +1131,11 @@ enum { TOGETHER = 8 }; /* values of an observation that are on their way at once
 static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
     static const uint8_t size[] = {4, 8, 1, 1, 2, 4, 8};
     const unsigned char *from = (const unsigned char *)observation + (size_t)first * size[in->dtype];
-    switch (in->dtype) {
-    case ENGINE_FLOAT32:
-        READ(float);
-    case ENGINE_FLOAT64:
-        READ(double);
-    case ENGINE_UINT8:
-        READ(uint8_t);
-    case ENGINE_INT8:
-        READ(int8_t);
-    case ENGINE_INT16:
-        READ(int16_t);
-    case ENGINE_INT32:
-        READ(int32_t);
-#if ENGINE_USE_DOUBLE /* libgcc converts int64 by way of float64 */
-    case ENGINE_INT64:
-        READ(int64_t);
-#endif
-    default:
-        break;
-    }
+#define READ(number, TYPE)                                     \
+    if (ENGINE_USE_DTYPES >> number & 1 && in->dtype == number) \
+        for (uint32_t i = 0; i < n; i++)                       \
+            x[i] = (float)((const TYPE *)from)[i];
+    ENGINE_OF_DTYPES(READ)
 #if ENGINE_USE_DOUBLE
     for (uint32_t i = 0; in->mean && i < n; i++) {
         const double value = wide_value(in->dtype, from, i);
@@ -1202,36 +1223,36 @@ static uint32_t largest(const float *values, uint32_t n) {
 }
 
 static void act(const engine_output *out, const float *values, unsigned char *action) {
-    if (out->kind == ENGINE_DISCRETE) {
+    if (ENGINE_USE_ACTIONS >> ENGINE_DISCRETE & 1 && out->kind == ENGINE_DISCRETE) {
         const int64_t choice = (int64_t)largest(values, out->outputs) + out->start;
         memcpy(action, &choice, 8);
         return;
     }
-    if (out->kind == ENGINE_MULTI_DISCRETE) {
+    if (ENGINE_USE_ACTIONS >> ENGINE_MULTI_DISCRETE & 1 && out->kind == ENGINE_MULTI_DISCRETE) {
         for (uint32_t g = 0; g < out->groups; values += out->nvec[g++]) {
             const int64_t choice = (int64_t)largest(values, out->nvec[g]);
             memcpy(action + 8 * (size_t)g, &choice, 8);
         }
         return;
     }
-    if (out->kind == ENGINE_MULTI_BINARY) {
+    if (ENGINE_USE_ACTIONS >> ENGINE_MULTI_BINARY & 1 && out->kind == ENGINE_MULTI_BINARY) {
         for (uint32_t i = 0; i < out->outputs; i++) {
             const int64_t choice = values[i] > 0.0f;
             memcpy(action + 8 * (size_t)i, &choice, 8);
         }
         return;
     }
-    for (uint32_t i = 0; i < out->outputs; i++) {
+    for (uint32_t i = 0; ENGINE_USE_ACTIONS >> ENGINE_BOX & 1 && i < out->outputs; i++) {
         const float low = out->low[i], high = out->high[i];
         float y = values[i];
-        if (out->squash) {
+        if (ENGINE_USE_SQUASH && out->squash) {
             const float half = 0.5f * (engine_tanh(y) + 1.0f);
             y = low + half * (high - low);
         } else {
             y = y > low ? y : low;
             y = y < high ? y : high;
         }
-        if (out->wide) {
+        if (ENGINE_USE_WIDE_ACTIONS && out->wide) {
             const double wide = (double)y;
             memcpy(action + 8 * (size_t)i, &wide, 8);
         } else

@@ -36,6 +36,9 @@ extern "C" {
 #ifndef ENGINE_USE_WINDOWS /* steps that pad, pool or flatten images */
 #define ENGINE_USE_WINDOWS 1
 #endif
+#ifndef ENGINE_USE_RELU /* as a step of its own */
+#define ENGINE_USE_RELU 1
+#endif
 #ifndef ENGINE_USE_ADD
 #define ENGINE_USE_ADD 1
 #endif
@@ -101,6 +104,18 @@ extern "C" {
 #endif
 #ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
 #define ENGINE_USE_DOUBLE 1
+#endif
+#ifndef ENGINE_USE_DTYPES /* bit n is set where observations have type n */
+#define ENGINE_USE_DTYPES 0xFF
+#endif
+#ifndef ENGINE_USE_ACTIONS /* bit n is set where actions are of kind n */
+#define ENGINE_USE_ACTIONS 0xFF
+#endif
+#ifndef ENGINE_USE_SQUASH /* box actions by tanh */
+#define ENGINE_USE_SQUASH 1
+#endif
+#ifndef ENGINE_USE_WIDE_ACTIONS /* box actions in float64 */
+#define ENGINE_USE_WIDE_ACTIONS 1
 #endif
 #ifndef ENGINE_USE_ENDS /* observation to codes, accumulators to action: 0 leaves a build without any float */
 #if defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8
@@ -245,6 +260,9 @@ struct engine_step {
     NAME(ENGINE_FLOAT32) NAME(ENGINE_FLOAT64) NAME(ENGINE_UINT8) NAME(ENGINE_INT8) NAME(ENGINE_INT16)                  \
     NAME(ENGINE_INT32) NAME(ENGINE_INT64)
 enum engine_dtype { ENGINE_DTYPES(ENGINE_NAME) };
+#define ENGINE_OF_DTYPES(DO)                                                                                           \
+    DO(ENGINE_FLOAT32, float) DO(ENGINE_FLOAT64, double) DO(ENGINE_UINT8, uint8_t) DO(ENGINE_INT8, int8_t)             \
+    DO(ENGINE_INT16, int16_t) DO(ENGINE_INT32, int32_t) DO(ENGINE_INT64, int64_t)
 
 typedef struct engine_input engine_input;
 typedef int engine_observe(const engine_input *in, const void *observations, size_t rows, unsigned char *target);

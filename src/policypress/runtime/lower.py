@@ -84,9 +84,9 @@ class Fields:
 
 @dataclass
 class Step(Fields):
-    """``engine_step``, and beside it what its layer was: its name, its weights as (outputs, window in the order of
-    memory), (channels, positions) if its inputs lie in memory as (positions, channels), else (1, 1), and what no sum of an
-    integer layer passes in magnitude."""
+    """``engine_step``, and beside it what its layer was: its name, its weights as (outputs, window in the order
+    of memory), (channels, positions) if its inputs lie in memory as (positions, channels), else (1, 1), and what no sum
+    of an integer layer passes in magnitude."""
 
     kind: Kind
     form: Form | None = None
@@ -378,7 +378,9 @@ class _Lowering:
         self._unordered = None
         return self._window(step, x, target, kernel, layer.stride, len(weight))
 
-    def _weights_of(self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], lines: int, step: Step) -> None:
+    def _weights_of(
+        self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], lines: int, step: Step
+    ) -> None:
         step.weight = weight
         if layer.weight_bits == FLOAT_BITS:
             step.form = Form.REAL
@@ -564,8 +566,8 @@ def fours(weight: NDArray[np.int8], lines: int) -> NDArray[np.uint8]:
     blocks, run = outputs // 4, inputs // lines
     bytes_ = (weight[: 4 * blocks] ^ np.int8(-128)).view(np.uint8).reshape(blocks, 4, lines, run).transpose(0, 2, 1, 3)
     even = run - run % 4
-    quads = bytes_[..., :even].reshape(blocks, lines, 4, even // 4, 4).swapaxes(2, 3).reshape(blocks, lines, -1)
-    others = bytes_[..., even:].swapaxes(2, 3).reshape(blocks, lines, -1)
+    quads = bytes_[..., :even].reshape(blocks, lines, 4, even // 4, 4).swapaxes(2, 3).reshape(blocks, lines, 4 * even)
+    others = bytes_[..., even:].swapaxes(2, 3).reshape(blocks, lines, 4 * (run - even))
     summed = np.concatenate([quads, others], axis=2)
     return np.concatenate([summed.ravel(), weight[4 * blocks :].view(np.uint8).ravel()])
 
