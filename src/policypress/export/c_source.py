@@ -46,7 +46,8 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_CLIP": any(step.multiplier is not None and step.reach >= 2**23 for step in layers),
         "ENGINE_USE_PER_OUTPUT": any(step.per_output for step in layers),
         "ENGINE_USE_LIMITS": any(_limits(step) != (0, 255) for step in layers if step.multiplier is not None),
-        "ENGINE_USE_FINISHES": any(_is_special(step) for step in layers),
+        "ENGINE_USE_USUAL": any(_is_usual(step) for step in layers),
+        "ENGINE_USE_FINISHES": not all(_is_usual(step) or _is_kept(step) for step in layers),
         "ENGINE_USE_DENSE": bool(forms & {Form.DENSE, Form.FOURS}),
         "ENGINE_USE_FOURS": Form.FOURS in forms,
         "ENGINE_USE_SPARSE": Form.SPARSE in forms,
@@ -69,11 +70,12 @@ def _limits(step: Step) -> tuple[int, int]:
     return step.low, step.high
 
 
-def _is_special(step: Step) -> bool:
-    """Whether sums of an integer layer become anything but themselves, or bytes in 32 bits by one line of C."""
-    if step.finish == Finish.KEEP:
-        return bool(step.relu)
-    return step.finish != Finish.REQUANTIZE or bool(step.wide) or step.target_type != Type.U8
+def _is_usual(step: Step) -> bool:
+    return step.finish == Finish.REQUANTIZE and not step.wide and step.target_type == Type.U8
+
+
+def _is_kept(step: Step) -> bool:
+    return step.finish == Finish.KEEP and not step.relu
 
 
 def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tuple[str, Constants, int]:

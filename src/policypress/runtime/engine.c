@@ -154,7 +154,8 @@ typedef struct {
 } ending;
 
 INLINED ending ending_of(const engine_step *s) {
-    const int usual = s->finish == ENGINE_REQUANTIZE && !(ENGINE_USE_LONG && s->wide) && s->target_type == ENGINE_U8;
+    const int usual = ENGINE_USE_USUAL && s->finish == ENGINE_REQUANTIZE && !(ENGINE_USE_LONG && s->wide) &&
+                      s->target_type == ENGINE_U8;
     ending e = {usual, ENGINE_USE_PER_OUTPUT && s->per_output, 0, 0, 0, 0, 255, 0};
     if (usual) {
         e.multiplier = s->multiplier[0];
@@ -171,7 +172,7 @@ INLINED ending ending_of(const engine_step *s) {
 
 INLINED void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t multiplier = e->multiplier, half = e->half, shift = e->shift;
-    if (!e->usual) {
+    if (!ENGINE_USE_USUAL || !e->usual) {
         if (ENGINE_USE_FINISHES)
             engine_finish(s, target, i, o, sum);
         else

@@ -72,7 +72,10 @@ extern "C" {
 #ifndef ENGINE_USE_LIMITS /* layers whose codes are not all bytes from 0 to 255 */
 #define ENGINE_USE_LIMITS 1
 #endif
-#ifndef ENGINE_USE_FINISHES /* layers that are neither requantized to bytes in 32 bits nor keep their sums, without ReLU */
+#ifndef ENGINE_USE_USUAL /* layers whose sums are requantized to bytes in 32 bits */
+#define ENGINE_USE_USUAL 1
+#endif
+#ifndef ENGINE_USE_FINISHES /* layers that neither do that nor keep their sums, without ReLU */
 #define ENGINE_USE_FINISHES 1
 #endif
 #ifndef ENGINE_USE_DENSE /* and rows of FOURS */
