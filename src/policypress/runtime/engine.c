@@ -272,11 +272,17 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         d += w[k + 3 * apart] * v;         \
         AS_IT_STANDS(d);                   \
     }
-#define QUADS(FACTOR)       \
-    ONE_INPUT(FACTOR, 0, 4)    \
-    ONE_INPUT(FACTOR, 1, 4)    \
-    ONE_INPUT(FACTOR, 2, 4)    \
+#ifdef __AVR__ /* sums take most registers there anyway */
+#define QUADS(FACTOR)                 \
+    for (uint8_t k = 0; k < 4; k++)   \
+        ONE_INPUT(FACTOR, k, 4)
+#else
+#define QUADS(FACTOR)         \
+    ONE_INPUT(FACTOR, 0, 4)   \
+    ONE_INPUT(FACTOR, 1, 4)   \
+    ONE_INPUT(FACTOR, 2, 4)   \
     ONE_INPUT(FACTOR, 3, 4)
+#endif
 
 #if ENGINE_DSP
 #define QUAD_ROW(SUM, at)                                \
