@@ -30,6 +30,9 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
     walks = {step.source_type for step in steps if step.kind in (Kind.LAYER, Kind.RELU)}
     windows = bool(kinds & {Kind.MAX_POOL, Kind.PAD, Kind.FLATTEN})
     images = any(step.height * step.width > 1 or step.out_height * step.out_width > 1 for step in steps)
+    tables = any(step.table is not None for step in steps)
+    limits = any((step.low, step.high) != (0, 255) for step in layers if step.multiplier is not None)
+    special = not all(_is_usual(step) or _is_kept(step) for step in layers)
     return {
         "ENGINE_USE_KERNELS": 0,
         "ENGINE_USE_IMAGES": images or windows or entry.channels > 1 or bool(entry.pixel_codes),
@@ -45,15 +48,16 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_LONG": any(step.wide for step in layers),
         "ENGINE_USE_CLIP": any(step.multiplier is not None and step.reach >= 2**23 for step in layers),
         "ENGINE_USE_PER_OUTPUT": any(step.per_output for step in layers),
-        "ENGINE_USE_LIMITS": any(_limits(step) != (0, 255) for step in layers if step.multiplier is not None),
+        "ENGINE_USE_LIMITS": limits,
+        "ENGINE_USE_CODES": limits or special or tables or Kind.ADD in kinds,
         "ENGINE_USE_USUAL": any(_is_usual(step) for step in layers),
-        "ENGINE_USE_FINISHES": not all(_is_usual(step) or _is_kept(step) for step in layers),
+        "ENGINE_USE_FINISHES": special,
         "ENGINE_USE_DENSE": bool(forms & {Form.DENSE, Form.FOURS}),
         "ENGINE_USE_FOURS": Form.FOURS in forms,
         "ENGINE_USE_SPARSE": Form.SPARSE in forms,
         "ENGINE_USE_COUNTS": any(step.counts is not None for step in steps),
         "ENGINE_USE_PACKED": sum({1 << step.bits for step in layers if step.form == Form.PACKED}),
-        "ENGINE_USE_TABLES": any(step.table is not None for step in steps),
+        "ENGINE_USE_TABLES": tables,
         "ENGINE_USE_FUNCTIONS": sum({1 << step.function for step in steps if step.kind == Kind.ACTIVATE}),
         "ENGINE_USE_LAYER_NORM": Kind.LAYER_NORM in kinds,
         "ENGINE_USE_FLOAT": any(Type.F32 in (step.source_type, step.target_type) for step in steps),
@@ -64,10 +68,6 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_WIDE_ACTIONS": not integer_only and bool(leave.wide),
         "ENGINE_USE_ENDS": not integer_only,
     }
-
-
-def _limits(step: Step) -> tuple[int, int]:
-    return step.low, step.high
 
 
 def _is_usual(step: Step) -> bool:

@@ -162,11 +162,11 @@ INLINED ending ending_of(const engine_step *s) {
         e.shift = s->shift[0];
         e.half = (int32_t)1 << (e.shift - 1);
     }
-    if (ENGINE_USE_LIMITS) {
-        e.low = s->low;
-        e.high = s->high;
-        e.zero = s->target_zero;
-    }
+#if ENGINE_USE_LIMITS
+    e.low = s->low;
+    e.high = s->high;
+    e.zero = s->target_zero;
+#endif
     return e;
 }
 
@@ -210,7 +210,7 @@ typedef struct {
 #endif
 
 /* Weight k of those packed from `byte` on. With constants for k and bits this is a load or two and a shift or two. */
-static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
+INLINED uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
     const unsigned first = k * bits / 8, at = k * bits % 8;
     uint32_t word = byte[first];
     if (at + bits > 8)

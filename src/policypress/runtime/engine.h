@@ -72,6 +72,9 @@ extern "C" {
 #ifndef ENGINE_USE_LIMITS /* layers whose codes are not all bytes from 0 to 255 */
 #define ENGINE_USE_LIMITS 1
 #endif
+#ifndef ENGINE_USE_CODES /* limits of codes that steps read */
+#define ENGINE_USE_CODES 1
+#endif
 #ifndef ENGINE_USE_USUAL /* layers whose sums are requantized to bytes in 32 bits */
 #define ENGINE_USE_USUAL 1
 #endif
@@ -238,8 +241,8 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(IMAGES, uint16_t, stride_width)                                                                              \
     FIELD(WINDOWS, uint16_t, padding_height) /* of PAD, before the first line and column */                            \
     FIELD(WINDOWS, uint16_t, padding_width)                                                                            \
-    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out, or that a table is for */                       \
-    FIELD(ALWAYS, int32_t, high)                                                                                       \
+    FIELD(CODES, int32_t, low)          /* of the codes that come out, or that a table is for */                       \
+    FIELD(CODES, int32_t, high)                                                                                        \
     FIELD(WINDOWS, int32_t, fill)       /* of PAD: a byte, an S32; INT32_MIN is minus infinity in F32 */               \
     FIELD(ALWAYS, const ENGINE_ROM void *, weight)                                                                     \
     FIELD(COUNTS, const ENGINE_ROM uint16_t *, counts)                                                                 \
