@@ -24,6 +24,7 @@ from policypress.errors import ObservationError, PolicypressError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Numerics, Policy
+from policypress.policy.reference import run as to_outputs
 from policypress.runtime import engine, native, structures
 from policypress.runtime.lower import Fields, Input, Output, Step, lower, packed, sparse_pairs
 from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, stored_policies
@@ -254,23 +255,32 @@ def test_residual_blocks_inside_one_another(kernels: str) -> None:
     assert_agrees(policy, random_observations(policy, 3), kernels)
 
 
-def test_infinite_values_inside_a_float_network_follow_the_reference(kernels: str) -> None:
+@pytest.mark.parametrize(
+    ("numerics", "density", "size", "refuses"), [("weight-only", 0.2, 3e37, True), ("float", 0.1, 3.4e38, False)]
+)
+def test_infinite_values_inside_a_float_network_follow_the_reference(
+    numerics: Numerics, density: float, size: float, refuses: bool, kernels: str
+) -> None:
     """Where a hidden unit overflows, zero weights must not multiply it."""
-    policy = vector_policy("weight-only", (4, 40, 40, 2), 0.2, 8, 1)
-    observations = np.full((40, 4), 1e37, np.float32) * np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    policy = vector_policy(numerics, (4, 40, 40, 2), density, 8, 1)
+    observations = np.float32(size) * np.random.default_rng(0).uniform(-1, 1, (40, 4)).astype(np.float32)
     made = native.make_engine(policy, portable=kernels == "portable")
-    refused = 0
+    refused = infinite = 0
     for observation in observations:
+        record: list[NDArray[Any]] = []
         try:
+            to_outputs(policy, observation[None], record)
             expected = policy.outputs(observation, reference=True)
         except ObservationError:
             refused += 1
             assert made.outputs(observation) is None
         else:
+            infinite += any(np.isinf(values).any() for values in record)
             found = made.outputs(observation)
             assert found is not None
             assert found.tobytes() == expected.tobytes()
-    assert refused > 0
+    assert (refused > 0) == refuses
+    assert infinite > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "int32", "int64", "uint8"])
