@@ -26,7 +26,7 @@ from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d,
 from policypress.policy.policy import Numerics, Policy
 from policypress.policy.reference import run as to_outputs
 from policypress.runtime import engine, native, structures
-from policypress.runtime.lower import Fields, Input, Output, Step, lower, packed, sparse_pairs
+from policypress.runtime.lower import Fields, Input, Output, Step, _is_wide, lower, packed, sparse_pairs
 from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, stored_policies
 
 KERNELS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
@@ -156,6 +156,23 @@ def test_structures_shrink_by_what_a_build_leaves_out() -> None:
         structures.size_of("engine_step", dict.fromkeys(everything, 0))
         < structures.size_of("engine_step", everything) / 2
     )
+
+
+@given(st.integers(16, 255), st.integers(1, 31), st.integers(-(2**24), 0), st.integers(1, 2**24))
+def test_sums_that_are_clipped_first_are_past_the_limits(multiplier: int, shift: int, low: int, high: int) -> None:
+    """In 32 bits kernels clip sums to 2**23, or to 2**23 - 1 where a processor has an instruction for that."""
+    ratio = Requantization(np.array([multiplier], np.int32), np.array([shift], np.int32), low, high)
+    if _is_wide(ratio):
+        return
+
+    def code(total: int) -> int:
+        return min(max((total * multiplier + (1 << (shift - 1))) >> shift, low), high)
+
+    for total in (-(2**31), -(2**23) - 1, -(2**23), 2**23 - 1, 2**23, 2**23 + 1, 2**31 - 1):
+        for most in (2**23 - 1, 2**23):
+            clipped = min(max(total, -(2**23)), most)
+            assert code(clipped) == code(total)
+            assert clipped * multiplier + (1 << (shift - 1)) < 2**31
 
 
 @pytest.mark.parametrize("compiled", ["0" * 64, None])
