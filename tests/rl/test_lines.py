@@ -211,6 +211,20 @@ def test_after_an_opening_the_end_that_comes_closer_goes_first(left: float, end:
     assert chosen.line.end == end
 
 
+def test_where_nothing_else_is_left_a_second_seed_of_every_line_comes_before_a_third_of_any() -> None:
+    found: dict[Line, tuple[Candidate, ...]] = {}
+    begun: list[Line] = []
+    for _ in range(48):
+        chosen = propose(Known(KEEP, DISTILLED, found))
+        assert chosen is not None
+        begun.append(chosen.line)
+        found[chosen.line] = (candidate(chosen.line, low=0.3 + 0.01 * LADDER.index(chosen.line.shape)),)
+    seeds = [line.seed for line in begun]
+    assert seeds == sorted(seeds)
+    assert {line.shape for line in begun if line.seed == 2} == set(LADDER)
+    assert begun[seeds.index(2)].shape == LADDER[-1], "the nearest first"
+
+
 def test_where_wider_students_have_too_many_bytes_finer_codes_are_tried() -> None:
     student = Line("down", "distill", Shape((24, 24)))
     found = {

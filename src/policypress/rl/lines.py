@@ -13,6 +13,7 @@ is tried before the search goes on with the kind that comes closest.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -626,7 +627,7 @@ def _that_fit(known: Known) -> Options:
 
 
 def _again(known: Known) -> Options:
-    """Another seed of what came nearest: of the smaller ones, where something keeps enough."""
+    """Another seed of what came nearest, then of what came next: of the smaller ones, where something keeps enough."""
     missed = [c for c in known.candidates if not known.aim.good(c) and (known.good is None or not known.aim.bytes)]
     missed.sort(key=known.aim.order)
     lines = [candidate.line for candidate in missed]
@@ -638,11 +639,15 @@ def _again(known: Known) -> Options:
         finest = good.line.coarsen if good.line.method == method else 0
         lines += [Line(end, method, good.line.shape, coarsen) for coarsen in range(COARSEST, finest, -2)]
     lines += [Line(end, method, shape) for shape in known.space.ladder]
-    for line in lines:
-        another = line
-        while known.begun(another):
-            another = replace(another, seed=another.seed + 1)
+    seeds = {line: _unbegun(known, line) for line in lines}
+    for line in sorted(seeds, key=lambda line: max(2, seeds[line])):  # a second one of all before a third of any
+        another = replace(line, seed=seeds[line])
         yield Slice(another, _distilled(known, another))
+
+
+def _unbegun(known: Known, line: Line) -> int:
+    """The first seed, from a line's own on, with which it has not begun."""
+    return next(seed for seed in itertools.count(line.seed) if not known.begun(replace(line, seed=seed)))
 
 
 def _trend(places: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
