@@ -25,6 +25,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "yaml",
     ),
     "export": ("onnx", "onnxruntime"),
+    "tflite": ("ai_edge_litert", "flatbuffers"),
     "cluster": ("ray",),
     "logs": ("pyarrow", "h5py"),
     "watch": ("gymnasium", "PIL", "imageio_ffmpeg", "pygame"),

@@ -856,8 +856,8 @@ def test_unknown_words(tmp_path: Path) -> None:
     policy = make_policy("integer", "vector")
     with pytest.raises(ConfigError, match=r"^style='fast' is not one of exact, qdq\.$"):
         export_onnx(policy, tmp_path / "a.onnx", "fast")
-    with pytest.raises(ConfigError, match=r"^to='tflite' is not one of "):
-        export(policy, tmp_path / "a", "tflite")
+    with pytest.raises(ConfigError, match=r"^to='h5' is not one of "):
+        export(policy, tmp_path / "a", "h5")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(pp.PolicypressError, match="Cannot write"):
         export(policy, tmp_path / "no" / "a.onnx", "onnx")
@@ -896,7 +896,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert code == 0
     assert json.loads(shown)["style"] == facts(out.read_bytes())["policypress.style"] == "qdq"
     for words, sentence in (
-        (("--to", "tflite"), f"to='tflite' is not one of {', '.join(FORMATS)}."),
+        (("--to", "h5"), f"to='h5' is not one of {', '.join(FORMATS)}."),
         (("--to", "onnx", "--style", "fast"), "style='fast' is not one of exact, qdq."),
     ):
         code, _, error = run(*words, "--out", tmp_path / "b")

@@ -218,7 +218,14 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write; for c the folder.")],
     style: Annotated[
         str | None,
-        typer.Option(help="Of onnx: exact, every integer as in the policy; qdq, for accelerators. Default: exact."),
+        typer.Option(
+            help="Of onnx: exact (default), every integer as in the policy; qdq, for accelerators. Of tflite: int8 "
+            "(default) or int16 activations."
+        ),
+    ] = None,
+    ends: Annotated[
+        str | None,
+        typer.Option(help="Of tflite: float (default), observation to action; integer, codes of the input to codes."),
     ] = None,
     observation: Annotated[
         str | None, typer.Option(help="Of onnx: float32 for a policy that takes float64. Default: the policy's dtype.")
@@ -241,7 +248,8 @@ def export(
     from policypress.tables import export_table
 
     given: dict[str, Any] = {
-        "style": style, "observation": observation, "name": name, "integer_only": integer_only, "weights": weights,
+        "style": style, "ends": ends, "observation": observation, "name": name, "integer_only": integer_only,
+        "weights": weights,
     }  # fmt: skip
     wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
     loaded = policy_in(policy, opening, zipped)
@@ -265,7 +273,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every engine with the reference: native, portable, compiled C and ONNX Runtime."""
+    """Compare every engine with the reference: native, portable, compiled C, ONNX Runtime, LiteRT."""
     from policypress.export.verify import verify as run
     from policypress.tables import verification_table
 

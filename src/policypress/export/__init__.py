@@ -52,7 +52,13 @@ def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0, ob
     return export_onnx(policy, path, style, seed, observation)
 
 
-FORMATS: dict[str, Callable[..., Report]] = {"c": _c, "onnx": _onnx}
+def _tflite(policy: Policy, path: Path, *, style: str = "int8", ends: str = "float", seed: int = 0) -> Report:
+    from policypress.export.tflite import export_tflite
+
+    return export_tflite(policy, path, style, ends, seed)
+
+
+FORMATS: dict[str, Callable[..., Report]] = {"c": _c, "onnx": _onnx, "tflite": _tflite}
 """Called with the policy, the path and the format's own options; their packages are imported when they are called."""
 
 

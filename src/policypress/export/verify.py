@@ -1,4 +1,4 @@
-"""One policy through every engine: the reference, the native engine, the compiled C export, ONNX Runtime."""
+"""One policy through every engine: the reference, the native engine, the compiled C export, ONNX Runtime, LiteRT."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from policypress.errors import ObservationError, PolicypressError, UnsupportedEr
 from policypress.export.compile import compiler
 from policypress.export.engines import Engine, Integers, Native, answers_of, compiled
 from policypress.export.onnx import check_onnx, encode_onnx, onnx_outputs
+from policypress.export.tflite import STYLES, check_tflite, encode_tflite
 from policypress.policy.observations import Answers, answers
 from policypress.policy.policy import Policy
 
@@ -78,6 +79,7 @@ def verify(policy: Policy, vectors: int = 256, seed: int = 0) -> Verification:
         _row("portable engine", policy, wanted, Native(policy, portable=True)),
         *_compiled(policy, wanted),
         *(_onnx(policy, wanted, style) for style in ("exact", "qdq")),
+        *(_litert(policy, wanted, style) for style in STYLES if policy.input is not None),
     ]
     unit: Unit = "ulps" if policy.input is None else "steps"
     return Verification(len(wanted.observations), policy.numerics, unit, tuple(rows))
@@ -138,6 +140,21 @@ def _onnx(policy: Policy, wanted: Answers, style: str) -> Agreement:
     if not known.all():
         note += f"; observations that overflow in this order of sums: {(~known).sum()}"
     return Agreement(engine, difference, different, report.holds, note, allowed)
+
+
+def _litert(policy: Policy, wanted: Answers, style: str) -> Agreement:
+    engine = f"LiteRT, {style}"
+    try:
+        report = check_tflite(policy, encode_tflite(policy, style), wanted.observations)
+    except PolicypressError as error:
+        return Agreement(engine, None, None, None, str(error))
+    worst = min(report.kernels, key=lambda found: found.equal_actions)
+    actions = round((1 - worst.equal_actions) * report.observations)
+    note = "every layer within 1 step for the same integers in front, as allowed, observations in float32"
+    note += f"; other actions, of {worst.name} kernels: more than 1e-5 apart"
+    if policy.action.kind == "box":
+        note += f", the furthest {worst.action_difference:.2g}"
+    return Agreement(engine, float(report.step_difference), actions, report.holds, note, "within 1 step")
 
 
 def _difference(policy: Policy, found: NDArray[Any], wanted: NDArray[np.float32]) -> float:
