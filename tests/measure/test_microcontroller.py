@@ -64,6 +64,20 @@ def test_a_trained_agent_acts_bit_for_bit(
 
 
 @pytest.mark.usefixtures("tools")
+def test_a_small_policy_takes_few_instructions_and_bytes(agent: Policy, recorded: NDArray[np.float64]) -> None:
+    """Limits that benchmarks/mcu_kernels.py holds larger networks to as well."""
+
+    def measured(target: str, optimize: str) -> TargetReport:
+        return measure_on_target(agent, target, recorded[:20], integer_only=True, optimize=optimize)
+
+    fast = measured("cortex-m4", "-O2")
+    assert fast.instructions <= 5_500
+    assert fast.footprint.flash <= 3_300
+    for target in ("cortex-m0", "cortex-m3"):  # without two products an instruction
+        assert measured(target, "-Os").instructions <= 1.15 * measured(target, "-O2").instructions
+
+
+@pytest.mark.usefixtures("tools")
 def test_constants_are_what_the_export_says(agent: Policy, tmp_path: Path) -> None:
     export = export_c(agent, tmp_path / "policy", CExportConfig(name="policy", check=False))
     report = measure_on_target(agent, "cortex-m4")

@@ -24,8 +24,9 @@ from policypress.errors import ObservationError, PolicypressError
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Flatten, InputQuantization, Layer, MaxPool2d, Op, Relu, Requantization, Residual
 from policypress.policy.policy import Numerics, Policy
+from policypress.policy.reference import run as to_outputs
 from policypress.runtime import engine, native, structures
-from policypress.runtime.lower import Fields, Input, Output, Step, lower, packed, sparse_pairs
+from policypress.runtime.lower import Fields, Input, Output, Step, _is_wide, lower, packed, sparse_pairs
 from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, stored_policies
 
 KERNELS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
@@ -157,6 +158,23 @@ def test_structures_shrink_by_what_a_build_leaves_out() -> None:
     )
 
 
+@given(st.integers(16, 255), st.integers(1, 31), st.integers(-(2**24), 0), st.integers(1, 2**24))
+def test_sums_that_are_clipped_first_are_past_the_limits(multiplier: int, shift: int, low: int, high: int) -> None:
+    """In 32 bits kernels clip sums to 2**23, or to 2**23 - 1 where a processor has an instruction for that."""
+    ratio = Requantization(np.array([multiplier], np.int32), np.array([shift], np.int32), low, high)
+    if _is_wide(ratio):
+        return
+
+    def code(total: int) -> int:
+        return min(max((total * multiplier + (1 << (shift - 1))) >> shift, low), high)
+
+    for total in (-(2**31), -(2**23) - 1, -(2**23), 2**23 - 1, 2**23, 2**23 + 1, 2**31 - 1):
+        for most in (2**23 - 1, 2**23):
+            clipped = min(max(total, -(2**23)), most)
+            assert code(clipped) == code(total)
+            assert clipped * multiplier + (1 << (shift - 1)) < 2**31
+
+
 @pytest.mark.parametrize("compiled", ["0" * 64, None])
 def test_an_engine_of_other_sources_is_refused(compiled: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if compiled is None:  # from before there was a version
@@ -254,23 +272,32 @@ def test_residual_blocks_inside_one_another(kernels: str) -> None:
     assert_agrees(policy, random_observations(policy, 3), kernels)
 
 
-def test_infinite_values_inside_a_float_network_follow_the_reference(kernels: str) -> None:
+@pytest.mark.parametrize(
+    ("numerics", "density", "size", "refuses"), [("weight-only", 0.2, 3e37, True), ("float", 0.1, 3.4e38, False)]
+)
+def test_infinite_values_inside_a_float_network_follow_the_reference(
+    numerics: Numerics, density: float, size: float, refuses: bool, kernels: str
+) -> None:
     """Where a hidden unit overflows, zero weights must not multiply it."""
-    policy = vector_policy("weight-only", (4, 40, 40, 2), 0.2, 8, 1)
-    observations = np.full((40, 4), 1e37, np.float32) * np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    policy = vector_policy(numerics, (4, 40, 40, 2), density, 8, 1)
+    observations = np.float32(size) * np.random.default_rng(0).uniform(-1, 1, (40, 4)).astype(np.float32)
     made = native.make_engine(policy, portable=kernels == "portable")
-    refused = 0
+    refused = infinite = 0
     for observation in observations:
+        record: list[NDArray[Any]] = []
         try:
+            to_outputs(policy, observation[None], record)
             expected = policy.outputs(observation, reference=True)
         except ObservationError:
             refused += 1
             assert made.outputs(observation) is None
         else:
+            infinite += any(np.isinf(values).any() for values in record)
             found = made.outputs(observation)
             assert found is not None
             assert found.tobytes() == expected.tobytes()
-    assert refused > 0
+    assert (refused > 0) == refuses
+    assert infinite > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "int32", "int64", "uint8"])

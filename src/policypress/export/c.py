@@ -43,7 +43,7 @@ WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
 _OBSERVATIONS = ("float64", "float32", "int16")
 _VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
 _SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
-_CODE_BYTES = {Form.DENSE: 220, Form.SPARSE: 230, Form.PACKED: 360}
+_CODE_BYTES = {Form.FOURS: 480, Form.SPARSE: 200, Form.PACKED: 430}
 """What engine.c takes more for each form, on a Cortex-M4 with gcc -Os (docs/c-export.md)."""
 
 
@@ -182,11 +182,11 @@ def program_of(policy: Policy, weights: Weights) -> Program:
 
     def record(layer: Layer, pairs: int) -> Form:
         sizes.append(_sizes(layer, pairs))
-        return Form.DENSE
+        return Form.FOURS
 
     if weights != "auto":
-        wanted = Form[weights.upper()]
-        return lower.lower(policy, lambda layer, pairs: wanted if wanted in _sizes(layer, pairs) else Form.DENSE)
+        wanted = Form.FOURS if weights == "dense" else Form[weights.upper()]
+        return lower.lower(policy, lambda layer, pairs: wanted if wanted in _sizes(layer, pairs) else Form.FOURS)
     program = lower.lower(policy, record)
     if not sizes:
         return program
@@ -208,7 +208,7 @@ def program_of(policy: Policy, weights: Weights) -> Program:
 def _sizes(layer: Layer, pairs: int) -> dict[Form, int]:
     """Bytes of a layer's weights in every form that it can have."""
     outputs, size = len(layer.weight), layer.weight.size
-    found = {Form.DENSE: size, Form.SPARSE: 2 * (pairs + outputs)}
+    found = {Form.FOURS: size, Form.SPARSE: 2 * (pairs + outputs)}
     bits = lower.packed_bits(layer.weight)
     if bits < 8:
         found[Form.PACKED] = outputs * -(-(size // outputs * bits) // 8)
@@ -351,7 +351,8 @@ def _layers(policy: Policy, program: Program, unpacked: c_payload.Unpacked | Non
         if step.layer is None or step.form is None or step.weight is None:
             continue
         size = step.weight.nbytes + (0 if step.counts is None else step.counts.nbytes)
-        found.append(LayerFlash(next(titles), step.layer, step.form.name.lower(), size))
+        form = Form.DENSE if step.form == Form.FOURS else step.form
+        found.append(LayerFlash(next(titles), step.layer, form.name.lower(), size))
     if unpacked is None:
         return tuple(found)
     sizes = zip(found, unpacked.layer_bytes, strict=True)

@@ -12,8 +12,8 @@ from policypress.errors import unknown
 from policypress.export import c_int16
 from policypress.export.c_text import WIDTH, Constants, comment, file, folded, runtime
 from policypress.policy.policy import Policy
-from policypress.runtime.lower import Output, Program
-from policypress.runtime.structures import Dtype, Form, Kind, Type, size_of
+from policypress.runtime.lower import Output, Program, Step
+from policypress.runtime.structures import Dtype, Finish, Form, Kind, Type, size_of
 
 if TYPE_CHECKING:
     from policypress.export.c_int16 import Int16
@@ -25,17 +25,21 @@ _ROM = "static const ENGINE_ROM"
 
 def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
     """Which parts of engine.c the program needs, by the macro that leaves each out when it is 0."""
-    steps, entry = program.steps, program.input
+    steps, entry, leave = program.steps, program.input, program.output
     layers = [step for step in steps if step.kind == Kind.LAYER and step.source_type != Type.F32]
     kinds = {step.kind for step in steps}
     forms = {step.form for step in layers}
     walks = {step.source_type for step in steps if step.kind in (Kind.LAYER, Kind.RELU)}
     windows = bool(kinds & {Kind.MAX_POOL, Kind.PAD, Kind.FLATTEN})
     images = any(step.height * step.width > 1 or step.out_height * step.out_width > 1 for step in steps)
+    tables = any(step.table is not None for step in steps)
+    limits = any((step.low, step.high) != (0, 255) for step in layers if step.multiplier is not None)
+    special = not all(_is_usual(step) or _is_kept(step) for step in layers)
     return {
         "ENGINE_USE_KERNELS": 0,
         "ENGINE_USE_IMAGES": images or windows or entry.channels > 1 or bool(entry.pixel_codes),
         "ENGINE_USE_WINDOWS": windows,
+        "ENGINE_USE_RELU": Kind.RELU in kinds,
         "ENGINE_USE_ADD": Kind.ADD in kinds,
         "ENGINE_USE_STATE": bool(program.state_size),
         "ENGINE_USE_CELLS": bool(kinds & {Kind.GRU, Kind.LSTM}),
@@ -43,17 +47,37 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_LSTM": Kind.LSTM in kinds,
         "ENGINE_USE_SECOND": bool(kinds & {Kind.ADD, Kind.GRU, Kind.LSTM}),
         "ENGINE_USE_WIDE": Type.S32 in walks,
-        "ENGINE_USE_DENSE": Form.DENSE in forms,
+        "ENGINE_USE_LONG": any(step.wide for step in layers),
+        "ENGINE_USE_CLIP": any(step.multiplier is not None and step.reach >= 2**23 for step in layers),
+        "ENGINE_USE_PER_OUTPUT": any(step.per_output for step in layers),
+        "ENGINE_USE_LIMITS": limits,
+        "ENGINE_USE_CODES": limits or special or tables or Kind.ADD in kinds,
+        "ENGINE_USE_USUAL": any(_is_usual(step) for step in layers),
+        "ENGINE_USE_FINISHES": special,
+        "ENGINE_USE_DENSE": bool(forms & {Form.DENSE, Form.FOURS}),
+        "ENGINE_USE_FOURS": Form.FOURS in forms,
         "ENGINE_USE_SPARSE": Form.SPARSE in forms,
         "ENGINE_USE_COUNTS": any(step.counts is not None for step in steps),
         "ENGINE_USE_PACKED": sum({1 << step.bits for step in layers if step.form == Form.PACKED}),
-        "ENGINE_USE_TABLES": any(step.table is not None for step in steps),
+        "ENGINE_USE_TABLES": tables,
         "ENGINE_USE_FUNCTIONS": sum({1 << step.function for step in steps if step.kind == Kind.ACTIVATE}),
         "ENGINE_USE_LAYER_NORM": Kind.LAYER_NORM in kinds,
         "ENGINE_USE_FLOAT": any(Type.F32 in (step.source_type, step.target_type) for step in steps),
         "ENGINE_USE_DOUBLE": not integer_only and (entry.mean is not None or entry.dtype == Dtype.INT64),
+        "ENGINE_USE_DTYPES": 0 if integer_only else 1 << entry.dtype,
+        "ENGINE_USE_ACTIONS": 0 if integer_only else 1 << leave.kind,
+        "ENGINE_USE_SQUASH": not integer_only and bool(leave.squash),
+        "ENGINE_USE_WIDE_ACTIONS": not integer_only and bool(leave.wide),
         "ENGINE_USE_ENDS": not integer_only,
     }
+
+
+def _is_usual(step: Step) -> bool:
+    return step.finish == Finish.REQUANTIZE and not step.wide and step.target_type == Type.U8
+
+
+def _is_kept(step: Step) -> bool:
+    return step.finish == Finish.KEEP and not step.relu
 
 
 def network(

@@ -4,6 +4,8 @@
 #include <float.h>
 #include <string.h>
 
+#include "engine_dsp.h"
+
 #if ENGINE_USE_ENDS
 /* 16 concerns half precision alone (GCC, for processors that have it). */
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
@@ -49,17 +51,35 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #define APART_ON_DEVICES APART
 #endif
 
-/* Four turns of a loop in one, where the compiler has found nothing better. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll_count(4)")
-#elif defined(__GNUC__) && __GNUC__ >= 8
-#define UNROLL _Pragma("GCC unroll 4")
+#ifdef __GNUC__
+#define INLINED static inline __attribute__((always_inline)) /* its loop too where sizes count more than time */
 #else
-#define UNROLL
+#define INLINED static inline
+#endif
+/* GCC, where sizes count more than time, weighs variables of a loop as all others, and has a Cortex-M0 spill them. */
+#if defined(__OPTIMIZE_SIZE__) && defined(__GNUC__) && !defined(__clang__) && defined(__thumb__) && !defined(__thumb2__)
+#define FOR_TIME __attribute__((optimize("O2")))
+#else
+#define FOR_TIME
+#endif
+
+/* Keeps the compiler from computing a variable in another way than loops say, which would take registers. */
+#if defined(__GNUC__) && defined(__thumb2__)
+#define AS_IT_STANDS(variable) __asm__("" : "+r"(variable))
+#elif defined(__GNUC__) && defined(__thumb__)
+#define AS_IT_STANDS(variable) __asm__("" : "+l"(variable))
+#else
+#define AS_IT_STANDS(variable) (void)0
+#endif
+#if defined(__OPTIMIZE_SIZE__) || defined(__ARM_ARCH_6M__)
+#define INLINED_FOR_TIME APART static /* compilers spill what the loop needs most */
+#else
+#define INLINED_FOR_TIME INLINED
 #endif
 
 /* ---- codes ---- */
 
+#if ENGINE_USE_LONG || ENGINE_USE_ADD || (ENGINE_USE_CELLS && ENGINE_USE_TABLES)
 static int32_t clip(int64_t value, int32_t low, int32_t high) {
     return value < low ? low : value > high ? high : (int32_t)value;
 }
@@ -67,13 +87,21 @@ static int32_t clip(int64_t value, int32_t low, int32_t high) {
 static int64_t requantize(int32_t sum, uint8_t multiplier, uint8_t shift) {
     return ((int64_t)sum * multiplier + ((int64_t)1 << (shift - 1))) >> shift;
 }
+#endif
 
-/* The same in 32 bits, where sums beyond +-2^23 are past the limits; a shift is at most 23 then. */
-static int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t shift, int32_t low, int32_t high) {
-    const int32_t most = (int32_t)1 << 23;
-    sum = sum < -most ? -most : sum > most ? most : sum;
-    sum = ((sum * multiplier >> (shift - 1)) + 1) >> 1; /* half of 2^shift would cost an AVR another loop */
-    return sum < low ? low : sum > high ? high : sum;
+/*
+ * The same in 32 bits, where sums from -2^23 to 2^23 - 1 are requantized in place of those beyond, which are past the
+ * limits; a shift is at most 23 then. `half` of 2^shift is given, because a layer needs it once.
+ */
+INLINED int32_t requantize_narrow(int32_t sum, int32_t multiplier, int32_t half, int32_t shift) {
+    const int32_t most = ((int32_t)1 << 23) - 1;
+    if (ENGINE_USE_CLIP) /* one instruction on a Cortex-M3 */
+        sum = sum < -most - 1 ? -most - 1 : sum > most ? most : sum;
+    return (sum * multiplier + half) >> shift;
+}
+
+INLINED int32_t clip_narrow(int32_t code, int32_t low, int32_t high) {
+    return code < low ? low : code > high ? high : code;
 }
 
 #if ENGINE_USE_ADD || ENGINE_USE_WINDOWS || ENGINE_USE_TABLES || ENGINE_USE_STATE
@@ -93,12 +121,19 @@ static void put(const engine_step *s, unsigned char *target, size_t i, int32_t c
 
 APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target, size_t i, size_t o, uint32_t sum) {
     int32_t code = (int32_t)sum;
+    (void)o;
+#if ENGINE_USE_FINISHES
     if (s->finish == ENGINE_KEEP) {
         code = s->relu && code < 0 ? 0 : code;
     } else {
         const size_t at = s->per_output ? o : 0;
-        code = s->wide ? clip(requantize(code, s->multiplier[at], s->shift[at]), s->low, s->high)
-                       : requantize_narrow(code, s->multiplier[at], s->shift[at], s->low, s->high);
+        const uint8_t multiplier = s->multiplier[at], shift = s->shift[at];
+#if ENGINE_USE_LONG
+        if (s->wide)
+            code = clip(requantize(code, multiplier, shift), s->low, s->high);
+        else
+#endif
+            code = clip_narrow(requantize_narrow(code, multiplier, (int32_t)1 << (shift - 1), shift), s->low, s->high);
 #if ENGINE_USE_TABLES
         if (s->finish == ENGINE_TABLE)
             code = code < 0 ? -s->table[-code] : s->table[code];
@@ -108,38 +143,65 @@ APART ENGINE_API void engine_finish(const engine_step *s, unsigned char *target,
         }
 #endif
     }
+#endif
     put(s, target, i, code);
 }
 
-/* The same for most layers, codes to bytes; what it takes, read once a layer. */
+/* The same for most layers, codes to bytes in 32 bits; what it takes, read once a layer. */
 typedef struct {
-    int usual;
-    const ENGINE_ROM uint8_t *multiplier, *shift;
-    size_t each; /* ones if there is a multiplier and a shift for each output */
-    int32_t low, high, zero;
+    int usual, per_output;
+    int32_t multiplier, half, shift, low, high, zero;
 } ending;
 
-static ending ending_of(const engine_step *s) {
-    const int usual = s->finish == ENGINE_REQUANTIZE && !s->wide && s->target_type == ENGINE_U8;
-    const ending e = {usual,  s->multiplier, s->shift, s->per_output ? SIZE_MAX : 0,
-                      s->low, s->high,       s->target_zero};
+INLINED ending ending_of(const engine_step *s) {
+    const int usual = ENGINE_USE_USUAL && s->finish == ENGINE_REQUANTIZE && !(ENGINE_USE_LONG && s->wide) &&
+                      s->target_type == ENGINE_U8;
+    ending e = {usual, ENGINE_USE_PER_OUTPUT && s->per_output, 0, 0, 0, 0, 255, 0};
+    if (usual) {
+        e.multiplier = s->multiplier[0];
+        e.shift = s->shift[0];
+        e.half = (int32_t)1 << (e.shift - 1);
+    }
+#if ENGINE_USE_LIMITS
+    e.low = s->low;
+    e.high = s->high;
+    e.zero = s->target_zero;
+#endif
     return e;
 }
 
-static inline void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o,
-                          uint32_t sum) {
-    const size_t at = o & e->each;
-    if (e->usual)
-        target[i] = (unsigned char)(requantize_narrow((int32_t)sum, e->multiplier[at], e->shift[at], e->low, e->high) +
-                                    e->zero);
-    else
-        engine_finish(s, target, i, o, sum);
+INLINED void finish(const engine_step *s, const ending *e, unsigned char *target, size_t i, size_t o, uint32_t sum) {
+    int32_t multiplier = e->multiplier, half = e->half, shift = e->shift;
+    if (!ENGINE_USE_USUAL || !e->usual) {
+        if (ENGINE_USE_FINISHES)
+            engine_finish(s, target, i, o, sum);
+        else
+            ((int32_t *)(void *)target)[i] = (int32_t)sum;
+        return;
+    }
+    if (e->per_output) {
+        multiplier = s->multiplier[o];
+        shift = s->shift[o];
+        half = (int32_t)1 << (shift - 1);
+    }
+    target[i] = (unsigned char)(clip_narrow(requantize_narrow((int32_t)sum, multiplier, half, shift), e->low, e->high) +
+                                e->zero);
 }
 
 /* How a window lies in memory: `lines` runs of neighbours on each of `planes`. */
 typedef struct {
     size_t planes, plane, lines, line, run;
 } window;
+
+#if ENGINE_USE_IMAGES /* elsewhere a window is the vector */
+#define PLANES(v) ((v)->planes)
+#define LINES(v) ((v)->lines)
+#define RUN(s, v) ((v)->run)
+#else
+#define PLANES(v) 1
+#define LINES(v) 1
+#define RUN(s, v) ((s)->channels)
+#endif
 
 #if ENGINE_USE_COUNTS
 #define COUNTS(s) ((s)->counts)
@@ -148,7 +210,7 @@ typedef struct {
 #endif
 
 /* Weight k of those packed from `byte` on. With constants for k and bits this is a load or two and a shift or two. */
-static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
+INLINED uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bits) {
     const unsigned first = k * bits / 8, at = k * bits % 8;
     uint32_t word = byte[first];
     if (at + bits > 8)
@@ -165,32 +227,138 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             sum += PRODUCT(4, BITS) + PRODUCT(5, BITS) + PRODUCT(6, BITS) + PRODUCT(7, BITS);                      \
         }
 
+/* Four turns of a loop in one, for those of all weights; a row that fours leave over is not worth the bytes. */
+#if ENGINE_USE_FOURS && !ENGINE_USE_KERNELS
+#define UNROLL_ROW
+#elif defined(__clang__)
+#define UNROLL_ROW _Pragma("clang loop unroll_count(4)")
+#elif defined(__GNUC__) && __GNUC__ >= 8
+#define UNROLL_ROW _Pragma("GCC unroll 4")
+#else
+#define UNROLL_ROW
+#endif
+
+/* Products of n inputs and weights, added to sum. */
+#define ROW_SUM(NAME, SOURCE)                                                                                      \
+    APART static uint32_t NAME##_row(const SOURCE *x, const ENGINE_ROM int8_t *weight, size_t n, uint32_t sum) {   \
+        UNROLL_ROW                                                                                                 \
+        for (const SOURCE *const end = x + n; x != end;)                                                           \
+            sum += (uint32_t)(int32_t)(*weight++ * *x++);                                                          \
+        return sum;                                                                                                \
+    }
+
+/*
+ * Products of n inputs and weights of four outputs (ENGINE_FOURS), added to sums. On an 8-bit machine a FACTOR has 16
+ * bits, which products of two bytes fit.
+ */
+#define FOUR_SUMS(NAME, SOURCE, FACTOR, QUADS)                                                                     \
+    FOR_TIME APART static void NAME##_four(const SOURCE *x, const ENGINE_ROM uint8_t *w, size_t n, uint32_t *sums) {        \
+        uint32_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];                                               \
+        const SOURCE *end = x + (n & ~(size_t)3);                                                                  \
+        for (; x != end; x += 4, w += 16) {                                                                        \
+            QUADS(FACTOR)                                                                                          \
+            AS_IT_STANDS(x);                                                                                       \
+            AS_IT_STANDS(w);                                                                                       \
+        }                                                                                                          \
+        for (end += n & 3; x != end; x++, w += 4) {                                                                \
+            ONE_INPUT(FACTOR, 0, 1)                                                                                   \
+            AS_IT_STANDS(x);                                                                                       \
+            AS_IT_STANDS(w);                                                                                       \
+        }                                                                                                          \
+        sums[0] = a;                                                                                               \
+        sums[1] = b;                                                                                               \
+        sums[2] = c;                                                                                               \
+        sums[3] = d;                                                                                               \
+    }
+
+/* The products of one input with its weights, which lie so far apart. */
+#define ONE_INPUT(FACTOR, k, apart)           \
+    {                                      \
+        const FACTOR v = (FACTOR)x[k];     \
+        a += w[k] * v;                     \
+        AS_IT_STANDS(a);                   \
+        b += w[k + apart] * v;             \
+        AS_IT_STANDS(b);                   \
+        c += w[k + 2 * apart] * v;         \
+        AS_IT_STANDS(c);                   \
+        d += w[k + 3 * apart] * v;         \
+        AS_IT_STANDS(d);                   \
+    }
+#ifdef __AVR__ /* sums take most registers there anyway */
+#define QUADS(FACTOR)                 \
+    for (uint8_t k = 0; k < 4; k++)   \
+        ONE_INPUT(FACTOR, k, 4)
+#else
+#define QUADS(FACTOR)         \
+    ONE_INPUT(FACTOR, 0, 4)   \
+    ONE_INPUT(FACTOR, 1, 4)   \
+    ONE_INPUT(FACTOR, 2, 4)   \
+    ONE_INPUT(FACTOR, 3, 4)
+#endif
+
+#if ENGINE_DSP
+#define QUAD_ROW(SUM, at)                                \
+    word = dsp_word(w + at);                             \
+    SUM = dsp_add_products(SUM, dsp_even(word), even);   \
+    SUM = dsp_add_products(SUM, dsp_odd(word), odd);
+#define QUADS_OF_BYTES(FACTOR)                                   \
+    uint32_t word = dsp_word(x);                                 \
+    const uint32_t even = dsp_even(word), odd = dsp_odd(word);   \
+    QUAD_ROW(a, 0)                                               \
+    QUAD_ROW(b, 4)                                               \
+    QUAD_ROW(c, 8)                                               \
+    QUAD_ROW(d, 12)
+#else
+#define QUADS_OF_BYTES QUADS
+#endif
+
+/*
+ * Products of n pairs of a sparse layer, added to sum. Several pairs a turn, because counting turns would cost a small
+ * processor as much as multiplying: two, since an output may have few of them.
+ */
+#define PAIR_SUM(NAME, SOURCE, PAIRS)                                                                              \
+    INLINED_FOR_TIME uint32_t NAME##_pairs(const SOURCE *from, const ENGINE_ROM uint8_t *pair, size_t n, uint32_t sum) {      \
+        for (const ENGINE_ROM uint8_t *const end = pair + 2 * (n & ~(size_t)1); pair != end; pair += 4) {          \
+            PAIRS                                                                                                  \
+        }                                                                                                          \
+        if (n & 1) {                                                                                               \
+            PAIR(0)                                                                                                \
+        }                                                                                                          \
+        return sum;                                                                                                \
+    }
+#define PAIR(at)                                                  \
+    from += pair[at];                                             \
+    sum += (uint32_t)(int32_t)((int8_t)pair[at + 1] * *from);
+#define TWO_PAIRS   \
+    PAIR(0)         \
+    PAIR(2)
+#if ENGINE_DSP
+#define TWO_PAIRS_OF_BYTES                                              \
+    const uint32_t word = dsp_word(pair);                               \
+    const uint8_t *const first = from + (word & 0xFF);                  \
+    from = (const uint8_t *)dsp_add_third((uintptr_t)first, word);      \
+    sum = dsp_add_products(sum, *first | (uint32_t)*from << 16, dsp_odd_signed(word));
+#else
+#define TWO_PAIRS_OF_BYTES TWO_PAIRS
+#endif
+
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
- * final sum lies within int32 (policy/checks.py proves it); only the share of source_zero may pass it on the
- * way. Several products a turn, because counting turns would cost a small processor as much as multiplying: pairs by
- * two, since an output of a sparse layer may have few of them.
+ * final sum lies within int32 (policy/checks.py proves it); only the shares of source_zero, and of what weights of
+ * ENGINE_FOURS are more than they stand for, may pass it on the way.
  */
-#define INTEGER_POSITION(NAME, SOURCE)                                                                             \
+#define INTEGER_POSITION(NAME, SOURCE, FACTOR, PAIRS, QUADS)                                                       \
+    PAIR_SUM(NAME, SOURCE, PAIRS)                                                                                  \
     APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
         const ENGINE_ROM uint8_t *pair = s->weight;                                                                \
-        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
-            const SOURCE *from = x;                                                                                \
-            uint32_t sum = bias[o], n = COUNTS(s)[o];                                                              \
-            for (; n >= 2; n -= 2, pair += 4) {                                                                    \
-                from += pair[0];                                                                                   \
-                sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
-                from += pair[2];                                                                                   \
-                sum += (uint32_t)(int32_t)((int8_t)pair[3] * *from);                                               \
-            }                                                                                                      \
-            if (n) {                                                                                               \
-                from += pair[0];                                                                                   \
-                sum += (uint32_t)(int32_t)((int8_t)pair[1] * *from);                                               \
-                pair += 2;                                                                                         \
-            }                                                                                                      \
-            finish(s, &e, target, i + o, o, sum);                                                                  \
+        const ENGINE_ROM uint16_t *const counts = COUNTS(s);                                                       \
+        const size_t outputs = s->out_channels;                                                                    \
+        for (size_t o = 0; o < outputs; o++) {                                                                     \
+            const size_t n = counts[o];                                                                            \
+            finish(s, &e, target, i + o, o, NAME##_pairs(x, pair, n, bias[o]));                                    \
+            pair += 2 * n;                                                                                         \
         }                                                                                                          \
     }                                                                                                              \
     APART static void NAME##_packed(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, \
@@ -201,8 +369,8 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
         const uint32_t bits = s->bits, sign = 1u << (bits - 1), mask = 2 * sign - 1;                               \
         for (size_t o = 0; o < s->out_channels; o++) {                                                             \
             uint32_t sum = bias[o], held = 0, word = 0;                                                            \
-            for (size_t b = 0; b < v->lines; b++) {                                                                \
-                const SOURCE *from = x + b * v->line, *const end = from + v->run;                                  \
+            for (size_t b = 0; b < LINES(v); b++) {                                                                \
+                const SOURCE *from = x + b * v->line, *const end = from + RUN(s, v);                               \
                 if (!held) { /* at the start of a byte */                                                          \
                     EIGHTS(2)                                                                                      \
                     EIGHTS(3)                                                                                      \
@@ -224,20 +392,35 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             finish(s, &e, target, i + o, o, sum);                                                                  \
         }                                                                                                          \
     }                                                                                                              \
+    ROW_SUM(NAME, SOURCE)                                                                                          \
+    FOUR_SUMS(NAME, SOURCE, FACTOR, QUADS)                                                                         \
     APART static void NAME##_dense(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target,  \
                                    size_t i) {                                                                     \
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
-        const ENGINE_ROM int8_t *weight = s->weight;                                                               \
-        for (size_t o = 0; o < s->out_channels; o++) {                                                             \
-            uint32_t sum = bias[o];                                                                                \
-            for (size_t b = 0; b < v->lines; b++, weight += v->run) {                                              \
-                const SOURCE *from = x + b * v->line;                                                              \
-                UNROLL                                                                                             \
-                for (size_t k = 0; k < v->run; k++)                                                                \
-                    sum += (uint32_t)(int32_t)(weight[k] * from[k]);                                               \
+        const ENGINE_ROM uint8_t *weight = s->weight;                                                              \
+        size_t left = s->out_channels, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;                    \
+        uint32_t sums[4], more = 0;                                                                                \
+        if (ENGINE_USE_FOURS && n == 4)                                                                            \
+            for (size_t b = 0; b < LINES(v); b++)                                                                  \
+                for (const SOURCE *from = x + b * v->line, *const end = from + RUN(s, v); from != end;)            \
+                    more += (uint32_t)*from++;                                                                     \
+        for (size_t o = 0; left; left -= n) {                                                                      \
+            const SOURCE *from = x;                                                                                \
+            if (ENGINE_USE_FOURS && left < 4) {                                                                    \
+                n = 1;                                                                                             \
+                more = 0;                                                                                          \
             }                                                                                                      \
-            finish(s, &e, target, i + o, o, sum);                                                                  \
+            for (size_t j = 0; j < n; j++)                                                                         \
+                sums[j] = bias[o + j] - 128 * more;                                                                \
+            for (size_t b = 0; b < LINES(v); b++, from += v->line, weight += n * RUN(s, v)) {                      \
+                if (ENGINE_USE_FOURS && n == 4)                                                                    \
+                    NAME##_four(from, weight, RUN(s, v), sums);                                                    \
+                else                                                                                               \
+                    sums[0] = NAME##_row(from, (const ENGINE_ROM int8_t *)weight, RUN(s, v), sums[0]);             \
+            }                                                                                                      \
+            for (size_t j = 0; j < n; j++, o++)                                                                    \
+                finish(s, &e, target, i + o, o, sums[j]);                                                          \
         }                                                                                                          \
     }                                                                                                              \
     static void NAME(const engine_step *s, const window *v, const SOURCE *x, unsigned char *target, size_t i) {    \
@@ -249,12 +432,53 @@ static inline uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsign
             NAME##_dense(s, v, x, target, i);                                                                      \
     }
 
-INTEGER_POSITION(position_u8, uint8_t)
+INTEGER_POSITION(position_u8, uint8_t, unsigned, TWO_PAIRS_OF_BYTES, QUADS_OF_BYTES)
 #if ENGINE_USE_WIDE
-INTEGER_POSITION(position_s32, int32_t)
+INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS)
 #endif
 
 #if ENGINE_USE_FLOAT
+/* Whether every value of a window is finite. */
+static int all_finite(const engine_step *s, const window *v, const float *x) {
+    int finite = 1;
+    (void)s;
+#ifdef __SOFTFP__ /* to leave products out saves more than the answer */
+    (void)v, (void)x;
+    finite = 0;
+#else
+    for (size_t a = 0; a < PLANES(v); a++)
+        for (size_t b = 0; b < LINES(v); b++)
+            for (size_t k = 0; k < RUN(s, v); k++) {
+                uint32_t bits;
+                memcpy(&bits, x + a * v->plane + b * v->line + k, 4);
+                finite &= (bits & 0x7F800000u) != 0x7F800000u;
+            }
+#endif
+    return finite;
+}
+
+/* Products of n values and weights, added to sum one after another; zero weights are left out unless all are `finite`. */
+APART_ON_DEVICES static float real_sum(const float *x, const ENGINE_ROM float *weight, size_t n, float sum, int finite) {
+    const float *const end = x + n;
+    if (finite) {
+        for (const float *const even = end - n % 4; x != even; x += 4, weight += 4) {
+            sum += weight[0] * x[0];
+            sum += weight[1] * x[1];
+            sum += weight[2] * x[2];
+            sum += weight[3] * x[3];
+        }
+        for (; x != end; x++, weight++)
+            sum += *weight * *x;
+    } else
+        for (; x != end; x++, weight++) {
+            uint32_t bits;
+            memcpy(&bits, weight, 4);
+            if (bits << 1)
+                sum += *weight * *x;
+        }
+    return sum;
+}
+
 /* Sums over the inputs ascending, zero weights left out, every product and every sum rounded. */
 APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v, const float *x, float *target,
                                           size_t step) {
@@ -262,6 +486,7 @@ APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v,
     const ENGINE_ROM uint8_t *pair = s->weight;
     const ENGINE_ROM int8_t *weight = s->weight;
     const ENGINE_ROM float *real = s->weight;
+    const int finite = s->form == ENGINE_REAL && all_finite(s, v, x);
     for (size_t o = 0; o < s->out_channels; o++) {
         const float *from = x;
         float sum = 0.0f;
@@ -272,16 +497,15 @@ APART_ON_DEVICES static void position_f32(const engine_step *s, const window *v,
                     sum += (float)(int8_t)pair[1] * *from;
             }
         } else {
-            for (size_t a = 0; a < v->planes; a++)
-                for (size_t b = 0; b < v->lines; b++, weight += v->run, real += v->run) {
+            for (size_t a = 0; a < PLANES(v); a++)
+                for (size_t b = 0; b < LINES(v); b++) {
                     from = x + a * v->plane + b * v->line;
                     if (s->form == ENGINE_REAL) {
-                        for (size_t k = 0; k < v->run; k++)
-                            if (real[k] < 0.0f || real[k] > 0.0f)
-                                sum += real[k] * from[k];
+                        sum = real_sum(from, real, RUN(s, v), sum, finite);
+                        real += RUN(s, v);
                     } else
-                        for (size_t k = 0; k < v->run; k++)
-                            sum += (float)weight[k] * from[k];
+                        for (size_t k = 0; k < RUN(s, v); k++)
+                            sum += (float)*weight++ * from[k];
                 }
         }
         sum = sum * s->scale[s->per_output ? o : 0] + bias[o];
@@ -313,15 +537,13 @@ static inline void position(const engine_step *s, const window *v, const unsigne
 static void layer(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const int real = s->source_type == ENGINE_F32;
     const size_t pixel = real ? 1 : s->channels, line = s->width * pixel;
-    const size_t positions = (size_t)s->out_height * s->out_width;
-    const window v = {
-        real ? s->channels : 1,
-        (size_t)s->height * s->width,
-        s->kernel_height,
-        line,
-        s->kernel_width * pixel,
-    };
+    const size_t positions = (size_t)s->out_height * s->out_width, plane = (size_t)s->height * s->width;
+    window v = {real ? s->channels : 1, plane, s->kernel_height, line, s->kernel_width * pixel};
     size_t i = 0;
+    if (plane == 1) { /* all planes follow one another */
+        v.planes = 1;
+        v.run = s->channels;
+    }
     for (uint32_t y = 0; y < s->out_height; y++)
         for (uint32_t x = 0; x < s->out_width; x++, i++)
             position(s, &v, source, (size_t)y * s->stride_height * line + (size_t)x * s->stride_width * pixel, target,
@@ -495,6 +717,7 @@ static size_t target_size(const engine_step *s) {
 #endif
 }
 
+#if ENGINE_USE_RELU
 static void relu(const engine_step *s, const unsigned char *source, unsigned char *target) {
     const size_t n = source_size(s);
     if (ENGINE_USE_FLOAT && s->source_type == ENGINE_F32) {
@@ -511,6 +734,7 @@ static void relu(const engine_step *s, const unsigned char *source, unsigned cha
         for (size_t i = 0; i < n; i++)
             target[i] = source[i] > s->source_zero ? source[i] : s->source_zero;
 }
+#endif
 
 #if ENGINE_USE_TABLES
 APART static void look_up(const engine_step *s, const unsigned char *source, unsigned char *target) {
@@ -839,9 +1063,11 @@ ENGINE_API void engine_step_run(const engine_step *s, unsigned char *work, size_
         case ENGINE_LAYER:
             layer(s, from, to);
             break;
+#if ENGINE_USE_RELU
         case ENGINE_RELU:
             relu(s, from, to);
             break;
+#endif
 #if ENGINE_USE_ADD
         case ENGINE_ADD:
             add(s, from, work + s->second * rows + r * second, to);
@@ -914,29 +1140,13 @@ static int finite64(double x) {
 }
 
 static double wide_value(unsigned dtype, const void *from, uint32_t i) {
-    switch (dtype) {
-    case ENGINE_FLOAT32:
-        return (double)((const float *)from)[i];
-    case ENGINE_FLOAT64:
-        return ((const double *)from)[i];
-    case ENGINE_UINT8:
-        return ((const uint8_t *)from)[i];
-    case ENGINE_INT8:
-        return ((const int8_t *)from)[i];
-    case ENGINE_INT16:
-        return ((const int16_t *)from)[i];
-    case ENGINE_INT32:
-        return ((const int32_t *)from)[i];
-    default:
-        return (double)((const int64_t *)from)[i];
-    }
+#define WIDE_VALUE(number, TYPE)                           \
+    if (ENGINE_USE_DTYPES >> number & 1 && dtype == number) \
+        return (double)((const TYPE *)from)[i];
+    ENGINE_OF_DTYPES(WIDE_VALUE)
+    return 0.0;
 }
 #endif
-
-#define READ(TYPE)                               \
-    for (uint32_t i = 0; i < n; i++)             \
-        x[i] = (float)((const TYPE *)from)[i];   \
-    break
 
 enum { TOGETHER = 8 }; /* values of an observation that are on their way at once */
 
@@ -944,26 +1154,11 @@ enum { TOGETHER = 8 }; /* values of an observation that are on their way at once
 static void read(const engine_input *in, const void *observation, uint32_t first, uint32_t n, float *x) {
     static const uint8_t size[] = {4, 8, 1, 1, 2, 4, 8};
     const unsigned char *from = (const unsigned char *)observation + (size_t)first * size[in->dtype];
-    switch (in->dtype) {
-    case ENGINE_FLOAT32:
-        READ(float);
-    case ENGINE_FLOAT64:
-        READ(double);
-    case ENGINE_UINT8:
-        READ(uint8_t);
-    case ENGINE_INT8:
-        READ(int8_t);
-    case ENGINE_INT16:
-        READ(int16_t);
-    case ENGINE_INT32:
-        READ(int32_t);
-#if ENGINE_USE_DOUBLE /* libgcc converts int64 by way of float64 */
-    case ENGINE_INT64:
-        READ(int64_t);
-#endif
-    default:
-        break;
-    }
+#define READ(number, TYPE)                                     \
+    if (ENGINE_USE_DTYPES >> number & 1 && in->dtype == number) \
+        for (uint32_t i = 0; i < n; i++)                       \
+            x[i] = (float)((const TYPE *)from)[i];
+    ENGINE_OF_DTYPES(READ)
 #if ENGINE_USE_DOUBLE
     for (uint32_t i = 0; in->mean && i < n; i++) {
         const double value = wide_value(in->dtype, from, i);
@@ -1053,36 +1248,36 @@ static uint32_t largest(const float *values, uint32_t n) {
 }
 
 static void act(const engine_output *out, const float *values, unsigned char *action) {
-    if (out->kind == ENGINE_DISCRETE) {
+    if (ENGINE_USE_ACTIONS >> ENGINE_DISCRETE & 1 && out->kind == ENGINE_DISCRETE) {
         const int64_t choice = (int64_t)largest(values, out->outputs) + out->start;
         memcpy(action, &choice, 8);
         return;
     }
-    if (out->kind == ENGINE_MULTI_DISCRETE) {
+    if (ENGINE_USE_ACTIONS >> ENGINE_MULTI_DISCRETE & 1 && out->kind == ENGINE_MULTI_DISCRETE) {
         for (uint32_t g = 0; g < out->groups; values += out->nvec[g++]) {
             const int64_t choice = (int64_t)largest(values, out->nvec[g]);
             memcpy(action + 8 * (size_t)g, &choice, 8);
         }
         return;
     }
-    if (out->kind == ENGINE_MULTI_BINARY) {
+    if (ENGINE_USE_ACTIONS >> ENGINE_MULTI_BINARY & 1 && out->kind == ENGINE_MULTI_BINARY) {
         for (uint32_t i = 0; i < out->outputs; i++) {
             const int64_t choice = values[i] > 0.0f;
             memcpy(action + 8 * (size_t)i, &choice, 8);
         }
         return;
     }
-    for (uint32_t i = 0; i < out->outputs; i++) {
+    for (uint32_t i = 0; ENGINE_USE_ACTIONS >> ENGINE_BOX & 1 && i < out->outputs; i++) {
         const float low = out->low[i], high = out->high[i];
         float y = values[i];
-        if (out->squash) {
+        if (ENGINE_USE_SQUASH && out->squash) {
             const float half = 0.5f * (engine_tanh(y) + 1.0f);
             y = low + half * (high - low);
         } else {
             y = y > low ? y : low;
             y = y < high ? y : high;
         }
-        if (out->wide) {
+        if (ENGINE_USE_WIDE_ACTIONS && out->wide) {
             const double wide = (double)y;
             memcpy(action + 8 * (size_t)i, &wide, 8);
         } else

@@ -36,6 +36,9 @@ extern "C" {
 #ifndef ENGINE_USE_WINDOWS /* steps that pad, pool or flatten images */
 #define ENGINE_USE_WINDOWS 1
 #endif
+#ifndef ENGINE_USE_RELU /* as a step of its own */
+#define ENGINE_USE_RELU 1
+#endif
 #ifndef ENGINE_USE_ADD
 #define ENGINE_USE_ADD 1
 #endif
@@ -57,8 +60,32 @@ extern "C" {
 #ifndef ENGINE_USE_WIDE /* in layers and ReLU */
 #define ENGINE_USE_WIDE 1
 #endif
-#ifndef ENGINE_USE_DENSE
+#ifndef ENGINE_USE_LONG /* layers whose sums are requantized in 64 bits */
+#define ENGINE_USE_LONG 1
+#endif
+#ifndef ENGINE_USE_CLIP /* in 32 bits: sums that may pass +-2^23 */
+#define ENGINE_USE_CLIP 1
+#endif
+#ifndef ENGINE_USE_PER_OUTPUT /* layers of a multiplier and shift for each output */
+#define ENGINE_USE_PER_OUTPUT 1
+#endif
+#ifndef ENGINE_USE_LIMITS /* layers whose codes are not all bytes from 0 to 255 */
+#define ENGINE_USE_LIMITS 1
+#endif
+#ifndef ENGINE_USE_CODES /* limits of codes that steps read */
+#define ENGINE_USE_CODES 1
+#endif
+#ifndef ENGINE_USE_USUAL /* layers whose sums are requantized to bytes in 32 bits */
+#define ENGINE_USE_USUAL 1
+#endif
+#ifndef ENGINE_USE_FINISHES /* layers that neither do that nor keep their sums, without ReLU */
+#define ENGINE_USE_FINISHES 1
+#endif
+#ifndef ENGINE_USE_DENSE /* and rows of FOURS */
 #define ENGINE_USE_DENSE 1
+#endif
+#ifndef ENGINE_USE_FOURS
+#define ENGINE_USE_FOURS 1
 #endif
 #ifndef ENGINE_USE_SPARSE
 #define ENGINE_USE_SPARSE 1
@@ -83,6 +110,18 @@ extern "C" {
 #endif
 #ifndef ENGINE_USE_DOUBLE /* float64 arithmetic (6 kB of library on a Cortex-M0): normalization, int64 observations */
 #define ENGINE_USE_DOUBLE 1
+#endif
+#ifndef ENGINE_USE_DTYPES /* bit n is set where observations have type n */
+#define ENGINE_USE_DTYPES 0xFF
+#endif
+#ifndef ENGINE_USE_ACTIONS /* bit n is set where actions are of kind n */
+#define ENGINE_USE_ACTIONS 0xFF
+#endif
+#ifndef ENGINE_USE_SQUASH /* box actions by tanh */
+#define ENGINE_USE_SQUASH 1
+#endif
+#ifndef ENGINE_USE_WIDE_ACTIONS /* box actions in float64 */
+#define ENGINE_USE_WIDE_ACTIONS 1
 #endif
 #ifndef ENGINE_USE_ENDS /* observation to codes, accumulators to action: 0 leaves a build without any float */
 #if defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8
@@ -144,9 +183,11 @@ enum engine_kind { ENGINE_KINDS(ENGINE_NAME) };
 /*
  * Weights. DENSE: int8, (outputs, inputs of a window in the order of memory). PACKED: the same in `bits` bits each,
  * lowest bits first, every output from a new byte on. SPARSE: for each output, `counts` pairs of bytes: how far to go
- * on in memory, in elements, and the int8 to multiply with. REAL: float32.
+ * on in memory, in elements, and the int8 to multiply with. REAL: float32. FOURS: those of DENSE for four outputs at a
+ * time, line after line of the window: blocks of four inputs, (4 outputs, 4 inputs), and behind them the inputs that are
+ * left, (inputs, 4 outputs), each byte 128 more than its weight; outputs that are left at the end are as in DENSE.
  */
-#define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL)
+#define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL) NAME(ENGINE_FOURS)
 enum engine_form { ENGINE_FORMS(ENGINE_NAME) };
 
 /*
@@ -200,8 +241,8 @@ typedef void engine_kernel(const engine_step *step, unsigned char *work, size_t 
     FIELD(IMAGES, uint16_t, stride_width)                                                                              \
     FIELD(WINDOWS, uint16_t, padding_height) /* of PAD, before the first line and column */                            \
     FIELD(WINDOWS, uint16_t, padding_width)                                                                            \
-    FIELD(ALWAYS, int32_t, low)         /* of the codes that come out, or that a table is for */                       \
-    FIELD(ALWAYS, int32_t, high)                                                                                       \
+    FIELD(CODES, int32_t, low)          /* of the codes that come out, or that a table is for */                       \
+    FIELD(CODES, int32_t, high)                                                                                        \
     FIELD(WINDOWS, int32_t, fill)       /* of PAD: a byte, an S32; INT32_MIN is minus infinity in F32 */               \
     FIELD(ALWAYS, const ENGINE_ROM void *, weight)                                                                     \
     FIELD(COUNTS, const ENGINE_ROM uint16_t *, counts)                                                                 \
@@ -225,6 +266,9 @@ struct engine_step {
     NAME(ENGINE_FLOAT32) NAME(ENGINE_FLOAT64) NAME(ENGINE_UINT8) NAME(ENGINE_INT8) NAME(ENGINE_INT16)                  \
     NAME(ENGINE_INT32) NAME(ENGINE_INT64)
 enum engine_dtype { ENGINE_DTYPES(ENGINE_NAME) };
+#define ENGINE_OF_DTYPES(DO)                                                                                           \
+    DO(ENGINE_FLOAT32, float) DO(ENGINE_FLOAT64, double) DO(ENGINE_UINT8, uint8_t) DO(ENGINE_INT8, int8_t)             \
+    DO(ENGINE_INT16, int16_t) DO(ENGINE_INT32, int32_t) DO(ENGINE_INT64, int64_t)
 
 typedef struct engine_input engine_input;
 typedef int engine_observe(const engine_input *in, const void *observations, size_t rows, unsigned char *target);

@@ -84,8 +84,9 @@ class Fields:
 
 @dataclass
 class Step(Fields):
-    """``engine_step``, and beside it what its layer was: its name, its weights as (outputs, window in the order of
-    memory), and (channels, positions) if its inputs lie in memory as (positions, channels), else (1, 1)."""
+    """``engine_step``, and beside it what its layer was: its name, its weights as (outputs, window in the order
+    of memory), (channels, positions) if its inputs lie in memory as (positions, channels), else (1, 1), and what no sum
+    of an integer layer passes in magnitude."""
 
     kind: Kind
     form: Form | None = None
@@ -136,6 +137,7 @@ class Step(Fields):
     layer: str | None = field(default=None, metadata=_BESIDE)
     dense: NDArray[Any] | None = field(default=None, metadata=_BESIDE)
     turn: tuple[int, int] | None = field(default=None, metadata=_BESIDE)
+    reach: int = field(default=0, metadata=_BESIDE)
 
     @property
     def positions(self) -> tuple[int, int]:
@@ -363,8 +365,10 @@ class _Lowering:
         weight = np.ascontiguousarray(weight.reshape(len(weight), -1))
         kernel = layer.weight.shape[2:] if layer.is_conv else (1, 1)
         step = Step(Kind.LAYER, relu=int(layer.relu), bias=layer.bias, layer=layer.name, dense=weight, turn=turn)
-        self._weights_of(layer, weight, _places(x, kernel), step)
+        self._weights_of(layer, weight, _places(x, kernel), kernel[0], step)
         if self._integer:
+            largest = np.abs(weight.astype(np.int64)).sum(axis=1) * max(-x.low, x.high)
+            step.reach = int((largest + np.abs(layer.bias.astype(np.int64))).max())
             shares = x.zero * weight.astype(np.int64).sum(axis=1)
             step.bias = ((layer.bias - shares) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
             target = self._finish(layer, step, fold, function)
@@ -374,7 +378,9 @@ class _Lowering:
         self._unordered = None
         return self._window(step, x, target, kernel, layer.stride, len(weight))
 
-    def _weights_of(self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], step: Step) -> None:
+    def _weights_of(
+        self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], lines: int, step: Step
+    ) -> None:
         step.weight = weight
         if layer.weight_bits == FLOAT_BITS:
             step.form = Form.REAL
@@ -396,6 +402,8 @@ class _Lowering:
         elif form == Form.PACKED:
             step.bits = packed_bits(weight)
             step.weight = packed(weight, step.bits)
+        elif form == Form.FOURS:
+            step.weight = fours(weight, lines)
 
     def _finish(self, layer: Layer, step: Step, fold: bool, function: Activation | None) -> Tensor:
         requantize = layer.requantize
@@ -552,6 +560,18 @@ def packed(weight: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     return np.packbits(digits.reshape(len(weight), -1), axis=1, bitorder="little").ravel()
 
 
+def fours(weight: NDArray[np.int8], lines: int) -> NDArray[np.uint8]:
+    """Weights (outputs, inputs) of windows of so many lines as ``engine.h`` says of FOURS; flat."""
+    outputs, inputs = weight.shape
+    blocks, run = outputs // 4, inputs // lines
+    bytes_ = (weight[: 4 * blocks] ^ np.int8(-128)).view(np.uint8).reshape(blocks, 4, lines, run).transpose(0, 2, 1, 3)
+    even = run - run % 4
+    quads = bytes_[..., :even].reshape(blocks, lines, 4, even // 4, 4).swapaxes(2, 3).reshape(blocks, lines, 4 * even)
+    others = bytes_[..., even:].swapaxes(2, 3).reshape(blocks, lines, 4 * (run - even))
+    summed = np.concatenate([quads, others], axis=2)
+    return np.concatenate([summed.ravel(), weight[4 * blocks :].view(np.uint8).ravel()])
+
+
 def _codes(low: int, high: int, shape: tuple[int, int, int]) -> Tensor:
     """A tensor for codes from ``low`` to ``high``: bytes, if they fit."""
     if low <= 0 <= high and high - low <= 255:
@@ -593,9 +613,11 @@ def _ratio(requantize: Requantization, outputs: int) -> tuple[NDArray[np.uint8],
 
 
 def _is_wide(requantize: Requantization) -> bool:
-    """Whether 32 bits are too few for requantization: beyond sums of +-2**23 the limits must decide."""
-    reach = (requantize.multiplier.astype(np.int64) << 23) >> requantize.shift
-    return bool(reach.min() <= max(-requantize.low, requantize.high) or requantize.shift.max() > 23)
+    """Whether 32 bits are too few for requantization: from sums of -2**23 and 2**23 - 1 on the limits must decide."""
+    multiplier, shift = requantize.multiplier.astype(np.int64), requantize.shift.astype(np.int64)
+    reach, limit = (multiplier << 23) >> shift, max(-requantize.low, requantize.high)
+    last = (multiplier * (2**23 - 1) + (1 << shift >> 1)) >> shift
+    return bool(reach.min() <= limit or last.min() < limit or shift.max() > 23)
 
 
 def _pixel_codes(quantization: InputQuantization, zero: int) -> NDArray[np.uint8]:

@@ -71,6 +71,7 @@ class Form(Name):
     PACKED = engine.NAMES["ENGINE_PACKED"]
     SPARSE = engine.NAMES["ENGINE_SPARSE"]
     REAL = engine.NAMES["ENGINE_REAL"]
+    FOURS = engine.NAMES["ENGINE_FOURS"]
 
 
 class Finish(Name):
