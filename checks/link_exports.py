@@ -130,7 +130,7 @@ def objects(sources: Sequence[Path], to: Path, *options: str | Path) -> list[Pat
 def callers(pair: Sequence[Export], to: Path, together: bool) -> list[Path]:
     """main.o and what calls the two exports, which lie in folders of their own."""
     to.mkdir()
-    headers = [f'#include "{export.folder / export.name}.h"' for export in pair]
+    headers = [f'#include "{export.folder}/include/{export.name}.h"' for export in pair]
     texts = [export.answer.replace("HEADER", header) for export, header in zip(pair, headers, strict=True)]
     if together:
         texts = ["\n".join([*reversed(headers), *(export.answer.replace("HEADER", "") for export in pair)])]
@@ -148,16 +148,15 @@ def libraries(pair: Sequence[Export], place: Path) -> Iterator[list[list[Path]]]
 
 
 def headers(pair: Sequence[Export], place: Path) -> Iterator[list[list[Path]]]:
-    includes = [("-I", export.folder) for export in pair]
+    includes = [("-I", export.folder / "include") for export in pair]
     for order in ((0, 1), (1, 0)):
         found = []
         for i, export in enumerate(pair):
             sources = place / f"headers{order[0]}{i}"
             sources.mkdir()
-            for file in export.sources:
-                shutil.copy(export.folder / file, sources)
+            own = [Path(shutil.copy(export.folder / file, sources)) for file in export.sources]
             both = [option for k in order for option in includes[k]]
-            found.append(objects([sources / file for file in export.sources], sources / "objects", *both))
+            found.append(objects(own, sources / "objects", *both))
         yield found
 
 
@@ -173,7 +172,7 @@ def one_folder(pair: Sequence[Export], place: Path) -> Iterator[list[list[Path]]
         folder = place / f"one{order[0]}"
         for i in order:
             shutil.copytree(pair[i].folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build"))
-        yield [objects(sorted(folder.glob("*.c")), folder / "objects"), []]
+        yield [objects(sorted(folder.glob("src/*.c")), folder / "objects"), []]
 
 
 WAYS = {"libraries": libraries, "headers": headers, "flags": flags, "one folder": one_folder}

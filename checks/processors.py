@@ -84,7 +84,7 @@ def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, po
     facts = json.loads((folder / "export.json").read_text())
     program = folder.parent / "program"
     (folder / "main.c").write_text(MAIN.replace("INIT", "policy_init()" if weights == "payload" else "0"))
-    sources = [*facts["sources"], "policy_vectors.c", "main.c"]
+    sources = ["-Iinclude", *facts["sources"], facts["tests"][0], "main.c"]
     compile_ = [
         processor.compiler,
         *STRICT,

@@ -213,7 +213,7 @@ def test_export_is_a_function_and_a_package(policy_file: Path, tmp_path: Path) -
     )
     done = python(code, str(policy_file), str(tmp_path / "a"))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a" / "a.c").exists()
+    assert (tmp_path / "a" / "src" / "a.c").exists()
 
 
 @pytest.mark.parametrize(

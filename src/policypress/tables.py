@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,8 +18,10 @@ from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
     from policypress.export import Report
+    from policypress.export.c_resources import Resources
     from policypress.export.verify import Verification
     from policypress.importers.opened import Opened
+    from policypress.measure.avr import AvrReport
     from policypress.measure.bench import BenchReport
     from policypress.measure.microcontroller import TargetReport
     from policypress.measure.size import SizeReport
@@ -382,6 +385,48 @@ def target_table(reports: Sequence[TargetReport]) -> Table:
     emulator = reports[0].emulator.split(" (")[0]
     table.caption = f"{reports[0].compiler}\n{emulator}: {machines}\ninstructions are not cycles"
     return table
+
+
+def avr_table(report: AvrReport) -> Table:
+    """What one policy takes on an AVR, and how many of its sums are not the reference's."""
+    table = _table("", f"avr ({report.mcu})")
+    table.add_row("observations run", f"{report.observations:,}")
+    table.add_row("answers that differ from the reference", f"{report.differing:,}")
+    table.add_section()
+    table.add_row("flash, bytes", f"{report.flash:,}")
+    table.add_row("RAM, bytes", f"{report.ram:,}")
+    table.add_row("  work memory, structures and other static data", f"{report.data:,}")
+    table.add_row("  stack", f"{report.stack:,}")
+    table.add_row("  codes and sums", f"{report.buffers:,}")
+    table.add_section()
+    table.add_row("cycles an action", f"{report.cycles:,.0f}")
+    table.add_row("  milliseconds at 16 MHz", f"{report.milliseconds:,.2f}")
+    table.caption = f"{report.compiler}, {report.options}; {report.emulator}\nwithout floats: codes to sums"
+    return table
+
+
+def resource_report(policy: Policy, path: Path, rows: Sequence[Resources]) -> str:
+    """Markdown for a design document: what the policy in ``path`` is, and what it takes of each target."""
+    contract = [f"| {key} | {value} |" for key, value in contract_rows(policy).items()]
+    lines = [f"Resources of `{path.name}`", "", "| | |", "|---|---|", *contract, ""]
+    lines.append(
+        "| processor | options | form | flash | RAM | static | stack | buffers | unit | mean of an action | at most |"
+        " answers that differ |"
+    )
+    lines.append("|---|---|---|---:|---:|---:|---:|---:|---|---:|---:|---:|")
+    for row in rows:
+        sizes = (row.flash, row.ram, row.data, row.stack, row.buffers)
+        counts = (row.unit, f"{row.count:,.0f}", "" if row.most is None else f"{row.most:,.0f}")
+        cells = (row.target, f"`{row.options}`", row.form, *(f"{size:,}" for size in sizes), *counts)
+        lines.append(f"| {' | '.join(cells)} | {row.differing} of {row.observations:,} |")
+    tools = ", ".join(dict.fromkeys(tool for row in rows for tool in row.tools))
+    lines += [
+        "",
+        "Flash: constants, engine and routines of the compiler's library, in bytes. RAM, in bytes: static data, the"
+        " deepest stack, and one observation and action of the caller; interrupts need stack of their own. Emulated:"
+        f" instructions are not cycles. By {tools}.",
+    ]
+    return "\n".join(lines)
 
 
 _NAME_WIDTH = 15  # of a network, beside seven columns of large numbers

@@ -52,7 +52,7 @@ def compilers():
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
@@ -211,7 +211,7 @@ def test_zero_points_are_compiled(weights, integer_only, tmp_path):
     settings = CExportConfig("net", weights=weights, integer_only=integer_only)
     assert export_c(policy, tmp_path / "out", settings).check.startswith("self test passed")
     if integer_only:
-        header = (tmp_path / "out/net.h").read_text()
+        header = (tmp_path / "out/include/net.h").read_text()
         assert "rint(x[i] * inverse_scale[i]) - zero_point[i], -127, 127)" in header
         assert "#define NET_ZERO_POINTS {300, 0, -9000, 1, 300}" in header
         return
@@ -227,7 +227,7 @@ def test_a_damaged_payload_is_refused(tmp_path):
     report = export_c(policy, tmp_path / "out", CExportConfig("net", weights="payload"))
     dense = export_c(policy, tmp_path / "dense", dataclasses.replace(UNCHECKED, weights="dense"))
     assert report.array_bytes < dense.array_bytes
-    source = tmp_path / "out/net.c"
+    source = tmp_path / "out/src/net.c"
     text = source.read_text()
     start = text.index("payload[") + 10
     end = text.index("};", start)
@@ -240,7 +240,7 @@ def test_a_damaged_payload_is_refused(tmp_path):
 def test_a_corrupted_constant_fails_the_self_test(tmp_path):
     policy = make_policy("integer", "vector")
     export_c(policy, tmp_path / "out", UNCHECKED)
-    source = tmp_path / "out/net.c"
+    source = tmp_path / "out/src/net.c"
     text = source.read_text()
     start = text.index("step0_bias[9] = {\n") + len("step0_bias[9] = {\n")
     source.write_text(text[:start] + "99" + text[start:].lstrip()[1:])  # the first bias
@@ -269,7 +269,7 @@ def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     report = export_c(make_policy("float", "tanh"), tmp_path / "out")
     assert report.check.startswith("not checked")
-    assert (tmp_path / "out/out.c").exists()
+    assert (tmp_path / "out/src/out.c").exists()
 
 
 def test_exports_are_deterministic(tmp_path):
@@ -285,8 +285,8 @@ def test_a_folder_of_others_stays_untouched(tmp_path):
     folder.mkdir()
     export_c(policy, folder, UNCHECKED)  # empty: fine
     export_c(policy, folder, dataclasses.replace(UNCHECKED, name="other"))  # ours: replaced
-    assert (folder / "other.c").exists()
-    assert not (folder / "net.c").exists()
+    assert (folder / "src/other.c").exists()
+    assert not (folder / "src/net.c").exists()
     (folder / "build").mkdir()
     (folder / "main.c").write_text("mine")
     before = sorted(path.name for path in folder.iterdir())
@@ -307,7 +307,7 @@ def test_a_link_keeps_what_it_points_to_up_to_date(tmp_path):
     (tmp_path / "link").symlink_to("out")
     export_c(policy, tmp_path / "link", dataclasses.replace(UNCHECKED, name="other"))
     assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "out/other.c").exists()
+    assert (tmp_path / "out/src/other.c").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
 
 
@@ -585,12 +585,14 @@ def test_no_product_and_sum_are_rounded_once_where_options_do_not_say_so(command
     export_c(make_policy("weight-only", "tanh"), tmp_path / "out", UNCHECKED)
 
     def fused(text):
-        (tmp_path / "out/net.c").write_text(text)
+        (tmp_path / "out/src/net.c").write_text(text)
         options = ("-std=gnu11", "-O2", "-S", "-o", "-")
-        shown = subprocess.run([*command, *options, tmp_path / "out/net.c"], check=True, capture_output=True, text=True)
+        shown = subprocess.run(
+            [*command, *options, tmp_path / "out/src/net.c"], check=True, capture_output=True, text=True
+        )
         return len(re.findall(r"^\s+vfn?m[as]", shown.stdout, re.M))
 
-    text = (tmp_path / "out/net.c").read_text()
+    text = (tmp_path / "out/src/net.c").read_text()
     assert fused(text) == 0
     assert fused(re.sub(r"#pragma .*(fp-contract|FP_CONTRACT).*", "", text)) > 0  # the check sees them where they are
 
@@ -600,7 +602,7 @@ def test_arduinos_options_keep_the_bits(command, tmp_path):
     if shutil.which(command[0]) is None or " fma " not in Path("/proc/cpuinfo").read_text():
         pytest.skip(f"{command[0]} or a processor with FMA is not here.")
     export_c(make_policy("weight-only", "tanh"), tmp_path / "out", UNCHECKED)
-    sources = sorted((tmp_path / "out").glob("*.c"))
+    sources = sorted((tmp_path / "out/src").glob("*.c"))
     program = tmp_path / "test"
     subprocess.run([*command, "-std=gnu11", "-O2", "-DNET_MAIN", *sources, "-o", program], check=True)
     assert subprocess.run([program], check=False, capture_output=True).returncode == 0
@@ -629,7 +631,7 @@ def test_the_makefile_does_what_it_says(tmp_path):
     assert "all test vectors are the same" in done.stdout
     assert (tmp_path / "out/build/libnet.a").exists()
     facts = json.loads((tmp_path / "out/export.json").read_text())
-    assert set(facts["files"]) == {path.name for path in (tmp_path / "out").iterdir()} - {"build"}
+    assert set(facts["files"]) == {file for file in files(tmp_path / "out") if not file.startswith("build")}
     assert report.work_bytes == facts["work_bytes"]
     export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)  # build/ is no obstacle
 
@@ -653,8 +655,8 @@ def test_make_leaves_no_objects_of_other_flags(tmp_path):
 def test_a_project_takes_the_whole_folder(tmp_path):
     """As Arduino, PlatformIO and GLOB do: every source, among them one with a main."""
     export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
-    (tmp_path / "out/main.c").write_text('#include "net.h"\nint main(void) { return net_self_test(); }\n')
-    sources = sorted((tmp_path / "out").glob("*.c"))
+    (tmp_path / "out/src/main.c").write_text('#include "net.h"\nint main(void) { return net_self_test(); }\n')
+    sources = sorted((tmp_path / "out/src").glob("*.c"))
     subprocess.run(["cc", "-std=c99", *sources, "-o", tmp_path / "main"], check=True)
     assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
 
@@ -669,16 +671,16 @@ def test_files_of_two_exports_of_one_name_are_refused(tmp_path):
         export_c(make_policy("integer", kind), tmp_path / str(i), UNCHECKED)
     (tmp_path / "src").mkdir()
     for file in ("net.c", "net_vectors.c"):
-        shutil.copy(tmp_path / "0" / file, tmp_path / "src")
-        own = ("-c", tmp_path / "src" / file, "-o", tmp_path / "x.o", "-I", tmp_path / "0")
+        shutil.copy(tmp_path / "0/src" / file, tmp_path / "src")
+        own = ("-c", tmp_path / "src" / file, "-o", tmp_path / "x.o", "-I", tmp_path / "0/include")
         assert refusal(*own) == ""
-        assert "net.h is of another export" in refusal("-I", tmp_path / "1", *own)
-    text = f'#include "{tmp_path}/0/net.h"\n'
+        assert "net.h is of another export" in refusal("-I", tmp_path / "1/include", *own)
+    text = f'#include "{tmp_path}/0/include/net.h"\n'
     main = "int main(void) { return net_self_test(); }\n"
-    (tmp_path / "both.c").write_text(text + text.replace("0/net.h", "1/net.h") + main)
+    (tmp_path / "both.c").write_text(text + text.replace("0/include", "1/include") + main)
     assert "two exports are called net" in refusal("-c", tmp_path / "both.c", "-o", tmp_path / "x.o")
     (tmp_path / "main.c").write_text(text + main)
-    parts = [[tmp_path / str(i) / file for file in ("net.c", "net_vectors.c")] for i in (0, 1)]
+    parts = [[tmp_path / str(i) / "src" / file for file in ("net.c", "net_vectors.c")] for i in (0, 1)]
     assert "undefined reference" in refusal(tmp_path / "main.c", *parts[1], "-o", tmp_path / "x")
     assert refusal(tmp_path / "main.c", *parts[1], *parts[0], "-o", tmp_path / "x") == ""  # both in one program
     assert subprocess.run([tmp_path / "x"], check=False).returncode == 0
@@ -688,7 +690,7 @@ def test_files_of_two_exports_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize("macro", ["ENGINE_USE_SPARSE=0", "ENGINE_USE_PACKED=1", "ENGINE_API=", "CODER_DECODE_ONLY"])
 def test_flags_of_another_export_are_refused(macro, tmp_path):
     export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
-    refused = refusal(f"-D{macro}", "-c", tmp_path / "out/net.c", "-o", tmp_path / "x.o")
+    refused = refusal(f"-D{macro}", "-c", tmp_path / "out/src/net.c", "-o", tmp_path / "x.o")
     assert "net.c says itself what it needs of the engine" in refused
 
 
@@ -731,7 +733,7 @@ def test_an_export_of_an_earlier_version_is_replaced_but_not_run(tmp_path):
 
 def test_the_header_tells_the_contract(tmp_path):
     export_c(make_policy("integer", "vector"), tmp_path / "out", UNCHECKED)
-    text = (tmp_path / "out/net.h").read_text()
+    text = (tmp_path / "out/include/net.h").read_text()
     for part in (
         *("#define NET_OBSERVATION_SIZE 5", "#define NET_ACTION_SIZE 3", "typedef double net_observation;"),
         *("normalized inside", "algo sac", "sparsity", "1: [-1, 1]", "int net_self_test(void);"),
@@ -747,7 +749,7 @@ def test_the_header_serves_cpp(tmp_path):
     for name, kind in (("net", "image"), ("other", "vector")):
         export_c(make_policy("integer", kind), tmp_path / name, CExportConfig(name, check=False))
         subprocess.run(
-            ["cc", "-std=c99", "-c", f"{tmp_path}/{name}/{name}.c", "-o", f"{tmp_path}/{name}.o"], check=True
+            ["cc", "-std=c99", "-c", f"{tmp_path}/{name}/src/{name}.c", "-o", f"{tmp_path}/{name}.o"], check=True
         )
     (tmp_path / "main.cpp").write_text(
         '#include "net.h"\n#include "other.h"\n'
@@ -757,7 +759,7 @@ def test_the_header_serves_cpp(tmp_path):
         "return net_predict(o, a) + net_predict_in(o, a, w) + other_predict(p, b); }\n"
     )
     objects = [f"{tmp_path}/net.o", f"{tmp_path}/other.o"]
-    includes = [f"-I{tmp_path}/net", f"-I{tmp_path}/other"]
+    includes = [f"-I{tmp_path}/net/include", f"-I{tmp_path}/other/include"]
     program = f"{tmp_path}/main"
     subprocess.run(["g++", "-Wall", "-Werror", *includes, f"{tmp_path}/main.cpp", *objects, "-o", program], check=True)
     assert subprocess.run([program], check=False).returncode == 0
@@ -801,9 +803,9 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     report = json.loads(call("--weights", "packed", "--json").out)
     assert report["name"] == "my_net"
     assert report["check"].startswith("self test passed")
-    assert (tmp_path / "out/my_net.h").exists()
+    assert (tmp_path / "out/include/my_net.h").exists()
     assert "flash" in call("--integer-only", "--name", "pole").out
-    assert (tmp_path / "out/pole.h").exists()
+    assert (tmp_path / "out/include/pole.h").exists()
     (tmp_path / "my-net.policy").rename(tmp_path / "policy.policy")
     monkeypatch.setattr(sys, "argv", ["policypress", "export", "policy.policy", "--to", "c", "--out", "out", "--json"])
     monkeypatch.chdir(tmp_path)

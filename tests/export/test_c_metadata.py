@@ -37,7 +37,7 @@ def test_lists_numbers_and_texts_become_initializers() -> None:
 def test_the_header_compiles_and_the_graph_carries_them(tmp_path: Path) -> None:
     policy = replace(make_policy("integer", "vector", vectors=True), provenance={"metadata": SAID})
     export(policy, tmp_path / "walk", to="c", name="walk")  # which compiles it
-    assert "WALK_ROBOT_KP" in (tmp_path / "walk" / "walk.h").read_text()
+    assert "WALK_ROBOT_KP" in (tmp_path / "walk" / "include" / "walk.h").read_text()
     export(policy, tmp_path / "walk.onnx", to="onnx")
     found = {entry.key: entry.value for entry in onnx.load(tmp_path / "walk.onnx").metadata_props}
     assert json.loads(found["kp"]) == SAID["kp"]

@@ -52,7 +52,17 @@ def test_a_program_keeps_the_state_and_resets_it(tmp_path: Path) -> None:
     policy, steps, again = box_policy(0), 6, 4
     export_c(policy, tmp_path / "mind", CExportConfig("mind", check=False))
     (tmp_path / "main.c").write_text(PROGRAM.replace("STEPS", str(steps)).replace("AGAIN", str(again)))
-    command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-Imind", "main.c", "mind/mind.c"]
+    command = [
+        "cc",
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-ffp-contract=off",
+        "-Imind/include",
+        "main.c",
+        "mind/src/mind.c",
+    ]
     subprocess.run([*command, "-o", "run"], cwd=tmp_path, check=True)
     seen, state, wanted = random_observations(policy, steps, 0), None, b""
     for step, observation in enumerate(seen):
@@ -64,7 +74,7 @@ def test_a_program_keeps_the_state_and_resets_it(tmp_path: Path) -> None:
 
 def test_a_policy_without_a_state_has_none_in_c(tmp_path: Path) -> None:
     export_c(make_policy("integer", "vector"), tmp_path / "plain", CExportConfig("plain", check=False))
-    header, source = ((tmp_path / "plain" / f"plain.{end}").read_text() for end in "hc")
+    header, source = ((tmp_path / "plain" / file).read_text() for file in ("include/plain.h", "src/plain.c"))
     assert "_state" not in header
     assert "plain_reset" not in source
     assert "#define ENGINE_USE_STATE 0" in source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,57 @@ def test_the_command_line_measures_targets() -> None:
     assert report["flash"] == sum(report["footprint"][part] for part in ("constants", "code", "library"))
 
 
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("observation", ["float32", "int16"])
+def test_narrow_observations_act_bit_for_bit_and_take_less(observation: str, agent: Policy) -> None:
+    wide, narrow = (measure_on_target(agent, "cortex-m0", observation=which) for which in (None, observation))
+    assert (narrow.differing, narrow.observation) == (0, observation)
+    assert narrow.footprint.flash < wide.footprint.flash
+    assert narrow.instructions < wide.instructions
+    assert narrow.buffers < wide.buffers
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_report_on_targets_is_a_table_in_markdown() -> None:
+    file = str(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
+    answer = CliRunner().invoke(app, ["bench", file, "--target", "cortex-m4", "--markdown"])
+    assert answer.exit_code == 0
+    lines = answer.stdout.splitlines()
+    rows = [line for line in lines if line.startswith("| cortex-m4 |")]
+    assert [row.split("|")[2].split()[-1] for row in rows] == ["-O2`", "-Os`"]
+    assert all("| 0 of 32 |" in row for row in rows)
+    header = next(line for line in lines if line.startswith("| processor"))
+    assert {row.count("|") for row in rows} == {header.count("|")}
+    assert "instructions are not cycles" in answer.stdout
+
+
+def test_markdown_is_of_targets() -> None:
+    file = str(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
+    answer = CliRunner().invoke(app, ["bench", file, "--markdown"])
+    assert answer.exit_code != 0
+    assert "add --target" in str(answer.exception)
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_export_says_what_it_takes(tmp_path: Path) -> None:
+    file = str(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
+    out = tmp_path / "cheetah"
+    answer = CliRunner().invoke(app, ["export", file, "--to", "c", "--out", str(out), "--name", "cheetah", "--measure"])
+    assert answer.exit_code == 0
+    text = (out / "include/cheetah.h").read_text()
+    assert len(re.findall(r"cortex-m[034] -O[2s]: flash [\d,]+, RAM [\d,]+", text)) == 6
+    assert "0 of 192 answers differ" in text
+
+
+def test_an_export_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(microcontroller, "EMULATOR", "no-such-qemu")
+    file = str(ROOT / "results" / "HalfCheetah-v5" / "keep-cheetah" / "policy.policy")
+    out = tmp_path / "cheetah"
+    answer = CliRunner().invoke(app, ["export", file, "--to", "c", "--out", str(out), "--name", "cheetah", "--measure"])
+    assert answer.exit_code == 0
+    assert "no-such-qemu" in (out / "include/cheetah.h").read_text()
+
+
 def test_an_unknown_target_is_refused(agent: Policy) -> None:
     with pytest.raises(ConfigError, match=r"cortex-m9.*cortex-m0, cortex-m3, cortex-m4"):
         measure_on_target(agent, "cortex-m9")
@@ -191,7 +243,7 @@ Linker script and memory map
 def test_the_table_fits_a_terminal() -> None:
     report = TargetReport(
         "cortex-m0", "microbit", "arm-none-eabi-gcc (15:12.2.rel1-1) 12.2.1 20221205", "QEMU emulator version 7.2.22",
-        "-O2", False, 1000, 0, Footprint(1, 2, 3, 4), 5, 6, 7.0, 8.0, 0.0, 62.5, 0.0,
+        "-O2", False, "float64", 1000, 0, Footprint(1, 2, 3, 4), 5, 6, 7.0, 8.0, 0.0, 62.5, 0.0,
     )  # fmt: skip
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from zipfile import is_zipfile
@@ -18,6 +19,7 @@ from policypress.export import FORMATS
 from policypress.extras import require
 
 if TYPE_CHECKING:
+    from policypress.export.c_resources import Resources
     from policypress.importers.formats import Asked
     from policypress.policy.policy import Policy
 
@@ -144,16 +146,21 @@ def bench(
         list[str] | None,
         typer.Option(
             help="Instead, flash, RAM and instructions on an emulated microcontroller, checked bit for bit: "
-            "cortex-m0, cortex-m3 or cortex-m4. May be given more than once."
+            "cortex-m0, cortex-m3, cortex-m4, or avr, without floats there. May be given more than once."
         ),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Of targets: a report in Markdown, compiled with -O2 and with -Os.")
+    ] = False,
     seed: SeedOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Time a policy against its peers: latency, throughput, bytes, energy; all in one run, in turns."""
     if target:
-        _bench_targets(policy_in(policy, opening, zipped), target, as_json)
+        _bench_targets(policy_in(policy, opening, zipped), policy, target, as_json, markdown)
         return
+    if markdown:
+        raise ConfigError("markdown is a report on targets: add --target.")
     from policypress.measure.bench import BenchConfig, plot
     from policypress.measure.bench import bench as run
     from policypress.measure.peers import named
@@ -228,7 +235,17 @@ def export(
         typer.Option(help="Of tflite: float (default), observation to action; integer, codes of the input to codes."),
     ] = None,
     observation: Annotated[
-        str | None, typer.Option(help="Of onnx: float32 for a policy that takes float64. Default: the policy's dtype.")
+        str | None,
+        typer.Option(
+            help="Of onnx and c: float32 for a policy that takes float64; of c also int16. Default: the policy's dtype."
+        ),
+    ] = None,
+    observation_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Of int16: what code 1 is worth, a number for every input with commas between, or one for all. "
+            "Default: the codes span what the policy tells apart."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Of c: what all names begin with. Default: from the policy's file or its folder.")
@@ -239,6 +256,14 @@ def export(
     weights: Annotated[
         str | None, typer.Option(help="Of c: auto, dense, packed, sparse or payload. Default: auto, the fewest bytes.")
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Of c: say in the header what it takes of a Cortex-M0, M3 and M4 (and, with --integer-only, an AVR), "
+            "with -O2 and -Os, measured in emulators; some 10 s.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random observations that it is checked with.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -250,11 +275,14 @@ def export(
     given: dict[str, Any] = {
         "style": style, "ends": ends, "observation": observation, "name": name, "integer_only": integer_only,
         "weights": weights,
+        "observation_scale": observation_scale and texts.numbers(observation_scale, "observation_scale"),
     }  # fmt: skip
     wanted = {option: value for option, value in given.items() if value is not None} | {"seed": seed}
     loaded = policy_in(policy, opening, zipped)
     if name is None and "name" in options_of(to):
         wanted["name"] = name_of(loaded, policy.name, policy.resolve().parent.name, out.name)
+    if measure:
+        wanted["measure"] = _measured(loaded, to, wanted)
     report = run(loaded, out, to, **wanted)
     if as_json:
         print_json(report.as_dict())
@@ -284,6 +312,21 @@ def verify(
         stdout.print(verification_table(result))
     if not result.holds:
         fail("an engine does not answer as the reference does.")
+
+
+def _measured(loaded: Policy, to: str, wanted: dict[str, Any]) -> tuple[Resources, ...] | str:
+    """What an export to C as ``wanted`` takes of processors, or why that is not known."""
+    from policypress.export import options_of
+    from policypress.measure.targets import TARGETS, missing_tools, resources
+
+    if "measure" not in options_of(to):
+        raise ConfigError(f"measure is not an option of the format {to}: leave it out.")
+    settings = ("integer_only", "weights", "observation", "observation_scale")
+    targets = [target for target in TARGETS if target != "avr" or wanted.get("integer_only")]
+    missing = missing_tools(targets)
+    if missing:
+        return f"not measured: {' and '.join(missing)} not found"
+    return resources(loaded, targets, **{key: wanted[key] for key in settings if key in wanted})
 
 
 def _asked(path: Path, opening: dict[str, Any]) -> Asked:
@@ -324,14 +367,30 @@ def _is_agent(path: Path, opening: dict[str, Any], zipped: dict[str, Any]) -> bo
     return False
 
 
-def _bench_targets(loaded: Policy, targets: list[str], as_json: bool) -> None:
-    from policypress.measure.microcontroller import measure_on_target
-    from policypress.tables import target_table
+def _bench_targets(loaded: Policy, path: Path, targets: list[str], as_json: bool, markdown: bool) -> None:
+    from policypress.measure.avr import AvrReport
+    from policypress.measure.microcontroller import TargetReport
+    from policypress.measure.targets import measure, resources
+    from policypress.tables import avr_table, resource_report, target_table
 
-    reports = [measure_on_target(loaded, target) for target in targets]
-    if as_json:
-        print_json([report.as_dict() for report in reports])
+    if markdown:
+        rows = resources(loaded, targets)
+        wrong = any(row.differing for row in rows)
+        if as_json:
+            print_json([dataclasses.asdict(row) for row in rows])
+        else:
+            print_files(resource_report(loaded, path, rows))
     else:
-        stdout.print(target_table(reports))
-    if any(report.differing for report in reports):
+        reports = [measure(loaded, target) for target in targets]
+        wrong = any(report.differing for report in reports)
+        if as_json:
+            print_json([report.as_dict() for report in reports])
+        else:
+            cores = [report for report in reports if isinstance(report, TargetReport)]
+            if cores:
+                stdout.print(target_table(cores))
+            for report in reports:
+                if isinstance(report, AvrReport):
+                    stdout.print(avr_table(report))
+    if wrong:
         fail("an action differs from the reference's.")

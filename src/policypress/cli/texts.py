@@ -19,6 +19,14 @@ def widths(text: str, name: str = "hidden") -> tuple[int, ...]:
         raise ConfigError(f"{name}={text!r} must be widths with commas between, for example 24,24.") from None
 
 
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """``0.01`` or ``0.01,0.5``; ``name`` is the option's."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} must be numbers with commas between, for example 0.01,0.5.") from None
+
+
 def hidden(text: str, name: str = "hidden") -> Hidden:
     """``24,24``, or ``none``."""
     return "none" if text == "none" else widths(text, name)

@@ -40,10 +40,23 @@ def _c(
     integer_only: bool = False,
     weights: Any = "auto",
     seed: int = 0,
+    observation: str | None = None,
+    observation_scale: tuple[float, ...] | None = None,
+    measure: Any = None,
 ) -> Report:
     from policypress.export.c import CExportConfig, export_c
+    from policypress.export.c_resources import NOT_MEASURED
 
-    return export_c(policy, path, CExportConfig(name, integer_only, weights, seed=seed))
+    config = CExportConfig(
+        name,
+        integer_only,
+        weights,
+        seed=seed,
+        observation=observation,
+        observation_scale=observation_scale,
+        measure=NOT_MEASURED if measure is None else measure,
+    )
+    return export_c(policy, path, config)
 
 
 def _onnx(policy: Policy, path: Path, *, style: str = "exact", seed: int = 0, observation: str | None = None) -> Report:

@@ -17,10 +17,15 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.export import c_folder, c_header, c_payload, c_source, c_test, c_text
+from policypress.export import c_folder, c_header, c_kit, c_loop, c_payload, c_source, c_test, c_text
+from policypress.export.c_int16 import Int16, int16_of
 from policypress.export.c_names import RESERVED, name_of
+from policypress.export.c_resources import NOT_MEASURED, Resources, header_lines
 from policypress.export.compile import CompiledPolicy, check_folder, compiler
+from policypress.export.taking import taking
 from policypress.policy import reference
+from policypress.policy.artifact import encode_payload
+from policypress.policy.canonical import canonical
 from policypress.policy.description import labelled, layer_titles
 from policypress.policy.observations import Answers, answers, sequence
 from policypress.policy.ops import Layer
@@ -28,13 +33,14 @@ from policypress.policy.policy import Policy
 from policypress.policy.state import initial_state
 from policypress.runtime import lower
 from policypress.runtime.lower import Program
-from policypress.runtime.structures import Form
+from policypress.runtime.structures import Dtype, Form
 from policypress.version import __version__
 
 __all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c"]
 
 Weights = Literal["auto", "dense", "packed", "sparse", "payload"]
 WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
+_OBSERVATIONS = ("float64", "float32", "int16")
 _VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
 _SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
 _CODE_BYTES = {Form.FOURS: 480, Form.SPARSE: 200, Form.PACKED: 430}
@@ -49,7 +55,11 @@ class CExportConfig:
     ``integer_only``: codes in, sums out, without any float operation. ``weights``: form of integer layers' weights
     (docs/c-export.md).
     ``vectors``: at most so many test vectors, fewer where observations are large. ``seed``: of the random ones.
-    ``check``: compile the export and run its self test, if there is a compiler.
+    ``check``: compile the export and run its self test, if there is a compiler. ``observation``: dtype of observations,
+    by default the policy's; "float32" for a policy that takes float64, or "int16", whose codes are worth
+    ``observation_scale`` each, a number for every input or one for all (by default the codes span what the policy
+    tells apart). ``measure``: what the header says it takes of processors: rows of ``policypress.measure.targets``, or
+    why there are none.
     """
 
     name: str | None = None
@@ -58,6 +68,9 @@ class CExportConfig:
     vectors: int = 32
     seed: int = 0
     check: bool = True
+    observation: str | None = None
+    observation_scale: tuple[float, ...] | None = None
+    measure: tuple[Resources, ...] | str = NOT_MEASURED
 
     def __post_init__(self) -> None:
         if self.name is not None and (
@@ -69,6 +82,12 @@ class CExportConfig:
             )
         if self.weights not in WEIGHTS:
             raise ConfigError(f"weights={self.weights!r} is not known: use {', '.join(WEIGHTS)}.")
+        if self.observation not in (None, *_OBSERVATIONS):
+            raise ConfigError(f"observation={self.observation!r} is not known: use {', '.join(_OBSERVATIONS)}.")
+        if self.observation is not None and self.integer_only:
+            raise ConfigError("observation is for exports with floats: integer_only takes codes.")
+        if self.observation_scale is not None and self.observation != "int16":
+            raise ConfigError("observation_scale is for observation=int16: leave it out, or add that.")
         if self.vectors < 1:
             raise ConfigError(f"vectors={self.vectors} must be at least 1.")
 
@@ -93,14 +112,15 @@ class CExport:
     ``array_bytes``: of constant arrays, equal ones once; ``structure_bytes``: of constant structures where pointers
     have 4 bytes; ``constant_bytes``: both, what the policy takes in flash beside code. ``work_bytes``: of RAM for a
     call; ``unpacked_bytes``: of RAM for weights, if they come from a payload; ``state_bytes``: of RAM for a state.
-    ``vector_bytes``: of the test vectors, which only the self test has. ``left_out``: parts of engine.c that the policy
-    does not need. ``check``: how the self test went, in a sentence.
+    ``vector_bytes``: of the test vectors, which only the self test has. ``observation``: dtype of what it takes.
+    ``left_out``: parts of engine.c that the policy does not need. ``check``: how the self test went, in a sentence.
     """
 
     folder: str
     name: str
     numerics: str
     integer_only: bool
+    observation: str
     layers: tuple[LayerFlash, ...]
     array_bytes: int
     structure_bytes: int
@@ -203,6 +223,9 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         raise UnsupportedError(f"{option} is for policies of integer numerics, not {policy.numerics} ones.")
     if integer and _overflows(policy):
         raise UnsupportedError("The scales or the start of this policy are too large for integer_only.")
+    int16 = int16_of(policy, config.observation_scale) if config.observation == "int16" else None
+    digest = hashlib.sha256(encode_payload(canonical(policy))).hexdigest()
+    policy = int16.policy if int16 is not None else taking(policy, config.observation)
     unpacked = None
     if config.weights == "payload":
         program, smallest = c_payload.program_of(policy)
@@ -210,16 +233,21 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
     else:
         program = program_of(policy, config.weights)
     payload = unpacked is not None
+    if int16 is not None:
+        program = _of_int16(program)
     used = c_source.uses(program, integer_only=integer)
     size = program.observation_size if not integer else 4 * program.input.size
     found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
+    about = c_header.About(version, payload, digest, int16, tuple(header_lines(config.measure)))
     if integer:
-        header = c_header.integer_header(policy, program, name, version, payload)
+        header = c_header.integer_header(policy, program, name, about)
         source, constants, structures = c_source.integer_network(policy, program, name, unpacked)
         vectors, vector_bytes = _integer_vectors(policy, found, config, payload)
     else:
-        header = c_header.header(policy, program, name, version, payload)
-        source, constants, structures = c_source.network(program, name, unpacked)
+        if int16 is not None:
+            found = _int16_answers(int16, found, config.seed)
+        header = c_header.header(policy, program, name, about)
+        source, constants, structures = c_source.network(program, name, unpacked, int16)
         vectors = c_test.vectors(name, found, payload, bool(policy.state_size))
         vector_bytes = sum(array.nbytes for array in found)
     report = CExport(
@@ -227,6 +255,7 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         name=name,
         numerics=policy.numerics,
         integer_only=integer,
+        observation="int32" if integer else _dtype(policy, int16),
         layers=_layers(policy, program, unpacked),
         array_bytes=constants.bytes,
         structure_bytes=structures,
@@ -239,13 +268,17 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         check="not checked",
     )
     files = {
-        f"{name}.h": header,
-        f"{name}.c": source,
-        f"{name}_vectors.c": vectors,
-        f"{name}_test.c": c_test.test_program(name),
+        f"include/{name}.h": header,
+        f"src/{name}.c": source,
+        f"src/{name}_vectors.c": vectors,
+        f"src/{name}_test.c": c_test.test_program(name),
+        **c_loop.files(policy, name, integer_only=integer, payload=payload),
         "Makefile": c_folder.makefile(name),
         "README.md": c_folder.readme(policy, report, version),
+        **c_kit.manifests(name, c_folder.sentence(policy), version),
     }
+    for file in [file for file in files if file.startswith("include/")]:
+        files[file.replace("include/", "src/")] = c_folder.forwarder(file)
     number = hashlib.sha256((header + source).encode()).hexdigest()[:8]
     files = {file: text.replace(c_text.ID, number) for file, text in files.items()}
     facts = {
@@ -253,9 +286,10 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         "name": name,
         "integer_only": integer,
         "id": number,
-        "sources": [f"{name}.c"],
+        "sources": [f"src/{name}.c"],
+        "tests": [f"src/{name}{part}.c" for part in ("_vectors", "_test", "_loop")],
         "init": payload,
-        "observation": {"dtype": policy.observation.dtype, "shape": list(policy.observation.shape)},
+        "observation": {"dtype": _dtype(policy, int16), "shape": list(policy.observation.shape)},
         "action": {"dtype": policy.action.dtype, "shape": list(policy.action.shape), "kind": policy.action.kind},
         "outputs": program.output.outputs,
         "state": {"dtype": initial_state(policy, 0).dtype.name, "size": policy.state_size},
@@ -265,6 +299,27 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         "layers": [dataclasses.asdict(layer) for layer in report.layers],
     }
     return files | {c_folder.MANIFEST: c_folder.manifest(facts, files)}, report
+
+
+def _dtype(policy: Policy, int16: Int16 | None) -> str:
+    return policy.observation.dtype if int16 is None else "int16"
+
+
+def _of_int16(program: Program) -> Program:
+    """The program without what only floats at its beginning need."""
+    entry = dataclasses.replace(
+        program.input, dtype=Dtype.INT16, mean=None, deviation=None, clip=0.0, inverse_scale=None, zero_point=None
+    )
+    return dataclasses.replace(program, input=entry, observation_size=2 * entry.size)
+
+
+def _int16_answers(int16: Int16, found: Answers, seed: int) -> Answers:
+    """The reference's answers to what ``found`` holds as codes, every second one of any codes."""
+    codes = int16.nearest(found.observations.reshape(len(found.observations), -1))
+    rng = np.random.default_rng(seed)
+    codes[1::2] = rng.integers(-(2**15), 2**15, codes[1::2].shape)
+    outputs = sequence(int16.policy, int16.values(codes).reshape(found.observations.shape))[0]
+    return Answers(codes, outputs, reference.act(int16.policy.action, outputs))
 
 
 def _overflows(policy: Policy) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policypress.errors import ExportError
+from policypress.export import c_kit
 from policypress.export.compile import FORMAT, STRICT
 from policypress.policy.description import contract_rows, labelled
 from policypress.policy.policy import Policy
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
     from policypress.export.c import CExport
 
 MANIFEST = "export.json"
-_FORMATS = ("policypress c export 1", "policypress c export 2", FORMAT)  # of exports that are replaced
+_FORMATS = (*(f"policypress c export {number}" for number in (1, 2, 3)), FORMAT)  # of exports that are replaced
 _BUILD = "build"  # what make leaves
 
 
 def write(files: Mapping[str, str], target: Path, check: Callable[[Path], str]) -> str:
-    """Write ``files``, texts by name, to the folder ``target`` after ``check`` of where they lie first; what it says.
+    """Write ``files``, texts by path, to the folder ``target`` after ``check`` of where they lie first; what it says.
 
     Raises ExportError if they cannot be written; an earlier export stays then.
     """
@@ -34,6 +36,7 @@ def write(files: Mapping[str, str], target: Path, check: Callable[[Path], str]) 
         try:
             temporary.mkdir(parents=True)
             for file, text in files.items():
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / file).write_text(text, encoding="ascii", newline="\n")
             found = check(temporary)
             _move(temporary, place)
@@ -47,6 +50,22 @@ def write(files: Mapping[str, str], target: Path, check: Callable[[Path], str]) 
 def manifest(facts: Mapping[str, Any], files: Mapping[str, str]) -> str:
     """The file export.json of ``files``: what ``compile.facts_of`` reads, and ``require_ours`` knows an export by."""
     return json.dumps({"format": FORMAT, **facts, "files": sorted([*files, MANIFEST])}, indent=1) + "\n"
+
+
+def forwarder(header: str) -> str:
+    """A header in src/ that stands for ``header``, a path in include/: Arduino looks in src/ alone, and what is there
+    compiles without an option."""
+    return f"""/* SPDX-License-Identifier: MIT */
+#include "../{header}"
+"""
+
+
+def sentence(policy: Policy) -> str:
+    """What the policy is, on a line."""
+    origin = policy.provenance
+    what = " ".join(str(origin[key]) for key in ("algo", "env") if key in origin)
+    sizes = f"{math.prod(policy.observation.shape)} observations, {math.prod(policy.action.shape)} actions"
+    return " ".join(f"Control policy{f' ({what})' if what else ''}: {sizes}, {policy.numerics} numerics.".split())
 
 
 def makefile(name: str) -> str:
@@ -73,11 +92,11 @@ clean:
 \trm -rf $(BUILD)
 
 # Always: what is there may be of another compiler, or of other flags.
-$(BUILD)/%.o: %.c always
+$(BUILD)/%.o: src/%.c always
 \t@mkdir -p $(BUILD)
 \t$(CC) $(STRICT) $(SECTIONS) $(CFLAGS) -D{name.upper()}_MAIN -c $< -o $@
 
-$(BUILD)/lib{name}.a: $(BUILD)/{name}.o
+$(BUILD)/lib{name}.a: $(BUILD)/{name}.o $(BUILD)/{name}_loop.o
 \trm -f $@
 \t$(AR) rcs $@ $^
 
@@ -120,16 +139,33 @@ A policy as C99, by policypress {version}. No allocation, no libm; of libc memcp
 
 {contract}
 
-Add `{name}.c` and `{name}.h` to a project, or the whole folder. No option is needed; `-ffast-math` does not compile.
-The engine is in `{name}.c`, with the parts that this policy needs, so policies of several exports go into one program.
-Add `{name}_vectors.c` too and call `{name}_self_test()` at every start of the product: 0 means that this compiler and
-this chip give the reference's bits, which nothing else can tell.
+Compile `src/*.c`, with `include` on the include path, or add the folder as the library that it is (below). No option
+is needed; `-ffast-math` does not compile. The engine is in `{name}.c`, with the parts that this policy needs, so
+policies of several exports go into one program. Call `{name}_self_test()` (`{name}_vectors.c`) at every start of the
+product: 0 means that this compiler and this chip give the reference's bits, which nothing else can tell.
 
 ```c
 #include "{name}.h"
 
 {use}
 ```
+
+`{name}_loop.h` has an executor for a fixed rate: it takes the time with every observation, steps when a step is due,
+and says how late it was.
+
+## As a library
+
+- make: `make -C {name} lib` gives `build/lib{name}.a`.
+- CMake: `cmake -S {name} -B {name}/build && cmake --build {name}/build`. In a project `add_subdirectory({name})`, or
+  `FetchContent`, or after `cmake --install` `find_package({name})`; then link `{name}::{name}`. For a processor without
+  an operating system give a toolchain file that sets `CMAKE_TRY_COMPILE_TARGET_TYPE` to `STATIC_LIBRARY`.
+- Arduino: put the folder into `libraries/` of the sketchbook, then *File, Examples, {c_kit.library_name(name)}*,
+  *loop*; or `arduino-cli compile --library {name} --fqbn BOARD {name}/examples/loop`.
+- PlatformIO: `lib_deps = symlink://PATH/{name}`, or put the folder into `lib/`; by itself
+  `pio ci --lib {name} --board BOARD {name}/examples/loop/loop.ino`.
+- Zephyr: `west build -b BOARD APP -- -DZEPHYR_EXTRA_MODULES=PATH/{name} -DCONFIG_POLICYPRESS_{upper}=y`.
+- STM32CubeIDE: copy the folder into the project. *Properties, C/C++ General, Paths and Symbols*: under *Includes* add
+  `{name}/include`, under *Source Location* add `{name}/src` alone.
 
 `make test` compiles everything under strict warnings and runs {report.vectors} test vectors through it, bit for bit;
 `make lib` gives `build/lib{name}.a`, `make size` its bytes.
@@ -145,7 +181,7 @@ this chip give the reference's bits, which nothing else can tell.
 | work memory in RAM | {report.work_bytes:,} |
 | unpacked weights in RAM | {report.unpacked_bytes:,} |
 | a state in RAM, of the caller | {report.state_bytes:,} |
-| test vectors, in `{name}_vectors.c` alone | {report.vector_bytes:,} |
+| test vectors, in `src/{name}_vectors.c` alone | {report.vector_bytes:,} |
 
 The engine in `{name}.c` is part of policypress: MIT license, copyright (c) 2026 policypress contributors.
 """
@@ -160,15 +196,24 @@ def require_ours(target: Path) -> None:
         return
     if not target.is_dir():
         raise ExportError(f"{target} is not a folder: choose another one.")
-    present = {path.name for path in target.iterdir()}
+    present = set(_contents(target))
     try:
         facts = json.loads((target / MANIFEST).read_text(encoding="utf-8")) if present else {}
         known = set(facts["files"]) if present and facts["format"] in _FORMATS else set()
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
-    others = sorted(present - known - ({_BUILD} if known else set()))
+    others = sorted(file for file in present - known if not (known and file.split("/")[0] == _BUILD))
     if others:
         raise ExportError(f"{target} holds {others[0]}, which no export wrote: choose another folder.")
+
+
+def _contents(folder: Path) -> Iterator[str]:
+    """What lies in ``folder`` and in its folders, with "/"; empty folders too."""
+    for place, folders, found in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        links = [one for one in folders if (Path(place) / one).is_symlink()]
+        empty = [""] if not folders and not found and inside.parts else []
+        yield from ((inside / one).as_posix() for one in (*found, *links, *empty))
 
 
 def _move(temporary: Path, target: Path) -> None:

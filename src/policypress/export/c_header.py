@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from policypress.errors import unknown
-from policypress.export.c_metadata import robot
+from policypress.export.c_int16 import Int16
+from policypress.export.c_metadata import action_meaning, observation_lines, robot
 from policypress.export.c_text import ID, TYPES, comment, macro, runtime
 from policypress.policy.contract import ActionTransform
 from policypress.policy.description import contract_rows
@@ -14,19 +16,39 @@ from policypress.policy.policy import Policy
 from policypress.runtime.lower import Program
 
 
-def header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
+@dataclass(frozen=True)
+class About:
+    """What a header says beside the policy: policypress's ``version``, whether weights come from a ``payload`` that is
+    unpacked, ``sha256`` of the policy's payload, how ``int16`` observations are read, and lines on ``resources``."""
+
+    version: str
+    payload: bool
+    sha256: str
+    int16: Int16 | None
+    resources: tuple[str, ...]
+
+
+def header(policy: Policy, program: Program, name: str, about: About) -> str:
     """The file NAME.h."""
     upper, observation, action = name.upper(), policy.observation, policy.action
     size = math.prod(action.shape)
     order = "one after another" if len(observation.shape) == 1 else f"{observation.shape} in C order, the last fastest"
+    taken, given = TYPES[observation.dtype], "as the environment gives them: scaling, normalization and"
+    given += " quantization happen inside."
+    if about.int16 is not None:
+        taken = "int16_t"
+        given = f"codes c that are worth c * {upper}_OBSERVATION_SCALES[i] each, rounded to float32."
     lines = [
-        *_heading(policy, name, version),
-        f"Observation: {program.input.size} {TYPES[observation.dtype]} values, {order}, as the environment gives",
-        "them: scaling, normalization and quantization happen inside.",
+        *_heading(policy, name, about),
+        f"Observation: {program.input.size} {taken} values, {order}, {given}",
+        *observation_lines(policy),
         *_action_lines(policy),
         *_state_lines(policy, name),
         f"Answers are those of the policy's reference, bit for bit ({name}_self_test).",
     ]
+    scales = ""
+    if about.int16 is not None:
+        scales = f"#define {upper}_OBSERVATION_SCALES {macro(about.int16.scale)} /* what code 1 is worth */\n"
     one, many, rows = "", "", "one after another"
     if policy.state_size:
         one, many, rows = f" {name}_state *state,", f" {name}_state *states,", "each with a state of its own"
@@ -35,8 +57,8 @@ def header(policy: Policy, program: Program, name: str, version: str, payload: b
 #define {upper}_ACTION_SIZE {size} /* values of an action */
 #define {upper}_OUTPUT_SIZE {program.output.outputs} /* outputs of the last layer */
 #define {upper}_WORK_BYTES {program.work_size} /* memory that a call needs */
-{_state(policy, name)}
-typedef {TYPES[observation.dtype]} {name}_observation;
+{scales}{_state(policy, name)}
+typedef {taken} {name}_observation;
 typedef {TYPES[action.dtype]} {name}_action;
 
 /* The action for an observation. Not for two threads at once: its work memory is static. ENGINE_OK (0), or why not. */
@@ -53,10 +75,10 @@ int {name}_predict_rows(const {name}_observation *observations, size_t rows,{man
 int {name}_outputs(const {name}_observation *observations, size_t rows,{many} float *outputs, engine_word *work);
 """
     functions = ("predict", "predict_in", "predict_rows", "outputs", *(("reset",) if policy.state_size else ()))
-    return _header(name, lines, functions, body + robot(policy, name), payload)
+    return _header(name, lines, functions, body + robot(policy, name), about)
 
 
-def integer_header(policy: Policy, program: Program, name: str, version: str, payload: bool) -> str:
+def integer_header(policy: Policy, program: Program, name: str, about: About) -> str:
     """The file NAME.h of a build without floats."""
     assert policy.input is not None
     upper, observation, action, entry = name.upper(), policy.observation, policy.action, program.input
@@ -72,12 +94,13 @@ def integer_header(policy: Policy, program: Program, name: str, version: str, pa
         )
     which = "i" if inverse.size > 1 else "0"
     lines = [
-        *_heading(policy, name, version),
+        *_heading(policy, name, about),
         f"No instruction of floating point. Codes: {entry.size} of int32_t, of values {observation.shape} in C"
         " order, the last fastest:",
         f"  code[i] = clip(rint(x[i] * inverse_scale[{which}]){'' if zeros is None else f' - zero_point[{which}]'},"
         f" {entry.low}, {entry.high}) in float32, rint halves to even,",
         f"  {before}.",
+        *observation_lines(policy),
         f"Sums: {outputs} of int32_t, the last layer's accumulators. In real units output[i] = (float)sums[i] *"
         f" scale[{'i' if scale.size > 1 else '0'}].",
         *_action_lines(policy),
@@ -107,7 +130,7 @@ void {name}_run_in(const int32_t codes[],{state} int32_t sums[], engine_word *wo
     body += _choice(name, action)
     functions = ["run", "run_in"]
     functions += ["choose"] * (action.kind != "box") + ["reset"] * bool(policy.state_size)
-    return _header(name, lines, functions, body + robot(policy, name), payload)
+    return _header(name, lines, functions, body + robot(policy, name), about)
 
 
 def _state_lines(policy: Policy, name: str) -> list[str]:
@@ -156,9 +179,9 @@ void {name}_choose(const int32_t sums[], int32_t choices[]);
 """
 
 
-def _header(name: str, lines: Sequence[str], functions: Sequence[str], body: str, payload: bool) -> str:
+def _header(name: str, lines: Sequence[str], functions: Sequence[str], body: str, about: About) -> str:
     upper = name.upper()
-    functions = (*(("init",) if payload else ()), *functions, "self_test")
+    functions = (*(("init",) if about.payload else ()), *functions, "self_test")
     names = "\n".join(f"#define {name}_{function} {name}_{function}_{ID}" for function in functions)
     init = f"""\
 /* Unpacks the weights into RAM: once, before all else. 0, or nonzero if the payload is damaged. */
@@ -166,12 +189,16 @@ int {name}_init(void);
 
 """
     return f"""\
+/* SPDX-License-Identifier: MIT */
 {comment(lines)}
 #ifndef {upper}_H
 #define {upper}_H 0x{ID}u
 
 #include <stddef.h>
 #include <stdint.h>
+
+#define {upper}_VERSION "{about.version}" /* of policypress, which wrote this */
+#define {upper}_PAYLOAD_SHA256 "{about.sha256}"
 
 {runtime("engine_call.h")}
 #ifdef __cplusplus
@@ -181,7 +208,7 @@ extern "C" {{
 /* What the linker calls them: names of this export alone, so that a library of another one is refused. */
 {names}
 
-{init if payload else ""}{body}
+{init if about.payload else ""}{body}
 /*
  * Call this at every start of the product: 0, or the number of the first test vector whose answer is not the
  * reference's, bit for bit. Then options of the compiler, or the chip, change numbers. In {name}_vectors.c.
@@ -197,14 +224,19 @@ int {name}_self_test(void);
 """
 
 
-def _heading(policy: Policy, name: str, version: str) -> list[str]:
-    layers = policy.layers
+def _heading(policy: Policy, name: str, about: About) -> list[str]:
+    layers, rows = policy.layers, contract_rows(policy)
+    if about.int16 is not None:
+        rows["takes"] = f"int16 array of shape {policy.observation.shape}, codes"
     weights, nonzeros = sum(layer.trained_weights for layer in layers), sum(layer.nonzeros for layer in layers)
     return [
-        f"{name}: a policy, by policypress {version}. Generated: export again instead of editing.",
+        f"{name}: a policy, by policypress {about.version}. Generated: export again instead of editing.",
         "",
-        *(f"{key:<9} {value}" for key, value in contract_rows(policy).items()),
+        *(f"{key:<9} {value}" for key, value in rows.items()),
         f"weights   {nonzeros:,} of {weights:,} are not zero (sparsity {1 - nonzeros / weights:.2%})",
+        f"payload   SHA-256 {about.sha256}, that of policypress pack POLICY FILE --payload-only",
+        "",
+        *about.resources,
         "",
     ]
 
@@ -221,23 +253,25 @@ def _action_lines(policy: Policy) -> list[str]:
         case "multi-binary":
             return [f"Action: {size} {kind} values, 1 for every output above 0, else 0."]
         case "box":
-            return _box_lines(action)
+            return _box_lines(policy)
         case _:
             unknown(action.kind)
 
 
-def _box_lines(action: ActionTransform) -> list[str]:
+def _box_lines(policy: Policy) -> list[str]:
+    action = policy.action
     size, kind = math.prod(action.shape), TYPES[action.dtype]
     assert action.low is not None
     assert action.high is not None
     how = "low + 0.5 * (tanh(output) + 1) * (high - low)" if action.squash else "clip(output, low, high)"
-    shown = 16
+    shown = 64
+    meaning, source = action_meaning(policy)
     bounds = [
-        f"  {i}: [{float(low):.9g}, {float(high):.9g}]"
-        for i, (low, high) in enumerate(zip(action.low.ravel(), action.high.ravel(), strict=True))
+        f"  {i}: [{float(low):.9g}, {float(high):.9g}]{f' {said}' if said else ''}"
+        for i, (low, high, said) in enumerate(zip(action.low.ravel(), action.high.ravel(), meaning, strict=True))
     ]
     more = [f"  and {len(bounds) - shown} more"] if len(bounds) > shown else []
-    return [f"Action: {size} {kind} values, {how}, with the bounds [low, high]", *bounds[:shown], *more]
+    return [f"Action: {size} {kind} values, {how}, with the bounds [low, high]", *bounds[:shown], *more, *source]
 
 
 def _from(start: int) -> str:

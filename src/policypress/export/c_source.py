@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policypress.errors import unknown
+from policypress.export import c_int16
 from policypress.export.c_text import WIDTH, Constants, comment, file, folded, runtime
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Output, Program, Step
 from policypress.runtime.structures import Dtype, Finish, Form, Kind, Type, size_of
 
 if TYPE_CHECKING:
+    from policypress.export.c_int16 import Int16
     from policypress.export.c_payload import Unpacked
 
-_OTHER_MACROS = ("ENGINE_API", "PAYLOAD_API", "CODER_DECODE_ONLY")
+_OTHER_MACROS = ("ENGINE_API", "ENGINE_OBSERVES", "PAYLOAD_API", "CODER_DECODE_ONLY")
 _ROM = "static const ENGINE_ROM"
 
 
@@ -78,7 +80,9 @@ def _is_kept(step: Step) -> bool:
     return step.finish == Finish.KEEP and not step.relu
 
 
-def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tuple[str, Constants, int]:
+def network(
+    program: Program, name: str, unpacked: Unpacked | None = None, int16: Int16 | None = None
+) -> tuple[str, Constants, int]:
     """The file NAME.c, its constants, and the bytes of its structures where pointers have 4 bytes."""
     used = uses(program, integer_only=False)
     constants = Constants(used, unpacked)
@@ -89,8 +93,9 @@ def network(program: Program, name: str, unpacked: Unpacked | None = None) -> tu
     if program.state_size:
         size = f"    .state_size = {program.state_size},\n"
         one, many, state, states = f" {name}_state *state,", f" {name}_state *states,", "state", "states"
+    observes = "" if int16 is None else c_int16.observes(program.input, int16, constants)
     body = f"""\
-static const engine_step steps[{len(program.steps)}] = {{
+{observes}static const engine_step steps[{len(program.steps)}] = {{
 {steps}
 }};
 
@@ -122,7 +127,7 @@ int {name}_predict(const {name}_observation *observation,{one} {name}_action *ac
     return {name}_predict_in(observation,{" state," if one else ""} action, work);
 }}
 {_reset(program, name)}"""
-    text = _source(name, used, unpacked, constants.text, body)
+    text = _source(name, used, unpacked, constants.text, body, int16 is not None)
     return text, constants, len(program.steps) * size_of("engine_step", used) + size_of("engine_network", used)
 
 
@@ -304,11 +309,14 @@ def _steps(program: Program, constants: Constants) -> str:
     return "\n".join(parts)
 
 
-def _source(name: str, used: Mapping[str, int], unpacked: Unpacked | None, arrays: list[str], body: str) -> str:
+def _source(
+    name: str, used: Mapping[str, int], unpacked: Unpacked | None, arrays: list[str], body: str, observes: bool = False
+) -> str:
     """The file NAME.c: the engine, with what it leaves out, then the policy. One file, so that they cannot be mixed."""
     given = " || ".join(f"defined({macro})" for macro in (*used, *_OTHER_MACROS))
     given = " \\\n    ".join(textwrap.wrap(given, WIDTH - 8))
     defines = "\n".join(f"#define {macro} {int(value)}" for macro, value in used.items())
+    defines += "\n#define ENGINE_OBSERVES" if observes else ""
     double = """\
 #if defined(__SIZEOF_DOUBLE__) && __SIZEOF_DOUBLE__ < 8
 #error "this needs a double of 64 bits: policypress export --integer-only does not"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from policypress.errors import ConfigError, ExportError, ObservationError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror", "-ffp-contract=off")
-FORMAT = "policypress c export 3"
+FORMAT = "policypress c export 4"
 """Of export.json."""
 _SECONDS = 600
 
@@ -42,7 +42,7 @@ def check_folder(folder: str | Path, command: Sequence[str], flags: Sequence[str
     """Compile an exported folder under the strict flags and run its self test; raises ExportError if that fails."""
     facts = facts_of(folder)
     name = facts["name"]
-    sources = [*facts["sources"], f"{name}_vectors.c", f"{name}_test.c"]
+    sources = [*facts["sources"], *facts["tests"]]
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         program = Path(place) / "self_test"
         _compile(folder, facts, sources, program, [*command, *STRICT, *flags, f"-D{name.upper()}_MAIN"])
@@ -186,7 +186,7 @@ def _library(
     command = command or compiler()
     if command is None:
         raise ExportError("No C compiler was found: install one or set CC.")
-    sources = [*facts["sources"], f"{facts['name']}_vectors.c"]
+    sources = [*facts["sources"], facts["tests"][0]]
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         library = Path(place) / f"{facts['name']}.so"
         _compile(folder, facts, sources, library, [*command, *STRICT, *flags, "-fPIC", "-shared"])

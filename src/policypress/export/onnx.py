@@ -5,7 +5,6 @@ Needs the extra ``policypress[export]``. ``docs/onnx.md`` describes the graph an
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
+from policypress.export.taking import taking as _taking
 from policypress.extras import install
 from policypress.policy.artifact import write
-from policypress.policy.observations import accepted, recorded
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -106,26 +105,6 @@ def onnx_outputs(model: str | Path | bytes, observations: NDArray[Any]) -> tuple
         found.append(answer)
     outputs, actions = (np.concatenate(rows) for rows in zip(*found, strict=True))
     return outputs, actions
-
-
-def _taking(policy: Policy, dtype: str | None) -> Policy:
-    """The policy with observations of ``dtype``, which it answers with the same numbers; as it is if None.
-
-    A policy of float64 observations makes float64 of float32 ones, exactly.
-    """
-    taken = policy.observation.dtype
-    if dtype in (None, taken):
-        return policy
-    if (dtype, taken) != ("float32", "float64"):
-        raise ConfigError(f"observation={dtype!r} is not possible for a policy that takes {taken}: leave it out.")
-    narrow = dataclasses.replace(
-        policy, observation=dataclasses.replace(policy.observation, dtype="float32"), test_vectors=None
-    )
-    if policy.test_vectors is None:
-        return narrow
-    with np.errstate(over="ignore"):  # what overflows is not accepted
-        seen = accepted(narrow, policy.test_vectors.observations.astype(np.float32))
-    return dataclasses.replace(narrow, test_vectors=recorded(narrow, seen))
 
 
 def _bytes(model: str | Path | bytes) -> bytes:

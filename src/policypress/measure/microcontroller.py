@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, Weights, export_c
+from policypress.export.c_int16 import int16_of
 from policypress.export.compile import STRICT, facts_of
+from policypress.export.taking import taking
 from policypress.policy import reference
 from policypress.policy.observations import sequence
 from policypress.policy.policy import Policy
@@ -82,8 +84,9 @@ class Footprint:
 class TargetReport:
     """A policy on a target.
 
-    ``observations`` were run; ``differing`` of the actions (sums, if ``integer_only``) are not the reference's, bit for
-    bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation, one action and a state.
+    ``observations`` of the dtype ``observation`` were run; ``differing`` of the actions (sums, if ``integer_only``) are
+    not the reference's, bit for bit. ``stack``: most bytes of stack below the caller; ``buffers``: of one observation,
+    one action and a state.
     ``instructions``: mean of an action; ``most_instructions``: of any, to within a tick of the timer
     (``tick_instructions``); ``start_instructions``: once, to unpack a payload. ``loop_error``: what the count of a loop
     of known length was off by.
@@ -95,6 +98,7 @@ class TargetReport:
     emulator: str
     options: str
     integer_only: bool
+    observation: str
     observations: int
     differing: int
     footprint: Footprint
@@ -131,18 +135,35 @@ def measure_on_target(
     integer_only: bool = False,
     weights: Weights = "auto",
     optimize: str = "-O2",
+    observation: str | None = None,
+    observation_scale: tuple[float, ...] | None = None,
 ) -> TargetReport:
     """Run ``policy`` on the emulated ``target`` ("cortex-m0", "cortex-m3", "cortex-m4") and measure what it takes.
 
     ``observations``: (n, *shape) raw ones, by default the policy's test vectors. ``integer_only``: measure the export
-    without floats, codes in and sums out. ``weights``: the form of integer layers' weights, as in ``CExportConfig``.
-    ``optimize``: the compiler's option. Raises ConfigError for another target,
-    ExportError if a tool is missing or the policy does not fit.
+    without floats, codes in and sums out. ``weights``, ``observation``, ``observation_scale``: as in ``CExportConfig``;
+    raw observations are rounded to what is exported. ``optimize``: the compiler's option. Raises ConfigError for
+    another target, ExportError if a tool is missing or the policy does not fit.
     """
     chosen = find_target(target)
     require_tools()
-    config = CExportConfig(name="policy", integer_only=integer_only, weights=weights, check=False)
-    batch, expected = expected_answers(policy, _observations(policy, observations), integer_only)
+    config = CExportConfig(
+        name="policy",
+        integer_only=integer_only,
+        weights=weights,
+        check=False,
+        observation=observation,
+        observation_scale=observation_scale,
+    )
+    batch, expected = expected_answers(policy, asked(policy, observations), integer_only)
+    if observation == "int16":
+        int16 = int16_of(policy, observation_scale)
+        batch = int16.nearest(batch.reshape(len(batch), -1))
+        seen = int16.values(batch).reshape(len(batch), *policy.observation.shape)
+        expected = expected_answers(int16.policy, seen, False)[1]
+    elif observation is not None:
+        narrow = taking(policy, observation)
+        batch, expected = expected_answers(narrow, batch.astype(narrow.observation.dtype), False)
     with tempfile.TemporaryDirectory(prefix="policypress-") as place:
         folder = Path(place) / "policy"
         export_c(policy, folder, config)
@@ -160,6 +181,7 @@ def measure_on_target(
         emulator=_version(EMULATOR),
         options=" ".join((*chosen.flags, optimize)),
         integer_only=integer_only,
+        observation="int32" if integer_only else batch.dtype.name,
         observations=len(batch),
         differing=int(different.any(axis=1).sum()),
         footprint=footprint,
@@ -203,7 +225,7 @@ def build_firmware(folder: Path, target: Target, build: Path, *, optimize: str =
     with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
         compile_ = [COMPILER, *STRICT, optimize, *target.flags, "-mthumb", "-masm-syntax-unified"]
         compile_ += ["-ffunction-sections", "-fdata-sections", *(f"-D{define}" for define in defines)]
-        compile_ += [f"-I{folder.resolve()}", f"-I{firmware}"]
+        compile_ += [f"-I{folder.resolve() / 'include'}", f"-I{folder.resolve()}", f"-I{firmware}"]
         (source,) = facts["sources"]
         sources = {"policy.o": folder.resolve() / source}
         sources |= {object_: firmware / f"{object_[:-2]}.c" for object_ in _FIRMWARE}
@@ -259,7 +281,8 @@ def footprint(linker_map: str) -> Footprint:
     return Footprint(**sizes)
 
 
-def _observations(policy: Policy, observations: NDArray[Any] | None) -> NDArray[Any]:
+def asked(policy: Policy, observations: NDArray[Any] | None) -> NDArray[Any]:
+    """``observations``, or the policy's test vectors, as ``reference.arrange`` has them; ConfigError if none are."""
     if observations is None:
         if policy.test_vectors is None:
             raise ConfigError("The policy holds no test vectors: give observations.")

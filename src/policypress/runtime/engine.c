@@ -1130,6 +1130,10 @@ static int finite32(float x) {
     return (bits_of(x) & 0x7F800000u) != 0x7F800000u;
 }
 
+#ifdef ENGINE_OBSERVES /* an export does, by integers alone */
+static int observe(const engine_input *in, const void *observation, unsigned char *target);
+#else
+
 #if ENGINE_USE_DOUBLE
 static int finite64(double x) {
     return x - x == 0.0;
@@ -1212,6 +1216,8 @@ static int observe(const engine_input *in, const void *observation, unsigned cha
     }
     return ENGINE_OK;
 }
+
+#endif /* ENGINE_OBSERVES */
 
 #if ENGINE_USE_IMAGES
 /* Pixels whose codes are known: by `codes`, or themselves. */
