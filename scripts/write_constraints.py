@@ -26,7 +26,7 @@ def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
 
 
 def needed(root: Requirement) -> set[str]:
-    """The names of all distributions that the root needs, directly or not, itself left out."""
+    """The names of all distributions that the root needs, directly or not, itself and pip left out."""
     seen: set[tuple[str, frozenset[str]]] = set()
     pending = [root]
     while pending:
@@ -36,7 +36,7 @@ def needed(root: Requirement) -> set[str]:
             seen.add(node)
             children = map(Requirement, distribution(requirement.name).requires or [])
             pending += [child for child in children if applies(child, node[1])]
-    return {name for name, _ in seen} - {canonicalize_name(root.name)}
+    return {name for name, _ in seen} - {canonicalize_name(root.name), "pip"}  # which every environment has
 
 
 def pin(name: str) -> str:
