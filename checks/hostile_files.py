@@ -110,7 +110,7 @@ def written(folder: Path) -> list[Path]:
 def harmful(folder: Path) -> Iterator[Path]:
     """Files that would do harm, each made when it is asked for."""
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     def made(name: str, graph: onnx.GraphProto) -> Path:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
@@ -159,6 +159,14 @@ def harmful(folder: Path) -> Iterator[Path]:
     body = helper.make_graph(inner, "body", [ends[n] for n in "icv"], [ends[n] for n in "dw"])
     loops = [helper.make_node("Loop", ["", "t", "obs"], ["y"], body=body)]
     yield made("loop.onnx", graph(loops, [helper.make_tensor("t", TensorProto.BOOL, [], [True])]))
+    many = [helper.make_node("Tanh", [f"v{i}" if i else "obs"], [f"v{i + 1}"]) for i in range(5_000)]
+    yield made("deep.onnx", graph([*many, helper.make_node("Identity", ["v5000"], ["y"])], []))
+    wide = numpy_helper.from_array(np.ones((4, 400), np.float32), "w")
+    joins = [helper.make_node("MatMul", ["obs", "w"], ["m"])]
+    joins += [helper.make_node("Concat", ["obs", "m"], [f"j{i}"], axis=-1) for i in range(2_000)]
+    joins += [helper.make_node("Slice", ["j1999", "zero", "four"], ["y"])]
+    ends = [numpy_helper.from_array(np.array([n], np.int64), name) for name, n in (("zero", 0), ("four", 4))]
+    yield made("joins.onnx", graph(joins, [wide, *ends]))
     for location in ("missing.data", "../outside.data", "/etc/hostname"):
         tensor = helper.make_tensor("w", TensorProto.FLOAT, [4], [0.0] * 4)
         tensor.ClearField("float_data")

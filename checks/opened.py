@@ -3,9 +3,10 @@
 What keeps a state is compared over episodes of 1,000 steps, two beside one another, each of which begins again once on
 the way, at another step. A line each: its format, whether it is a black box or understood, and the largest difference.
 A black box is compared with its own runtime, called here in the plainest way; what is understood with that too, its
-float32 ``Policy`` answering. Differences are relative to the largest value that an output has on these observations;
-in brackets, to the largest value of each single answer, which is small where all outputs pass through 0. Exit code 1
-if a black box differs at all, or an understood policy by more than 1e-5.
+float32 ``Policy`` answering; of a FILE that joins networks with those, one after another. Differences are relative to
+the largest value that an output has on these observations; in brackets, to the largest value of each single answer,
+which is small where all outputs pass through 0. Exit code 1 if a black box differs at all, or an understood policy by
+more than 1e-5.
 
     python checks/opened.py [--observations 10000] [--steps 1000] [FILE ...]
 """
@@ -22,7 +23,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from policypress.importers.formats import Asked, format_of, open_file
+from policypress.importers.formats import Asked, format_of, is_networks, open_file
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FOLDERS = ("policies", "robots")
@@ -144,7 +145,7 @@ def main() -> int:
             own, understood = compared_episodes(path, opened, given.steps)
         else:
             x = observations(opened, given.observations)
-            theirs = own_answers(path, x)
+            theirs = opened.run(x) if is_networks(path) else own_answers(path, x)
             own, understood = largest(opened.run(x), theirs), None
             if opened.policy is not None:
                 ours = opened.policy.predict(x)[0].reshape(len(x), -1)

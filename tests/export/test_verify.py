@@ -24,7 +24,7 @@ from policypress.policy.observations import Answers, answers, observations
 from policypress.policy.ops import FLOAT_BITS, Activation, Flatten, InputQuantization, Layer
 from policypress.runtime.native import make_engine
 from policypress.tables import verification_table
-from policypress.testing import NUMERICS, make_policy
+from policypress.testing import NUMERICS, make_policy, random_recurrent_policy
 
 KINDS = ("vector", "image", "tanh")
 
@@ -76,6 +76,18 @@ def test_agreement_within_what_is_allowed_says_so(numerics, kind, monkeypatch):
     assert line.rstrip().endswith(allowed)
     assert "as allowed" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_huge_observations_are_not_what_rounding_is_measured_by(monkeypatch):
+    """One in an episode would be all that the rest of it shows: sums of huge values hang on their order."""
+    monkeypatch.setenv("CC", "no-such-compiler")
+    policy = next(p for p in (random_recurrent_policy(seed, "float") for seed in range(9)) if not p.observation.image)
+    rows = {row.engine: row for row in verify(policy, 120).rows}
+    for style in ("exact", "qdq"):
+        row = rows[f"ONNX Runtime, {style}"]
+        assert row.actions == 0
+        assert row.difference < 1000
+        assert "with values beyond 1000" in row.note
 
 
 @pytest.mark.parametrize("style", ["exact", "qdq"])

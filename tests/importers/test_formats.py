@@ -16,6 +16,8 @@ from importers.models import INPUTS, OUTPUTS, Graph, apart, opened
 from policypress.errors import ArtifactError, ConfigError, PolicypressError, RunError, UnsupportedError
 from policypress.importers.formats import FORMATS, Asked, format_of, load_policy, open_file
 from policypress.importers.metadata import settled
+from policypress.rl.formats import open_agent
+from policypress.rl.sources import Source
 from policypress.testing.policies import make_policy
 
 
@@ -189,12 +191,27 @@ def test_networks_are_joined(tmp_path: Path) -> None:
         "kp: [20, 30]\n"
     )
     found = opened(tmp_path / "both.yaml")
-    assert (found.shape, found.policy, found.metadata) == ((6,), None, {"kp": [20, 30]})
+    assert (found.shape, found.understood, found.metadata) == ((6,), True, {"kp": [20, 30]})
+    assert apart(found) < 1e-5
     assert [file.name for file in found.files] == ["both.yaml", "encoder.onnx", "actor.pt"]
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     code = opened(tmp_path / "encoder.onnx").run(x[:, 2:6])
     wanted = opened(tmp_path / "actor.pt").run(np.concatenate([code, x[:, :3]], 1))
     np.testing.assert_array_equal(found.run(x), wanted)
+
+
+def test_networks_of_which_one_is_a_black_box_name_it(tmp_path: Path) -> None:
+    two(tmp_path)
+    g = Graph(shape=("batch", 4))
+    g.save(tmp_path / "encoder.onnx", g("Sin", g("MatMul", "obs", g.weights(4, 2))))
+    (tmp_path / "both.yaml").write_text(
+        "networks:\n"
+        "  encoder: {file: encoder.onnx, reads: [obs 0:4]}\n"
+        "  actor: {file: actor.pt, reads: [encoder, obs 0:3]}\n"
+    )
+    found = opened(tmp_path / "both.yaml")
+    assert not found.understood
+    assert "encoder, Sin" in found.unknown
 
 
 def test_one_network_alone_stays_understood(tmp_path: Path) -> None:
@@ -263,3 +280,20 @@ def test_metadata_that_are_none(name: str, text: str | None, sentence: str, tmp_
         (tmp_path / name).write_text(text)
     with pytest.raises(PolicypressError, match=sentence):
         opened(path, metadata=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.pt2", "is a program of torch.export: give what torch.onnx.export or torch.jit.trace"),
+        ("a.tflite", "is a model of TensorFlow: convert it to ONNX with tf2onnx"),
+        ("a.safetensors", "give what torch.save"),
+        ("a.pkl", "without a program: export the policy to ONNX, or name a function"),
+    ],
+)
+def test_formats_that_are_not_read_say_what_to_give(name: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x1c\0\0\0TFL3" + bytes(64))
+    with pytest.raises(UnsupportedError, match=sentence):
+        opened(tmp_path / name)
+    with pytest.raises(UnsupportedError, match=sentence):
+        open_agent(Source(tmp_path / name), None, None)

@@ -15,8 +15,14 @@ from torch import nn
 
 import policypress.export
 from importers.models import HIDDEN, INPUTS, OUTPUTS, Graph, apart, opened
+from policypress.compression.activations import module_of
+from policypress.compression.freeze import freeze_graph
+from policypress.compression.graph import trace
 from policypress.errors import PolicypressError, RunError, UnsupportedError
+from policypress.export.onnx import encode_onnx
 from policypress.importers.signals import Function
+from policypress.policy.activations import FUNCTIONS
+from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.testing import random_observations, random_recurrent_policy
 
 MEAN, STD = np.linspace(-2, 3, INPUTS), np.linspace(0.2, 4, INPUTS)
@@ -316,3 +322,24 @@ def test_a_state_of_two_tensors(tmp_path: Path) -> None:
             wanted, h, c = module(torch.from_numpy(x), h, c)
         answer, states = found.steps(x, states)  # type: ignore[assignment]
         np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("style", ["exact", "qdq"])
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_our_own_float_export_comes_back(name: str, style: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    function = module_of(name, FUNCTIONS[name].usual)
+    graph = trace(nn.Sequential(nn.Linear(INPUTS, HIDDEN), function, nn.Linear(HIDDEN, OUTPUTS)))
+    bound = np.ones(OUTPUTS, np.float32)
+    action = ActionTransform("box", (OUTPUTS,), "float32", True, -bound, bound)
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(encode_onnx(freeze_graph(graph, ObservationTransform((INPUTS,), "float32"), action), style))
+    assert apart(opened(path)) <= 1e-5
+
+
+def test_many_operations_one_after_another_are_a_black_box(tmp_path: Path) -> None:
+    g = Graph()
+    x = "obs"
+    for _ in range(3000):
+        x = g("Tanh", x)
+    assert "so many operations" in opened(g.save(tmp_path / "policy.onnx", x)).unknown

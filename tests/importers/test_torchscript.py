@@ -241,3 +241,29 @@ def test_its_shape_may_have_to_be_said(tmp_path: Path) -> None:
     (tmp_path / "told.json").write_text('{"observation_shape": "wide"}')
     with pytest.raises(ConfigError, match="must be whole numbers"):
         opened(path, metadata=str(tmp_path / "told.json"))
+
+
+class Named(nn.Module):
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return x["policy"]
+
+
+def test_observations_of_several_tensors_say_what_to_do(tmp_path: Path) -> None:
+    torch.jit.script(Named()).save(tmp_path / "a.pt")
+    with pytest.raises(
+        UnsupportedError, match=r"takes observations of Dict\[str, Tensor\]: export it so that it takes"
+    ):
+        opened(tmp_path / "a.pt")
+
+
+def test_half_weights_say_what_to_do(tmp_path: Path) -> None:
+    torch.jit.script(nn.Sequential(nn.Linear(6, 4), nn.ELU(), nn.Linear(4, 3)).half()).save(tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match="its weights are float16: export it in float32"):
+        opened(tmp_path / "a.pt", shape=(6,))
+
+
+def test_a_prelu_of_one_number_is_a_leaky_relu(tmp_path: Path) -> None:
+    torch.jit.script(nn.Sequential(nn.Linear(6, 4), nn.PReLU(), nn.Linear(4, 3)).eval()).save(tmp_path / "a.pt")
+    assert apart(opened(tmp_path / "a.pt", shape=(6,))) <= 1e-5
+    torch.jit.script(nn.Sequential(nn.Linear(6, 4), nn.PReLU(4, init=0.1), nn.Linear(4, 3))).save(tmp_path / "b.pt")
+    assert opened(tmp_path / "b.pt", shape=(6,)).understood  # four numbers that are the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -184,6 +185,21 @@ CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
         tail(net := normed("LANL"), "a2c_network.actor_mlp", "a2c_network.mu"),
         net,
     ),
+    "rsl_rl, a student of a teacher": lambda: (
+        {"model_state_dict": state(net := mlp(6, 8, 3), "student.") | state(mlp(9, 8, 3), "teacher.") | {"std": STD}},
+        net,
+    ),
+    "rsl_rl, statistics of the critic": lambda: (
+        rsl_rl("apart")[0] | {"privileged_obs_norm_state_dict": {"_mean": MEAN, "_std": STD, "count": torch.tensor(1)}},
+        rsl_rl("apart")[1],
+    ),
+    "a policy of Stable-Baselines3": lambda: (
+        tail(net := mlp(6, 8, 4, 3), "mlp_extractor.policy_net", "action_net")
+        | state(mlp(6, 8), "mlp_extractor.value_net.")
+        | state(nn.Linear(8, 1), "value_net.")
+        | {"log_std": STD[:3]},
+        net,
+    ),
     "FastSAC": fast_sac,
     "FastTD3": lambda: fast_td3(True),
     "FastTD3, as it was": lambda: fast_td3(False),
@@ -309,3 +325,21 @@ def test_old_files_of_plain_tensors(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             opened(tmp_path / "a.pt", activation="elu").run(X.numpy()), network(X).numpy(), rtol=1e-5, atol=1e-5
         )
+
+
+def test_what_may_be_a_groupnorm_is_told(tmp_path: Path) -> None:
+    """It has the names and shapes of a LayerNorm's weights; of FastSAC it is known which they are."""
+    group = nn.Sequential(nn.Linear(6, 8), nn.GroupNorm(2, 8), nn.ELU(), nn.Linear(8, 3))
+    torch.save(state(group, "actor."), tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=r"actor\.1 is taken as a LayerNorm .* a GroupNorm has the same names"):
+        opened(tmp_path / "a.pt", activation="elu")
+    torch.save(fast_sac()[0], tmp_path / "b.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(tmp_path / "b.pt", activation="silu").understood
+
+
+def test_a_whole_module_is_told_apart_from_its_weights(tmp_path: Path) -> None:
+    torch.save(mlp(6, 8, 3), tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match=r"a whole module, whose code is in no file: .*module\.state_dict\(\)"):
+        opened(tmp_path / "a.pt", activation="elu")

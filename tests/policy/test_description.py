@@ -15,7 +15,18 @@ from policypress.policy.description import contract_rows, layer_titles
 from policypress.testing import make_policy
 
 BOUNDS: dict[str, Any] = {"low": np.full(2, -2.0, np.float32), "high": np.full(2, 3.0, np.float32)}
+NONE = np.full(2, np.inf, np.float32)
+SOME = np.array([2.0, np.inf], np.float32)
 ACTIONS = [
+    (ActionTransform("box", (2,), "float32", False, -NONE, NONE), "float32 array of shape (2,), not clipped"),
+    (
+        ActionTransform("box", (2,), "float32", False, 0 * SOME[:1].repeat(2), NONE),
+        "float32 array of shape (2,), clipped to at least 0",
+    ),
+    (
+        ActionTransform("box", (2,), "float32", False, -SOME, SOME),
+        "float32 array of shape (2,), clipped to [-2, 2], where they have bounds",
+    ),
     (ActionTransform("box", (2,), "float32", **BOUNDS), "float32 array of shape (2,), clipped to [-2, 3]"),
     (ActionTransform("box", (2,), "float64", True, **BOUNDS), "float64 array of shape (2,), tanh scaled to [-2, 3]"),
     (ActionTransform("discrete", dtype="int64", start=1), "index of the largest output, from 1"),

@@ -118,10 +118,11 @@ def test_statistics_of_vecnormalize_stay(tmp_path: Path) -> None:
 
 def test_agents_that_cannot_be_pressed_while_they_learn(tmp_path: Path) -> None:
     agent("qrdqn", PICK).save(tmp_path / "agent.zip")
-    source = Source(tmp_path / "agent.zip", trust=True)
-    config = plan(source, "qrdqn", PICK, method="finetune", settings={"steps": 100, "episodes": 4})
-    with pytest.raises(UnsupportedError, match="cannot be pressed while it learns"):
-        press(source, config, tmp_path / "run")
+    for trust in (False, True):  # nobody is told to trust a file for nothing
+        source = Source(tmp_path / "agent.zip", trust=trust)
+        config = plan(source, "qrdqn", PICK, method="finetune", settings={"steps": 100, "episodes": 4})
+        with pytest.raises(UnsupportedError, match=r"cannot be pressed while it learns .*--method distill\.$"):
+            press(source, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

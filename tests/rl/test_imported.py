@@ -21,6 +21,7 @@ from policypress.rl.imported import evaluate_file, open_imported
 from policypress.rl.plan import plan_pressing
 from policypress.rl.press import press
 from policypress.rl.sources import Source
+from policypress.rl.teacher import acting, scaled_hidden
 from rl.toys import AIM, CHOOSE, FOLLOW, PICK, SWITCH, agent
 
 SMALL: dict[str, Any] = {"batches": 300, "batch_size": 64, "states": 1000, "learning_rate": 1e-2, "collections": 4}
@@ -56,9 +57,25 @@ def test_a_tanh_within_the_bounds_is_the_action_s_own(tmp_path: Path) -> None:
     assert inside.graph is not None
     assert inside.action.squash
     np.testing.assert_array_equal(inside.action.high, [2, 0])
-    beyond = open_agent(Source(follower(tmp_path, "Tanh", [4.0, 1.0])), None, FOLLOW).teacher
-    assert (beyond.graph, beyond.action.squash) == (None, False)  # clipped after its tanh: no chain says that
+
+
+def test_a_tanh_beyond_the_bounds_is_clipped_to_them(tmp_path: Path) -> None:
+    source = Source(follower(tmp_path, "Tanh", [4.0, 1.0]))
+    inside = open_agent(Source(follower(tmp_path, "Tanh", [2.0, 0.0])), None, FOLLOW).teacher
+    follower(tmp_path, "Tanh", [4.0, 1.0])
+    opened = open_agent(source, None, FOLLOW)
+    beyond = opened.teacher
+    assert (beyond.graph is None, beyond.action.squash) == (False, False)
     assert beyond.baseline_bytes == inside.baseline_bytes
+    x = np.random.default_rng(0).normal(scale=3, size=(500, 3)).astype(np.float32)
+    own = open_imported(source, None, FOLLOW, own=True).teacher  # as its runtime answers, clipped by the environment
+    wanted = acting(own, own.outputs)(x)
+    assert {-2.0, 2.0} < set(wanted[:, 0].tolist())
+    np.testing.assert_allclose(beyond.policy().predict(x)[0], wanted, rtol=1e-5, atol=1e-5)
+    assert scaled_hidden(beyond, 0.5) == (4,)  # the layer in front of the tanh is no hidden one
+    config = plan_pressing(opened, method="ptq", compression=BITS, student={"states": 500}, settings={"episodes": 2})
+    result = press(opened, config, tmp_path / "run")
+    assert result["evaluation"]["mean"] > -40
 
 
 def test_black_boxes_are_compared_with_what_their_own_networks_take(tmp_path: Path) -> None:

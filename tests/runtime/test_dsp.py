@@ -46,10 +46,9 @@ def assert_emulated_agrees(policy: Policy, weights: Weights, folder: Path, flags
         return
     codes, sums = expected_answers(policy, arrange(policy.observation, asked), integer_only=True)
     export_c(policy, folder / "c", CExportConfig("policy", integer_only=True, weights=weights, vectors=2, check=False))
-    (source,) = facts_of(folder / "c")["sources"]
     (folder / "main.c").write_text(MAIN)
-    command = ["cc", *STRICT, *flags, EMULATED, f"-I{(folder / 'c' / source).parent}", str(folder / "c" / source)]
-    subprocess.run([*command, "main.c", "-o", "program"], cwd=folder, check=True)
+    command = ["cc", *STRICT, *flags, EMULATED, f"-I{folder / 'c/include'}", str(folder / "c/src/policy.c"), "main.c"]
+    subprocess.run([*command, "-o", "program"], cwd=folder, check=True)
     done = subprocess.run([folder / "program"], input=codes.tobytes(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == sums.tobytes()
@@ -77,10 +76,10 @@ def test_emulated_instructions_agree_in_random_policies(tmp_path: Path) -> None:
 @needs_cc
 def test_the_emulation_is_what_is_compiled(tmp_path: Path) -> None:
     export_c(make_policy("integer", "vector", 8), tmp_path / "c", CExportConfig("policy", weights="dense", check=False))
-    (source,) = facts_of(tmp_path / "c")["sources"]
+    assert "src/policy.c" in facts_of(tmp_path / "c")["sources"]
 
     def preprocessed(*flags: str) -> str:
-        command = ["cc", "-std=c99", "-E", *flags, source]
+        command = ["cc", "-std=c99", "-E", *flags, "-Iinclude", "src/policy.c"]
         return subprocess.run(command, cwd=tmp_path / "c", check=True, capture_output=True, text=True).stdout
 
     assert "d = dsp_add_products(d, dsp_odd(word), odd)" in preprocessed(EMULATED)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from policypress.compression.activations import module_of
-from policypress.compression.graph import Graph, trace
+from policypress.compression.graph import FixedLinear, Graph, trace
+from policypress.compression.graph import Residual as Block
 from policypress.compression.recurrent import Recurrent
 from policypress.errors import UnsupportedError
 from policypress.importers.signals import (
@@ -27,6 +28,7 @@ from policypress.importers.signals import (
     Normalize,
     NotUnderstood,
     Pool,
+    Residual,
     Signal,
     State,
     Step,
@@ -65,6 +67,11 @@ class Chain:
         found = [step for step in self.steps if isinstance(step, Cell)]
         return [f"{step.kind.upper()} of {step.recurrent.weight.shape[1]} units" for step in found]
 
+    @property
+    def joined(self) -> bool:
+        """Whether it is several networks, or one that values go past."""
+        return any(isinstance(step, Residual) for step in self.steps)
+
     def graph(self) -> Graph:
         """The layers as a network that can be pressed; NotUnderstood for an order of layers that none has."""
         modules: list[nn.Module] = []
@@ -87,8 +94,10 @@ class Chain:
                 case Pool() if image:
                     modules.append(nn.MaxPool2d(step.kernel, step.stride, step.padding))
                 case Function():
-                    relu = step.name == "relu"
-                    modules.append(nn.ReLU() if relu else module_of(step.name, step.parameters))
+                    modules.append(_function(step))
+                case Residual():
+                    body = [_linear(one) if isinstance(one, Dense) else _function(one) for one in step.steps]
+                    modules.append(Block(nn.Sequential(*body)))
                 case _:
                     raise NotUnderstood(f"{type(step).__name__} between layers")
         try:
@@ -151,15 +160,26 @@ def _chain(
     return Chain(node.first.shape, normalization, tuple(steps), kind, squash, low, high), node
 
 
-def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) -> Chain | None:
-    """``chain`` within the bounds of an environment's actions; None where a tanh reaches beyond them."""
-    if chain.squash:
-        return chain if bool(np.all(low <= chain.low) and np.all(chain.high <= high)) else None
-    return replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+def narrowed(chain: Chain, low: NDArray[np.float32], high: NDArray[np.float32]) -> Chain:
+    """``chain`` within the bounds of an environment's actions. A tanh that reaches beyond them becomes layers: it is
+    clipped behind its scale."""
+    beyond = chain.squash and not bool(np.all(low <= chain.low) and np.all(chain.high <= high))
+    if chain.squash and not beyond:
+        return chain
+    within = replace(chain, low=np.maximum(low, chain.low), high=np.minimum(high, chain.high))
+    if not beyond:
+        return within
+    ends = chain.low.astype(np.float64), chain.high.astype(np.float64)
+    scale = Dense(np.diag(_float((ends[1] - ends[0]) / 2)), _float((ends[1] + ends[0]) / 2), fixed=True)
+    return replace(within, steps=(*chain.steps, Function("tanh"), scale), squash=False)
+
+
+def _function(step: Function) -> nn.Module:
+    return nn.ReLU() if step.name == "relu" else module_of(step.name, step.parameters)
 
 
 def _linear(step: Dense) -> nn.Linear:
-    layer = nn.Linear(*step.weight.shape[::-1])
+    layer = (FixedLinear if step.fixed else nn.Linear)(*step.weight.shape[::-1])
     _filled(layer, step)
     return layer
 

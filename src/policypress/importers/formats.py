@@ -134,10 +134,29 @@ FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 
 
+_TENSORFLOW = "a model of TensorFlow: convert it to ONNX with tf2onnx, and give that file"
+_ARRAYS = "a file of arrays, without a program: export the policy to ONNX, or name a function, package.module:function"
+_OTHERS = {
+    ".pt2": "a program of torch.export: give what torch.onnx.export or torch.jit.trace makes of the module",
+    ".safetensors": "a file of safetensors: give what torch.save(safetensors.torch.load_file(FILE), OUT) writes",
+    **dict.fromkeys((".tflite", ".h5", ".hdf5", ".keras", ".pb"), _TENSORFLOW),
+    **dict.fromkeys((".pkl", ".pickle", ".msgpack", ".npz", ".npy", ".joblib"), _ARRAYS),
+}
+"""Files that are not read, by how they end, and what to do."""
+
+
+def check_readable(path: Path) -> None:
+    """Raises UnsupportedError for a file that ends as those of formats do that are not read."""
+    what = _OTHERS.get(path.suffix.lower())
+    if what is not None and path.is_file() and not is_weights(path) and not is_torchscript(path):
+        raise UnsupportedError(f"{path} is {what}.")
+
+
 def format_of(path: Path, word: str = "") -> Format | None:
     """The format of a file, by its content, or the one called ``word``; None for a file that is of none of them.
 
-    Raises ConfigError for an unknown word, RunError for a file that is missing or cannot be read.
+    Raises ConfigError for an unknown word, RunError for a file that is missing or cannot be read, UnsupportedError for
+    one of a format that is known not to be read.
     """
     if word:
         for one in FORMATS:
@@ -149,6 +168,7 @@ def format_of(path: Path, word: str = "") -> Format | None:
     if not path.is_file():
         return None
     try:
+        check_readable(path)
         return next((one for one in FORMATS if one.recognizes(path)), None)
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): give the file of a trained agent.") from error
@@ -165,7 +185,10 @@ def open_file(asked: Asked) -> Opened:
     if not is_function(asked.path) and not asked.path.is_file():
         raise RunError(f"there is no file {asked.path}: give {', or '.join(one.file for one in FORMATS)}.")
     if found is None:
-        raise RunError(f"{asked.path} is of no format that is known: say which it is with --format.")
+        raise RunError(
+            f"{asked.path} is of no format that is known: give {', or '.join(one.file for one in FORMATS)}, or say "
+            "which of them it is with --format."
+        )
     given = read_metadata(Path(asked.metadata)) if asked.metadata else {}
     if asked.shape is None and (told := given.get("observation_shape")) is not None:
         asked = replace(asked, shape=_shape(told))

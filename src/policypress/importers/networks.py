@@ -11,6 +11,7 @@ those before it give. The last one gives the action::
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policypress.errors import ConfigError, RunError, UnsupportedError
+from policypress.importers import signals as s
 from policypress.importers.formats import Asked, is_networks, open_file
 from policypress.importers.metadata import read_metadata
-from policypress.importers.opened import Opened, check_answers, check_size
+from policypress.importers.opened import Opened, check_size, with_chain
 
 _PART = re.compile(r"obs(?:\s+(\d{1,7}):(\d{1,7}))?")
 _MOST = 8
@@ -37,7 +39,7 @@ class _Network:
 
 
 def open_networks(asked: Asked) -> Opened:
-    """The policy that several networks are together, a black box.
+    """The policy that several networks are together, understood where each of them is.
 
     Raises ConfigError for a file that does not say how, UnsupportedError where the parts are of other widths than the
     network that reads them.
@@ -71,17 +73,14 @@ def open_networks(asked: Asked) -> Opened:
     check_size(path, shape)
     files = (path, *(file for network in networks for file in network.opened.files))
     own = {name: value for network in networks for name, value in network.opened.metadata.items()}
-    unknown = "several networks, one of which reads more than another gives"
     known = [network.opened.parameters for network in networks]
     parameters = None if None in known else sum(number or 0 for number in known)
-    opened = Opened(
-        "networks", shape, "float32", _Joined(networks), unknown=unknown, files=files, parameters=parameters
-    )
+    opened = Opened("networks", shape, "float32", _Joined(networks), files=files, parameters=parameters)
     if len(networks) == 1 and networks[0].reads == ((0, width),):
         alone = networks[0].opened
         return replace(alone, files=files, metadata={**own, **told})
-    check_answers(opened)
-    return replace(opened, metadata={**own, **told})
+    opened = replace(opened, metadata={**own, **told})
+    return with_chain(opened, lambda x: _followed(networks, x))
 
 
 _EXAMPLE = "networks: {encoder: {file: encoder.onnx, reads: [obs 0:300]}, actor: {file: actor.onnx, reads: [encoder]}}"
@@ -99,6 +98,29 @@ class _Joined:
             parts = [given[part] if isinstance(part, str) else observations[:, slice(*part)] for part in network.reads]
             given[network.name] = network.opened.run(np.concatenate(parts, 1).astype(np.float32))
         return given[self._networks[-1].name]
+
+
+def _followed(networks: list[_Network], x: s.Signal) -> tuple[s.Value, s.Kept]:
+    """What the last of them gives; NotUnderstood, with the name of the first that is not."""
+    given: dict[str, s.Value] = {}
+    for network in networks:
+        if network.opened.follow is None or not network.opened.understood:
+            raise s.NotUnderstood(f"{network.name}, {network.opened.unknown}")
+        parts = [given[one] if isinstance(one, str) else s.move(x, _part_of(one)) for one in network.reads]
+        try:
+            value, _ = network.opened.follow(s.signal_of(s.join([_flat(part) for part in parts], 1)))
+        except s.NotUnderstood as error:
+            raise s.NotUnderstood(f"{network.name}, {error}") from error
+        given[network.name] = value
+    return given[networks[-1].name], {}
+
+
+def _part_of(part: tuple[int, int]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    return lambda v: v[:, slice(*part)]
+
+
+def _flat(x: s.Value) -> s.Value:
+    return s.move(x, lambda v: v.reshape(1, -1))
 
 
 def _width(path: Path, listed: dict[str, Any], shape: tuple[int, ...] | None) -> int:

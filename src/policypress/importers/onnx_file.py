@@ -33,6 +33,8 @@ from policypress.policy.ops import CELLS
 
 OLDEST, NEWEST = 9, 23
 """Opsets that are read."""
+_OWN = "policypress.numerics"
+"""Metadata of what policypress itself has exported."""
 _CLIPS = ("Max", "Min", "Clip")
 """Whose constants may be infinite, where nothing is clipped."""
 _MAX_NODES = 20_000
@@ -66,7 +68,8 @@ def open_onnx(asked: Asked) -> Opened:
         names = ", ".join(value.name for value in every) or "none"
         raise UnsupportedError(
             f"{path} has {len(every)} inputs ({names}): a policy that can be opened has one, its observation, and "
-            "beside it a state alone: inputs that end in _in, and outputs of the same names that end in _out."
+            "beside it a state alone: inputs that end in _in, and outputs of the same names that end in _out; export "
+            "it with one input that is split inside, or name a function that does so, package.module:function."
         )
     answers = [value.name for value in graph.output if value.name not in state.values()]
     name = named_output(path, answers, asked.output)
@@ -74,7 +77,9 @@ def open_onnx(asked: Asked) -> Opened:
     dimensions = [_dimension(d) for d in inputs[0].type.tensor_type.shape.dim]
     if dtype is None:
         kind = TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)
-        raise UnsupportedError(f"{path} takes observations of {kind}: a policy that can be opened takes numbers.")
+        raise UnsupportedError(
+            f"{path} takes observations of {kind}: export the policy with observations of float32, float64 or uint8."
+        )
     batched = len(dimensions) > 1 and dimensions[0] in (None, 1)
     shape = dimensions[1:] if batched else dimensions
     if not shape or any(size is None for size in shape):
@@ -96,7 +101,12 @@ def open_onnx(asked: Asked) -> Opened:
     weights = [tensor for tensor in graph.initializer if tensor.data_type in _FLOATS]
     opened = replace(opened, parameters=sum(math.prod(tensor.dims) for tensor in weights) or None)
     opened.metadata.update((entry.key, entry.value) for entry in model.metadata_props)
-    return with_chain(opened, lambda: _followed(model, inputs[0].name, fixed, batched, name, state))
+    opened = with_chain(opened, lambda x: _followed(model, inputs[0].name, x if batched else _single(x), name, state))
+    if not opened.understood and opened.metadata.get(_OWN) == "integer":
+        return replace(
+            opened, unknown="the integers of a policy that is pressed already; give its .policy file instead"
+        )
+    return opened
 
 
 def _state(inputs: list[Any], outputs: list[str]) -> dict[str, str]:
@@ -286,20 +296,23 @@ def _state_shape(value: Any) -> list[int]:
 # Following
 
 
+def _single(x: s.Signal) -> s.Signal:
+    """A signal without its batch of one."""
+    return s.signal_of(s.move(x, lambda v: v.reshape(v.shape[1:])))
+
+
 def _followed(
-    model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool, output: str, state: Mapping[str, str]
+    model: ModelProto, taken: str, x: s.Signal, output: str, state: Mapping[str, str]
 ) -> tuple[s.Value, s.Kept]:
-    """What the ``output`` of a model is, and what it keeps for the inputs that are a ``state``."""
-    found = _Followed(model, taken, shape, batched, state)
+    """What the ``output`` of a model is for ``x``, and what it keeps for the inputs that are a ``state``."""
+    found = _Followed(model, taken, x, state)
     return found.value(output), {name: found.known(after) for name, after in state.items()}
 
 
 class _Followed:
     """The values of a model's graph by name, as far as they are understood."""
 
-    def __init__(
-        self, model: ModelProto, taken: str, shape: tuple[int, ...], batched: bool, state: Mapping[str, str]
-    ) -> None:
+    def __init__(self, model: ModelProto, taken: str, x: s.Signal, state: Mapping[str, str]) -> None:
         self._functions = {(f.domain, f.name): f for f in model.functions}
         self._found: dict[str, s.Value | str] = {}
         graph = model.graph
@@ -308,7 +321,7 @@ class _Followed:
         for value in graph.input:
             if value.name in state:
                 self._found[value.name] = s.state(value.name, _state_shape(value))
-        self._found[taken] = s.observation((1, *shape) if batched else shape, batched)
+        self._found[taken] = x
         version = next(found.version for found in model.opset_import if found.domain in ("", "ai.onnx"))
         self._body(graph.node, self._found, version, {}, depth=0)
 
@@ -360,7 +373,7 @@ class _Followed:
             if not error.earlier:
                 what = label if what == node.op_type else f"{label}: {what}"
             return [what] * len(node.output)
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError):
             return [f"{label}: its inputs do not fit it"] * len(node.output)
 
     def _called(
@@ -385,8 +398,8 @@ def _attribute(attribute: AttributeProto, given: Mapping[str, Any]) -> Any:
 
 
 _FOLDED = (
-    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or", "ReduceMax", "ReduceMin",
-    "ReduceProd", "Round", "Sign", "Sin", "Size", "Sum",
+    "And", "Ceil", "Cos", "Equal", "Floor", "GatherElements", "GatherND", "Mod", "Not", "Or",
+    "ReduceMax", "ReduceMin", "ReduceProd", "Round", "Sign", "Sin", "Size", "Sum",
 )  # fmt: skip
 """Operations of constants that give no more than they take."""
 
@@ -428,7 +441,7 @@ class _Call:
         found = self.input(place, self.attributes.get(name))
         if found is None:
             return None
-        if isinstance(found, s.Signal | s.Curve | s.Whole | s.Choice | s.Mixed):
+        if isinstance(found, s.Followed):
             raise s.NotUnderstood(f"{name or 'an input'} is computed")
         array = np.asarray(found)
         if array.size > _MAX_VALUES:
@@ -647,7 +660,11 @@ def _split(c: _Call) -> tuple[s.Value, ...]:
 
 
 def _gather(c: _Call) -> s.Value:
-    indices, axis = c.constant(1), c.attribute("axis", 0)
+    axis, values = c.attribute("axis", 0), c[0]
+    if isinstance(c[1], s.Followed) and isinstance(values, np.ndarray) and values.ndim == 1:  # a function in a table
+        last = len(values) - 1
+        return s.together("Gather", lambda places: values[np.clip(places, -last - 1, last).astype(np.int64)], c[1])
+    indices = c.constant(1)
     if indices is None:
         raise s.NotUnderstood("its indices")
     return s.move(c[0], lambda x: np.asarray(np.take(x, indices.astype(np.int64), axis)))
@@ -669,7 +686,7 @@ def _cast(c: _Call) -> s.Value:
         with np.errstate(all="ignore"):
             return c[0].astype(kind)
     if kind.kind != "f" and not isinstance(c[0], s.Choice):
-        raise s.NotUnderstood(f"to {kind}")
+        return s.together(f"Cast to {kind}", lambda v: v.astype(kind), c[0])
     return c[0]  # type: ignore[no-any-return]
 
 
@@ -680,6 +697,17 @@ def _clip(c: _Call) -> s.Value:
 
 def _pow(c: _Call) -> s.Value:
     return s.together("Pow", lambda x, p: np.power(x, np.asarray(p, x.dtype)), c[0], c[1])
+
+
+def _dequantize_linear(c: _Call) -> s.Value:
+    codes, scale, zero = c.constant(0), c.constant(1), c.constant(2)
+    if codes is None or scale is None or c.attribute("block_size", 0):
+        raise s.NotUnderstood("of blocks")
+    if scale.size > 1:
+        shape = [1] * codes.ndim
+        shape[c.attribute("axis", 1)] = -1
+        scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+    return np.asarray((codes.astype(np.float32) - (0 if zero is None else zero.astype(np.float32))) * scale, np.float32)
 
 
 def _shape(c: _Call) -> s.Value:
@@ -739,6 +767,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize_linear,
     "Div": lambda c: s.divide(c[0], c[1]),
     "Dropout": _dropout,
     "Elu": _row("elu", ("alpha", 1.0)),
@@ -746,6 +775,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Exp": _unary("Exp", np.exp),
     "Expand": _expand,
     "Flatten": _flatten,
+    "Floor": _unary("Floor", np.floor),
     "GRU": _cell("gru"),
     "Gather": _gather,
     "Gelu": lambda c: s.named(c[0], "gelu_tanh" if c.attribute("approximate", b"none") == b"tanh" else "gelu"),
@@ -769,6 +799,7 @@ _RULES: dict[str, Callable[[_Call], s.Value | tuple[s.Value, ...]]] = {
     "Mish": _row("mish"),
     "Mul": lambda c: s.multiply(c[0], c[1]),
     "Neg": lambda c: s.multiply(c[0], np.asarray(np.float32(-1))),
+    "PRelu": lambda c: s.named(c[0], "leaky_relu", (s.uniform(c[1]),)),
     "Pow": _pow,
     "Reciprocal": _unary("Reciprocal", np.reciprocal),
     "ReduceMean": _reduced("ReduceMean", np.mean),

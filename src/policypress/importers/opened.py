@@ -18,7 +18,7 @@ from policypress.compression.freeze import freeze_graph
 from policypress.compression.graph import Graph
 from policypress.errors import PolicypressError, UnsupportedError
 from policypress.importers.chain import Chain, chain_of
-from policypress.importers.signals import Kept, NotUnderstood, Value
+from policypress.importers.signals import Kept, NotUnderstood, Signal, Value, observation
 from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import MAX_VALUES
 from policypress.policy.policy import Policy
@@ -40,6 +40,10 @@ Steps = Callable[[NDArray[Any], Sequence[Any]], tuple[NDArray[Any], list[Any]]]
 them. ``states``: of each row what it gave for the observation before, None where an episode begins."""
 
 
+Follow = Callable[[Signal], tuple[Value, Kept]]
+"""What a file answers to the signal of one observation (1, *shape), and what it keeps then."""
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A policy in files of another framework.
@@ -49,6 +53,7 @@ class Opened:
     a black box, and then ``unknown`` is the first operation that was not. ``steps``: its runtime where it keeps a
     state, and ``run`` then begins an episode in every row. ``metadata``: what the file says of the robot, texts or JSON
     values. ``files``: all that it is in. ``parameters``: the numbers of its network; None where only its code knows.
+    ``follow``: what it makes of a signal in the place of its observation; None where there is nothing to follow.
     """
 
     format: str
@@ -63,6 +68,7 @@ class Opened:
     metadata: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     parameters: int | None = None
+    follow: Follow | None = None
 
     @property
     def understood(self) -> bool:
@@ -72,17 +78,20 @@ class Opened:
         """What it is in words, a row each."""
         rows = {"format": self.format}
         if self.understood:
-            normed = self.graph is not None and self.graph.norm is not None
-            rows["layers"] = "understood: it can be frozen, exported" + (
-                " and imitated, by a student without LayerNorm" if normed else ", pruned and quantized"
-            )
+            what = ", pruned and quantized"
+            if self.graph is not None and self.graph.norm is not None:
+                what = " and imitated, by a student without LayerNorm"
+            elif self.chain is not None and self.chain.joined:
+                what = " and imitated, by a student that is one network"
+            rows["layers"] = f"understood: it can be frozen, exported{what}"
             if self.chain is not None and self.chain.cells:
                 rows["memory"] = ", then ".join(self.chain.cells)
         else:
             rows["layers"] = f"a black box, which can be distilled; not understood: {self.unknown or 'its shape'}"
             shape = "not said" if self.shape is None else f"{self.dtype} array of shape {self.shape}"
             rows["takes"] = shape + (", and keeps a state" if self.steps is not None else "")
-        return rows | {name: json.dumps(value)[:_REASON] for name, value in self.metadata.items()}
+        told = {name: value for name, value in self.metadata.items() if not name.startswith("policypress.")}
+        return rows | {name: json.dumps(value)[:_REASON] for name, value in told.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -112,15 +121,16 @@ class Opened:
         return replace(self, shape=shape, chain=chain)
 
 
-def with_chain(opened: Opened, followed: Callable[[], tuple[Value, Kept]]) -> Opened:
-    """``opened`` with its chain, if ``followed``, its answer and what it keeps, is one that answers as its own runtime
-    does.
+def with_chain(opened: Opened, follow: Follow) -> Opened:
+    """``opened`` with its chain, if what ``follow`` gives is one that answers as its own runtime does.
 
     Raises UnsupportedError for what answers otherwise when it is asked again, or not with finite numbers.
     """
     check_answers(opened)
+    opened = replace(opened, follow=follow)
+    assert opened.shape is not None
     try:
-        chain = chain_of(*followed())
+        chain = chain_of(*follow(observation((1, *opened.shape), batched=True)))
         graph = chain.graph()
         policy = freeze_graph(graph, observation_of(opened, chain), action_of_chain(chain))
         _compare(opened, chain, policy)
@@ -128,6 +138,8 @@ def with_chain(opened: Opened, followed: Callable[[], tuple[Value, Kept]]) -> Op
             _compare_episodes(opened, opened.steps, chain, policy)
     except NotUnderstood as error:
         return replace(opened, unknown=str(error))
+    except RecursionError:
+        return replace(opened, unknown="so many operations one after another")
     except PolicypressError as error:  # layers that no policy has, or other answers
         return replace(opened, unknown=str(error).rstrip("."))
     return replace(opened, chain=chain, graph=graph, policy=policy)
@@ -293,6 +305,10 @@ def check_size(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error of a library, for a sentence of ours."""
-    text = re.sub(r"^\[\w+\]\s*:\s*\d+\s*:\s*\w+\s*:\s*", "", str(error).strip()).partition("\n")[0]
+    """The first line of an error of a library, for a sentence of ours; of TorchScript's, which begin with a traceback,
+    the last."""
+    text = str(error).strip()
+    if text.startswith("The following operation failed"):
+        text = text.rpartition("\n")[2].partition(": ")[2]
+    text = re.sub(r"^\[\w+\]\s*:\s*\d+\s*:\s*\w+\s*:\s*", "", text).partition("\n")[0]
     return (text[:_REASON].rstrip(" .:") or type(error).__name__).replace("  ", " ")

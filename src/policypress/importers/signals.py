@@ -6,11 +6,14 @@ the observation is a NumPy array, and folded by NumPy; what does is a ``Signal``
 a batch of one. Moving values about (slices, gathers, reshapes, joins) moves indices; affine operations stay pending
 until a layer takes them in; elementwise ones are composed, and recognized by their values; so are those of a whole
 vector (a ``Whole``), until they are a LayerNorm. What a file keeps from one observation to the next is a signal too,
-which recurrent cells alone may read. Whatever else there is raises ``NotUnderstood``.
+which recurrent cells alone may read; a cell that is spelled out is recognized by its values (a ``Gated``). Whatever
+else there is raises ``NotUnderstood``.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policypress.importers.gates import recognized
 from policypress.policy.activations import FUNCTIONS
 from policypress.policy.ops import CELLS, LEAST_EPSILON, MAX_VALUES
 
@@ -32,6 +36,7 @@ _LARGEST_EPSILON = 1.0
 _TOLERANCE = 1e-5
 _DEEPEST = 32
 _LARGEST_STATE = 2**20  # values
+_LARGEST_JOIN = 2**20  # weights of a layer that values go past
 _THE_STATE = "the state that it keeps"
 
 
@@ -58,10 +63,12 @@ class Normalize:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """``weight @ x + bias``, float32 of shapes (out, in) and (out,)."""
+    """``weight @ x + bias``, float32 of shapes (out, in) and (out,). ``fixed``: it spells out a function, and is not
+    trained."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    fixed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +125,23 @@ class Inner:
     vector: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
-    """What the file keeps in ``name``, as the observation before has left it; nothing stands in front of it."""
+    """What the file keeps in ``name``, as the observation before has left it; nothing stands in front of it. ``part``:
+    the values of it that these are, None for all."""
 
     name: str
+    part: Signal | None = None
 
 
-Step = Normalize | Dense | Convolution | Pool | Function | Norm | Cell | Inner | State
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """``x`` plus what ``steps`` make of it: so values go past layers, which give 0 in their places."""
+
+    steps: tuple[Dense | Function, ...]
+
+
+Step = Normalize | Dense | Convolution | Pool | Function | Norm | Cell | Inner | State | Residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,11 +231,14 @@ class Signal:
             gain, offset = self.gain.ravel(), self.offset.ravel()
             weight, bias = (gain * step.weight).astype(np.float32), (gain * step.bias + offset).astype(np.float32)
             return before.then(Norm(weight, bias, step.epsilon), self.node.shape)
-        if step is None:
-            normalized = self.normalized()
-            if normalized.bare:
-                return normalized.node
+        if step is None and self.scaled.bare:
+            return self.scaled.node
         raise NotUnderstood("a scale, an offset or a choice of values between two functions")
+
+    @cached_property
+    def scaled(self) -> Signal:
+        """``normalized`` without a clip, always over the same node."""
+        return self.normalized()
 
     def normalized(self, clip: float = math.inf) -> Signal:
         """The same (clipped to ``clip``) over a node whose step is what is pending on the observation, as far as one
@@ -317,10 +336,78 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
+class Gated:
+    """An elementwise ``function`` of several ``sources`` of one shape, the state among them: a recurrent cell that is
+    spelled out, or a part of one.
+
+    ``operation``: what the file calls the first of its operations. ``summed``: whether it is the sum of its sources.
+    """
+
+    sources: tuple[Signal, ...]
+    function: Callable[..., Array]
+    operation: str
+    summed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.sources[0].shape
+
+    @cached_property
+    def cell(self) -> tuple[Node, Cell, int] | None:
+        """The cell, behind which node, and the vector of its state that these values are; None if they are none. Of
+        c, which has no output gate, the rows of the other gates alone."""
+        kept, recalled, taken = list[int](), list[int](), list[int]()
+        for place, source in enumerate(self.sources):
+            step, before = source.node.step, source.node.before
+            if isinstance(step, State) and _plain(source):
+                kept.append(place)
+            elif isinstance(step, Dense) and before is not None:
+                (recalled if isinstance(before.step, State) else taken).append(place)
+        if len(kept) != 1 or 1 + len(recalled) + len(taken) != len(self.sources):
+            return None
+        found = recognized(self.function, taken, recalled, kept[0])
+        if found is None:
+            return None
+        layer, taken_from = _stacked([self.sources[place] for place in found.input], found.signs)
+        recurrent, state = _stacked([self.sources[place] for place in found.recurrent], found.signs)
+        memory = self.sources[kept[0]]
+        if taken_from is None or state is None or not isinstance(state.step, State):
+            return None
+        h = state.step.part or _all_of(state, (state.size,))
+        read = (h,) if len(CELLS[found.kind].state) == 1 else (h, memory)
+        if h.index.size != memory.index.size or (len(read) == 1 and not _same_part(h, memory)):
+            return None
+        units = memory.index.size
+        return (
+            taken_from,
+            Cell(found.kind, layer, recurrent, tuple(_read(value, units) for value in read)),
+            found.vector,
+        )
+
+    @cached_property
+    def signal(self) -> Signal:
+        """What a cell gives; NotUnderstood for anything else."""
+        if self.cell is None or self.cell[2]:
+            what = "" if self.cell is not None else ", in what is neither a GRU nor an LSTM as PyTorch has them"
+            raise NotUnderstood(f"{self.operation} of {_THE_STATE}{what}", earlier=True)
+        node, cell, _ = self.cell
+        return _all_of(node.then(cell, (cell.recurrent.weight.shape[1],)), self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Signals of several nodes one after another, the state among them, in a tensor of ``shape``: what a layer of a
+    recurrent cell may take."""
+
+    parts: tuple[Signal, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Mixed:
     """What several cells keep, in one tensor: each value is that of ``nodes[which]`` at ``index``."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node | Gated, ...]
     which: NDArray[np.int64]
     index: NDArray[np.int64]
 
@@ -329,7 +416,9 @@ class Mixed:
         return self.index.shape
 
 
-Value = Array | Signal | Curve | Whole | Choice | Mixed
+Followed = Signal | Curve | Whole | Choice | Gated | Joined | Mixed
+"""What depends on the observation, or on what is kept."""
+Value = Array | Followed
 Kept = Mapping[str, Value | str]
 """What a file keeps for the next observation, by the names of ``state``; of what is not understood the reason."""
 
@@ -382,6 +471,8 @@ def matmul(a: Value, b: Value) -> Value:
         if math.prod(a.shape[:-1]) * math.prod(b.shape[-1:]) * math.prod(b.shape[:-2]) > MAX_VALUES:
             raise NotUnderstood("a tensor of so many values")
         return np.asarray(np.matmul(a, b))
+    if isinstance(a, Joined) and isinstance(b, np.ndarray) and b.ndim == 2:
+        return _dense_of_parts(a, b)
     if isinstance(b, np.ndarray) and b.ndim == 2:
         signal = signal_of(a)
         if signal.shape[-1:] == b.shape[:1] and math.prod(signal.shape[:-1]) == 1:
@@ -488,10 +579,24 @@ def _keeps(value: Value | str, before: Signal, cell: Node, vector: int) -> bool:
     which, index = (places.ravel()[before.index] for places in (found.which, found.index))
     if not np.array_equal(index, np.arange(len(index))):
         return False
-    nodes = [found.nodes[number] for number in np.unique(which)]
-    if vector == 0:
-        return all(node is cell for node in nodes)
-    return all(node.before is cell and node.step == Inner(vector) for node in nodes)
+    return all(_gives(found.nodes[number], cell, vector) for number in np.unique(which))
+
+
+def _gives(value: Node | Gated, cell: Node, vector: int) -> bool:
+    """Whether ``value`` is vector number ``vector`` of what ``cell`` keeps."""
+    if isinstance(value, Node):
+        return value is cell if vector == 0 else value.before is cell and value.step == Inner(vector)
+    if value.cell is None or not isinstance(cell.step, Cell):
+        return False
+    before, found, number = value.cell
+    layers = (found.input, cell.step.input), (found.recurrent, cell.step.recurrent)
+    return (
+        (number, found.kind) == (vector, cell.step.kind)
+        and before is cell.before
+        and all(_same_part(a, b) for a, b in zip(found.before, cell.step.before, strict=True))
+        and all(np.array_equal(a.weight, b.weight[: len(a.weight)]) for a, b in layers)
+        and all(np.array_equal(a.bias, b.bias[: len(a.bias)]) for a, b in layers)
+    )
 
 
 def _read(value: Value, units: int) -> Signal:
@@ -529,6 +634,14 @@ def move(x: Value, moved: Float) -> Value:
         return _whole(x.source, x.operation, moved, x.function, depth=x.depth)
     if isinstance(x, Mixed):
         return Mixed(x.nodes, moved(x.which), moved(x.index))
+    if isinstance(x, Joined):
+        order = moved(np.arange(math.prod(x.shape)).reshape(x.shape))
+        if not np.array_equal(order.ravel(), np.arange(math.prod(x.shape))):
+            raise NotUnderstood(f"a choice of values of {_THE_STATE}, and of others")
+        return Joined(x.parts, order.shape)
+    if isinstance(x, Gated) and not _is_h(x):
+        sources = tuple(signal_of(move(source, moved)) for source in x.sources)
+        return replace(x, sources=sources)
     signal = signal_of(x)
     index = moved(signal.index)
     if index.size > MAX_VALUES:
@@ -548,16 +661,18 @@ def join(values: Sequence[Value], axis: int) -> Value:
     if kept is not None and any(node is not kept.nodes[0] for node in kept.nodes):
         return kept
     signals = [None if isinstance(value, np.ndarray) else signal_of(value) for value in values]
+    found = [signal for signal in signals if signal is not None]
+    if _meets_state(found):
+        return _joined(signals, axis)
+    signals = _beside(signals)
     node = next(signal.node for signal in signals if signal is not None)
     parts = []
     for value, signal in zip(values, signals, strict=True):
         if signal is None:
             constant = np.asarray(value, np.float64)
             parts.append(Signal(node, np.zeros(constant.shape, np.int64), np.zeros(constant.shape), constant))
-        elif signal.node is node:
-            parts.append(signal)
         else:
-            raise _apart("Concat", node, signal.node)
+            parts.append(signal)
     joined = [np.concatenate([getattr(part, name) for part in parts], axis) for name in ("index", "gain", "offset")]
     return Signal(node, *joined)
 
@@ -570,6 +685,8 @@ def named(x: Value, function: str, parameters: tuple[float, ...] = ()) -> Value:
         return row(np.atleast_1d(x).astype(np.float32), *parameters).reshape(x.shape)
     if not row.legal(*parameters):
         raise NotUnderstood(f"{function} with {parameters}")
+    if isinstance(x, Gated) and not _is_h(x):
+        return _gated(function, lambda v: row(v, *parameters), x)
     if isinstance(x, Curve):
         curve = x
         return Curve(
@@ -588,6 +705,13 @@ def named(x: Value, function: str, parameters: tuple[float, ...] = ()) -> Value:
     )
 
 
+def uniform(values: Value) -> float:
+    """The one number that a constant tensor holds; NotUnderstood for several."""
+    if not isinstance(values, np.ndarray) or not values.size or not bool(np.all(values == values.flat[0])):
+        raise NotUnderstood("a number of its own for each value")
+    return float(values.flat[0])
+
+
 def relu(x: Value) -> Value:
     return clip(x, np.zeros(1), np.full(1, np.inf))
 
@@ -600,7 +724,7 @@ def clip(x: Value, low: Value, high: Value) -> Value:
         return np.clip(x, low, high).astype(x.dtype)
     if bool(np.all(low == -np.inf) and np.all(high == np.inf)):
         return x
-    if isinstance(x, Whole):
+    if isinstance(x, Whole | Gated):
         return together("Clip", np.clip, x, low, high)
     if isinstance(x, Curve) and x.clip is not None:
         source, least, most = x.clip
@@ -656,6 +780,9 @@ def together(operation: str, function: Callable[..., Array], *values: Value) -> 
         first = wholes[0]
         taken = [value if isinstance(value, np.ndarray) else _over(value, first.source) for value in values]
         return _whole(first.source, first.operation, function, *taken, depth=max(whole.depth for whole in wholes))
+    values = tuple(_settled_h(value) for value in values)
+    if _meets_state(values):
+        return _gated(operation, function, *values)
     if any(array.size != 1 for array in arrays):
         raise NotUnderstood(f"{operation} with a number of its own for each value")
     curves = [None if isinstance(value, np.ndarray) else curve_of(value) for value in values]
@@ -664,7 +791,7 @@ def together(operation: str, function: Callable[..., Array], *values: Value) -> 
         np.asarray(value).flat[0] if curve is None else curve.over(source)
         for value, curve in zip(values, curves, strict=True)
     ]
-    return Curve(source, _composed(function, parts), operation)
+    return Curve(source, _once(_composed(function, parts)), operation)
 
 
 def _composed(function: Callable[..., Array], parts: Sequence[Any]) -> Float:
@@ -696,13 +823,13 @@ def _whole(source: Signal, operation: str, function: Callable[..., Array], *part
     return Whole(source, composed, operation, shape, depth + 1)
 
 
-def _once(function: Float) -> Float:
-    """``function`` that is not computed twice in a row for the same array: what is used twice is not asked again."""
-    last: list[Any] = [None, None]
+def _once(function: Callable[..., Array]) -> Callable[..., Array]:
+    """``function`` that is not computed twice in a row for the same arrays: what is used twice is not asked again."""
+    last: list[Any] = [(), None]
 
-    def remembered(v: Array) -> Array:
-        if last[0] is not v:
-            last[:] = v, function(v)
+    def remembered(*v: Array) -> Array:
+        if len(last[0]) != len(v) or any(a is not b for a, b in zip(last[0], v, strict=True)):
+            last[:] = v, function(*v)
         return np.asarray(last[1])
 
     return remembered
@@ -725,8 +852,10 @@ def signal_of(x: Value) -> Signal:
     match x:
         case Signal():
             return x
-        case Curve():
+        case Curve() | Gated():
             return x.signal
+        case Joined():
+            raise NotUnderstood(f"Concat of {_THE_STATE}, and of others", earlier=True)
         case Whole():
             raise NotUnderstood(x.operation, earlier=True)
         case Choice():
@@ -749,6 +878,258 @@ def curve_of(x: Value) -> Curve:
     return Curve(source, lambda v: np.float32(gain) * v, "", whole=lambda: signal)
 
 
+# Cells that are spelled out
+
+
+def _is_h(x: Gated) -> bool:
+    """Whether it is what a whole cell gives."""
+    return x.cell is not None and x.cell[2] == 0
+
+
+def _settled_h(x: Value) -> Value:
+    """``x``, of what a whole cell gives the signal."""
+    return x.signal if isinstance(x, Gated) and _is_h(x) else x
+
+
+def _meets_state(values: Sequence[Value]) -> bool:
+    """Whether values come from different nodes, and what is kept is among them."""
+    if any(isinstance(value, Gated) for value in values):
+        return True
+    curves = [value.source if isinstance(value, Curve) else value for value in values]
+    nodes = [signal.node for signal in curves if isinstance(signal, Signal)]
+    return any(node is not nodes[0] for node in nodes) and any(isinstance(node.first.step, State) for node in nodes)
+
+
+def _gated(operation: str, function: Callable[..., Array], *values: Value, summed: bool = False) -> Gated:
+    """An elementwise function of several values: constants that are one number, and what meets the state."""
+    sources: list[Signal] = []
+    parts: list[Any] = []
+    shape = np.broadcast_shapes(
+        *(value.shape if isinstance(value, np.ndarray | Gated) else signal_of(value).shape for value in values)
+    )
+    for value in values:
+        if isinstance(value, np.ndarray):
+            if not bool(np.all(value == value.flat[0])):
+                raise NotUnderstood(f"{operation} with a number of its own for each value")
+            parts.append(value.flat[0])
+            continue
+        own = value if isinstance(value, Gated) else Gated((signal_of(value),), lambda v: v, operation)
+        places = []
+        for source in own.sources:
+            reshaped = _moved(source, 1.0, np.zeros(shape))
+            place = next((at for at, one in enumerate(sources) if _same_signal(one, reshaped)), len(sources))
+            if place == len(sources):
+                sources.append(reshaped)
+            places.append(place)
+        parts.append(_chosen(own.function, places))
+    first = next((value.operation for value in values if isinstance(value, Gated)), operation)
+    composed = _once(lambda *v: np.asarray(function(*(part(*v) if callable(part) else part for part in parts))))
+    return Gated(tuple(sources), composed, first, summed)
+
+
+def _chosen(function: Callable[..., Array], places: Sequence[int]) -> Callable[..., Array]:
+    return lambda *v: function(*(v[place] for place in places))
+
+
+def _added(a: Value, b: Value, operation: str, function: Callable[..., Array]) -> Value:
+    """A sum or a difference with what meets the state; biases of a layer are taken in by it."""
+    constant, x = (a, b) if isinstance(a, np.ndarray) else (b, a)
+    if isinstance(constant, np.ndarray) and isinstance(x, Gated) and x.summed and (function is np.add or constant is b):
+        offset = constant.astype(np.float64) * (1.0 if function is np.add else -1.0)
+        place = next((at for at, one in enumerate(x.sources) if isinstance(one.node.step, Dense)), 0)
+        sources = [
+            _moved(one, 1.0, offset if at == place else np.zeros(offset.shape)) for at, one in enumerate(x.sources)
+        ]
+        return replace(x, sources=tuple(sources))
+    values = [value for value in (a, b) if not isinstance(value, np.ndarray)]
+    summed = function is np.add and len(values) == 2 and all(not isinstance(one, Gated) or one.summed for one in values)
+    found = _gated(operation, function, a, b, summed=summed)
+    counted = sum(len(one.sources) if isinstance(one, Gated) else 1 for one in values)
+    return found if len(found.sources) == counted else replace(found, summed=False)
+
+
+def _same_signal(a: Signal, b: Signal) -> bool:
+    return a.node is b.node and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("index", "gain", "offset"))
+
+
+def _same_part(a: Signal, b: Signal) -> bool:
+    """Whether both are the same values of one state, as they are."""
+    return a.node is b.node and np.array_equal(a.index.ravel(), b.index.ravel())
+
+
+def _stacked(signals: Sequence[Signal], signs: Sequence[float]) -> tuple[Dense, Node | None]:
+    """The layer that gives signals one behind the other, each times its sign, and what it takes; None for several."""
+    rows = [_moved(signal, sign, 0.0).settled for signal, sign in zip(signals, signs, strict=True)]
+    steps = [row.step for row in rows if isinstance(row.step, Dense)]
+    layer = Dense(np.concatenate([one.weight for one in steps]), np.concatenate([one.bias for one in steps]))
+    before = rows[0].before
+    return layer, before if all(_same_source(row.before, before) for row in rows) else None
+
+
+def _same_source(a: Node | None, b: Node | None) -> bool:
+    """Whether both nodes have the same values: one node, or the same part of a state."""
+    if a is b or a is None or b is None:
+        return a is b
+    parts = [node.step.part if isinstance(node.step, State) else None for node in (a, b)]
+    return parts[0] is not None and parts[1] is not None and _same_part(parts[0], parts[1])
+
+
+def _joined(signals: Sequence[Signal | None], axis: int) -> Joined:
+    """Signals of several nodes along ``axis``; NotUnderstood where the state is none of them."""
+    found = [signal for signal in signals if signal is not None]
+    nodes = [signal.node for signal in found]
+    shape = found[0].shape
+    stateful = any(isinstance(node.first.step, State) for node in nodes)
+    if len(found) < len(signals) or not stateful or math.prod(shape[: axis % len(shape)]) != 1:
+        raise _apart("Concat", *nodes)
+    sizes = sum(signal.shape[axis] for signal in found)
+    return Joined(tuple(found), tuple(sizes if at == axis % len(shape) else n for at, n in enumerate(shape)))
+
+
+def _dense_of_parts(x: Joined, weight: Array) -> Value:
+    """``x @ weight``: the sum of a layer for each of its nodes."""
+    if math.prod(x.shape) != len(weight):
+        raise NotUnderstood("MatMul of these shapes")
+    edges = np.cumsum([0, *(part.index.size for part in x.parts)])
+    rows = [np.arange(start, end) for start, end in itertools.pairwise(edges)]
+    found: list[Value] = []
+    for node in dict.fromkeys(part.node for part in x.parts):
+        own = [place for place, part in enumerate(x.parts) if part.node is node]
+        values = [
+            np.concatenate([getattr(x.parts[place], name).ravel() for place in own])
+            for name in ("index", "gain", "offset")
+        ]
+        taken = weight[np.concatenate([rows[place] for place in own])]
+        found.append(_dense(Signal(node, *values), taken.T, (*x.shape[:-1], weight.shape[1])))
+    return functools.reduce(add, found)
+
+
+# What goes past layers
+
+
+def _beside(signals: Sequence[Signal | None]) -> list[Signal | None]:
+    """The same over one node, None staying None: of networks beside one another, and what goes past them, a chain.
+
+    One network runs after another, behind a layer that has a place for all that is needed later; what it gives is
+    added to places of its own, which are 0 until then. NotUnderstood where they are no networks of vectors, or have
+    nothing in common.
+    """
+    nodes = list(dict.fromkeys(signal.node for signal in signals if signal is not None))
+    if len(nodes) == 1:
+        return list(signals)
+    paths = [_path(node) for node in nodes]
+    source = next((node for node in paths[0] if all(node in path for path in paths)), None)
+    branches = [] if source is None else [_branch(path, source) for path in paths]
+    if source is None or None in branches:
+        raise _apart("Concat", *nodes)
+    now, places = source, {source: np.arange(source.size)}
+    for place, (node, branch) in enumerate(zip(nodes, branches, strict=True)):
+        if branch:
+            needed = np.zeros(source.size, bool)
+            for signal in signals:
+                if signal is not None and signal.node is source:
+                    needed[signal.index] = True
+            for later in branches[place + 1 :]:
+                if later and isinstance(later[0], Dense):
+                    needed |= later[0].weight.any(axis=0)
+            now, places = _past(now, places, source, needed, node, branch)
+    return [None if one is None else replace(one, node=now, index=places[one.node][one.index]) for one in signals]
+
+
+def _residual(a: Value, b: Value) -> Signal | None:
+    """The sum of a vector and what layers make of it; None for any other."""
+    values = [value for value in (a, b) if isinstance(value, Signal | Curve)]
+    nodes = [value.source.node if isinstance(value, Curve) else value.node for value in values]
+    if len(values) < 2 or nodes[0] is nodes[1]:
+        return None
+    try:
+        found = [signal_of(value) for value in values]
+        start, end = (one.settled for one in found)
+    except NotUnderstood:
+        return None
+    if start not in _path(end):
+        start, end = end, start
+    path = _path(end)
+    if found[0].shape != found[1].shape or start not in path or start.step is None:
+        return None
+    steps = [node.step for node in path[: path.index(start)]][::-1]
+    layers = tuple(step for step in steps if isinstance(step, Dense | Function))
+    if len(layers) < len(steps) or not any(isinstance(step, Dense) for step in layers):
+        return None
+    return _all_of(start.then(Residual(layers)), found[0].shape)
+
+
+def _path(node: Node) -> list[Node]:
+    """A node and all before it, the last first."""
+    found = [node]
+    while found[-1].before is not None:
+        found.append(found[-1].before)
+    return found
+
+
+def _branch(path: Sequence[Node], source: Node) -> list[Dense | Function] | None:
+    """The layers from ``source`` to the first node of ``path``, a Dense the first and the last of them."""
+    steps = [node.step for node in path[: path.index(source)]][::-1]
+    if len(steps) > 1 and isinstance(steps[0], Normalize) and isinstance(steps[1], Dense) and steps[0].clip == math.inf:
+        gain = 1.0 / steps[0].deviation.ravel()
+        bias = steps[1].bias - steps[1].weight.astype(np.float64) @ (steps[0].mean.ravel() * gain)
+        steps[:2] = [Dense((steps[1].weight * gain).astype(np.float32), bias.astype(np.float32))]
+    if not steps:
+        return []
+    found = [step for step in steps if isinstance(step, Dense | Function)]
+    if len(found) < len(steps) or not isinstance(found[0], Dense):
+        return None
+    if isinstance(found[-1], Function):
+        size = path[0].size
+        found.append(Dense(np.eye(size, dtype=np.float32), np.zeros(size, np.float32)))
+    return found
+
+
+def _past(
+    now: Node,
+    places: Mapping[Node, NDArray[np.int64]],
+    source: Node,
+    needed: NDArray[np.bool_],
+    node: Node,
+    branch: Sequence[Dense | Function],
+) -> tuple[Node, dict[Node, NDArray[np.int64]]]:
+    """What comes behind ``branch``, which leads to ``node``, beside all that is ``needed`` of ``source`` and all that
+    other networks gave; and where all is then, as ``places`` says of ``now``, -1 for what is left out."""
+    first, *rest = branch
+    assert isinstance(first, Dense)
+    units = len(first.weight)
+    kept = {one: needed if one is source else np.ones(at.size, bool) for one, at in places.items()}
+    end = units + sum(int(own.sum()) for own in kept.values())
+    width = end + (node.size if rest else 0)
+    if width * max(now.size, width) > _LARGEST_JOIN:
+        raise NotUnderstood("Concat of so many values")
+    weight, bias = np.zeros((width, now.size), np.float32), np.zeros(width, np.float32)
+    there = places[source] >= 0
+    weight[:units, places[source][there]], bias[:units] = first.weight[:, there], first.bias
+    after: dict[Node, NDArray[np.int64]] = {}
+    row = units
+    for one, own in kept.items():
+        after[one] = np.where(own, row + np.cumsum(own) - 1, -1)
+        weight[after[one][own], places[one][own]] = 1.0
+        row += int(own.sum())
+    now = now.then(Dense(weight, bias), (width,))
+    if not rest:
+        return now, after | {node: np.arange(units)}
+    after[node] = np.arange(end, width)
+    layers = [place for place, step in enumerate(rest) if isinstance(step, Dense)]
+    steps = list(rest)
+    for place, step in enumerate(rest):
+        if isinstance(step, Dense):
+            columns = width if place == layers[0] else step.weight.shape[1]
+            rows = after[node] if place == layers[-1] else np.arange(len(step.weight))
+            wide = np.zeros((width if place == layers[-1] else len(step.weight), columns), np.float32)
+            wide[rows, : step.weight.shape[1]] = step.weight
+            moved = np.zeros(len(wide), np.float32)
+            moved[rows] = step.bias
+            steps[place] = Dense(wide, moved)
+    return now.then(Residual(tuple(steps)), (width,)), after
+
+
 # Within
 
 
@@ -759,10 +1140,13 @@ def _plain(signal: Signal) -> bool:
 
 def _mixed(values: Sequence[Value], axis: int) -> Mixed | None:
     """Tensors of what cells keep, one after another along ``axis``; None where any of them is something else."""
-    nodes: list[Node] = []
+    nodes: list[Node | Gated] = []
     parts = []
-    for value in values:
-        if isinstance(value, Signal) and isinstance(value.node.step, Cell | Inner) and _plain(value):
+    for value in map(_settled_h, values):
+        if isinstance(value, Gated):
+            parts.append((np.full(value.shape, len(nodes)), np.arange(math.prod(value.shape)).reshape(value.shape)))
+            nodes.append(value)
+        elif isinstance(value, Signal) and isinstance(value.node.step, Cell | Inner) and _plain(value):
             parts.append((np.full(value.shape, len(nodes)), value.index))
             nodes.append(value.node)
         elif isinstance(value, Mixed):
@@ -784,12 +1168,16 @@ def _apart(operation: str, *nodes: Node) -> NotUnderstood:
 
 def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], sign: float) -> Value:
     """``a + sign * b``."""
+    a, b = _settled_h(a), _settled_h(b)
+    if _meets_state((a, b)):
+        return _added(a, b, operation, function)
     if isinstance(a, Whole) or isinstance(b, Whole):
         return together(operation, function, a, b)
     if isinstance(a, np.ndarray) == isinstance(b, np.ndarray):
         if isinstance(a, Signal) and isinstance(b, Signal) and a.node is b.node and np.array_equal(a.index, b.index):
             return replace(a, gain=a.gain + sign * b.gain, offset=a.offset + sign * b.offset)
-        return together(operation, function, a, b)
+        found = _residual(a, b) if function is np.add else None
+        return together(operation, function, a, b) if found is None else found
     first = isinstance(a, np.ndarray)
     constant, x, gain = (a, b, sign) if first else (b, a, 1.0)
     assert isinstance(constant, np.ndarray)
@@ -811,6 +1199,8 @@ def _affine(a: Value, b: Value, operation: str, function: Callable[..., Array], 
 
 
 def _scaled(x: Value, constant: Array, operation: str, function: Callable[..., Array], gain: Array) -> Value:
+    if isinstance(x, Gated) and not _is_h(x):
+        return _gated(operation, function, x, constant)
     if isinstance(x, Curve) and constant.size == 1:
         curve, scalar = x, np.float32(constant.flat[0])
         return Curve(
@@ -838,7 +1228,10 @@ def _moved(signal: Signal, gain: Array | float, offset: Array | float) -> Signal
 def _dense(signal: Signal, weight: Array, shape: tuple[int, ...]) -> Signal:
     """``weight`` (out, in) times ``signal``, whose pending gain, offset and places the layer takes in."""
     if signal.node.step is None:
-        signal = signal.normalized()
+        signal = signal.scaled
+    if isinstance(signal.node.step, State) and _plain(signal) and not signal.in_place:
+        part = State(signal.node.step.name, replace(signal, index=signal.index.ravel()))
+        signal = _all_of(Node((signal.index.size,), None, part), signal.shape)
     node, out = signal.node, len(weight)
     if out * node.size > MAX_VALUES:
         raise NotUnderstood(f"a layer of more than {MAX_VALUES:,} weights")
@@ -930,6 +1323,10 @@ def _recognized(function: Float) -> Function | None:
     for row in FUNCTIONS.values():
         if _same(function, lambda x, row=row: row(x, *row.usual)):  # type: ignore[misc]
             return Function(row.name, row.usual)
+    with np.errstate(all="ignore"):
+        low, high = (float(value) for value in np.ravel(function(_GRID[[_GRID.argmin(), _GRID.argmax()]])))
+    if -math.inf < low < high < math.inf and _same(function, lambda x: np.clip(x, np.float32(low), np.float32(high))):
+        return Function("hardtanh", (low, high))
     return None
 
 

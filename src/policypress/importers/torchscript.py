@@ -74,6 +74,11 @@ def open_torchscript(asked: Asked) -> Opened:
             f"{path} has {len(inputs)} inputs ({names}): a policy that can be opened has one, its observation. A state "
             "among them is that of a recurrent policy."
         )
+    if inputs[0].type().kind() != "TensorType":
+        raise UnsupportedError(
+            f"{path} takes observations of {inputs[0].type().annotation_str}: export it so that it takes one tensor, "
+            "or name a function that makes what it takes of one, package.module:function."
+        )
     _check_operations(path, graph)
     run, state = _runtime(path, module), _state(path, module, graph)
     steps = _steps(path, module, run, state) if state else None
@@ -84,7 +89,7 @@ def open_torchscript(asked: Asked) -> Opened:
     if found is None:
         return opened
     check_size(path, found)
-    return with_chain(opened, lambda: _followed(module, graph, found, state))
+    return with_chain(opened, lambda x: _followed(module, graph, x, state))
 
 
 # Before it runs
@@ -157,12 +162,17 @@ def _runtime(path: Path, module: Any) -> Run:
         try:
             found = module(torch.from_numpy(np.ascontiguousarray(observations, np.float32)))
         except Exception as error:  # as above
-            raise UnsupportedError(f"PyTorch does not run {path}: {reason_of(error)}.") from error
+            others = {str(one.dtype).removeprefix("torch.") for one in module.parameters()} - {"float32"}
+            mend = (
+                f"; its weights are {', '.join(sorted(others))}: export it in float32, module.float()" if others else ""
+            )
+            raise UnsupportedError(f"PyTorch does not run {path}: {reason_of(error)}{mend}.") from error
         if isinstance(found, tuple) and len(found) and isinstance(found[0], torch.Tensor) and len(found) == 1:
             found = found[0]
         if not isinstance(found, torch.Tensor):
             raise UnsupportedError(
-                f"{path} answers with a {type(found).__name__}: it must give one tensor, its action."
+                f"{path} answers with a {type(found).__name__}: export it so that it gives one tensor, its action, or "
+                "name a function that picks it, package.module:function."
             )
         return rows_of(str(path), found.numpy(), len(observations))
 
@@ -206,9 +216,9 @@ def _shape(module: Any, run: Run) -> tuple[int, ...] | None:
 # Following
 
 
-def _followed(module: Any, graph: Any, shape: tuple[int, ...], state: Sequence[str]) -> tuple[s.Value, s.Kept]:
-    """What a module answers, and what it keeps in the buffers that are its ``state``."""
-    found = _Followed(module, graph, shape, state)
+def _followed(module: Any, graph: Any, x: s.Signal, state: Sequence[str]) -> tuple[s.Value, s.Kept]:
+    """What a module answers to ``x``, and what it keeps in the buffers that are its ``state``."""
+    found = _Followed(module, graph, x, state)
     return found.value, {name: kept.why if isinstance(kept, _Lost) else kept for name, kept in found.kept.items()}
 
 
@@ -216,7 +226,7 @@ class _Followed:
     """The values of a module's graph, as far as they are understood: ``value``, what it answers, and ``kept``, what its
     buffers hold then, by name."""
 
-    def __init__(self, module: Any, graph: Any, shape: tuple[int, ...], state: Sequence[str]) -> None:
+    def __init__(self, module: Any, graph: Any, x: s.Signal, state: Sequence[str]) -> None:
         buffers = dict(module.named_buffers())
         self._state = {name: s.state(name, tuple(buffers[name].shape)) for name in state}  # as it is found
         self.kept: dict[str, Any] = dict(self._state)
@@ -224,7 +234,7 @@ class _Followed:
         inputs = list(graph.inputs())
         self._found: dict[str, Any] = {inputs[0].debugName(): module}
         self._paths = {inputs[0].debugName(): ""}  # of modules and what is in them
-        self._found[inputs[1].debugName()] = s.observation((1, *shape), batched=True)
+        self._found[inputs[1].debugName()] = x
         self._body(graph)
         found = self._of(next(iter(graph.outputs())))
         while isinstance(found, list | tuple) and len(found) == 1:
@@ -368,7 +378,7 @@ def _term(value: Any) -> Any:
 
 
 def _known(value: Any) -> bool:
-    return isinstance(value, s.Signal | s.Curve | s.Whole | s.Choice | s.Mixed)
+    return isinstance(value, s.Followed)
 
 
 def _two(operation: Callable[[s.Value, s.Value], s.Value], python: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -516,10 +526,10 @@ def _refused(why: str) -> Any:
     raise s.NotUnderstood(why)
 
 
-def _zeros(sizes: list[int], *_: Any) -> Any:
+def _full(sizes: Sequence[int], value: float) -> Any:
     if math.prod(sizes) > MAX_VALUES:
         raise s.NotUnderstood("a tensor of so many values")
-    return np.zeros(sizes, np.float32)
+    return np.full(sizes, value, np.float32)
 
 
 def _copied(x: Any, value: Any, *_: Any) -> Any:
@@ -692,6 +702,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "ne": _compare("aten::ne", lambda a, b: a != b),
     "neg": lambda x: -x if isinstance(x, int | float) else s.multiply(x, np.asarray(np.float32(-1))),
     "__not__": lambda x: not x,
+    "ones": lambda sizes, *_: _full(sizes, 1.0),
+    "ones_like": lambda x, *_: _full(x.shape, 1.0),
     "permute": lambda x, order: s.move(x, lambda v: np.transpose(v, order)),
     "pow": _power,
     "reciprocal": _unary("aten::reciprocal", np.reciprocal),
@@ -721,18 +733,21 @@ _RULES: dict[str, Callable[..., Any]] = {
     "transpose": lambda x, a, b: s.move(x, lambda v: np.swapaxes(v, a, b)),
     "type_as": _same,
     "unflatten": _unflat,
+    "unsafe_chunk": _chunk,
+    "unsafe_split": _split,
     "unsqueeze": lambda x, axis: s.move(x, lambda v: np.expand_dims(v, axis)),
     "var": _variance,
     "view": lambda x, sizes: s.move(x, lambda v: v.reshape(sizes)),
     "where": _where,
-    "zeros": _zeros,
-    "zeros_like": lambda x, *_: np.zeros(x.shape, np.float32),
+    "zeros": lambda sizes, *_: _full(sizes, 0.0),
+    "zeros_like": lambda x, *_: _full(x.shape, 0.0),
     "__getitem__": lambda values, place: values[place],
     "__is__": lambda a, b: a is b,
     "__isnot__": lambda a, b: a is not b,
     "prim::NumToTensor": _same,
     "prim::unchecked_cast": _same,
     "Int": lambda x: int(x),
+    "prelu": lambda x, slope: s.named(x, "leaky_relu", (s.uniform(slope),)),
     "prod": lambda x: math.prod(x.shape) if isinstance(x, np.ndarray) else _refused("of what is computed"),
 }
 """What is understood of PyTorch's operators."""

@@ -7,6 +7,7 @@ known are refused, and what no file of its kind says, which function stands betw
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Family:
     ``layers``: expressions of names, without .weight and .bias, in the order the layers run; those of one expression by
     their number, and there is an activation between every two. ``usual``: the activation of its examples. ``squash``: a
     tanh at the end, times ``action_scale``, plus ``action_bias``. ``scaled``: whether a scale of 1 says that there is
-    no tanh, or that there is.
+    no tanh, or that there is. ``normed``: whether a weight and a bias alone are known to be a LayerNorm's.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Family:
     normalizers: tuple[Normalizer, ...] = ()
     squash: bool = False
     scaled: bool = False
+    normed: bool = False
 
 
 _FAST = r"(?:actor_state_dict\.)?"
@@ -78,6 +80,15 @@ FAMILIES: tuple[Family, ...] = (
             Normalizer(
                 r"actor_state_dict\.obs_normalizer\._mean", r"actor_state_dict\.obs_normalizer\._std", False,
                 outside=1e-2,
+            ),
+        ),
+    ),
+    Family(
+        "rsl_rl", (r"model_state_dict\.student\.(\d+)",), "elu",
+        (
+            Normalizer(
+                r"model_state_dict\.student_obs_normalizer\._mean", r"model_state_dict\.student_obs_normalizer\._std",
+                False, outside=1e-2,
             ),
         ),
     ),
@@ -120,7 +131,11 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "FastSAC or FastTD3", (_FAST + r"net\.(\d+)", _FAST + r"fc_mu\.0"), "silu", (_FAST_STATISTICS,),
-        squash=True, scaled=True,
+        squash=True, scaled=True, normed=True,
+    ),
+    Family(
+        "Stable-Baselines3", (r"(?:state_dict\.)?mlp_extractor\.policy_net\.(\d+)", r"(?:state_dict\.)?action_net"),
+        "tanh",
     ),
     Family("CleanRL", (r"fc(\d+)", r"fc_(?:mean|mu)"), "relu", squash=True),
     Family("CleanRL", (r"actor_mean\.(\d+)",), "tanh"),
@@ -132,7 +147,7 @@ _BESIDE = re.compile(
     r"(^|[._])(critic\w*|value\w*|baseline|qf?\d*(_target)?|qnet\w*|target\w*|optimizer\w*|std|log_?std\w*|sigma|"
     r"fc_logstd|noise_scales|learned_stddev|std_param|log_std_param|count|current_count|_var|_std|"
     r"num_batches_tracked|returns_normalizer|reward\w*|curr_lr|scheduler|rnd\w*|env_state|infos|stats|amp\w*|"
-    r"discriminator\w*|distribution|last_mean_rewards|frame|epoch|iter)([._]|$)"
+    r"discriminator\w*|privileged_obs_norm\w*|teacher\w*|distribution|last_mean_rewards|frame|epoch|iter)([._]|$)"
 )
 """Names of what a policy does not need: critics, optimizers, the spread of its exploration, counts."""
 _RECURRENT = re.compile(r"(^|\.)(memory_a|a_rnn|rnn|lstm\w*|gru\w*|core)(\.|$)")
@@ -159,19 +174,26 @@ def open_weights(asked: Asked) -> Opened:
         tensors = _actor_among(path, tensors)
     family, layers, normalizer = _family(path, tensors)
     modules = _modules(path, tensors, layers)
+    if not family.normed and (norms := [layer for layer in layers if tensors[f"{layer}.weight"].ndim == 1]):
+        warnings.warn(
+            f"{path}: {', '.join(norms)} is taken as a LayerNorm with an epsilon of {_EPSILON:g}; a GroupNorm has the "
+            "same names and answers otherwise: if it is one, export the policy to ONNX or TorchScript instead.",
+            stacklevel=2,
+        )
     activation = _activation(path, asked.activation, family, modules)
     shape = (int(tensors[f"{layers[0]}.weight"].shape[-1]),)
     check_size(path, shape)
-    try:
-        value: s.Value = s.observation((1, *shape), batched=True)
-        value = _normalized(value, tensors, normalizer)
+
+    def follow(x: s.Signal) -> tuple[s.Value, s.Kept]:
+        value = _normalized(x, tensors, normalizer)
         for layer in modules:
             value = _applied(value, tensors, layer, activation)
         if asked.output:
             value = _named_part(path, value, asked.output)
-        if family.squash:
-            value = _squashed(path, value, tensors, family)
-        chain = chain_of(value)
+        return (_squashed(path, value, tensors, family) if family.squash else value), {}
+
+    try:
+        chain = chain_of(*follow(s.observation((1, *shape), batched=True)))
         graph = chain.graph()
         observation = ObservationTransform(shape, "float32", normalization=chain.normalization)
         policy = freeze_graph(graph, observation, action_of_chain(chain))
@@ -181,7 +203,7 @@ def open_weights(asked: Asked) -> Opened:
         raise UnsupportedError(f"the layers in {path} do not fit together: {error}.") from error
     return Opened(
         f"{family.name} weights", shape, "float32", lambda x: np.asarray(policy.predict(x)[0]).reshape(len(x), -1),
-        chain, graph, policy, files=(path,),
+        chain, graph, policy, files=(path,), follow=follow,
     )  # fmt: skip
 
 
@@ -198,6 +220,11 @@ def _family(path: Path, tensors: Tensors) -> tuple[Family, list[str], Normalizer
             normalizer = next((one for one in family.normalizers if _only(tensors, one.mean)), None)
             _check_names(path, tensors, family, layers, normalizer)
             return family, layers, normalizer
+    if any("_parameters." in name for name in tensors):
+        raise UnsupportedError(
+            f"{path} holds a whole module, whose code is in no file: save its weights alone, "
+            "torch.save(module.state_dict(), FILE), or export it to ONNX or TorchScript."
+        )
     shown = ", ".join(list(tensors)[:3])
     known = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     raise UnsupportedError(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policypress.policy.contract import ActionTransform, ObservationTransform
 
 if TYPE_CHECKING:
@@ -64,9 +67,21 @@ def _action_words(action: ActionTransform, outputs: int) -> str:
         case "box":
             assert action.low is not None
             assert action.high is not None
-            bounds = f"[{float(action.low.min()):g}, {float(action.high.max()):g}]"
-            how = "tanh scaled to" if action.squash else "clipped to"
-            return f"{action.dtype} array of shape {action.shape}, {how} {bounds}"
+            how = _bounds_words(action.low, action.high, "tanh scaled" if action.squash else "clipped")
+            return f"{action.dtype} array of shape {action.shape}, {how}"
+
+
+def _bounds_words(low: NDArray[np.float32], high: NDArray[np.float32], how: str) -> str:
+    """Between which numbers actions lie; infinite bounds are none."""
+    least, most = low[np.isfinite(low)], high[np.isfinite(high)]
+    if not least.size and not most.size:
+        return f"not {how}"
+    if not least.size or not most.size:
+        words = f"at most {float(most.max()):g}" if most.size else f"at least {float(least.min()):g}"
+    else:
+        words = f"[{float(least.min()):g}, {float(most.max()):g}]"
+    some = "" if least.size in (0, low.size) and most.size in (0, high.size) else ", where they have bounds"
+    return f"{how} to {words}{some}"
 
 
 def _agreement_rows(measured: dict[str, Any] | None) -> dict[str, str]:

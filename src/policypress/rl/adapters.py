@@ -50,7 +50,10 @@ try:
 except ImportError:  # its algorithms are refused by name
     sb3_contrib, BatchRenorm = None, type(None)  # type: ignore[assignment, misc]
 
-_NOT_WHILE_LEARNING = "{} cannot be pressed while it learns ({}): press the trained agent with policypress compress."
+_NOT_WHILE_LEARNING = (
+    "{} cannot be pressed while it learns ({}): a student learns from the trained agent instead, by policypress "
+    "compress --method distill."
+)
 _IMAGE_FEATURES = 512
 _BOUNDED = 1e6  # a wider range of observations is a way to say that there is none
 _SAMPLES = 64
@@ -293,7 +296,7 @@ class SACAdapter(_ContinuousAdapter):
         if graph.limit < math.inf:
             raise UnsupportedError(
                 f"the agent clips its mean to {graph.limit:g} (clip_mean of gSDE) and cannot be pressed while it "
-                "learns: press the trained agent with policypress compress, or train with "
+                "learns: press the trained agent by policypress compress --method distill, or train with "
                 "policy_kwargs={'clip_mean': 0.0}."
             )
         return graph

@@ -54,6 +54,7 @@ from policypress.rl.sources import OpenedAgent, Source
 from policypress.rl.statistics import Evidence, Statistics, beside, evidence, read_vecnormalize
 from policypress.rl.teacher import Teacher
 
+_OTHER_ZIPS = (".pt2", ".keras")
 _OPTIMIZER_KWARGS = ("optimizer_class", "optimizer_kwargs", "device")
 """What decides about learning alone: left out when a policy is rebuilt."""
 _GAP, _STANDARD_ERRORS = 0.1, 4.0
@@ -112,8 +113,8 @@ class Agent:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is a zip, as ``model.save`` writes it; those of PyTorch hold a folder."""
-    return zipfile.is_zipfile(path) and not is_archive(path, "data.pkl")
+    """Whether a file is a zip, as ``model.save`` writes it; those of PyTorch hold a folder, and others are named so."""
+    return zipfile.is_zipfile(path) and not is_archive(path, "data.pkl") and path.suffix.lower() not in _OTHER_ZIPS
 
 
 def open_zip(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:

@@ -48,13 +48,13 @@ class Finetune(Method):
             check_student_training(agent)
             check_config(agent.teacher, config.student)
             return
+        model = _trainable(agent)
+        adapter_for(model).trained_graph(model)  # what cannot learn on is known before anybody trusts a file
         if not agent.source.trust:
             raise UnsupportedError(
                 "finetune needs the agent's optimizer and settings, which are read by unpickling: add --trust if you "
                 "trust the file, or use --method distill."
             )
-        model = _trainable(agent)
-        adapter_for(model).trained_graph(model)
 
     @contextmanager
     def prepare(

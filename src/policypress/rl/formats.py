@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policypress.errors import RunError
-from policypress.importers.formats import FORMATS, format_of, is_function
+from policypress.importers.formats import FORMATS, check_readable, format_of, is_function
 from policypress.rl.agents import is_zip, open_zip
 from policypress.rl.environments import EnvLike
 from policypress.rl.imported import open_imported
@@ -53,5 +53,6 @@ def open_agent(source: Source, algo: str | None, env: EnvLike | None) -> OpenedA
     for reader in READERS:
         if path.is_file() and reader.recognizes(path):
             return reader.open(source, algo, env)
+    check_readable(path)
     names = " or ".join(reader.name for reader in READERS)
     raise RunError(f"{path} is not an agent saved by {names}: give {files}.")

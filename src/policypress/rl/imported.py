@@ -77,9 +77,15 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
     outputs = chain.outputs if chain is not None else opened.run(np.zeros((1, *opened.shape), opened.dtype)).shape[1]
     action = _own_action(chain, outputs) if space is None else action_of(space)
     _check_outputs(who, space, outputs)
-    if chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
-        return Teacher(graph, observation_of(opened, chain), fitted, imitation_of(fitted, algo), provenance=told)
-    parameters = graph.parameters if graph is not None else opened.parameters
+    whole = chain is not None and not chain.joined  # a student of several networks is one of its own
+    if whole and chain is not None and graph is not None and (fitted := _fitted(chain, action)) is not None:
+        within, action = fitted
+        own = graph if within.steps is chain.steps else within.graph()
+        dense = None if own is graph else 4 * graph.parameters
+        imitation = imitation_of(action, algo)
+        observation = observation_of(opened, chain)
+        return Teacher(own, observation, action, imitation, provenance=told, dense_bytes=dense)
+    parameters = graph.parameters if graph is not None and whole else opened.parameters
     dense = None if parameters is None else 4 * parameters
     black_box = partial(
         Teacher, None, observation_of(opened), action, imitation_of(action, algo), provenance=told, dense_bytes=dense
@@ -97,15 +103,13 @@ def _own_action(chain: Chain | None, outputs: int) -> ActionTransform:
     return action_of_chain(chain)
 
 
-def _fitted(chain: Chain, action: ActionTransform) -> ActionTransform | None:
-    """``action`` as the end of a chain; None where its tanh reaches beyond the bounds, which it then is no part of."""
+def _fitted(chain: Chain, action: ActionTransform) -> tuple[Chain, ActionTransform] | None:
+    """A chain that ends as ``action`` does, and how that is; None where choices are made of a tanh."""
     if action.kind != "box" or action.low is None or action.high is None or chain.kind != "box":
-        return action if chain.kind == "discrete" or not chain.squash else None
+        return (chain, action) if chain.kind == "discrete" or not chain.squash else None
     within = narrowed(chain, action.low.ravel(), action.high.ravel())
-    if within is None:
-        return None
     low, high = within.low.reshape(action.shape), within.high.reshape(action.shape)
-    return replace(action, squash=within.squash, low=low, high=high)
+    return within, replace(action, squash=within.squash, low=low, high=high)
 
 
 def _check_outputs(who: str, space: spaces.Space[Any] | None, outputs: int) -> None:

@@ -193,7 +193,8 @@ def stepping(teacher: Teacher) -> ActSteps:
 
 
 def scaled_hidden(teacher: Teacher, factor: float) -> tuple[int, ...]:
-    """The teacher's hidden widths times ``factor``, 4 at least; behind residual blocks only, if there are any.
+    """The teacher's hidden widths times ``factor``, 4 at least; behind residual blocks only, if there are any, and in
+    front of what spells out the end of an action.
 
     Raises UnsupportedError for a black box.
     """
@@ -201,7 +202,10 @@ def scaled_hidden(teacher: Teacher, factor: float) -> tuple[int, ...]:
     blocks = [index for index, node in enumerate(graph.nodes) if isinstance(node, ResidualNode)]
     behind = sum(isinstance(node, LayerNode) for node in graph.nodes[1 + max(blocks, default=-1) :]) - 1
     widths = hidden_widths(graph)
-    return tuple(min(width, max(4, round(width * factor))) for width in widths[len(widths) - behind :])
+    widths = widths[len(widths) - behind :]
+    if graph.layers[-1].fixed:
+        widths = widths[:-1]
+    return tuple(min(width, max(4, round(width * factor))) for width in widths)
 
 
 def _before_tanh(network: nn.Sequential, observation: ObservationTransform) -> Graph:
