@@ -26,7 +26,7 @@ from policypress.rl import distill, evaluate
 from policypress.rl.agents import teacher_of
 from policypress.rl.compress import compress, post_training
 from policypress.rl.imitation import imitation_loss, squashed
-from policypress.rl.sources import EnvironmentStates
+from policypress.rl.sources import Disturbances, EnvironmentStates
 from policypress.rl.teacher import Teacher
 from rl.toys import (
     CHOOSE,
@@ -361,6 +361,23 @@ def test_student_and_teacher_share_the_steps() -> None:
         states.close()
         assert found.shape == (2_001, 3)
         assert np.mean(acted) == pytest.approx(share, abs=0.25 if share == 0.5 else 0.0)
+
+
+def test_where_actions_have_no_bounds_a_wild_one_does_not_make_disturbances_wild() -> None:
+    env = gym.Env[Any, Any]()
+    env.action_space = gym.spaces.Box(np.array([-np.inf, -1.0], np.float32), np.array([np.inf, 1.0], np.float32))
+    disturbed, random = Disturbances([env], 0.2, seed=0), np.random.default_rng(0)
+    done = []
+    for step in range(4_000):
+        chosen = random.normal(size=2).clip(-1, 1).astype(np.float32)
+        if step == 100:
+            chosen[0] = 50.0
+        found = disturbed(0, chosen)
+        if found is not chosen:
+            done.append(found)
+    beside = np.abs(done)[500:]
+    assert beside[:, 0].max() < 4.0
+    assert 0.9 < beside[:, 1].max() <= 1.0
 
 
 def test_disturbances_hold_a_random_action_for_a_moment() -> None:

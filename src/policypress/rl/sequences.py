@@ -264,11 +264,15 @@ def config_of(config: DistillConfig) -> SequenceConfig:
     """As many pieces a batch as have its observations, and no more rows than there are observations for; ConfigError
     for too few."""
     length = SequenceConfig.steps + SequenceConfig.burn_in
+    # Without a memory an answer is of one observation, and those of one piece would be nearly the same.
+    steps, burn_in = (1, 0) if config.memory == "none" else (SequenceConfig.steps, SequenceConfig.burn_in)
     return SequenceConfig(
         config.compression,
+        steps=steps,
+        burn_in=burn_in,
         rows=max(1, min(SequenceConfig.rows, config.states // (10 * length))),
         batches=config.batches,
-        pieces=math.ceil(config.batch_size / SequenceConfig.steps),
+        pieces=math.ceil(config.batch_size / steps),
         states=config.states,
         collections=config.collections,
         disturbances=config.disturbances,

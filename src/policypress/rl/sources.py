@@ -127,7 +127,8 @@ class Disturbances:
     ``rate``: how many begin a step. What recovers is what is learned from: states beside the usual way, near falls
     among them, which the teacher alone seldom meets (noise injection, Laskey et al. 2017). Numbers of a Box are drawn
     evenly within its bounds, and at most twice as far from the middle as any that were chosen so far: bounds may be far
-    beyond what is ever done.
+    beyond what is ever done. Where there is none, they lie within two standard deviations of what was chosen so far: a
+    student that falls may choose anything.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], rate: float, seed: int) -> None:
@@ -135,6 +136,7 @@ class Disturbances:
         self._space = copy.deepcopy(envs[0].action_space)
         self._space.seed(seed)
         self._range: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._sums = np.zeros((3, *(self._space.shape or ())))  # how many were chosen, their sum, their squares
         self._left, self._held = [0] * len(envs), [None] * len(envs)
 
     def __call__(self, index: int, action: Any) -> Any:
@@ -143,6 +145,7 @@ class Disturbances:
             return action
         low, high = self._range or (action, action)
         self._range = np.minimum(low, action), np.maximum(high, action)
+        self._sums += np.stack([np.ones_like(self._sums[0]), action, np.square(action)])
         if self._left[index] == 0 and self._random.random() < self._rate:
             self._left[index] = int(self._random.integers(*_DISTURBED))
             self._held[index] = self._drawn()
@@ -156,7 +159,12 @@ class Disturbances:
             return self._space.sample()
         least, largest = self._range
         reach = (largest - least) / 2
-        low, high = np.maximum(least - reach, self._space.low), np.minimum(largest + reach, self._space.high)
+        count, total, squares = self._sums
+        middle = total / count
+        usual = 2.0 * np.sqrt(np.maximum(squares / count - middle**2, 0.0))
+        lowest = np.where(np.isfinite(self._space.low), self._space.low, middle - usual)
+        highest = np.where(np.isfinite(self._space.high), self._space.high, middle + usual)
+        low, high = np.maximum(least - reach, lowest), np.minimum(largest + reach, highest)
         return self._random.uniform(low, high).astype(self._space.dtype)
 
 
