@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,23 @@ CORES = {
 and compiler.cpp.flags, without those that write dependencies."""
 
 
+PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+"""Where tools are looked for: those of PyPI lie beside the interpreter."""
+
+
 def needs(*tools: str) -> pytest.MarkDecorator:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
+    missing = [tool for tool in tools if shutil.which(tool, path=PLACES) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not here: {', '.join(missing)}")
 
 
 def run(*command: str | Path, folder: Path, **more: str) -> str:
     done = subprocess.run(
-        list(map(str, command)), cwd=folder, env={**os.environ, **more}, capture_output=True, text=True, timeout=300
+        list(map(str, command)),
+        cwd=folder,
+        env={**os.environ, "PATH": PLACES, **more},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -187,7 +197,7 @@ def test_platformio_packs_it(libraries: Path, tmp_path: Path) -> None:
 def test_platformio_builds_two_in_one_firmware(libraries: Path, tmp_path: Path) -> None:
     """With a platform of our own, the compiler that is here, and SCons from PyPI in place of PlatformIO's package of
     it: its registry is not asked."""
-    python = Path(shutil.which("pio") or "").resolve().parent / "python"
+    python = Path(shutil.which("pio", path=PLACES) or "").resolve().parent / "python"
     if subprocess.run([python, "-c", "import SCons"], capture_output=True).returncode:
         pytest.skip("SCons is not here, where PlatformIO is.")
     scons, platform, app = tmp_path / "core/packages/tool-scons", tmp_path / "platform", tmp_path / "app"

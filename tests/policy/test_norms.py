@@ -112,7 +112,7 @@ def test_exported_c_has_the_references_bits(tmp_path: Path) -> None:
 def test_c_without_one_has_no_code_of_it(tmp_path: Path) -> None:
     for name, policy, used in (("with", normed(3), 1), ("without", make_policy("float", "vector"), 0)):
         export_c(policy, tmp_path / name, CExportConfig("policy_", check=False))
-        assert f"#define ENGINE_USE_LAYER_NORM {used}\n" in (tmp_path / name / "policy_.c").read_text()
+        assert f"#define ENGINE_USE_LAYER_NORM {used}\n" in (tmp_path / name / "src/policy_.c").read_text()
 
 
 def test_a_file_holds_it(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def linger(tell: Tell, path: Path) -> None:
 def test_workers_end_with_the_block(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), workers() as pool:  # noqa: PT012
         pool.start("first", linger, tmp_path / "pid")
-        while not (tmp_path / "pid").exists():
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             pool.wait(0.02)
         raise KeyboardInterrupt
     assert not multiprocessing.active_children()
@@ -147,7 +147,7 @@ def test_a_worker_notices_that_its_parent_is_gone(tmp_path: Path) -> None:
 def test_ctrl_c_does_not_reach_a_worker(tmp_path: Path) -> None:
     with workers() as pool:
         pool.start("first", linger, tmp_path / "pid")
-        while not (tmp_path / "pid").exists():
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             pool.wait(0.02)
         time.sleep(0.1)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
