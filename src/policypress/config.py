@@ -386,6 +386,15 @@ class DistillConfig:
             shown="the agent's own network",
         ),
     ] = ()
+    hidden_activation: Annotated[
+        str,
+        Setting(
+            "What stands between its hidden layers, which then start from fresh weights: relu, elu, silu, tanh and "
+            "their like",
+            STUDENT,
+            shown="relu, or the agent's own where its layers are narrowed",
+        ),
+    ] = ""
     batches: Annotated[
         int, Setting("Batches that it learns from, at most: it stops when it has learned all", STUDENT, Span(1))
     ] = 100_000
@@ -609,6 +618,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _LATER = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
     *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
+    ("hidden_activation", ""),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from policypress.compression.graph import Graph, Residual, trace
 from policypress.compression.recurrent import Frames, Recurrent
-from policypress.compression.student import forward, hidden_widths, linear, student, unroll
+from policypress.compression.student import forward, hidden_widths, linear, starts_afresh, student, unroll
 from policypress.errors import ConfigError, UnsupportedError
 
 
@@ -140,6 +140,20 @@ def test_another_number_of_linear_layers_starts_anew() -> None:
     deeper = student(trace(mlp()), (6, 6, 6), x)
     assert hidden_widths(trace(deeper)) == (6, 6, 6)
     assert deeper(x).shape == (7, 3)
+
+
+def test_an_activation_of_its_own_starts_anew() -> None:
+    x = torch.randn(7, 5)
+    network = student(trace(mlp()), (6, 4), x, activation="elu")
+    assert [type(module) for module in network] == [nn.Flatten, nn.Linear, nn.ELU, nn.Linear, nn.ELU, nn.Linear]
+    assert starts_afresh(trace(mlp()), (6, 4), "elu")
+    assert not starts_afresh(trace(mlp()), (6, 4))
+    with pytest.raises(ConfigError, match="the activation 'swish2' is not one of relu, tanh, leaky_relu, elu"):
+        student(trace(mlp()), (6, 4), x, activation="swish2")
+    with pytest.raises(ConfigError, match="keeps the functions of its agent, leave it out"):
+        student(trace(mlp()), (), x, activation="elu")
+    with pytest.raises(ConfigError, match="keeps the functions of its agent, leave it out"):
+        student(trace(cnn()), (5,), torch.randn(NETWORKS["cnn"][1]), activation="elu")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from policypress.compression.graph import trace
 from policypress.config import CompressionConfig, DistillConfig
 from policypress.errors import ConfigError, DivergedError, ObservationError, PolicypressError, RunError
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import Flatten, Layer
+from policypress.policy.ops import Activation, Flatten, Layer
 from policypress.policy.payload import encode_payload
 from policypress.rl import distill, evaluate
 from policypress.rl.agents import teacher_of
@@ -671,6 +671,24 @@ def test_a_narrow_student_may_have_other_layers() -> None:
     policy = compress(picking(), PICK, replace(SMALL, hidden=(10,)))
     assert len(policy.layers) == 2
     assert evaluate(policy, PICK, episodes=10).mean > 0.8 * EPISODE
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_student_may_have_an_activation_of_its_own(known: bool) -> None:
+    teacher = picking()
+    if not known:
+        teacher = replace(teacher, graph=None, answers=teacher.outputs)
+    policy = compress(teacher, PICK, replace(SMALL, hidden=(10, 8), hidden_activation="elu"))
+    assert [op.function for op in policy.ops if isinstance(op, Activation)] == ["elu", "elu"]
+    assert policy.numerics == "integer"
+    assert policy.provenance["distill"]["hidden_activation"] == "elu"
+    assert evaluate(policy, PICK, episodes=10).mean > 0.8 * EPISODE
+
+
+def test_a_student_that_starts_afresh_needs_training() -> None:
+    for changes in ({"hidden": (6, 6, 6)}, {"hidden": (6, 6), "hidden_activation": "elu"}):
+        with pytest.raises(ConfigError, match="starts from fresh weights, and --method ptq trains none"):
+            post_training(picking(), PICK, replace(SMALL, **changes))
 
 
 def test_a_teacher_of_plain_pytorch_is_what_its_network_says() -> None:

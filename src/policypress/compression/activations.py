@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from policypress.compression.ranges import ActivationQuantizer, GridQuantizer, constant_range
+from policypress.errors import ConfigError
 from policypress.policy.activations import FUNCTIONS, LARGEST_CODE, Lookup, NumPy, lookup
 
 Parameters = tuple[float, ...]
@@ -46,6 +47,15 @@ def module_of(function: str, parameters: Parameters) -> nn.Module:
     row = FUNCTIONS[function]
     module: nn.Module = getattr(nn, row.torch[0])(**dict(zip(row.parameters, parameters, strict=True)), **row.fixed)
     return module
+
+
+def named(name: str) -> nn.Module:
+    """The activation of this name, with its usual parameters; ConfigError for a name that is none."""
+    if name == "relu":
+        return nn.ReLU()
+    if name not in FUNCTIONS:
+        raise ConfigError(f"the activation {name!r} is not one of relu, {', '.join(FUNCTIONS)}.")
+    return module_of(name, FUNCTIONS[name].usual)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from policypress.compression.activations import module_of
+from policypress.compression.activations import module_of, named
 from policypress.compression.fake_quant import FakeQuantConv2d, FakeQuantLinear
 from policypress.compression.graph import (
     ActivationNode,
@@ -75,40 +75,55 @@ def hidden_widths(graph: Graph) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def student(graph: Graph, hidden: Hidden, observations: torch.Tensor, *, clips: bool = True) -> nn.Sequential:
+def student(
+    graph: Graph, hidden: Hidden, observations: torch.Tensor, *, clips: bool = True, activation: str = ""
+) -> nn.Sequential:
     """A network like ``graph``'s, but its last hidden layers are ``hidden`` wide (empty: an exact copy; "none": it is
     ``linear``, and clips nothing).
 
     Each narrowed layer keeps the units that matter most, with their weights: those whose activation varies most on
     ``observations`` (preprocessed, (n, ...)), times the norm of the weights that read them. A network of Linear layers
     may also get another number of hidden layers; it then starts from fresh weights, as one does that is to do without
-    the LayerNorms of ``graph``, of which there is no copy. Where ``graph`` clips its outputs
-    the student has two small layers more that do so too, unless ``clips`` is False. Raises ConfigError if the widths
-    do not fit the network, UnsupportedError for a copy that there is none of.
+    the LayerNorms of ``graph``, of which there is no copy, or one whose hidden layers have another ``activation`` than
+    its own (a name that ``activations.named`` knows; "": its own, "relu" in fresh ones). Where ``graph`` clips its
+    outputs the student has two small layers more that do so too, unless ``clips`` is False. Raises ConfigError if the
+    widths do not fit the network, UnsupportedError for a copy that there is none of.
     """
     if hidden == "none":
         return linear(observations, forward(graph, observations.to(graph.layers[0].module.weight)))
-    modules = _unclipped(graph, hidden, observations)
+    modules = _unclipped(graph, hidden, observations, activation)
     if clips and graph.limit < math.inf:
         modules[-1:] = clip_layers(modules[-1], graph.limit)
     return nn.Sequential(*modules)
 
 
-def _unclipped(graph: Graph, hidden: Sequence[int], observations: torch.Tensor) -> list[Any]:
+def _unclipped(graph: Graph, hidden: tuple[int, ...], observations: torch.Tensor, activation: str) -> list[Any]:
     widths = hidden_widths(graph)
-    kinds = LayerNode | ReluNode | ActivationNode | NormNode | FlattenNode
-    linear = all(isinstance(node, kinds) for node in graph.nodes) and all(
-        isinstance(node.module, nn.Linear) for node in graph.layers
-    )
-    first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
-    if linear and hidden and (len(hidden) != len(widths) or graph.norm is not None):
-        return list(fresh(first.shape[1], hidden, len(last)))
+    if starts_afresh(graph, hidden, activation):
+        first, last = graph.layers[0].module.weight, graph.layers[-1].module.weight
+        return list(fresh(first.shape[1], hidden, len(last), activation or "relu"))
+    if activation:
+        raise ConfigError(
+            "hidden_activation is for students of new hidden layers (--hidden 24,24) of an agent whose own layers are "
+            "Linear ones: this one keeps the functions of its agent, leave it out."
+        )
     check_pressable(graph)
     if len(hidden) > len(widths):
         raise ConfigError(f"hidden={_listed(hidden)} names more layers than the network has: {_listed(widths)}.")
     target = (*widths[: len(widths) - len(hidden)], *hidden)
     observations = observations.to(graph.layers[0].module.weight)  # half weights see half numbers
     return list(_narrowed(graph, target, observations))
+
+
+def starts_afresh(graph: Graph, hidden: Hidden, activation: str = "") -> bool:
+    """Whether such a ``student`` takes none of its teacher's weights over, so that it must be trained."""
+    kinds = LayerNode | ReluNode | ActivationNode | NormNode | FlattenNode
+    linear = all(isinstance(node, kinds) for node in graph.nodes) and all(
+        isinstance(node.module, nn.Linear) for node in graph.layers
+    )
+    if not linear or not hidden or hidden == "none":
+        return False
+    return bool(activation) or len(hidden) != len(hidden_widths(graph)) or graph.norm is not None
 
 
 def _apply(node: Node, x: torch.Tensor) -> torch.Tensor:
@@ -232,11 +247,12 @@ def _layer(module: nn.Linear | nn.Conv2d, outputs: torch.Tensor, inputs: torch.T
     return made
 
 
-def fresh(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-    """A network of Linear layers with ReLU between them, from fresh weights; observations (n, ...) are flattened."""
+def fresh(inputs: int, hidden: Sequence[int], outputs: int, activation: str = "relu") -> nn.Sequential:
+    """A network of Linear layers with ``activation`` between them, from fresh weights; observations (n, ...) are
+    flattened."""
     modules: list[nn.Module] = []
     for before, after in pairwise([inputs, *hidden, outputs]):
-        modules += [nn.Linear(before, after, dtype=torch.float32), nn.ReLU()]
+        modules += [nn.Linear(before, after, dtype=torch.float32), named(activation)]
     return nn.Sequential(nn.Flatten(), *modules[:-1])
 
 

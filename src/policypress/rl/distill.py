@@ -281,9 +281,11 @@ def _student(
         network = linear(observations, _unsaturated(teacher, teacher.outputs(observations)))
     elif teacher.graph is not None:
         # A narrow one learns where the teacher clips; layers for it would cost it more than they gain.
-        network = student(teacher.graph, config.hidden, observations, clips=not config.hidden)
+        kind = config.hidden_activation
+        network = student(teacher.graph, config.hidden, observations, clips=not config.hidden, activation=kind)
     elif config.hidden:
-        network = fresh(math.prod(teacher.observation.shape), config.hidden, teacher.output_count)
+        activation = config.hidden_activation or "relu"
+        network = fresh(math.prod(teacher.observation.shape), config.hidden, teacher.output_count, activation)
     else:
         raise ConfigError(
             "the teacher's network is not known, so its student cannot be a copy of it: give the student's widths, for "

@@ -16,7 +16,8 @@ from torch import nn
 
 from policypress.compression.compressor import Compressor
 from policypress.compression.freeze import spread
-from policypress.compression.student import State, student, unroll
+from policypress.compression.graph import Graph
+from policypress.compression.student import State, hidden_widths, starts_afresh, student, unroll
 from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError
 from policypress.policy import reference
@@ -40,7 +41,8 @@ class PostTraining(Method):
     """Magnitude pruning in one go, and ranges measured on the agent's own states."""
 
     def check(self, agent: OpenedAgent, config: PressConfig) -> None:
-        agent.teacher.network("pressed without training")
+        graph = agent.teacher.network("pressed without training")
+        _check_copies(graph, config.student)
         if agent.teacher.remembers:
             _copied_to_sequences(agent.teacher, config.student)
         else:
@@ -57,6 +59,15 @@ class PostTraining(Method):
             yield Calibration(teacher, states, config.student)
 
 
+def _check_copies(graph: Graph, config: DistillConfig) -> None:
+    if starts_afresh(graph, config.hidden, config.hidden_activation):
+        raise ConfigError(
+            "a student of other layers than its agent's starts from fresh weights, and --method ptq trains none: give "
+            f"at most its own {len(hidden_widths(graph))} hidden layers, each narrower, and no --hidden-activation, or "
+            "leave --method out."
+        )
+
+
 class Calibration:
     """A copy of the teacher, pruned and quantized by what it meets; over too soon to need a checkpoint.
 
@@ -65,6 +76,7 @@ class Calibration:
 
     def __init__(self, teacher: Teacher, states: States, config: DistillConfig) -> None:
         graph = teacher.network("pressed without training")
+        _check_copies(graph, config)
         self._teacher, self._config = teacher, config
         self._raw = met_by_teacher(teacher, states, min(config.states, _STATES))
         torch.manual_seed(config.seed)

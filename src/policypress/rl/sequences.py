@@ -291,7 +291,7 @@ def _network(teacher: Teacher, config: DistillConfig) -> nn.Sequential:
         )
     memory, width = remembering(config.memory, math.prod(teacher.observation.shape))
     hidden = () if config.hidden == "none" else config.hidden
-    layers = list(fresh(width, hidden, teacher.output_count))
+    layers = list(fresh(width, hidden, teacher.output_count, config.hidden_activation or "relu"))
     return nn.Sequential(*memory, *layers[1:])  # without its Flatten: these are vectors
 
 
