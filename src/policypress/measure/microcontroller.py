@@ -139,7 +139,7 @@ def measure_on_target(
     observation: str | None = None,
     observation_scale: tuple[float, ...] | None = None,
 ) -> TargetReport:
-    """Run ``policy`` on the emulated ``target`` ("cortex-m0", "cortex-m3", "cortex-m4") and measure what it takes.
+    """Run ``policy`` on the emulated ``target``, one of ``TARGETS`` or its name, and measure what it takes.
 
     ``observations``: (n, *shape) raw ones, by default the policy's test vectors. ``integer_only``: measure the export
     without floats, codes in and sums out. ``weights``, ``observation``, ``observation_scale``: as in ``CExportConfig``;

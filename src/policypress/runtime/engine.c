@@ -57,17 +57,15 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #else
 #define INLINED static inline
 #endif
-/* GCC, where sizes count more than time, weighs variables of a loop as all others, and has a Cortex-M0 spill them. */
-#if defined(__OPTIMIZE_SIZE__) && defined(__GNUC__) && !defined(__clang__) && defined(__thumb__) && !defined(__thumb2__)
+/*
+ * GCC, where sizes count more than time, weighs variables of a loop as all others, and has a Cortex-M0 spill them and
+ * one with vectors move its sums about.
+ */
+#if defined(__OPTIMIZE_SIZE__) && defined(__GNUC__) && !defined(__clang__) && \
+    (ENGINE_VECTORS || (defined(__thumb__) && !defined(__thumb2__)))
 #define FOR_TIME __attribute__((optimize("O2")))
 #else
 #define FOR_TIME
-#endif
-
-#if ENGINE_VECTORS && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE_SIZE__)
-#define FOR_TIME_BY_VECTORS __attribute__((optimize("O2")))
-#else
-#define FOR_TIME_BY_VECTORS
 #endif
 
 /* Keeps the compiler from computing a variable in another way than loops say, which would take registers. */
@@ -362,8 +360,8 @@ INLINED void finish_four(const ending *e, unsigned char *target, uint32x4_t sums
 }
 
 /* The outputs of a dense layer that come in fours; how many these are. */
-FOR_TIME_BY_VECTORS APART static size_t vector_fours(const engine_step *s, const window *v, const uint8_t *x,
-                                                     unsigned char *target, size_t i) {
+FOR_TIME APART static size_t vector_fours(const engine_step *s, const window *v, const uint8_t *x,
+                                          unsigned char *target, size_t i) {
     const ending e = ending_of(s);
     const uint32_t *bias = s->bias;
     const uint8_t *weight = s->weight;

@@ -12,6 +12,7 @@
 #if defined(__ARM_FEATURE_MVE) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_mve.h>
 #define ENGINE_VECTORS 1
+#define ENGINE_ALIGNED __attribute__((aligned(4))) /* of weights, which are loaded by words: Helium takes aligned ones */
 #define vector_sum vaddvq_u8
 #define vector_load_bytes vldrbq_u32
 #define vector_store_bytes(target, codes) vstrbq_u32(target, vreinterpretq_u32_s32(codes))
@@ -31,7 +32,7 @@ static inline uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const 
         ADD_ROW(d, rows.val[3]);
     }
     if (n) {
-        const mve_pred16_t left = vctp8q(n);
+        const mve_pred16_t left = vctp8q((uint32_t)n);
         const uint8x16_t bytes = vldrbq_z_u8(x, left);
         const uint32x4_t blocks = vidupq_n_u32(0, 4);
         const uint32_t *row = (const uint32_t *)(const void *)w;
@@ -91,6 +92,9 @@ static inline uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const 
 }
 #else
 #define ENGINE_VECTORS 0
+#endif
+#ifndef ENGINE_ALIGNED
+#define ENGINE_ALIGNED
 #endif
 
 #if ENGINE_VECTORS
