@@ -26,7 +26,9 @@ setup(
         Extension(
             "policypress.runtime.engine",
             [f"{RUNTIME}/{name}.c" for name in ENGINE],
-            depends=[f"{RUNTIME}/engine{name}.h" for name in ("", "_call", "_dsp", "_native", "_kernels", "_vector")],
+            depends=[
+                f"{RUNTIME}/engine{name}.h" for name in ("", "_arm", "_call", "_dsp", "_native", "_kernels", "_vector")
+            ],
             define_macros=[("ENGINE_INTERFACE", f'"{INTERFACE}"')],
             include_dirs=[numpy.get_include()],
             # Aligned, else speed hangs on the code before.

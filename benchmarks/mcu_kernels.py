@@ -1,23 +1,29 @@
-"""Instructions of the engine's kernels on emulated Cortex-M cores, beside what they are to stay below.
+"""Instructions of the engine's kernels on emulated Cortex-M cores and AArch64, beside what they are to stay below.
 
     python benchmarks/mcu_kernels.py [--only PART] [--target cortex-m4] [--optimize -O2] [--count 20]
+    python benchmarks/mcu_kernels.py --vectors
 
 Dense networks of random 8-bit weights, trained policies of results/, and float32 networks; integers in and out but for
 the last. The script fails if one answer differs from the reference's or a limit is passed. Limits of dense networks on
 a Cortex-M4 are 0.95 times what Arm's CMSIS-NN takes for the same layers (s8, with DSP instructions); on other cores 0.8
 times what this engine took before it summed four outputs at once. Neither is measured here: CMSIS-NN was built once
 from its sources, by GCC 12.2, for the same emulated core; they are no part of this repository.
+
+--vectors: integer networks on a Cortex-M55 and on AArch64 (as benchmarks/aarch64.py counts), with their vectors and
+without; nothing is to differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import aarch64
 import numpy as np
 from mcu_forms import layer
 from numpy.typing import NDArray
@@ -58,6 +64,13 @@ TRAINED = {"cheetah-90": 56_000, "cheetah-98": 18_000, "keep-cheetah": 5_500}
 """Limits on a Cortex-M4 with -O2."""
 FLOAT_LIMIT, FLOAT_LIMIT_NO_ZEROS = 800_000, 480_000
 SLOWER_SMALL = 1.15  # times the instructions of -O2 that -Os may take
+M55 = TARGETS["cortex-m55"]
+CORES = {
+    "M55 without Helium": dataclasses.replace(M55, flags=("-mcpu=cortex-m55+nomve", "-mfloat-abi=hard")),
+    "M55": M55,
+}
+AARCH64 = {"without NEON": "armv8-a+nosimd", "NEON": "armv8-a", "NEON, dot products": "armv8.2-a+dotprod"}
+"""What -march is for them."""
 
 
 class Network(NamedTuple):
@@ -135,13 +148,39 @@ PARTS: dict[str, Callable[[int], Iterator[Network]]] = {
 }
 
 
+def vectors(count: int) -> int:
+    """Print what integer networks take with vectors and without; 1 if an answer differs."""
+    print("| network | core | option | instructions | code | differ |\n|---|---|---|---:|---:|---:|")
+    failed = 0
+    for network in itertools.chain(PARTS["dense"](count), PARTS["trained"](count)):
+        for optimize in OPTIMIZE:
+            rows = dict[str, tuple[float, int, int]]()
+            for core, target in CORES.items():
+                report = measure_on_target(
+                    network.policy, target, network.observations, integer_only=True, optimize=optimize
+                )
+                rows[core] = report.instructions, report.footprint.code, report.differing
+            for core, march in AARCH64.items():
+                rows[f"AArch64, {core}"] = aarch64.count(network.policy, network.observations, march, optimize)
+            for core, (instructions, code, differing) in rows.items():
+                failed |= differing > 0
+                print(f"| {network.name} | {core} | {optimize} | {instructions:,.0f} | {code:,} | {differing} |",
+                      flush=True)  # fmt: skip
+    return failed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(PARTS), help="one part (all)")
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="once for each (all)")
     parser.add_argument("--optimize", action="append", help="the compiler's option, once for each (-O2 and -Os)")
     parser.add_argument("--count", type=int, default=20, help="observations (20)")
+    parser.add_argument(
+        "--vectors", action="store_true", help="a Cortex-M55 and AArch64, with their vectors and without"
+    )
     arguments = parser.parse_args()
+    if arguments.vectors:
+        return vectors(arguments.count)
     print("| network | core | option | instructions | limit | flash | differ |\n|---|---|---|---:|---:|---:|---:|")
     failed = False
     for part in [arguments.only] if arguments.only else PARTS:

@@ -5,7 +5,7 @@
 
 Random policies of policypress.testing, every eighth with a state, in every form of weights, every other integer one
 without floats, are compiled for each core with each option of the compiler and answer random and extreme observations
-in QEMU. Exit code 1 if an answer differs. What does not fit a core's memory is counted. A policy on three cores with
+in QEMU. Exit code 1 if an answer differs. What does not fit a core's memory is counted. A policy on four cores with
 three options takes one core of an x86-64 machine about 4 s.
 """
 

@@ -39,10 +39,14 @@ class Processor(NamedTuple):
     compiler: str
     emulator: str
     order: str  # of bytes, as NumPy has it
+    options: tuple[str, ...] = ()  # of the compiler
 
 
 PROCESSORS = {
     "aarch64": Processor("64 bits, little-endian", "aarch64-linux-gnu-gcc", "qemu-aarch64", "<"),
+    "aarch64-dotprod": Processor(
+        "64 bits, little-endian", "aarch64-linux-gnu-gcc", "qemu-aarch64", "<", ("-march=armv8.2-a+dotprod",)
+    ),
     "armhf": Processor("32 bits, little-endian", "arm-linux-gnueabihf-gcc", "qemu-arm", "<"),
     "riscv64": Processor("64 bits, little-endian", "riscv64-linux-gnu-gcc", "qemu-riscv64", "<"),
     "powerpc": Processor("32 bits, big-endian", "powerpc-linux-gnu-gcc", "qemu-ppc", ">"),
@@ -89,6 +93,7 @@ def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, po
         processor.compiler,
         *STRICT,
         "-O2",
+        *processor.options,
         "-static",
         *sources,
         "-o",

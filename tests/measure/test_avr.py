@@ -65,7 +65,7 @@ def test_the_command_line_measures_an_avr() -> None:
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="use cortex-m0, cortex-m3, cortex-m4, avr"):
+    with pytest.raises(ConfigError, match="use cortex-m0, cortex-m3, cortex-m4, cortex-m55, avr"):
         measure(load(KEEP), "avr9")
     monkeypatch.setattr(avr, "require_tools", lambda: None)
     with pytest.raises(UnsupportedError, match="remembers"):

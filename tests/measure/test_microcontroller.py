@@ -97,6 +97,8 @@ def test_constants_are_what_the_export_says(agent: Policy, tmp_path: Path) -> No
         ("weight-only", "vector", 5, "cortex-m0"),
         ("weight-only", "tanh", 8, "cortex-m4"),
         ("float", "image", 32, "cortex-m4"),
+        ("integer", "image", 8, "cortex-m55"),
+        ("float", "vector", 32, "cortex-m55"),
     ],
 )
 def test_every_kind_of_policy_acts_bit_for_bit(numerics: Any, kind: Any, bits: int, target: str) -> None:
@@ -181,8 +183,8 @@ def test_an_export_says_what_it_takes(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["export", file, "--to", "c", "--out", str(out), "--name", "cheetah", "--measure"])
     assert answer.exit_code == 0
     text = (out / "include/cheetah.h").read_text()
-    assert len(re.findall(r"cortex-m[034] -O[2s]: flash [\d,]+, RAM [\d,]+", text)) == 6
-    assert "0 of 192 answers differ" in text
+    assert len(re.findall(r"cortex-m(?:0|3|4|55) -O[2s]: flash [\d,]+, RAM [\d,]+", text)) == 8
+    assert "0 of 256 answers differ" in text
 
 
 def test_an_export_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +197,7 @@ def test_an_export_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_target_is_refused(agent: Policy) -> None:
-    with pytest.raises(ConfigError, match=r"cortex-m9.*cortex-m0, cortex-m3, cortex-m4"):
+    with pytest.raises(ConfigError, match=r"cortex-m9.*cortex-m0, cortex-m3, cortex-m4, cortex-m55"):
         measure_on_target(agent, "cortex-m9")
 
 

@@ -146,7 +146,7 @@ def bench(
         list[str] | None,
         typer.Option(
             help="Instead, flash, RAM and instructions on an emulated microcontroller, checked bit for bit: "
-            "cortex-m0, cortex-m3, cortex-m4, or avr, without floats there. May be given more than once."
+            "cortex-m0, cortex-m3, cortex-m4, cortex-m55, or avr, without floats there. May be given more than once."
         ),
     ] = None,
     markdown: Annotated[

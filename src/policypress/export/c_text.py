@@ -49,13 +49,14 @@ class Constants:
         self._unpacked = {} if unpacked is None else unpacked.arrays
         self._names: dict[tuple[str, bytes], str] = {}
 
-    def name(self, wanted: str, array: NDArray[Any]) -> str:
-        """Name of the array with these values, defined if it is new."""
-        key = (array.dtype.name, np.ascontiguousarray(array).tobytes())
+    def name(self, wanted: str, array: NDArray[Any], attribute: str = "") -> str:
+        """Name of the array with these values, defined, with the ``attribute``, if it is new."""
+        kind = f"{attribute} {TYPES[array.dtype.name]}".lstrip()
+        key = (kind, np.ascontiguousarray(array).tobytes())
         if key not in self._names:
             self._names[key] = wanted
             self.bytes += len(key[1])
-            self.text.append(definition(f"{self._qualifier} {TYPES[array.dtype.name]} {wanted}", array))
+            self.text.append(definition(f"{self._qualifier} {kind} {wanted}", array))
         return self._names[key]
 
     def fields(self, structure: str, fields: Fields, prefix: str) -> str:
@@ -68,7 +69,8 @@ class Constants:
                 text = self._unpacked[f"{prefix}_{field}"]
             elif isinstance(value, np.ndarray):
                 # An empty array cannot be defined in C, and is not read.
-                text = self.name(f"{prefix}_{field}", value) if value.size else "NULL"
+                words = "ENGINE_ALIGNED" if field == "weight" and value.dtype == np.uint8 else ""
+                text = self.name(f"{prefix}_{field}", value, words) if value.size else "NULL"
             elif isinstance(value, Name):
                 text = value.c
             elif not value:

@@ -58,6 +58,7 @@ TARGETS = {
         Target("cortex-m0", "microbit", 16_000_000, ("-mcpu=cortex-m0", "-mfloat-abi=soft")),
         Target("cortex-m3", "mps2-an385", 25_000_000, ("-mcpu=cortex-m3", "-mfloat-abi=soft")),
         Target("cortex-m4", "mps2-an386", 25_000_000, ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")),
+        Target("cortex-m55", "mps3-an547", 32_000_000, ("-mcpu=cortex-m55", "-mfloat-abi=hard")),
     )
 }
 
@@ -129,7 +130,7 @@ def missing_tools() -> tuple[str, ...]:
 
 def measure_on_target(
     policy: Policy,
-    target: str,
+    target: str | Target,
     observations: NDArray[Any] | None = None,
     *,
     integer_only: bool = False,
@@ -138,14 +139,14 @@ def measure_on_target(
     observation: str | None = None,
     observation_scale: tuple[float, ...] | None = None,
 ) -> TargetReport:
-    """Run ``policy`` on the emulated ``target`` ("cortex-m0", "cortex-m3", "cortex-m4") and measure what it takes.
+    """Run ``policy`` on the emulated ``target``, one of ``TARGETS`` or its name, and measure what it takes.
 
     ``observations``: (n, *shape) raw ones, by default the policy's test vectors. ``integer_only``: measure the export
     without floats, codes in and sums out. ``weights``, ``observation``, ``observation_scale``: as in ``CExportConfig``;
     raw observations are rounded to what is exported. ``optimize``: the compiler's option. Raises ConfigError for
     another target, ExportError if a tool is missing or the policy does not fit.
     """
-    chosen = find_target(target)
+    chosen = target if isinstance(target, Target) else find_target(target)
     require_tools()
     config = CExportConfig(
         name="policy",

@@ -4,6 +4,7 @@
 #include <float.h>
 #include <string.h>
 
+#include "engine_arm.h"
 #include "engine_dsp.h"
 
 #if ENGINE_USE_ENDS
@@ -56,8 +57,12 @@ typedef char engine_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];
 #else
 #define INLINED static inline
 #endif
-/* GCC, where sizes count more than time, weighs variables of a loop as all others, and has a Cortex-M0 spill them. */
-#if defined(__OPTIMIZE_SIZE__) && defined(__GNUC__) && !defined(__clang__) && defined(__thumb__) && !defined(__thumb2__)
+/*
+ * GCC, where sizes count more than time, weighs variables of a loop as all others, and has a Cortex-M0 spill them and
+ * one with vectors move its sums about.
+ */
+#if defined(__OPTIMIZE_SIZE__) && defined(__GNUC__) && !defined(__clang__) && \
+    (ENGINE_VECTORS || (defined(__thumb__) && !defined(__thumb2__)))
 #define FOR_TIME __attribute__((optimize("O2")))
 #else
 #define FOR_TIME
@@ -342,12 +347,67 @@ INLINED uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bit
 #define TWO_PAIRS_OF_BYTES TWO_PAIRS
 #endif
 
+#if ENGINE_VECTORS
+/* The usual ending of four outputs that have one multiplier and shift. */
+INLINED void finish_four(const ending *e, unsigned char *target, uint32x4_t sums) {
+    int32x4_t codes = vreinterpretq_s32_u32(sums);
+    if (ENGINE_USE_CLIP)
+        codes = vmaxq_s32(vminq_s32(codes, vdupq_n_s32((1 << 23) - 1)), vdupq_n_s32(-(1 << 23)));
+    codes = vaddq_s32(vmulq_n_s32(codes, e->multiplier), vdupq_n_s32(e->half));
+    codes = vshlq_s32(codes, vdupq_n_s32(-e->shift));
+    codes = vmaxq_s32(vminq_s32(codes, vdupq_n_s32(e->high)), vdupq_n_s32(e->low));
+    vector_store_bytes(target, vaddq_s32(codes, vdupq_n_s32(e->zero)));
+}
+
+/* The outputs of a dense layer that come in fours; how many these are. */
+FOR_TIME APART static size_t vector_fours(const engine_step *s, const window *v, const uint8_t *x,
+                                          unsigned char *target, size_t i) {
+    const ending e = ending_of(s);
+    const uint32_t *bias = s->bias;
+    const uint8_t *weight = s->weight;
+    const size_t outputs = s->out_channels & ~(size_t)3, n = RUN(s, v);
+    uint32_t more = 0;
+    for (size_t b = 0; b < LINES(v); b++) {
+        const uint8_t *from = x + b * v->line, *const end = from + n;
+        for (; end - from >= 16; from += 16)
+            more += vector_sum(vld1q_u8(from));
+        while (from != end)
+            more += *from++;
+    }
+    for (size_t o = 0; o < outputs; o += 4) {
+        uint32x4_t sums = vsubq_u32(vld1q_u32(bias + o), vdupq_n_u32(128 * more));
+        for (size_t b = 0; b < LINES(v); b++, weight += 4 * n)
+            sums = vector_products(sums, x + b * v->line, weight, n);
+        if (ENGINE_USE_USUAL && e.usual && !e.per_output)
+            finish_four(&e, target + i + o, sums);
+        else {
+            uint32_t each[4];
+            vst1q_u32(each, sums);
+            for (size_t j = 0; j < 4; j++)
+                finish(s, &e, target, i + o + j, o + j, each[j]);
+        }
+    }
+    return outputs;
+}
+
+#define FOURS_OF_BYTES                                    \
+    if (n == 4) {                                         \
+        o = vector_fours(s, v, x, target, i);             \
+        left -= o;                                        \
+        weight += o * LINES(v) * RUN(s, v);               \
+    }                                                     \
+    n = 1;
+#else
+#define FOURS_OF_BYTES
+#endif
+#define FOURS_OF_WORDS
+
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
  * final sum lies within int32 (policy/checks.py proves it); only the shares of source_zero, and of what weights of
  * ENGINE_FOURS are more than they stand for, may pass it on the way.
  */
-#define INTEGER_POSITION(NAME, SOURCE, FACTOR, PAIRS, QUADS)                                                       \
+#define INTEGER_POSITION(NAME, SOURCE, FACTOR, PAIRS, QUADS, FOURS)                                                \
     PAIR_SUM(NAME, SOURCE, PAIRS)                                                                                  \
     APART static void NAME##_sparse(const engine_step *s, const SOURCE *x, unsigned char *target, size_t i) {      \
         const ending e = ending_of(s);                                                                             \
@@ -399,13 +459,14 @@ INLINED uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bit
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
         const ENGINE_ROM uint8_t *weight = s->weight;                                                              \
-        size_t left = s->out_channels, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;                    \
+        size_t left = s->out_channels, o = 0, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;             \
         uint32_t sums[4], more = 0;                                                                                \
+        FOURS                                                                                                      \
         if (ENGINE_USE_FOURS && n == 4)                                                                            \
             for (size_t b = 0; b < LINES(v); b++)                                                                  \
                 for (const SOURCE *from = x + b * v->line, *const end = from + RUN(s, v); from != end;)            \
                     more += (uint32_t)*from++;                                                                     \
-        for (size_t o = 0; left; left -= n) {                                                                      \
+        for (; left; left -= n) {                                                                                  \
             const SOURCE *from = x;                                                                                \
             if (ENGINE_USE_FOURS && left < 4) {                                                                    \
                 n = 1;                                                                                             \
@@ -432,9 +493,9 @@ INLINED uint32_t unpack(const ENGINE_ROM uint8_t *byte, unsigned k, unsigned bit
             NAME##_dense(s, v, x, target, i);                                                                      \
     }
 
-INTEGER_POSITION(position_u8, uint8_t, unsigned, TWO_PAIRS_OF_BYTES, QUADS_OF_BYTES)
+INTEGER_POSITION(position_u8, uint8_t, unsigned, TWO_PAIRS_OF_BYTES, QUADS_OF_BYTES, FOURS_OF_BYTES)
 #if ENGINE_USE_WIDE
-INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS)
+INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS, FOURS_OF_WORDS)
 #endif
 
 #if ENGINE_USE_FLOAT
