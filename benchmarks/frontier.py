@@ -139,10 +139,14 @@ def finished(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    rows = []
+    """Rows of runs under ``arguments.runs`` take the place of those of the same row and seed in the CSV."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    if arguments.csv and arguments.csv.exists():
+        with arguments.csv.open() as file:
+            rows = {(row["row"], row["seed"]): row for row in csv.DictReader(file)}
     for name, seed, result in finished(arguments.runs):
         row, measured = ROWS[name], result["evaluation"]
-        rows.append(
+        values = (
             {"row": name, "seed": seed, "env": row.env, "minutes": row.minutes, "keep": row.keep, "bytes": row.bytes}
             | {key: measured[key] for key in ("mean", "low", "high", "ended_early", "episodes")}
             | {"share": result["kept"]["share"], "worst_share": result["kept"]["worst_share"]}
@@ -150,20 +154,21 @@ def report(arguments: argparse.Namespace) -> None:
             | {"agent_bytes": result["size"]["baseline_bytes"]}
             | {"agent_mean": result["teacher"]["mean"], "wall_minutes": result["wall_seconds"] / 60}
         )
+        rows[name, str(seed)] = {key: f"{v:.4g}" if isinstance(v := values[key], float) else f"{v}" for key in COLUMNS}
     for name in ROWS:
-        if mine := [row for row in rows if row["row"] == name]:
-            shares, sizes = ([row[key] for row in mine] for key in ("share", "payload_bytes"))
+        if mine := [row for (one, _), row in rows.items() if one == name]:
+            shares, sizes = ([float(row[key]) for row in mine] for key in ("share", "payload_bytes"))
             print(
-                f"{name}: {sum(row['reached'] for row in mine)} of {len(mine)} reached; median {median(shares):.1%} of "
-                f"the agent in {median(sizes):g} B (asked: {ROWS[name].keep:.0%} in {ROWS[name].bytes} B)"
+                f"{name}: {sum(row['reached'] == 'True' for row in mine)} of {len(mine)} reached; median "
+                f"{median(shares):.1%} of the agent in {median(sizes):g} B (asked: {ROWS[name].keep:.0%} in "
+                f"{ROWS[name].bytes} B)"
             )
     if arguments.csv:
         arguments.csv.parent.mkdir(parents=True, exist_ok=True)
         with arguments.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            for row in rows:
-                writer.writerow({key: f"{v:.4g}" if isinstance(v := row[key], float) else v for key in COLUMNS})
+            writer.writerows(row for _, row in sorted(rows.items()))
 
 
 def zoo(arguments: argparse.Namespace) -> None:
