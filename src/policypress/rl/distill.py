@@ -229,8 +229,7 @@ class _Pace:
     """Where a run stands in its schedule of ``steps`` steps: at step ``begun`` after ``since`` batches, and at such a
     pace from there on that the whole schedule would take ``length`` batches.
 
-    Another pace than the first goes by STEP_STRIDE batches: ranges are learned by so many, and a checkpoint between
-    them would not go on in the same bits.
+    Another pace than the first goes by STEP_STRIDE batches, as ranges do.
     """
 
     steps: int
