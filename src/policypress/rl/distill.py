@@ -285,7 +285,7 @@ def _student(
         network = fresh(math.prod(teacher.observation.shape), config.hidden, teacher.output_count)
     else:
         raise ConfigError(
-            "the teacher's network is not known, so its student cannot be a copy of it: give the student's widths, for "
+            f"the student cannot be a copy of the teacher, for {teacher.reason}: give the student's widths, for "
             "example --hidden 24,24 (hidden=(24, 24))."
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
