@@ -6,8 +6,8 @@ Random policies of policypress.testing in every form of weights, and the trained
 exported, compiled for each processor (strict flags, -O2, static), run their self test, and answer random and extreme
 observations. Exit code 1 if an action differs. A processor whose tools are missing is named; all of them on Debian:
 
-    apt-get install --no-install-recommends qemu-user libc6-dev-{arm64,armhf,riscv64,powerpc,ppc64,mips}-cross \\
-        gcc-{aarch64-linux-gnu,arm-linux-gnueabihf,{riscv64,powerpc,powerpc64,mips}-linux-gnu}
+    apt-get install --no-install-recommends qemu-user libc6-dev-{arm64,armhf,riscv64,powerpc,ppc64,mips,s390x}-cross \\
+        gcc-{aarch64-linux-gnu,arm-linux-gnueabihf,{riscv64,powerpc,powerpc64,mips,s390x}-linux-gnu}
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Processor(NamedTuple):
     compiler: str
     emulator: str
     order: str  # of bytes, as NumPy has it
-    options: tuple[str, ...] = ()  # of the compiler
+    flags: tuple[str, ...] = ()
 
 
 PROCESSORS = {
@@ -52,6 +52,8 @@ PROCESSORS = {
     "powerpc": Processor("32 bits, big-endian", "powerpc-linux-gnu-gcc", "qemu-ppc", ">"),
     "powerpc64": Processor("64 bits, big-endian", "powerpc64-linux-gnu-gcc", "qemu-ppc64", ">"),
     "mips": Processor("32 bits, big-endian", "mips-linux-gnu-gcc", "qemu-mips", ">"),
+    # Where -std=c99 alone evaluates float32 as float64, and the engine refuses.
+    "s390x": Processor("64 bits, big-endian", "s390x-linux-gnu-gcc", "qemu-s390x", ">", ("-std=gnu99",)),
 }
 MAIN = """
 #include "policy.h"
@@ -89,16 +91,8 @@ def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, po
     program = folder.parent / "program"
     (folder / "main.c").write_text(MAIN.replace("INIT", "policy_init()" if weights == "payload" else "0"))
     sources = ["-Iinclude", *facts["sources"], facts["tests"][0], "main.c"]
-    compile_ = [
-        processor.compiler,
-        *STRICT,
-        "-O2",
-        *processor.options,
-        "-static",
-        *sources,
-        "-o",
-        str(program),
-    ]
+    flags = [*STRICT, *processor.flags, "-O2", "-static"]
+    compile_ = [processor.compiler, *flags, *sources, "-o", str(program)]
     subprocess.run(compile_, cwd=folder, check=True)
     swapped = asked.astype(asked.dtype.newbyteorder(processor.order))
     done = subprocess.run([processor.emulator, str(program)], input=swapped.tobytes(), capture_output=True, check=False)

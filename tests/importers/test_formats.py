@@ -14,6 +14,7 @@ from torch import nn
 
 from importers.models import INPUTS, OUTPUTS, Graph, apart, opened
 from policypress.errors import ArtifactError, ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.export.tflite import encode_tflite
 from policypress.importers.formats import FORMATS, Asked, format_of, load_policy, open_file
 from policypress.importers.metadata import settled
 from policypress.rl.formats import open_agent
@@ -280,6 +281,14 @@ def test_metadata_that_are_none(name: str, text: str | None, sentence: str, tmp_
         (tmp_path / name).write_text(text)
     with pytest.raises(PolicypressError, match=sentence):
         opened(path, metadata=str(tmp_path / name))
+
+
+def test_our_own_tflite_file_is_told_from_others(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra tflite is not installed")
+    path = tmp_path / "a.tflite"
+    path.write_bytes(encode_tflite(make_policy("integer", "vector"), "int16"))
+    with pytest.raises(UnsupportedError, match=r"to TensorFlow Lite: give the \.policy file that it was exported from"):
+        open_agent(Source(path), None, None)
 
 
 @pytest.mark.parametrize(

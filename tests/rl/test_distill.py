@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -363,10 +363,15 @@ def test_student_and_teacher_share_the_steps() -> None:
         assert np.mean(acted) == pytest.approx(share, abs=0.25 if share == 0.5 else 0.0)
 
 
-def test_where_actions_have_no_bounds_a_wild_one_does_not_make_disturbances_wild() -> None:
+def disturbing(low: Sequence[float], high: Sequence[float], rate: float = 0.2, seed: int = 0) -> Disturbances:
     env = gym.Env[Any, Any]()
-    env.action_space = gym.spaces.Box(np.array([-np.inf, -1.0], np.float32), np.array([np.inf, 1.0], np.float32))
-    disturbed, random = Disturbances([env], 0.2, seed=0), np.random.default_rng(0)
+    env.action_space = gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    return Disturbances([env], rate, seed)
+
+
+@pytest.mark.parametrize("bound", [1_000.0, np.inf])
+def test_where_bounds_are_far_a_wild_action_does_not_make_disturbances_wild(bound: float) -> None:
+    disturbed, random = disturbing([-bound, -1.0], [bound, 1.0]), np.random.default_rng(0)
     done = []
     for step in range(4_000):
         chosen = random.normal(size=2).clip(-1, 1).astype(np.float32)
@@ -378,6 +383,32 @@ def test_where_actions_have_no_bounds_a_wild_one_does_not_make_disturbances_wild
     beside = np.abs(done)[500:]
     assert beside[:, 0].max() < 4.0
     assert 0.9 < beside[:, 1].max() <= 1.0
+
+
+@pytest.mark.parametrize("deviation", [0.125, 0.4, 3.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_within_bounds_that_tell_what_is_done_disturbances_go_by_these_alone(deviation: float, seed: int) -> None:
+    """Figures of docs/robots.md come of these very numbers, whose seeds first disturb the 15th action or later."""
+    chosen = np.random.default_rng(1).normal(0, deviation, (20_000, 3)).clip(-1, 1).astype(np.float32)
+    disturbed, random = disturbing([-1.0] * 3, [1.0] * 3, 0.015, seed), np.random.default_rng([seed, 1])
+    left, held, done = 0, chosen[0], 0
+    for step, action in enumerate(chosen, start=1):
+        if left == 0 and random.random() < 0.015:
+            left = int(random.integers(2, 11))
+            least, largest = chosen[:step].min(0), chosen[:step].max(0)
+            reach = (largest - least) / 2
+            low, high = np.maximum(least - reach, np.float64(-1)), np.minimum(largest + reach, np.float64(1))
+            held = random.uniform(low, high).astype(np.float32)
+        found = disturbed(0, action)
+        assert found.tobytes() == (held if left else action).tobytes()
+        left, done = max(left - 1, 0), done + (left > 0)
+    assert done > 1_000
+
+
+def test_where_one_thing_alone_is_done_so_are_disturbances() -> None:
+    disturbed = disturbing([-np.inf], [np.inf])
+    for _ in range(1_000):
+        assert disturbed(0, np.full(1, 0.1, np.float32)) == np.float32(0.1)
 
 
 def test_disturbances_hold_a_random_action_for_a_moment() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from torch import nn
 
 import policypress as pp
 from importers.models import Graph
-from policypress.config import Environment, Opening
+from policypress.config import DistillConfig, Environment, Opening
 from policypress.errors import ConfigError, UnsupportedError
+from policypress.rl.distill import check_config
 from policypress.rl.evaluate import evaluate
 from policypress.rl.formats import open_agent
 from policypress.rl.imported import evaluate_file, open_imported
 from policypress.rl.plan import plan_pressing
+from policypress.rl.policy_files import policy_teacher
 from policypress.rl.press import press
 from policypress.rl.sources import Source
 from policypress.rl.teacher import acting, scaled_hidden
@@ -250,3 +253,19 @@ def test_zips_say_which_algorithm_trained_them(tmp_path: Path) -> None:
     assert open_agent(Source(tmp_path / "a.policy"), None, PICK).teacher.imitation == "values"
     replace(policy, provenance={}).save(tmp_path / "a.policy")
     assert open_agent(Source(tmp_path / "a.policy"), None, PICK).teacher.imitation == "logits"
+
+
+def test_why_no_student_is_a_copy_of_a_network_that_is_known(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, width in (("encoder", 3), ("actor", 5)):
+        g = Graph(shape=("batch", width))
+        g.save(tmp_path / f"{name}.onnx", g("Elu", g("Gemm", "obs", random.normal(size=(width, 2)), np.ones(2))))
+    reads = {"encoder": ["obs 0:3"], "actor": ["encoder", "obs 0:3"]}
+    path = tmp_path / "both.json"
+    path.write_text(json.dumps({"networks": {one: {"file": f"{one}.onnx", "reads": reads[one]} for one in reads}}))
+    teacher = open_agent(Source(path), None, FOLLOW).teacher
+    with pytest.raises(UnsupportedError, match="cannot be narrowed, for it is several networks, or one that values go"):
+        scaled_hidden(teacher, 0.5)
+    frozen = policy_teacher(open_agent(Source(follower(tmp_path)), None, FOLLOW).teacher.policy(), "action")
+    with pytest.raises(ConfigError, match=r"copy of the teacher, for what a \.policy file holds is frozen: give the"):
+        check_config(frozen, DistillConfig())

@@ -222,7 +222,7 @@ def test_an_agent_that_remembers_is_quantized_without_training(log: bool) -> Non
 def test_what_is_quantized_without_training_keeps_its_widths() -> None:
     with pytest.raises(ConfigError, match="pressed without training as it is: leave --hidden out"):
         post_training(understood(), Echo, DistillConfig(hidden=(4,)))
-    with pytest.raises(UnsupportedError, match="a teacher whose network is not known cannot be pressed without train"):
+    with pytest.raises(UnsupportedError, match="cannot be pressed without training, for its network is not known"):
         post_training(teacher(), Echo, DistillConfig())
     with pytest.raises(ConfigError, match="pressed over episodes"):
         post_training(understood(), lambda *_: np.zeros((1, 2)), DistillConfig())

@@ -69,11 +69,13 @@ def test_a_black_box_that_gives_actions_of_a_box() -> None:
 
 def test_what_needs_the_network_refuses_a_black_box() -> None:
     config = DistillConfig(BITS, **SMALL)
-    with pytest.raises(ConfigError, match=r"network is not known, .* give the student's widths, for example --hidden"):
+    with pytest.raises(ConfigError, match=r"network is not known: give the student's widths, for example --hidden"):
         compress(black_box(), PICK, config)
-    with pytest.raises(UnsupportedError, match="cannot be pressed without training: distil it"):
+    with pytest.raises(
+        UnsupportedError, match="cannot be pressed without training, for its network is not known: distil it"
+    ):
         post_training(black_box(), PICK, config)
-    with pytest.raises(UnsupportedError, match="cannot be frozen: distil it"):
+    with pytest.raises(UnsupportedError, match="cannot be frozen, for its network is not known: distil it"):
         black_box().policy()
     with pytest.raises(ConfigError, match="a teacher without a network needs answers"):
         Teacher(None, VECTOR, DISCRETE)

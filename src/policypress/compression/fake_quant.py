@@ -129,7 +129,6 @@ class _Memory:
     """What a layer has computed and may use again while the tensors it came from stay the same."""
 
     def __init__(self) -> None:
-        self.passes = 0
         self.constants: Constants | None = None
         self.constants_of: Versions = []
         self.codes: Codes | None = None
@@ -153,13 +152,15 @@ def versions(tensors: Sequence[torch.Tensor]) -> Versions:
 class _FakeQuantized(nn.Module):
     """The forward pass shared by the quantized layers. Mixed into nn.Linear and nn.Conv2d.
 
-    Until ``active``, the layer computes in float and only measures ranges (in training mode).
+    Until ``active``, the layer computes in float and only measures ranges (in training mode). ``passes``: how many it
+    has seen in training since it is quantized.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     policypress_quantizer: LayerQuantizer
     active: bool
+    passes: int
     _memory: _Memory
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -332,8 +333,8 @@ class _FakeQuantized(nn.Module):
     def _is_learning(self) -> bool:
         if not (self.training and torch.is_grad_enabled()):
             return False
-        self._memory.passes += 1
-        return self._memory.passes % STEP_STRIDE == 1
+        self.passes += 1
+        return self.passes % STEP_STRIDE == 1
 
     def numbers(self) -> tuple[Constants, Codes]:
         """Constants, and the codes of weights and biases: computed again when what they come from has changed.
@@ -465,14 +466,14 @@ class FakeQuantAdd(nn.Module):
     def __init__(self, skip: Source, branch: Source, output: ActivationQuantizer) -> None:
         super().__init__()
         self._operands = (skip, branch)  # they belong to upstream layers
-        self.output, self.active, self._passes = output, False, 0
+        self.output, self.active, self.passes = output, False, 0
         self._ratios_key: Any = None
         self._ratios: list[torch.Tensor] = []
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if self.training and torch.is_grad_enabled():
-            self._passes += 1
-            if self._passes % STEP_STRIDE == 1:
+            self.passes += 1
+            if self.passes % STEP_STRIDE == 1:
                 self.output.observe_values((x + y).detach())
         if not self.active:
             return x + y
@@ -503,7 +504,7 @@ def quantized_layer(
     """A fake-quantized layer with the Parameters of ``module``; ``plain_layer`` is its inverse."""
     kind = FakeQuantConv2d if isinstance(module, nn.Conv2d) else FakeQuantLinear
     layer: FakeQuantLinear | FakeQuantConv2d = _same_layer(module, kind)
-    layer.policypress_quantizer, layer.active, layer._memory = quantizer, active, _Memory()
+    layer.policypress_quantizer, layer.active, layer.passes, layer._memory = quantizer, active, 0, _Memory()
     return layer
 
 
@@ -530,7 +531,7 @@ def weight_channels(module: nn.Linear | nn.Conv2d, granularity: Granularity) -> 
 def _same_layer(module: nn.Module, kind: type[Any]) -> Any:
     layer: Any = object.__new__(kind)
     nn.Module.__init__(layer)
-    own = {*vars(nn.Module()), "active", "_memory"}
+    own = {*vars(nn.Module()), "active", "passes", "_memory"}
     vars(layer).update({name: value for name, value in vars(module).items() if name not in own})
     layer.register_parameter("weight", module.weight)
     layer.register_parameter("bias", module.bias)

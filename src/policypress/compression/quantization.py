@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from policypress.compression.activations import FakeQuantActivation, Source, TableRange, activation_input
-from policypress.compression.fake_quant import STEP_STRIDE, FakeQuantAdd, plain_layer, quantized_layer, weight_channels
+from policypress.compression.fake_quant import (
+    STEP_STRIDE,
+    FakeQuantAdd,
+    FakeQuantConv2d,
+    FakeQuantLinear,
+    plain_layer,
+    quantized_layer,
+    weight_channels,
+)
 from policypress.compression.graph import (
     ActivationNode,
     Add,
@@ -34,6 +42,7 @@ from policypress.compression.weight_steps import LayerQuantizer
 from policypress.config import CompressionConfig
 from policypress.errors import unknown
 
+_COUNTING = (FakeQuantLinear, FakeQuantConv2d, FakeQuantAdd, Recurrent)
 _STEP_RATE = 0.1  # learning rate of the logarithm of a weight step over that of the weights
 
 
@@ -100,11 +109,42 @@ class Quantization:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values; the ranges are the network's own."""
-        return {"phase": self.phase.name}
+        """JSON values; the ranges are the network's own. ``counts``: where everything stands that is done once in
+        STEP_STRIDE passes or updates, with the gradients of learned steps since the last time."""
+        gradients = [quantizer.gradient for quantizer in self._quantizers()]
+        counts = {
+            "passes": [module.passes for module in self._counting()],
+            "updates": self._updates,
+            "gradients": [None if one is None else one.tolist() for one in gradients],
+        }
+        return {"phase": self.phase.name, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._set_phase(Phase[state["phase"]])
+        counts = state.get("counts")
+        if counts is None:  # of an earlier version: they begin anew
+            return
+        self._updates = counts["updates"]
+        for module, passes in zip(self._counting(), counts["passes"], strict=True):
+            module.passes = passes
+        for quantizer, values in zip(self._quantizers(), counts["gradients"], strict=True):
+            quantizer.gradient = None if values is None else quantizer.step.new_tensor(values)
+
+    def _quantizers(self) -> list[LayerQuantizer]:
+        return [
+            layer.policypress_quantizer
+            for layer in self._counting()
+            if isinstance(layer, FakeQuantLinear | FakeQuantConv2d)
+        ]
+
+    def _counting(self) -> list[FakeQuantLinear | FakeQuantConv2d | FakeQuantAdd | Recurrent]:
+        """Everything that measures a range in one training pass of STEP_STRIDE."""
+        modules = [
+            *(node.module for node in self.graph.layers),
+            *(residual.block.add for residual in _residuals(self.graph)),
+            *_cells(self.graph),
+        ]
+        return [module for module in modules if isinstance(module, _COUNTING)]
 
     def remove(self) -> None:
         """Gives the network its plain layers back."""

@@ -51,7 +51,7 @@ class Recurrent(nn.Module):
         self.recurrent: nn.Linear = recurrent
         self.units = recurrent.in_features
         self.ranges: nn.ModuleList | None = None
-        self.active, self._passes = False, 0
+        self.active, self.passes = False, 0
         self._codes: _CellCodes | None = None
         self._codes_of: Versions = []
 
@@ -154,8 +154,8 @@ class Recurrent(nn.Module):
 
     @torch.no_grad()
     def _observe(self, smooth: Sequence[torch.Tensor]) -> None:
-        self._passes += 1
-        if self._passes % STEP_STRIDE == 1:
+        self.passes += 1
+        if self.passes % STEP_STRIDE == 1:
             for quantizer, values in zip(self.state_ranges(), smooth, strict=True):
                 quantizer.observe_values(values)
 

@@ -143,13 +143,18 @@ _OTHERS = {
     **dict.fromkeys((".pkl", ".pickle", ".msgpack", ".npz", ".npy", ".joblib"), _ARRAYS),
 }
 """Files that are not read, by how they end, and what to do."""
+_EXPORTED = b'{"policypress": "'
+"""How the description of a file begins that ``export --to tflite`` wrote."""
 
 
 def check_readable(path: Path) -> None:
     """Raises UnsupportedError for a file that ends as those of formats do that are not read."""
     what = _OTHERS.get(path.suffix.lower())
-    if what is not None and path.is_file() and not is_weights(path) and not is_torchscript(path):
-        raise UnsupportedError(f"{path} is {what}.")
+    if what is None or not path.is_file() or is_weights(path) or is_torchscript(path):
+        return
+    if what is _TENSORFLOW and path.stat().st_size <= 2**28 and _EXPORTED in path.read_bytes():
+        what = "an export of policypress to TensorFlow Lite: give the .policy file that it was exported from"
+    raise UnsupportedError(f"{path} is {what}.")
 
 
 def format_of(path: Path, word: str = "") -> Format | None:

@@ -67,7 +67,9 @@ def open_networks(asked: Asked) -> Opened:
         if opened.shape != (taken,):
             raise UnsupportedError(f"{path}: {name} takes {opened.shape}, but what it reads has {taken} values.")
         if opened.steps is not None:
-            raise UnsupportedError(f"{path}: {name} keeps a state: a policy of several networks must keep none.")
+            raise UnsupportedError(
+                f"{path}: {name} keeps a state, which a policy of several files must not: export them as one network."
+            )
         networks.append(_Network(name, opened, parts))
     shape = (width,)
     check_size(path, shape)

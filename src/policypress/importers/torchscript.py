@@ -71,8 +71,8 @@ def open_torchscript(asked: Asked) -> Opened:
     if len(inputs) != 1:
         names = ", ".join(_plain(value) for value in inputs) or "none"
         raise UnsupportedError(
-            f"{path} has {len(inputs)} inputs ({names}): a policy that can be opened has one, its observation. A state "
-            "among them is that of a recurrent policy."
+            f"{path} has {len(inputs)} inputs ({names}): a policy that can be opened has one, its observation; keep a "
+            "state in buffers called hidden_state and cell_state, which are zero where an episode starts."
         )
     if inputs[0].type().kind() != "TensorType":
         raise UnsupportedError(

@@ -220,6 +220,7 @@ def litert(task: Task) -> Peer:
 
     data, action = _litert_model(task.dense), task.dense.action
     dtype = np.dtype(action.dtype)
+    given = runtime.Interpreter(model_content=data).get_output_details()[0]["index"]
     interpreters: dict[int, Any] = {}
 
     def many(observations: NDArray[Any]) -> NDArray[Any]:
@@ -230,7 +231,7 @@ def litert(task: Task) -> Peer:
             interpreter.allocate_tensors()
         interpreter.set_tensor(0, observations.astype(np.float32))
         interpreter.invoke()
-        outputs = interpreter.get_tensor(1)
+        outputs = interpreter.get_tensor(given)
         match action.kind:
             case "discrete":
                 return outputs.argmax(1) + action.start  # type: ignore[no-any-return]
@@ -456,56 +457,31 @@ def _ort_peer(model: bytes) -> Peer:
 
 
 def _litert_model(policy: Policy) -> bytes:
-    """A float policy as a TensorFlow Lite model: tensor 0 is a batch of observations in float32, tensor 1 actions of a
-    box, or the network's outputs.
-
-    Made from LiteRT's own schema, so that no TensorFlow is needed.
-    """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    """A float policy as a TensorFlow Lite model: from a batch of observations in float32, tensor 0, to actions of a
+    box, or the network's outputs."""
+    from policypress.export.tflite_graph import NONE, RELU, Graph
 
     observation, action = policy.observation, policy.action
     if len(observation.shape) != 1 or observation.normalization is not None:
         raise UnsupportedError("the LiteRT row is for plain networks of vectors without normalization.")
-    outputs = len(policy.layers[-1].weight)
-    buffers, codes = [schema.BufferT()], list[str]()
-    tensors, operators = list[Any](), list[Any]()
+    graph = Graph()
+    taken = x = graph.tensor("observation", "float32", (1, *observation.shape))
 
-    def tensor(shape: tuple[int, ...], values: NDArray[np.float32] | None = None) -> int:
-        one = schema.TensorT()
-        one.shape, one.type, one.name = list(shape), schema.TensorType.FLOAT32, f"t{len(tensors)}"
-        if values is None:
-            one.shapeSignature = [-1, *shape[1:]]
-        else:
-            one.buffer = len(buffers)
-            buffers.append(schema.BufferT())
-            buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
-        tensors.append(one)
-        return len(tensors) - 1
+    def operate(kind: str, width: int, *constants: NDArray[Any], options: str = "", **of: Any) -> int:
+        inputs = (x, *(graph.constant(kind, values.astype(np.float32)) for values in constants))
+        return graph.operate(kind, 1, inputs, graph.tensor(kind, "float32", (1, width)), options, **of)
 
-    def operate(kind: str, width: int, *inputs: int) -> int:
-        if kind not in codes:
-            codes.append(kind)
-        one = schema.OperatorT()
-        one.opcodeIndex, one.inputs, one.outputs = codes.index(kind), list(inputs), [tensor((1, width))]
-        operators.append(one)
-        return len(tensors) - 1
-
-    x, width = tensor((1, *observation.shape)), observation.shape[0]
-    last = tensor((1, outputs))
+    width = observation.shape[0]
     for op in policy.ops:
         match op:
             case Layer() if not op.is_conv:
                 width = len(op.weight)
-                weight, bias = tensor(op.weight.shape, op.weight), tensor(op.bias.shape, op.bias)
-                x = operate("FULLY_CONNECTED", width, x, weight, bias)
-                operators[-1].builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-                operators[-1].builtinOptions = schema.FullyConnectedOptionsT()
-                operators[-1].builtinOptions.fusedActivationFunction = int(op.relu)
+                fused = {"fusedActivationFunction": RELU if op.relu else NONE}
+                x = operate("FULLY_CONNECTED", width, op.weight, op.bias, options="FullyConnectedOptions", **fused)
             case Relu():
-                x = operate("RELU", width, x)
+                x = operate("RELU", width)
             case Activation(function="tanh"):
-                x = operate("TANH", width, x)
+                x = operate("TANH", width)
             case Activation():
                 raise UnsupportedError(f"the LiteRT row has ReLU and tanh alone, not {op.function}.")
             case Layer() | LayerNorm() | Flatten() | MaxPool2d() | Residual() | History() | Cell():
@@ -516,23 +492,11 @@ def _litert_model(policy: Policy) -> bytes:
         low, high = np.ravel(np.asarray(action.low)), np.ravel(np.asarray(action.high))
         steps = (("MAXIMUM", low), ("MINIMUM", high))
         if action.squash:
-            x = operate("TANH", outputs, x)
+            x = operate("TANH", width)
             steps = (("MUL", (high - low) / 2), ("ADD", (high + low) / 2))
         for kind, values in steps:
-            x = operate(kind, outputs, x, tensor((outputs,), values.astype(np.float32)))
-    operators[-1].outputs = [last]
-    graph = schema.SubGraphT()
-    graph.tensors, graph.operators, graph.inputs, graph.outputs = tensors, operators, [0], [1]
-    model = schema.ModelT()
-    model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [graph], buffers, []
-    for kind in codes:
-        code = schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
-        code.version = 1
-        model.operatorCodes.append(code)
-    builder = flatbuffers.Builder(0)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+            x = operate(kind, width, values)
+    return graph.model((taken,), (x,), "policypress bench")
 
 
 def _observation_space(policy: Policy) -> Any:

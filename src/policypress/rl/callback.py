@@ -62,16 +62,22 @@ class CompressionCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self._keep()
         self._log()
 
     def _advance(self) -> None:
         assert self.compressor is not None
         follow_optimizer(self.model)
         self.compressor.step(self._before + self.num_timesteps)
-        getattr(self.model, STATE_ATTRIBUTE)["compressor"] = self.compressor.state_dict()
+        self._keep()
         if self.num_timesteps >= self._next_log:
             self._next_log = self.num_timesteps + self.log_every
             self._log()
+
+    def _keep(self) -> None:
+        """Where compression stands goes into the files that the agent saves."""
+        assert self.compressor is not None
+        getattr(self.model, STATE_ATTRIBUTE)["compressor"] = self.compressor.state_dict()
 
     def _log(self) -> None:
         assert self.compressor is not None

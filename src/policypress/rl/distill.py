@@ -229,8 +229,7 @@ class _Pace:
     """Where a run stands in its schedule of ``steps`` steps: at step ``begun`` after ``since`` batches, and at such a
     pace from there on that the whole schedule would take ``length`` batches.
 
-    Another pace than the first goes by STEP_STRIDE batches: ranges are learned by so many, and a checkpoint between
-    them would not go on in the same bits.
+    Another pace than the first goes by STEP_STRIDE batches, as ranges do.
     """
 
     steps: int
@@ -288,7 +287,7 @@ def _student(
         network = fresh(math.prod(teacher.observation.shape), config.hidden, teacher.output_count, activation)
     else:
         raise ConfigError(
-            "the teacher's network is not known, so its student cannot be a copy of it: give the student's widths, for "
+            f"the student cannot be a copy of the teacher, for {teacher.reason}: give the student's widths, for "
             "example --hidden 24,24 (hidden=(24, 24))."
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)

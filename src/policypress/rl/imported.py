@@ -87,9 +87,13 @@ def teacher_of_opened(opened: Opened, algo: str | None, space: spaces.Space[Any]
         return Teacher(own, observation, action, imitation, provenance=told, dense_bytes=dense)
     parameters = graph.parameters if graph is not None and whole else opened.parameters
     dense = None if parameters is None else 4 * parameters
+    reason = Teacher.reason
+    if chain is not None:
+        reason = "its choices are made of a tanh" if whole else "it is several networks, or one that values go past"
     black_box = partial(
-        Teacher, None, observation_of(opened), action, imitation_of(action, algo), provenance=told, dense_bytes=dense
-    )
+        Teacher, None, observation_of(opened), action, imitation_of(action, algo), provenance=told, dense_bytes=dense,
+        reason=reason,
+    )  # fmt: skip
     if opened.steps is not None:
         return black_box(steps=tensor_steps(opened.steps))
     return black_box(answers=lambda x: torch.from_numpy(np.asarray(opened.run(x.numpy()), np.float32)))

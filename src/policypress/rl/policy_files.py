@@ -62,7 +62,7 @@ def policy_teacher(policy: Policy, imitation: Imitation) -> Teacher:
     told = {name: policy.provenance[name] for name in _KEPT if name in policy.provenance}
     teacher = partial(
         Teacher, None, policy.observation, policy.action, imitation,
-        provenance=told, dense_bytes=policy.baseline_bytes,
+        provenance=told, dense_bytes=policy.baseline_bytes, reason="what a .policy file holds is frozen",
     )  # fmt: skip
     if policy.state_size:
         return teacher(steps=tensor_steps(steps_of(policy)))

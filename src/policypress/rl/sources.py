@@ -27,6 +27,7 @@ the time and the teacher in the rest. Recorded logs, which do not depend on who 
 
 _REDRAW = 0.02  # of the steps: who acts is drawn anew
 _DISTURBED = (2, 11)  # steps that a disturbance takes, at least, and more than at most
+_TIGHT = 20.0  # standard deviations: of whatever distribution, one in 400 at most lies beyond (Chebyshev)
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ class Disturbances:
 
     ``rate``: how many begin a step. What recovers is what is learned from: states beside the usual way, near falls
     among them, which the teacher alone seldom meets (noise injection, Laskey et al. 2017). Numbers of a Box are drawn
-    evenly within its bounds, and at most twice as far from the middle as any that were chosen so far: bounds may be far
-    beyond what is ever done. Where there is none, they lie within two standard deviations of what was chosen so far: a
-    student that falls may choose anything.
+    evenly within its bounds, and at most twice as far from the middle as any that were chosen so far. A bound that lies
+    more than ``_TIGHT`` standard deviations of these away says nothing of what is done, and a student that falls may
+    choose anything up to it: two standard deviations take its place.
     """
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], rate: float, seed: int) -> None:
@@ -160,10 +161,11 @@ class Disturbances:
         least, largest = self._range
         reach = (largest - least) / 2
         count, total, squares = self._sums
-        middle = total / count
-        usual = 2.0 * np.sqrt(np.maximum(squares / count - middle**2, 0.0))
-        lowest = np.where(np.isfinite(self._space.low), self._space.low, middle - usual)
-        highest = np.where(np.isfinite(self._space.high), self._space.high, middle + usual)
+        middle = np.clip(total / count, least, largest)
+        deviation = np.sqrt(np.maximum(squares / count - np.square(total / count), 0.0))
+        bottom, top, tight = self._space.low, self._space.high, _TIGHT * deviation
+        lowest = np.where(middle - bottom <= tight, bottom, middle - 2.0 * deviation)
+        highest = np.where(top - middle <= tight, top, middle + 2.0 * deviation)
         low, high = np.maximum(least - reach, lowest), np.minimum(largest + reach, highest)
         return self._random.uniform(low, high).astype(self._space.dtype)
 

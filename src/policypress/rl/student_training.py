@@ -100,7 +100,9 @@ class StudentTraining:
         if not isinstance(self._model, OffPolicyAlgorithm):  # before the masks' own hook, which has the last word
             self._optimizer.register_step_pre_hook(self._before_step)
         self._compressor = attach(self._model, replace(start.config, rate_weight=0.0), start.steps)
-        self._compressor.load_state_dict(start.state_dict())
+        begun = start.state_dict()
+        del begun["counts"]  # of passes: another training
+        self._compressor.load_state_dict(begun)
         for ours, theirs in zip(_modules(self._compressor.graph), _modules(start.graph), strict=True):
             ours.load_state_dict(theirs.state_dict())
         getattr(self._model, STATE_ATTRIBUTE)["compressor"] = self._compressor.state_dict()

@@ -37,7 +37,8 @@ Steps = Callable[[torch.Tensor, Sequence[Any]], tuple[torch.Tensor, Sequence[Any
 class Teacher:
     """What answers: a function of observations, and what happens before and after it.
 
-    ``graph``: its network, which a student may start from; None for a black box, of which only ``answers`` is known.
+    ``graph``: its network, which a student may start from; None for a black box, of which only ``answers`` is known,
+    and where no student can be a copy of it (``reason``).
     ``imitation`` says what its outputs are: "action" (of a Box), "logits" of a categorical policy or Q "values".
     ``critics`` map preprocessed observations and actions in [-1, 1] to values (n, 1). ``answers``: by default what the
     graph gives. ``steps``: in their place, of a black box that remembers. Raises DivergedError for weights that are not
@@ -54,6 +55,8 @@ class Teacher:
     dense_bytes: int | None = None
     """The dense float32 network that it stands for, in bytes; by default the graph's."""
     steps: Steps | None = None
+    reason: str = "its network is not known"
+    """Why a teacher has no graph."""
 
     def __post_init__(self) -> None:
         if self.graph is None and self.answers is None and self.steps is None:
@@ -154,7 +157,7 @@ class Teacher:
         """The graph; UnsupportedError for a black box, which cannot be ``use`` (a participle)."""
         if self.graph is None:
             raise UnsupportedError(
-                f"a teacher whose network is not known cannot be {use}: distil it, and give the student's widths, for "
+                f"the teacher cannot be {use}, for {self.reason}: distil it, and give the student's widths, for "
                 "example --hidden 24,24 (hidden=(24, 24))."
             )
         return self.graph
