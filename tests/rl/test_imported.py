@@ -259,7 +259,8 @@ def test_why_no_student_is_a_copy_of_a_network_that_is_known(tmp_path: Path) -> 
     random = np.random.default_rng(0)
     for name, width in (("encoder", 3), ("actor", 5)):
         g = Graph(shape=("batch", width))
-        g.save(tmp_path / f"{name}.onnx", g("Elu", g("Gemm", "obs", random.normal(size=(width, 2)), np.ones(2))))
+        hidden = g("Elu", g("Gemm", "obs", random.normal(size=(width, 4)), np.ones(4)))
+        g.save(tmp_path / f"{name}.onnx", g("Gemm", hidden, random.normal(size=(4, 2)), np.ones(2)))
     reads = {"encoder": ["obs 0:3"], "actor": ["encoder", "obs 0:3"]}
     path = tmp_path / "both.json"
     path.write_text(json.dumps({"networks": {one: {"file": f"{one}.onnx", "reads": reads[one]} for one in reads}}))
