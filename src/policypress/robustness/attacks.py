@@ -1,9 +1,9 @@
 """Observations that an adversary chose: as near to the true ones as a ball allows, to make actions as wrong as it can.
 
 The ball is that of the largest change of a number in units of its own standard deviation. Gradients are those of a twin
-of the policy in PyTorch, which computes what the policy computes, in float64, and passes gradients straight through the
-rounding (Bengio et al. 2013); what is then acted on is the policy itself. The adversary knows the policy and nothing
-else: neither a critic nor the environment.
+of the policy in PyTorch, which computes its integers, and its floats in float64, and passes gradients straight through
+the rounding (Bengio et al. 2013); what is then acted on is the policy itself. The adversary knows the policy and
+nothing else: neither a critic nor the environment.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ def _normalized(by: Normalization) -> Twin:
 
 def _quantized(by: InputQuantization, shape: tuple[int, ...]) -> Twin:
     around = shape if by.inverse_scale.size > 1 else (1,)
-    scale = _tensor(by.inverse_scale).reshape(around)
+    scale, single = _tensor(by.inverse_scale).reshape(around), torch.as_tensor(by.inverse_scale).reshape(around)
     zero = torch.zeros(()) if by.zero_point is None else _tensor(by.zero_point).reshape(around)
 
     def quantize(x: torch.Tensor) -> torch.Tensor:
-        scaled = x * scale
-        return (_straight(scaled.round(), scaled) - zero).clamp(by.low, by.high)
+        codes = (x.detach().float() * single).round().double()  # which rounds where the policy does
+        return (_straight(codes, x * scale) - zero).clamp(by.low, by.high)
 
     return quantize
 
@@ -111,10 +111,10 @@ def _stage(op: Op, integer: bool) -> Twin:
             if op.requantize is not None:
                 requantize = _requantizing(op.requantize)
                 return lambda x: requantize(x @ weight + bias)
-            if integer:
-                return lambda x: x @ weight + bias
-            scale, relu = _tensor(op.scale), op.relu
-            return lambda x: torch.relu((x @ weight) * scale + bias) if relu else (x @ weight) * scale + bias
+            scale = torch.ones(()) if integer else _tensor(op.scale)
+            if op.relu:
+                return lambda x: torch.relu((x @ weight) * scale + bias)
+            return lambda x: (x @ weight) * scale + bias
         case Relu():
             return torch.relu
         case Flatten():

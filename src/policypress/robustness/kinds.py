@@ -131,6 +131,8 @@ def _mujoco(test: Callable[[Any], bool], what: str) -> Callable[[Case], str | No
 def _differentiable(case: Case) -> str | None:
     if case.policy.state_size:
         return "a policy that acts on one observation, and this one remembers"
+    if any(layer.is_conv for layer in case.policy.layers):
+        return "a policy without convolutions"
     return _measured(case) or (None if find_spec("torch") else f"torch, which is not installed ({install('train')})")
 
 
