@@ -31,11 +31,15 @@ def unit(policy: Policy) -> Any:
     return np.random.default_rng(0).uniform(0.1, 2, policy.observation.shape)
 
 
+def drawn(seed: int) -> Policy:
+    return random_linear_policy(seed) if seed % 3 == 0 else random_policy(seed)
+
+
 @settings(max_examples=40)
-@given(seed=st.integers(0, 400))
+@given(seed=st.sampled_from([seed for seed in range(150) if fits(drawn(seed))]))
 def test_the_twin_computes_what_the_policy_computes(seed: int) -> None:
-    policy = random_linear_policy(seed) if seed % 3 == 0 else random_policy(seed)
-    assume(fits(policy) and np.dtype(policy.observation.dtype).kind == "f")
+    policy = drawn(seed)
+    assume(np.dtype(policy.observation.dtype).kind == "f")
     seen = np.random.default_rng(seed).normal(size=(6, *policy.observation.shape)).astype(policy.observation.dtype)
     try:
         expected = policy.outputs(seen)

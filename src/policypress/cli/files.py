@@ -210,7 +210,7 @@ def names_of(paths: list[Path]) -> list[str]:
     """A name for each file, from as few folders above it as tell them apart; "policy" and what ends a file are left
     out."""
     parts = [[*path.parts[:-1], *([path.stem] if path.stem != "policy" else [])] for path in paths]
-    for count in range(1, max(map(len, parts)) + 1):
+    for count in range(1, max(map(len, parts)) + 2):
         names = ["/".join(part[-count:]) or path.stem for part, path in zip(parts, paths, strict=True)]
         if len(set(names)) == len(names):
             return names

@@ -100,7 +100,7 @@ class _Study:
         described = description_of(env)
         self.result: dict[str, Any] = {
             "version": _VERSION,
-            "env": name_of(env) if described is None else asdict(described),
+            "env": name_of(env) if described is None else json.loads(json.dumps(asdict(described))),  # as it is read
             "episodes": episodes,
             "seed": seed,
             "scale_of": next(iter(policies)),
@@ -214,7 +214,8 @@ class _Study:
                     raise ConfigError(f"{kind} needs {reason} ({name}): leave it out.")
                 else:
                     self.result["left_out"].setdefault(name, {})[kind] = f"{kind} needs {reason}"
-            plan += [(kind, float(level), name) for level in KINDS[kind].levels_in(sample) for name in fitting]
+            levels = KINDS[kind].levels_in(sample) if fitting else ()
+            plan += [(kind, float(level), name) for level in levels for name in fitting]
         return plan
 
     def _undisturbed(self, name: str, sample: gym.Env[Any, Any], told: Callable[[int, int], None] | None) -> float:
