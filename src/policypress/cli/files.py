@@ -173,8 +173,10 @@ def _evaluate_disturbed(
     from policypress.tables import robustness_tables
 
     named = None if kinds is None else kinds_named(kinds)
-    # Options of zips are of those among the files that are some.
-    found = [policy_in(path, opening, zipped if is_zipfile(path) else {}, env) for path in paths]
+    agents = [_is_agent(path, opening, {}) for path in paths]
+    if not any(agents):
+        _is_agent(paths[0], opening, zipped)  # says which options there are of zips
+    found = [policy_in(path, opening, zipped if agent else {}, env) for path, agent in zip(paths, agents, strict=True)]
     policies = dict(zip(names_of(paths), found, strict=True))
     try:
         with bars("return") as advance:

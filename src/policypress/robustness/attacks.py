@@ -126,10 +126,10 @@ def _stage(op: Op, integer: bool) -> Twin:
             row = FUNCTIONS[op.function]
             if not integer:
                 return lambda x: row.formula(_Torch, x, *op.parameters)
-            table, scale = _tensor(op.lookup.table), float(op.lookup.scale)
+            table, worth = _tensor(op.lookup.table), float(op.lookup.scale)
 
             def look_up(x: torch.Tensor) -> torch.Tensor:
-                smooth = row.formula(_Torch, x * op.unit, *op.parameters) / scale
+                smooth = row.formula(_Torch, x * op.unit, *op.parameters) / worth
                 return _straight(table[(x.detach() + op.limit).long()], smooth)
 
             return look_up

@@ -65,10 +65,10 @@ def robustness(
     ``reset(seed=seed + i)``: undisturbed, then at every level of ``kinds`` (default: all that fit).
 
     Observations' standard deviations, which several kinds use as their unit, are those that the first policy meets
-    undisturbed. In the result, JSON values: ``points`` with returns, their summary, ``ended_early`` and what is kept of
-    the same policy's undisturbed mean (None where that is too near to 0 to tell); ``halves``, the level at which a half
-    is kept, by policy and kind; ``critical``, the bits that matter most; ``left_out``, why a kind was, by policy and
-    kind.
+    undisturbed. In the result, JSON values: ``kinds``, what their levels measure and who published them; ``points``
+    with returns, their summary, ``ended_early`` and what is kept of the same policy's undisturbed mean (None where that
+    is too near to 0 to tell); ``halves``, the level at which a half is kept, by policy and kind; ``critical``, the bits
+    that matter most; ``left_out``, why a kind was, by policy and kind.
 
     With ``out``, a folder, every point is written there as soon as it is measured (``robustness.json`` and ``.csv``),
     and what is there already is not measured again: the same call goes on. Raises ConfigError for what does not fit
@@ -106,6 +106,7 @@ class _Study:
             "scale_of": next(iter(policies)),
             "scale": None,
             "policies": {name: _described(policy) for name, policy in policies.items()},
+            "kinds": {},
             "critical": {},
             "left_out": {},
             "halves": {},
@@ -157,7 +158,9 @@ class _Study:
                     if self.result["policies"].get(name, described)["digest"] != described["digest"]:
                         raise ConfigError(f"{self.out} holds points of another policy {name}: choose another --out.")
                 self.result["policies"] = {**before["policies"], **self.result["policies"]}
-                self.result |= {name: before[name] for name in ("scale", "critical", "left_out", "halves", "points")}
+                self.result |= {
+                    name: before[name] for name in ("scale", "kinds", "critical", "left_out", "halves", "points")
+                }
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path} cannot be read: choose another --out, or remove the file.") from error
         if different is not None:
@@ -215,6 +218,8 @@ class _Study:
                 else:
                     self.result["left_out"].setdefault(name, {})[kind] = f"{kind} needs {reason}"
             levels = KINDS[kind].levels_in(sample) if fitting else ()
+            if fitting:
+                self.result["kinds"][kind] = {"level": KINDS[kind].level, "source": KINDS[kind].source}
             plan += [(kind, float(level), name) for level in levels for name in fitting]
         return plan
 
