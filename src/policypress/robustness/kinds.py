@@ -182,7 +182,7 @@ _ROBUST_GYMNASIUM = (
 _PENG = "Peng et al. 2018 (arXiv 1710.06537): 0.2 to 20 times"
 _PACKER = "Packer et al. 2018 (arXiv 1810.12282), HalfCheetah's power: 0.5 to 1.3, where 0.9 is usual"
 _RUDIN = "Rudin et al. 2022 (arXiv 2109.11978): up to 1 m/s"
-_ZHANG = "Zhang et al. 2020 (arXiv 2003.08938): 0.05 Walker2d, 0.075 Hopper, 0.15 HalfCheetah"
+_ZHANG = "Zhang et al. 2020, 2021 (arXiv 2003.08938, 2101.08452): 0.05 Walker2d, 0.075 Hopper, 0.15 HalfCheetah"
 _RADII = (0.05, 0.075, 0.15, 0.3)
 _model = _mujoco(lambda _: True, "")
 
