@@ -112,7 +112,6 @@ class _Study:
             "halves": {},
             "points": [],
         }
-        self.given: list[gym.Env[Any, Any]] = []
 
     def run(self, kinds: Sequence[str] | None, progress: Progress | None) -> dict[str, Any]:
         self._go_on()
@@ -129,7 +128,7 @@ class _Study:
                 done += self.episodes
             cases = {name: self._case(name, sample) for name in self.policies}
             for kind, level, name in plan:
-                mean = self._point(name, kind, level, lambda: KINDS[kind].setup(cases[name], level), told(mean))  # noqa: B023
+                mean = self._point(name, kind, level, cases[name], told(mean))
                 done += self.episodes
                 if kind == "critical" and name not in self.result["critical"]:
                     case = cases[name]
@@ -234,18 +233,11 @@ class _Study:
         self.result["scale"] = moments.std.tolist()
         return self._add(name, UNDISTURBED, 0.0, evaluation)
 
-    def _point(
-        self,
-        name: str,
-        kind: str,
-        level: float,
-        setup: Callable[[], Setup],
-        told: Callable[[int, int], None] | None,
-    ) -> float:
+    def _point(self, name: str, kind: str, level: float, case: Case, told: Callable[[int, int], None] | None) -> float:
         """Measures a point that is not known yet; its mean return."""
         if (known := self._known(name, kind, level)) is not None:
             return float(known["mean"])
-        return self._add(name, kind, level, self._played(name, setup(), told))
+        return self._add(name, kind, level, self._played(name, KINDS[kind].setup(case, level), told))
 
     def _played(self, name: str, setup: Setup, told: Callable[[int, int], None] | None) -> Evaluation:
         policy = self.policies[name]
