@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from policypress.errors import ObservationError, UnsupportedError
+from policypress.policy.ops import MaxPool2d, walk
 from policypress.policy.policy import Policy
 from policypress.robustness.attacks import ATTACKS, Attack, acting_attacked, twin_of
 from policypress.testing import (
@@ -24,7 +25,8 @@ from policypress.testing import (
 
 
 def fits(policy: Policy) -> bool:
-    return not (policy.observation.image or any(layer.is_conv for layer in policy.layers))
+    shapes = policy.observation.image or any(isinstance(op, MaxPool2d) for op in walk(policy.ops))
+    return not (shapes or any(layer.is_conv for layer in policy.layers))
 
 
 def unit(policy: Policy) -> Any:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from policypress.errors import ConfigError
 from policypress.extras import install
+from policypress.policy.ops import Layer, MaxPool2d, walk
 from policypress.policy.policy import Policy
 from policypress.rl.environments import Disturb, space_given
 from policypress.rl.evaluate import Act
@@ -131,8 +132,8 @@ def _mujoco(test: Callable[[Any], bool], what: str) -> Callable[[Case], str | No
 def _differentiable(case: Case) -> str | None:
     if case.policy.state_size:
         return "a policy that acts on one observation, and this one remembers"
-    if any(layer.is_conv for layer in case.policy.layers):
-        return "a policy without convolutions"
+    if any(isinstance(op, MaxPool2d) or (isinstance(op, Layer) and op.is_conv) for op in walk(case.policy.ops)):
+        return "a policy without convolutions and pooling"
     return _measured(case) or (None if find_spec("torch") else f"torch, which is not installed ({install('train')})")
 
 
