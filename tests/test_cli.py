@@ -393,6 +393,37 @@ def test_evaluate_as_json(run: Run, policy_file: Path) -> None:
     assert first.json["low"] <= first.json["mean"] <= first.json["high"]
 
 
+def test_evaluate_under_disturbances(run: Run, policy_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.policy"
+    other.write_bytes(policy_file.read_bytes())
+    asked = ("evaluate", policy_file, other, "--robustness", "--kinds", "noise,flash", "--episodes", 2)
+    answer = run(*asked, "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    assert max(len(line) for line in answer.out.splitlines() if str(tmp_path) not in line) <= 80
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        f"robustness.{end}" for end in ("json", "csv", "png")
+    }
+    for shown in ("undisturbed, mean", "noise", "0.05", "flash", "256", FOLLOW):
+        assert shown in answer.out
+    again = run(*asked, "--out", tmp_path / "out", "--json").json
+    assert again == json.loads((tmp_path / "out" / "robustness.json").read_text())
+    alone = run("evaluate", policy_file, "--robustness", "--kinds", "dropped", "--episodes", 2)
+    assert max(len(line) for line in alone.out.splitlines()) <= 80
+    assert "worst tenth" in alone.out
+    assert_one_sentence(run(*asked[:2], "--robustness", "--kinds", "wind"), "'wind' is no disturbance that is known")
+    assert_one_sentence(run(*asked[:2], "--robustness", "--kinds", "push"), "push needs an environment of MuJoCo")
+    assert_one_sentence(run(*asked[:3]), "several policies are compared under disturbances: add --robustness")
+    assert_one_sentence(run(*asked[:2], "--kinds", "noise"), "kinds and out are of disturbances: add --robustness")
+    assert_one_sentence(run("evaluate", policy_file, policy_file, "--robustness"), "or given twice")
+
+
+def test_names_of_files() -> None:
+    names = cli.files.names_of
+    assert names([Path("a/51.policy"), Path("b/c/policy.policy")]) == ["51", "c"]
+    assert names([Path("a/x/policy.policy"), Path("b/x/policy.policy")]) == ["a/x", "b/x"]
+    assert names([Path("policy.policy")]) == ["policy"]
+
+
 def test_train_as_json_and_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *_: None)
     answer = run("train", *SMALL, "--out", tmp_path / "run", "--json")

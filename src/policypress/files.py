@@ -55,9 +55,9 @@ def remove_partial(*paths: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` for this process; RunError if another one trains there or nothing can be written. A folder that
-    it made is gone again if nothing is in it at the end."""
+def locked(folder: Path, work: str = "training") -> Iterator[None]:
+    """Holds ``folder`` for this process and its ``work``; RunError if another one is at work there or nothing can be
+    written. A folder that it made is gone again if nothing is in it at the end."""
     import fcntl  # which Windows lacks, where policies are still written
 
     new = not folder.exists()
@@ -70,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RunError(f"another process is training in {folder}: wait for it or choose another --out.") from error
+            raise RunError(f"another process is {work} in {folder}: wait for it or choose another --out.") from error
         try:
             yield
         finally:

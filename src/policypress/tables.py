@@ -157,6 +157,79 @@ def evaluation_table(result: Evaluation) -> Table:
     return table
 
 
+_ACROSS = 5
+"""Policies beside one another in a table of 80 columns."""
+
+
+def robustness_tables(result: Mapping[str, Any]) -> list[Table]:
+    """What disturbances leave: of one policy its returns, of several what each keeps of its own undisturbed mean."""
+    names = list(result["policies"])
+    caption = escape(
+        f"{result['episodes']} episodes of {_environment(result)}, the same seeds for all; kept: of the same policy's "
+        "undisturbed mean return, with a 95 % bootstrap interval in the CSV; half at: the level at which a half is kept"
+    )
+    groups = [names[start : start + _ACROSS] for start in range(0, len(names), _ACROSS)]
+    tables = [_disturbed_table(result, names[0])] if len(names) == 1 else [_kept_table(result, one) for one in groups]
+    tables[-1].caption = caption
+    return tables
+
+
+def _environment(result: Mapping[str, Any]) -> str:
+    return str(result["env"]["env"] if isinstance(result["env"], Mapping) else result["env"])
+
+
+def _disturbed_table(result: Mapping[str, Any], name: str) -> Table:
+    table = _table(name, "level", "mean", "interval", "worst tenth", "ends early", "kept")
+    kind = ""
+    for point in _in_order(result):
+        if point["kind"] != kind:
+            table.add_section()
+        table.add_row(
+            point["kind"] if point["kind"] != kind else "",
+            f"{point['level']:g}",
+            f"{point['mean']:,.1f}",
+            f"{point['low']:,.0f} to {point['high']:,.0f}",
+            f"{point['worst_tenth']:,.1f}",
+            f"{point['ended_early']:.0%}",
+            _kept(point),
+        )
+        kind = point["kind"]
+    for kind, level in result["halves"].get(name, {}).items():
+        if level is not None:
+            table.add_row(f"{kind}, half at", f"{level:.3g}", "", "", "", "", "")
+    return table
+
+
+def _kept_table(result: Mapping[str, Any], names: Sequence[str]) -> Table:
+    table = _table("kept", "level", *names)
+    known = {(point["policy"], point["kind"], point["level"]): point for point in result["points"]}
+    before = ""
+    for kind, level in dict.fromkeys((point["kind"], point["level"]) for point in _in_order(result)):
+        if kind != before:
+            table.add_section()
+        found = [known.get((name, kind, level)) for name in names]
+        shown = [f"{p['mean']:,.0f}" if p and not before else _kept(p) if p else "" for p in found]
+        table.add_row(f"{kind}, mean" if not before else kind if kind != before else "", f"{level:g}", *shown)
+        before = kind
+    halves = result["halves"]
+    table.add_section()
+    for kind in dict.fromkeys(kind for name in names for kind in halves.get(name, {})):
+        levels = [halves.get(name, {}).get(kind) for name in names]
+        if any(level is not None for level in levels):
+            table.add_row(f"{kind}, half at", "", *("" if level is None else f"{level:.3g}" for level in levels))
+    return table
+
+
+def _in_order(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Points, those of a kind together in the order in which kinds were met, levels ascending."""
+    kinds = list(dict.fromkeys(point["kind"] for point in result["points"]))
+    return sorted(result["points"], key=lambda point: (kinds.index(point["kind"]), point["level"]))
+
+
+def _kept(point: Mapping[str, Any]) -> str:
+    return "" if point["kept"] is None else f"{point['kept']:.1%}"
+
+
 def watched_table(results: Mapping[str, Evaluation]) -> Table:
     """Return and length of the episodes that were shown, by policy."""
     table = _table("policy", "returns", "steps", "ended early")

@@ -24,13 +24,13 @@ from policypress.errors import ConfigError, DivergedError, RunError, Unsupported
 from policypress.rl import environments, evaluate
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.agents import load_agent
-from policypress.rl.environments import description_of, make_env, name_of
+from policypress.rl.environments import description_of, make_env, name_of, space_given
 from policypress.rl.lines import Aim, Candidate, Line, Shape
 from policypress.rl.press import press
 from policypress.rl.search import Yardstick
 from policypress.rl.sources import Source
 from policypress.rl.workers import Workers
-from rl.toys import PICK, Follow, Pick, agent, draw, plan, save_picker, write_picker
+from rl.toys import FOLLOW, NAMED, PICK, Follow, Pick, agent, draw, plan, save_picker, write_picker
 
 mujoco = pytest.importorskip("mujoco")
 ENVIRONMENTS, SEARCH = (sys.modules[f"policypress.rl.{name}"] for name in ("environments", "search"))
@@ -606,3 +606,25 @@ def test_real_models_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         warnings.simplefilter("ignore")
         make_env("HalfCheetah-v5", training=False).close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("env", "disturbed", "given", "whole"),
+    [
+        (Environment(FOLLOW, frame_stack=3), (3,), (3,), (9,)),
+        (Environment(NAMED), (2,), None, (2,)),
+        (Environment(PICK), (3,), (3,), (3,)),
+    ],
+)
+def test_disturbances_meet_single_observations_that_are_arrays(
+    env: Environment, disturbed: tuple[int], given: tuple[int] | None, whole: tuple[int]
+) -> None:
+    class Negated(gym.ObservationWrapper[Any, Any, Any]):
+        def observation(self, observation: Any) -> Any:
+            assert observation.shape == disturbed
+            return -observation
+
+    usual, negated = make_env(env, training=False), make_env(env, training=False, disturb=Negated)
+    assert usual.observation_space.shape == negated.observation_space.shape == whole
+    np.testing.assert_array_equal(negated.reset(seed=1)[0], -usual.reset(seed=1)[0])
+    assert space_given(negated.env if env.frame_stack == 1 else make_env(FOLLOW, training=False)).shape == given

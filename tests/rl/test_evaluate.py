@@ -17,7 +17,7 @@ from policypress.errors import ConfigError, RunError
 from policypress.policy.policy import Policy
 from policypress.rl import Evaluation, evaluate
 from policypress.rl.environments import is_atari, make_env
-from policypress.rl.evaluate import _constant, chance
+from policypress.rl.evaluate import chance, constant_action
 from rl.toys import CHOOSE, EPISODE, FOLLOW, LOOK, LOOK_CHANNELS_LAST, PICK, PICK_OF_FOUR, dqn, image_dqn, learn, sac
 
 
@@ -141,9 +141,9 @@ def test_who_does_nothing_need_not_come_to_an_end() -> None:
 @pytest.mark.parametrize("env", [PICK, FOLLOW, LOOK, CHOOSE])
 def test_every_kind_of_action_has_a_constant_one(env: str) -> None:
     space = make_env(env, training=False).action_space
-    assert space.contains(_constant(space))
-    assert _constant(spaces.Discrete(3, start=-4)) == -4
-    np.testing.assert_array_equal(_constant(spaces.Box(np.float32(1), np.float32(2), (2,))), [1, 1])
+    assert space.contains(constant_action(space))
+    assert constant_action(spaces.Discrete(3, start=-4)) == -4
+    np.testing.assert_array_equal(constant_action(spaces.Box(np.float32(1), np.float32(2), (2,))), [1, 1])
 
 
 def test_as_json() -> None:

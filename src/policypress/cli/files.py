@@ -12,7 +12,7 @@ import typer
 from policypress.cli import texts
 from policypress.cli.live import bars
 from policypress.cli.options import ENV, Fields, options
-from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, stderr, stdout
+from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, say, stderr, stdout
 from policypress.config import Environment, Opening, Zipped
 from policypress.errors import ConfigError, PolicypressError
 from policypress.export import FORMATS
@@ -81,18 +81,41 @@ def info(
 @app.command()
 @options(environment=Fields(Environment), opening=Fields(Opening), zipped=Fields(Zipped))
 def evaluate(
-    policy: Annotated[Path, typer.Argument(help="A .policy file, an agent's zip, or a file of another framework.")],
+    policies: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="POLICY...",
+            help="A .policy file, an agent's zip, or a file of another framework; several with --robustness.",
+        ),
+    ],
     environment: dict[str, Any],
     opening: dict[str, Any],
     zipped: dict[str, Any],
     env: Annotated[
         str | None, typer.Option(help=ENV + " Default: the one of the training, with its settings and wrappers.")
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Number of episodes.", min=2)] = 20,
+    episodes: Annotated[
+        int | None, typer.Option(help="Number of episodes. Default: 20; at each level of --robustness 100.", min=2)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Episode i starts from reset(seed=seed+i).")] = 1000,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness", help="Also under disturbances: sensors, actuators, dynamics, flipped bits, adversaries."
+        ),
+    ] = False,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Of --robustness: names with commas, for example noise,flash; a wrong one shows them all."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Of --robustness: a folder for JSON, CSV and curves, where the same command goes on."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode."""
+    """Run a policy in its environment: mean return, 95 % interval, worst tenth, early ends, every episode; with
+    --robustness also what disturbances leave of the return, of several policies side by side."""
     from policypress.importers.formats import format_of
     from policypress.rl.evaluate import evaluate as run
     from policypress.tables import evaluation_table
@@ -100,6 +123,14 @@ def evaluate(
     if environment and env is None:
         raise ConfigError("say which environment --env-kwargs, --wrapper or --frame-stack belong to: add --env.")
     described = None if env is None else Environment(env, **environment)
+    if robustness:
+        _evaluate_disturbed(policies, described, opening, zipped, kinds, episodes or 100, seed, out, as_json)
+        return
+    if kinds is not None or out is not None:
+        raise ConfigError("kinds and out are of disturbances: add --robustness.")
+    if len(policies) > 1:
+        raise ConfigError("several policies are compared under disturbances: add --robustness, or give one.")
+    (policy,), episodes = policies, episodes or 20
     _is_agent(policy, opening, zipped)
     if opening.get("format") or format_of(policy) is not None:
         if described is None:
@@ -120,6 +151,72 @@ def evaluate(
         print_json(result.as_dict())
     else:
         stdout.print(evaluation_table(result))
+
+
+def _evaluate_disturbed(
+    paths: list[Path],
+    env: Environment | None,
+    opening: dict[str, Any],
+    zipped: dict[str, Any],
+    kinds: str | None,
+    episodes: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from importlib.util import find_spec
+
+    from policypress.robustness.kinds import kinds_named
+    from policypress.robustness.picture import plot_robustness
+    from policypress.robustness.run import PICTURE, RESULT, TABLE
+    from policypress.robustness.run import robustness as run
+    from policypress.tables import robustness_tables
+
+    named = None if kinds is None else kinds_named(kinds)
+    agents = [_is_agent(path, opening, {}) for path in paths]
+    if not any(agents):
+        _is_agent(paths[0], opening, zipped)  # says which options there are of zips
+    found = [policy_in(path, opening, zipped if agent else {}, env) for path, agent in zip(paths, agents, strict=True)]
+    policies = dict(zip(names_of(paths), found, strict=True))
+    try:
+        with bars("return") as advance:
+            result = run(
+                policies,
+                env,
+                kinds=named,
+                episodes=episodes,
+                seed=seed,
+                out=out,
+                progress=lambda done, of, mean: advance("episodes", done, of, mean),
+            )
+    except KeyboardInterrupt:
+        say("interrupted" + ("; the same command goes on." if out is not None else "."))
+        raise typer.Exit(130) from None
+    for name, reasons in result["left_out"].items():
+        for reason in reasons.values():
+            say(f"{name}: {reason}: left out.")
+    written = [] if out is None else [out / RESULT, out / TABLE]
+    if out is not None and find_spec("matplotlib"):
+        plot_robustness(result, out / PICTURE)
+        written.append(out / PICTURE)
+    if as_json:
+        print_json(result)
+        return
+    for table in robustness_tables(result):
+        stdout.print(table)
+    for path in written:
+        print_files(str(path))
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """A name for each file, from as few folders above it as tell them apart; "policy" and what ends a file are left
+    out."""
+    parts = [[*path.parts[:-1], *([path.stem] if path.stem != "policy" else [])] for path in paths]
+    for count in range(1, max(map(len, parts)) + 2):
+        names = ["/".join(part[-count:]) or path.stem for part, path in zip(parts, paths, strict=True)]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError(f"{paths[0]} and other files are told apart by their ends alone, or given twice: rename one.")
 
 
 @app.command()

@@ -44,6 +44,8 @@ _told: dict[str | tuple[str, type[Warning], int], int] = {}  # of MuJoCo's warni
 EnvLike = str | Environment | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 """What names an environment: an id, a description, a class or factory, or the environment itself, which is then
 stepped alone and never closed."""
+Disturb = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+"""Wraps an environment, so that what is seen, done or met there is another than it would be."""
 
 UNSUPPORTED_OBSERVATION = (
     "observations of {} space cannot be pressed: wrap the environment so that it returns one array, as in the agent's "
@@ -58,14 +60,16 @@ def make_env(
     flat: bool = True,
     padding: NDArray[Any] | float = 0.0,
     render_mode: str | None = None,
+    disturb: Disturb | None = None,
 ) -> gym.Env[Any, Any]:
     """The environment, its observations one array: an image or, ``flat``, a vector (see ``flatten_observation``).
 
     ALE games get the standard preprocessing (Mnih et al. 2015): 84x84 grey, frame skip 4, the last 4 frames as
     (4, 84, 84) uint8; in ``training`` also an episode for each life and rewards clipped to their sign. ``padding``
     stands for the frames before an episode where frames are stacked. ``render_mode``: Gymnasium's "rgb_array" or
-    "human", for who shows it. Raises ConfigError, with the nearest id, if there is no such environment, if it cannot be
-    made or not be shown like that; what later goes wrong within it comes as RunError.
+    "human", for who shows it. ``disturb`` wraps it where its observations are single arrays, before frames are stacked.
+    Raises ConfigError, with the nearest id, if there is no such environment, if it cannot be made or not be shown like
+    that; what later goes wrong within it comes as RunError.
     """
     described = Environment(env) if isinstance(env, str) else env
     if isinstance(described, gym.Env):
@@ -82,14 +86,23 @@ def make_env(
     if render_mode is not None and made.render_mode != render_mode:
         raise _not_shown(name_of(env), render_mode, made.metadata.get("render_modes"))
     made = _Modern(made, name_of(env))
-    if isinstance(described, Environment) and described.frame_stack > 1:
-        made = _StackFrames(made, described.frame_stack, padding)
-    return _Guarded(_Flattened(made) if flat and _needs_flattening(made.observation_space) else made, name_of(env))
+    frames = described.frame_stack if isinstance(described, Environment) else 1
+    if frames == 1:
+        made = _flattened(made, flat)
+    if disturb is not None:
+        made = disturb(made)
+    if frames > 1:
+        made = _flattened(_StackFrames(made, frames, padding), flat)
+    return _Guarded(made, name_of(env))
 
 
-def make_envs(env: EnvLike, count: int, *, padding: NDArray[Any] | float = 0.0) -> list[gym.Env[Any, Any]]:
-    """``count`` environments to step together, for evaluation; one if ``env`` is an environment itself."""
-    envs = [make_env(env, training=False, padding=padding) for _ in range(1 if isinstance(env, gym.Env) else count)]
+def make_envs(
+    env: EnvLike, count: int, *, padding: NDArray[Any] | float = 0.0, disturb: Disturb | None = None
+) -> list[gym.Env[Any, Any]]:
+    """``count`` environments to step together, for evaluation; one if ``env`` is an environment itself. ``disturb`` as
+    for ``make_env``."""
+    count = 1 if isinstance(env, gym.Env) else count
+    envs = [make_env(env, training=False, padding=padding, disturb=disturb) for _ in range(count)]
     if len({id(made.unwrapped) for made in envs}) < len(envs):
         raise ConfigError(
             f"{name_of(env)} gives the same environment again and again: let it make a new one, or give the "
@@ -297,6 +310,20 @@ def _needs_flattening(space: spaces.Space[Any]) -> bool:
     if isinstance(space, spaces.Box):
         return len(space.shape) != 1 and not _is_image(space)
     return isinstance(space, spaces.Dict | spaces.Tuple | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+
+
+def _flattened(env: gym.Env[Any, Any], flat: bool) -> gym.Env[Any, Any]:
+    return _Flattened(env) if flat and _needs_flattening(env.observation_space) else env
+
+
+def space_given(env: gym.Env[Any, Any]) -> spaces.Space[Any]:
+    """The space of what an environment of ``make_env`` gives, before it is made a vector."""
+    inner = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, _Flattened):
+            return inner.env.observation_space
+        inner = inner.env
+    return env.observation_space
 
 
 class _Flattened(gym.ObservationWrapper[Any, Any, Any]):

@@ -16,7 +16,7 @@ from policypress.measure.returns import bootstrap_interval, summary, worst_tenth
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.policy.state import initial_state
-from policypress.rl.environments import EnvLike, check_end, description_of, make_envs, name_of, padding_of
+from policypress.rl.environments import Disturb, EnvLike, check_end, description_of, make_envs, name_of, padding_of
 
 FINAL_SEED = 1000
 """Episodes that measure a finished policy start from ``reset(seed=1000 + i)``."""
@@ -98,8 +98,25 @@ def evaluate(
     if seed < 0:
         raise ConfigError(f"seed={seed} must not be negative.")
     env = environment_on_card(policy) if env is None else env
+    return run_episodes(
+        env,
+        acting(policy),
+        episodes,
+        seed,
+        padding_in(env, policy.observation),
+        progress,
+        lambda made: check_spaces(policy, made, name_of(env)),
+    )
+
+
+def padding_in(env: EnvLike, observation: ObservationTransform) -> NDArray[Any] | float:
+    """What stands for the frames before an episode of ``env``, as ``observation`` takes them."""
     described = description_of(env)
-    padding = padding_of(policy.observation, described.frame_stack if described else 1)
+    return padding_of(observation, described.frame_stack if described else 1)
+
+
+def acting(policy: Policy) -> Act:
+    """What ``policy`` does, which remembers each episode by itself if it remembers anything."""
 
     def steps(observations: NDArray[Any], states: Sequence[Any]) -> tuple[NDArray[Any], Sequence[Any]]:
         before = initial_state(policy, len(observations))
@@ -109,15 +126,7 @@ def evaluate(
         assert after is not None
         return actions, list(after[0])
 
-    return _episodes(
-        env,
-        _by_episode(steps),
-        episodes,
-        seed,
-        padding,
-        progress,
-        lambda made: check_spaces(policy, made, name_of(env)),
-    )
+    return _by_episode(steps)
 
 
 def evaluate_actions(
@@ -130,9 +139,7 @@ def evaluate_actions(
 ) -> Evaluation:
     """``evaluate`` for whatever acts: ``act(observations, states)`` maps raw observations (n, ...), as ``observation``
     describes them, to actions (n, ...) and the next states; ``states`` has None where an episode begins."""
-    described = description_of(env)
-    padding = padding_of(observation, described.frame_stack if described else 1)
-    return _episodes(env, _by_episode(act), episodes, seed, padding)
+    return run_episodes(env, _by_episode(act), episodes, seed, padding_in(env, observation))
 
 
 def _by_episode(step: Callable[[NDArray[Any], Sequence[Any]], tuple[Iterable[Any], Sequence[Any]]]) -> Act:
@@ -157,14 +164,16 @@ def chance(env: EnvLike, *, episodes: int = _CHANCE_EPISODES, seed: int = 1000, 
     episodes = min(episodes, _CHANCE_EPISODES)
     blind: dict[str, Act] = {
         "random actions": lambda _, envs: [env.action_space.sample() for env in envs.values()],
-        "one constant action": lambda _, envs: [_constant(env.action_space) for env in envs.values()],
+        "one constant action": lambda _, envs: [constant_action(env.action_space) for env in envs.values()],
     }
-    found = {name: _episodes(env, act, episodes, seed, steps=steps) for name, act in blind.items()}
+    found = {name: run_episodes(env, act, episodes, seed, steps=steps) for name, act in blind.items()}
     best = max(found, key=lambda name: found[name].mean)
     return best, found[best]
 
 
-def _constant(space: spaces.Space[Any]) -> Any:
+def constant_action(space: spaces.Space[Any]) -> Any:
+    """Zero, or what of ``space`` is nearest to it, or the first choice; UnsupportedError for actions that are not
+    known."""
     if isinstance(space, spaces.Box):
         return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
@@ -174,7 +183,7 @@ def _constant(space: spaces.Space[Any]) -> Any:
     raise UnsupportedError(f"actions of {space} are not known: they must be Box, discrete or binary.")
 
 
-def _episodes(
+def run_episodes(
     env: EnvLike,
     act: Act,
     episodes: int,
@@ -183,7 +192,13 @@ def _episodes(
     progress: Callable[[int, int], None] | None = None,
     check: Callable[[Any], None] = lambda _: None,
     steps: int | None = None,
+    disturb: Disturb | None = None,
 ) -> Evaluation:
+    """``evaluate`` for any ``act``, which gets observations and environments by the episode's number, from 0 on.
+
+    ``check`` is given the first environment of each batch; an episode is over after ``steps``, if there are any;
+    ``disturb`` wraps every environment, as ``make_env`` says.
+    """
     env_id = name_of(env)
     returns = np.zeros(episodes)
     lengths = np.zeros(episodes, np.int64)
@@ -191,7 +206,9 @@ def _episodes(
     finished = 0
     start = 0
     while start < episodes:
-        envs = dict(enumerate(make_envs(env, min(_PARALLEL, episodes - start), padding=padding), start))
+        envs = dict(
+            enumerate(make_envs(env, min(_PARALLEL, episodes - start), padding=padding, disturb=disturb), start)
+        )
         try:
             check(envs[start])
             observations = {index: made.reset(seed=seed + index)[0] for index, made in envs.items()}
