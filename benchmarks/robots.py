@@ -13,7 +13,7 @@ they were interrupted, in any session, and repeat nothing that is finished:
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
   policy acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
-- ``report`` writes docs/robots/ROBOT.csv and prints the table.
+- ``report`` writes docs/robots/ROBOT.csv, in which rows stay whose runs are gone, and prints the table.
 
 No more falls: ``p_falls`` is the probability that, of the seeds at which one of the two falls and the other does not,
 so many or more are the pressed one's if both fall alike (one-sided exact sign test); below 0.05 it falls more. Ratios
@@ -243,9 +243,16 @@ def pressing(robot: str, name: str) -> dict[str, Any]:
     return {"press_seconds": told.get("seconds"), "options": told.get("options")}
 
 
-def show(robot: str, rows: Sequence[dict[str, Any]]) -> None:
+def show(robot: str, found: Sequence[dict[str, Any]]) -> None:
+    """Rows take the place of those of the same name in the CSV."""
     OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / f"{robot}.csv").open("w", newline="") as file:
+    path, before = OUT / f"{robot}.csv", dict[str, dict[str, Any]]()
+    if path.exists():
+        with path.open() as file:
+            before = {row["name"]: row for row in csv.DictReader(file)}
+    rows = list({**before, **{row["name"]: row for row in found}}.values())
+    rows.sort(key=lambda row: int(row.get("payload_bytes") or 0))  # the original first
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
