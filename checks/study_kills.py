@@ -2,11 +2,11 @@
 
     python checks/study_kills.py [--runs 40] [--kills 20] [--seed 0] [--folder FOLDER] [--on ray]
 
-Two drivers share the study, one run at a time each. After a run has ended, and a random while, a driver or a worker gets
-SIGKILL; a driver that died is started again by the same command. At the end there must be exactly as many rows as the
-study file has runs, all done, each with its returns and a whole learning curve, each the contents of its folder; what was
-once seen as done must not have been done again. Exit code 1 if not. ``--on ray``: one driver on a Ray that is started
-here; Ray's workers and its head are killed too.
+Two drivers share the study, one run at a time each. After a run has ended, and a random while, a driver or a worker
+gets SIGKILL; a driver that died is started again by the same command. At the end there must be exactly as many rows as
+the study file has runs, all done, each with its returns and a whole learning curve, each the contents of its folder;
+what was once seen as done must not have been done again. Exit code 1 if not. ``--on ray``: one driver on a Ray that is
+started here; Ray's workers and its head are killed too.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class Study:
             rows = store.query("SELECT id, status, attempts, ended FROM runs")
         for row in rows:
             now = row["attempts"], row["ended"]
-            if row["status"] == "done" or row["id"] in self.seen:
-                if self.seen.setdefault(row["id"], now) != now:
-                    self.again.append(row["id"])
+            known = row["status"] == "done" or row["id"] in self.seen
+            if known and self.seen.setdefault(row["id"], now) != now:
+                self.again.append(row["id"])
         return sum(row["status"] == "done" for row in rows), len(rows)
 
     def kill(self, chance: random.Random) -> str | None:
