@@ -4,8 +4,9 @@
     python benchmarks/studies.py tables [--runs 10000]
 
 ``overhead`` does real runs of PPO on CartPole, 256 steps each, one at a time: what passes beside the runs' own
-processes, and what the driver computes, over the time of these processes. ``tables`` fills a store with made-up finished runs (50 returns and 20 rows of a learning curve each), and then, in a
-process of its own each, loads and summarizes them and exports them: wall time and peak memory.
+processes, and what the driver computes, over the time of these processes. ``tables`` fills a store with made-up
+finished runs (50 returns and 20 rows of a learning curve each), and then, in a process of its own each, loads and
+summarizes them and exports them: wall time and peak memory.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import typer
 from policypress.cli.live import studied
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, say, stderr, stdout
 from policypress.errors import ConfigError
+from policypress.studies.export import FORMATS
 
 _REFRESH = 2.0
-_FORMATS = ("csv", "parquet")
 
 study = typer.Typer(help="Run a grid of trainings or pressings, and say what came of it.", no_args_is_help=True)
 app.add_typer(study, name="study")
@@ -160,7 +160,7 @@ def add_seeds(
 @study.command()
 def export(
     folder: FolderArgument,
-    to: Annotated[str, typer.Option(help=f"Format: {' or '.join(_FORMATS)}; parquet needs pyarrow.")] = "csv",
+    to: Annotated[str, typer.Option(help=f"Format: {' or '.join(FORMATS)}; parquet needs pyarrow.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: runs.csv or so in the folder.")] = None,
     as_json: JsonOption = False,
 ) -> None:
