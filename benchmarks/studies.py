@@ -81,7 +81,7 @@ def tables(runs: int, folder: Path) -> None:
             while (claimed := driver.claim(1, (0,))) is not None:
                 driver.record(claimed.id, "done", 100.0, figures=made_up(rng))
         print(f"{len(study.cells):,} runs, {(folder / 'study' / 'study.sqlite').stat().st_size / 2**20:.0f} MiB")
-    for verb in (["summary", "--json"], ["export", "--to", "csv"], ["status", "--once"]):
+    for verb in (["export", "--to", "csv"], ["status", "--once"], ["summary", "--json"]):
         command = [sys.executable, "-m", "policypress", "study", verb[0], str(folder / "study"), *verb[1:]]
         code = (
             "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
