@@ -3,9 +3,14 @@
 import contextlib
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("policypress", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile(
+    "policypress",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
 settings.load_profile("policypress")
 
 with contextlib.suppress(ImportError):

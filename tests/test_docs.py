@@ -144,7 +144,7 @@ def test_links_lead_somewhere() -> None:
 
 def place(block: Block, folder: Path) -> str:
     """Puts what ``block`` needs into ``folder``; returns what a Python block is to begin with."""
-    for name in ("results", "examples", "benchmarks", "checks"):
+    for name in ("results", "examples", "benchmarks", "checks", "studies"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     (folder / "docs").mkdir(exist_ok=True)

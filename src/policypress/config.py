@@ -574,19 +574,22 @@ class PressConfig:
 
 
 def _check_fields(config: Any) -> None:
-    """Raises ConfigError for a field of ``config`` that is none of its choices, no whole or no finite number although
-    it should be, or outside its span."""
     for one in fields_of(config.__class__):
-        value = getattr(config, one.name)
-        if one.choices and value not in one.choices:
-            raise ConfigError(f"{one.name}={value!r} is not one of {', '.join(one.choices)}.")
-        if one.kind is int and not isinstance(value, int):
-            raise ConfigError(f"{one.name}={value!r} must be a whole number.")
-        if one.kind is float and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ConfigError(f"{one.name}={value!r} must be a finite number.")
-        span = one.setting.span if one.setting else None
-        if span is not None and value not in span:
-            raise ConfigError(f"{one.name}={value} must be {span}.")
+        check_value(one, getattr(config, one.name))
+
+
+def check_value(one: ConfigField, value: Any) -> None:
+    """Raises ConfigError for a value of the field ``one`` that is none of its choices, no whole or no finite number
+    although it should be, or outside its span."""
+    if one.choices and value not in one.choices:
+        raise ConfigError(f"{one.name}={value!r} is not one of {', '.join(one.choices)}.")
+    if one.kind is int and not isinstance(value, int):
+        raise ConfigError(f"{one.name}={value!r} must be a whole number.")
+    if one.kind is float and not (isinstance(value, int | float) and math.isfinite(value)):
+        raise ConfigError(f"{one.name}={value!r} must be a finite number.")
+    span = one.setting.span if one.setting else None
+    if span is not None and value not in span:
+        raise ConfigError(f"{one.name}={value} must be {span}.")
 
 
 def _json_values(name: str, values: Mapping[str, Any], hint: str = "") -> dict[str, Any]:

@@ -78,6 +78,20 @@ def locked(folder: Path, work: str = "training") -> Iterator[None]:
                 shutil.rmtree(folder)
 
 
+def is_locked(path: Path, name: str = ".lock") -> bool:
+    """Whether a process holds the folder ``path`` (``locked``), or another file of that ``name`` in it."""
+    import fcntl
+
+    try:
+        with (path / name).open("r") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _partial(path: Path) -> Path:
     """A new name in the same folder, because only a rename within a file system is atomic."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from policypress.config import CompressionConfig
@@ -10,6 +12,7 @@ from policypress.errors import ConfigError
 Family = Literal["continuous", "atari", "other"]
 
 NAMES = ("policypress", "ivanov2025")
+_DEFAULT_BITS = 8
 
 
 def ivanov2025(sparsity: float = 0.0, *, quantize: bool = True) -> CompressionConfig:
@@ -32,6 +35,16 @@ def ivanov2025(sparsity: float = 0.0, *, quantize: bool = True) -> CompressionCo
         quantize_start=0.9 if sparsity > 0.0 else 0.8,
         observe=0.0,
     )
+
+
+def compression(preset: str, given: Mapping[str, Any]) -> CompressionConfig:
+    """The CompressionConfig of ``preset`` for training, with the fields ``given``; under the default preset none of
+    them means the dense baseline, and a sparsity alone means 8 bits."""
+    if preset == "ivanov2025":
+        return replace(ivanov2025(given.get("sparsity", 0.0)), **given)
+    if given.get("sparsity", 0.0) > 0.0:
+        given = {"weight_bits": _DEFAULT_BITS, **given}
+    return CompressionConfig(**given)
 
 
 def train_settings(preset: str, family: Family, network: str, steps: int) -> dict[str, Any]:

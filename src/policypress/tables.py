@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from policypress.measure.avr import AvrReport
     from policypress.measure.bench import BenchReport
     from policypress.measure.microcontroller import TargetReport
+    from policypress.measure.scores import Estimate
     from policypress.measure.size import SizeReport
     from policypress.rl.evaluate import Evaluation
     from policypress.rl.lines import Candidate
     from policypress.rl.search import Standing
+    from policypress.studies.standing import Standing as StudyStanding
+    from policypress.studies.statistics import CellFigures, MethodFigures
+    from policypress.studies.store import Run
+    from policypress.studies.study_file import Study
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -520,6 +525,119 @@ def _folded(network: str) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)
+
+
+def grid_table(study: Study) -> Table:
+    """The runs of a study that were not done yet: how many of each, seeds together."""
+    from policypress.studies.cells import SEED, common, shown
+
+    table = _table("identity", "run", "seeds")
+    groups: dict[str, list[Any]] = {}
+    same = common(study.cells)
+    for cell in study.cells:
+        name = f"{cell.kind}: {shown(cell.settings, same | {SEED})}"
+        groups.setdefault(name, []).append(cell)
+    for name, cells in groups.items():
+        table.add_row(cells[0].identity, escape(name), ", ".join(str(cell.seed) for cell in cells))
+    table.columns[1].justify = "left"
+    every = shown(study.cells[0].settings, frozenset(study.cells[0].settings) - same)
+    table.caption = escape(f"{study.title}: {len(study.cells)} runs, {len(groups)} cells; all: {every}")
+    return table
+
+
+def study_table(standing: StudyStanding) -> Table:
+    """How far a study is."""
+    table = _table(escape(standing.title), "")
+    for name in ("done", "failed", "running", "waiting"):
+        table.add_row(name, f"{getattr(standing, name):,} of {standing.total:,}")
+    table.add_section()
+    table.add_row("runs an hour", f"{standing.per_hour:,.1f}")
+    if standing.running or standing.waiting:
+        table.add_row("time left", _time_left(standing))
+        table.add_row("drivers at work", str(standing.drivers))
+    return table
+
+
+def running_table(standing: StudyStanding) -> Table:
+    """What is being done at the moment."""
+    table = _table("running", "for", "step", "return")
+    for run in standing.now:
+        step = "" if run.step is None else f"{run.step:,}" + (f" of {run.steps:,}" if run.steps else "")
+        figure = "" if run.figure is None else f"{run.figure:,.1f}"
+        table.add_row(escape(run.name), _clock(run.seconds), step, figure)
+    return table
+
+
+def study_line(standing: StudyStanding) -> str:
+    """Where a study stands, in a line."""
+    failed = f", {standing.failed} failed" if standing.failed else ""
+    return (
+        f"{standing.done} of {standing.total} runs{failed} · {standing.running} running · "
+        f"{standing.per_hour:.1f} an hour · left {_time_left(standing)}"
+    )
+
+
+def _time_left(standing: StudyStanding) -> str:
+    if standing.seconds_left is None:
+        return "not known before a run is done"
+    hours, seconds = divmod(int(standing.seconds_left), 3600)
+    return f"{hours} h {seconds // 60:02} min" if hours else _clock(seconds)
+
+
+def failures(runs: Sequence[Run], same: frozenset[str]) -> str:
+    """Why runs failed, with the end of what each said; "" if none did."""
+    from policypress.studies.cells import shown
+
+    return "\n\n".join(f"{run.id} failed ({shown(run.cell.settings, same)}):\n{run.error}" for run in runs)
+
+
+def cell_table(cells: Sequence[CellFigures], same: frozenset[str]) -> Table:
+    """Returns of cells over their seeds; what is kept of the baseline's or the agent's."""
+    from policypress.studies.cells import shown
+
+    table = _table("cell", "seeds", "return", "kept", "P(better)", "payload")
+    for cell in cells:
+        name = shown({**cell.task, **cell.method}, same)
+        table.add_row(
+            escape(name or cell.kind) + (" (baseline)" if cell.baseline else ""),
+            str(len(cell.seeds)),
+            _limits(cell.mean, ",.1f"),
+            _limits(cell.kept, ".1%"),
+            _limits(cell.improves, ".2f"),
+            f"{cell.payload_bytes:,.0f} B",
+        )
+    table.caption = (
+        "return: mean over seeds of the mean over episodes, 95 % bootstrap interval over seeds; kept: of the mean of "
+        "the baseline's runs of the same seeds, or of the agent's; P(better): that a run returns more than the "
+        "baseline's"
+    )
+    return table
+
+
+def method_table(methods: Sequence[MethodFigures], same: frozenset[str]) -> Table:
+    """Normalized scores of methods over all tasks."""
+    from policypress.studies.cells import shown
+
+    table = _table("method", "tasks", "runs", "IQM", "mean", "P(better)", "payload")
+    for method in methods:
+        table.add_row(
+            escape(shown(method.method, same) or method.kind),
+            str(method.tasks),
+            str(method.runs),
+            _limits(method.iqm, ".3f"),
+            _limits(method.mean, ".3f"),
+            _limits(method.improves, ".2f"),
+            f"{method.payload_bytes:,.0f} B",
+        )
+    table.caption = (
+        "normalized scores, 1 is the baseline's mean, or what normalize of the study's file says; IQM: interquartile "
+        "mean of all runs of all tasks; intervals: 95 %, stratified bootstrap (Agarwal et al. 2021)"
+    )
+    return table
+
+
+def _limits(estimate: Estimate | None, how: str) -> str:
+    return "" if estimate is None else f"{estimate.value:{how}}\n[{estimate.low:{how}}, {estimate.high:{how}}]"
 
 
 def _table(*columns: str) -> Table:

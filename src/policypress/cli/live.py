@@ -12,6 +12,7 @@ from policypress.cli.terminal import say, stderr
 
 if TYPE_CHECKING:
     from policypress.rl.search import Standing
+    from policypress.studies.standing import Standing as StudyStanding
 
 
 @contextmanager
@@ -68,3 +69,16 @@ def standing() -> Iterator[Callable[[Standing], None]]:
             stderr.print(standing_line(now), markup=False, soft_wrap=True)
 
     yield tell
+
+
+@contextmanager
+def studied() -> Iterator[Callable[[StudyStanding], None]]:
+    """A live line that says where a study stands; where there is no terminal nothing, for every run has a line when it
+    ends."""
+    from policypress.tables import study_line
+
+    if not stderr.is_terminal:
+        yield lambda _: None
+        return
+    with stderr.status("starting") as status:
+        yield lambda now: status.update(study_line(now))

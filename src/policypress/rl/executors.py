@@ -52,22 +52,34 @@ def check_place(on: str, address: str | None) -> None:
         raise ConfigError(f"address={address!r} is that of a Ray cluster: add --on ray.")
 
 
-def executor(on: str, address: str | None, name: Callable[[Any], str], less: str = "") -> Executor[Any]:
-    """Processes of this machine ("local"), or a cluster's ("ray", at ``address``, or one that is started here).
+def executor(
+    on: str, address: str | None, name: Callable[[Any], str], less: str = "", *, cores: int = 1, gpus: float = 0.0
+) -> Executor[Any]:
+    """Processes of this machine ("local"), or a cluster's ("ray", at ``address``, or one that is started here), where a
+    piece of work gets so many ``cores`` and ``gpus``.
 
     ``name`` and ``less``: see ``Workers``. Raises what ``check_place`` raises, RunError where there is no cluster.
     """
     check_place(on, address)
-    return Workers(name, less) if on == "local" else RayTasks(address, name)
+    return Workers(name, less) if on == "local" else RayTasks(address, name, cores, gpus)
+
+
+class WorkerDied(RunError):
+    """A process of a cluster died at the work ``key``, which is not running any more."""
+
+    def __init__(self, key: Any, sentence: str) -> None:
+        super().__init__(sentence)
+        self.key = key
 
 
 class RayTasks:
-    """Work as tasks of Ray, one core each, in this folder; what they write must be seen by all machines."""
+    """Work as tasks of Ray, ``cores`` and ``gpus`` each, in this folder; what they write must be seen by all
+    machines."""
 
-    def __init__(self, address: str | None, name: Callable[[Any], str]) -> None:
+    def __init__(self, address: str | None, name: Callable[[Any], str], cores: int = 1, gpus: float = 0.0) -> None:
         import ray
 
-        self._name = name
+        self._name, self._needs = name, {"num_cpus": cores, "num_gpus": gpus}
         paths = [path for path in dict.fromkeys(sys.path) if path]
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
         self._ours = not ray.is_initialized()
@@ -95,7 +107,11 @@ class RayTasks:
     def slots(self) -> int:
         import ray
 
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+        there = ray.cluster_resources()
+        least = there.get("CPU", 1) / self._needs["num_cpus"]
+        if gpus := self._needs["num_gpus"]:
+            least = min(least, there.get("GPU", 0) / gpus)
+        return max(1, int(least))
 
     @property
     def running(self) -> set[Any]:
@@ -104,7 +120,7 @@ class RayTasks:
     def start(self, key: Any, work: Callable[..., Any], *arguments: Any) -> None:
         import ray
 
-        task = ray.remote(num_cpus=1, max_retries=0)(_run)
+        task = ray.remote(**self._needs, max_retries=0)(_run)
         self._running[key] = task.remote(str(Path.cwd()), work, arguments)
 
     def wait(self, seconds: float) -> Message[Any] | None:
@@ -119,7 +135,9 @@ class RayTasks:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise RunError(f"{self._name(key)} died ({type(error).__name__}): go on with --resume.") from error
+            del self._running[key]
+            sentence = f"{self._name(key)} died ({type(error).__name__}): go on with --resume."
+            raise WorkerDied(key, sentence) from error
         del self._running[key]
         return Message(key, value, done=True)
 

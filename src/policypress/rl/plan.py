@@ -28,7 +28,6 @@ from policypress.rl.sources import OpenedAgent, digest
 from policypress.rl.teacher import scaled_hidden
 
 DEFAULT_PRESET = "policypress"
-_DEFAULT_BITS = 8
 AUTO_SHRINK = 100
 """``hidden="auto"`` divides every width by its root, and so the parameters by about it: 26-26 for 256-256."""
 _RATE_WEIGHT = 0.005
@@ -71,7 +70,7 @@ def plan_training(
         algo,
         env,
         steps,
-        compression=_compression(preset, dict(compression or {})),
+        compression=presets.compression(preset, compression or {}),
         **{**settings, **training},
     )
 
@@ -182,14 +181,6 @@ def _within(recorded: Recorded, student: Mapping[str, Any]) -> dict[str, Any]:
             f"({batch_size}): record more, or give --batch-size {recorded.steps}."
         )
     return {**student, "states": states}
-
-
-def _compression(preset: str, given: dict[str, Any]) -> CompressionConfig:
-    if preset == "ivanov2025":
-        return replace(presets.ivanov2025(given.get("sparsity", 0.0)), **given)
-    if given.get("sparsity", 0.0) > 0.0:
-        given.setdefault("weight_bits", _DEFAULT_BITS)
-    return CompressionConfig(**given)
 
 
 def _family(environment: Environment) -> tuple[presets.Family, bool]:

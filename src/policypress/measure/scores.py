@@ -1,0 +1,145 @@
+"""What scores of many runs say together, over seeds and tasks, after Agarwal et al. 2021, "Deep Reinforcement Learning
+at the Edge of the Statistical Precipice" (NeurIPS, arXiv 2108.13264), with the numbers of its library, rliable.
+
+A score is one figure of one run, such as the mean return of its last episodes. ``Scores`` are those of one method: by
+task an array (runs,), whose lengths may differ where a study is not finished; rliable's matrix (runs, tasks) is their
+transpose. Intervals are 95 % percentile intervals of a stratified bootstrap: runs are drawn anew within each task. The
+same scores give the same interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from policypress.errors import ConfigError
+from policypress.measure.returns import share
+
+Floats = NDArray[np.float64]
+Scores = Sequence[ArrayLike]
+"""By task, the scores of runs (runs,)."""
+
+RESAMPLES = 2_000
+_TRIMMED = 0.25
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and the limits of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(scores: Scores, resamples: int = RESAMPLES) -> Estimate:
+    """Mean over tasks of the mean over runs."""
+    return _estimate(lambda drawn: np.mean([task.mean(axis=-1) for task in drawn], axis=0), _tasks(scores), resamples)
+
+
+def iqm(scores: Scores, resamples: int = RESAMPLES) -> Estimate:
+    """Interquartile mean of all runs of all tasks together: a quarter of them, rounded down to whole runs, is left out
+    at either end (Agarwal et al. 2021, section 4.3; scipy.stats.trim_mean)."""
+    return _estimate(lambda drawn: _trimmed(np.concatenate(drawn, axis=-1)), _tasks(scores), resamples)
+
+
+def probability_of_improvement(ours: Scores, theirs: Scores, resamples: int = RESAMPLES) -> Estimate:
+    """Mean over tasks of the probability that a run of ``ours`` scores more than one of ``theirs``; as much counts half
+    (Agarwal et al. 2021, section 4.3; the Mann-Whitney U statistic over the number of pairs).
+
+    Both have the same tasks in the same order.
+    """
+    first, second = _tasks(ours), _tasks(theirs)
+    if len(first) != len(second):
+        raise ConfigError(
+            f"scores of {len(first)} and of {len(second)} tasks cannot be compared: give those of the same."
+        )
+
+    rng = np.random.default_rng(0)
+    values, drawn = [], []
+    for x, y in zip(first, second, strict=True):
+        wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
+        values.append(wins.mean())
+        # How often each run is drawn says as much as drawing them, and needs no pairs of every sample.
+        left, right = (rng.multinomial(len(task), np.full(len(task), 1 / len(task)), resamples) for task in (x, y))
+        drawn.append(((left @ wins) * right).sum(axis=1) / wins.size)
+    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
+def performance_profile(
+    scores: Scores, thresholds: ArrayLike, resamples: int = RESAMPLES
+) -> tuple[Floats, Floats, Floats]:
+    """Share of runs that score more than each of ``thresholds`` (n,), averaged over tasks, and the limits of its
+    pointwise 95 % interval, each (n,): the run-score distribution of Agarwal et al. 2021, section 4.2."""
+    at, tasks = np.asarray(thresholds, np.float64), _tasks(scores)
+
+    def above(drawn: Sequence[Floats]) -> Floats:
+        found: Floats = np.mean([(task[..., None] > at).mean(axis=-2) for task in drawn], axis=0)
+        return found
+
+    low, high = np.percentile(above(_resampled(tasks, resamples)), [2.5, 97.5], axis=0)
+    return above(tasks), low, high
+
+
+def normalized(scores: ArrayLike, low: float, high: float) -> Floats:
+    """``scores`` with ``low`` as 0 and ``high`` as 1, for example the returns of random actions and of a reference."""
+    if low == high:
+        raise ConfigError(f"scores cannot be normalized between {low:g} and {high:g}: give two different returns.")
+    found: Floats = (np.asarray(scores, np.float64) - low) / (high - low)
+    return found
+
+
+def retention(pressed: Scores, dense: Scores, resamples: int = RESAMPLES) -> Estimate:
+    """Mean over tasks of the share of its dense runs' mean that the pressed runs' mean is (``returns.share``).
+
+    The runs are matched by seed: those of one place in the arrays of a task belong together, and are drawn together.
+    """
+    ours, theirs = _tasks(pressed), _tasks(dense)
+    if [task.shape for task in ours] != [task.shape for task in theirs]:
+        raise ConfigError("what is kept is told of runs with the same seeds: give pairs of them.")
+
+    def kept(drawn: Sequence[Floats]) -> Floats:
+        of = [task.mean() for task in theirs]
+        pairs = zip(drawn[: len(ours)], drawn[len(ours) :], of, strict=True)
+        differences = ((x - y).mean(axis=-1) / abs(mean_) for x, y, mean_ in pairs)
+        found: Floats = 1.0 + np.mean(list(differences), axis=0)
+        return found
+
+    for ours_, theirs_ in zip(ours, theirs, strict=True):
+        share(float(ours_.mean() - theirs_.mean()), float(theirs_.mean()))  # raises where there is none
+    return _estimate(kept, [*ours, *theirs], resamples, paired=True)
+
+
+def _tasks(scores: Scores) -> list[Floats]:
+    tasks = [np.asarray(task, np.float64) for task in scores]
+    if not tasks or any(task.ndim != 1 or not len(task) or not np.isfinite(task).all() for task in tasks):
+        raise ConfigError("scores must be finite numbers, by task those of its runs, of one at least.")
+    return tasks
+
+
+def _estimate(
+    figure: Callable[[Sequence[Floats]], Floats], tasks: Sequence[Floats], resamples: int, paired: bool = False
+) -> Estimate:
+    """``figure`` of ``tasks``; it maps arrays (..., runs) by task to (...)."""
+    low, high = np.percentile(figure(_resampled(tasks, resamples, paired)), [2.5, 97.5])
+    return Estimate(float(figure(tasks)), float(low), float(high))
+
+
+def _resampled(tasks: Sequence[Floats], resamples: int, paired: bool = False) -> list[Floats]:
+    """Of each task bootstrap samples (resamples, runs); ``paired``: the second half of tasks is drawn as the first."""
+    rng = np.random.default_rng(0)
+    drawn = tasks[: len(tasks) // 2] if paired else tasks
+    picks = [rng.integers(0, len(task), (resamples, len(task))) for task in drawn]
+    return [task[pick] for task, pick in zip(tasks, picks * 2 if paired else picks, strict=True)]
+
+
+def _trimmed(values: Floats) -> Floats:
+    """Mean along the last axis of what is left without a quarter at either end."""
+    count = values.shape[-1]
+    cut = int(_TRIMMED * count)
+    found: Floats = np.sort(values, axis=-1)[..., cut : count - cut].mean(axis=-1)
+    return found
