@@ -179,11 +179,11 @@ def test_a_quantizing_network_is_left_as_it_was() -> None:
         optimizer.step()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
-    passes = [node.module._memory.passes for node in compressor.graph.layers]  # type: ignore[union-attr]
+    passes = [node.module.passes for node in compressor.graph.layers]  # type: ignore[union-attr]
     assert freeze_graph(compressor.graph, VECTOR, DISCRETE).numerics == "integer"
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(torch.equal(a, b.grad) for a, b in zip(gradients, network.parameters(), strict=True))  # type: ignore[arg-type]
-    assert [node.module._memory.passes for node in compressor.graph.layers] == passes  # type: ignore[union-attr]
+    assert [node.module.passes for node in compressor.graph.layers] == passes  # type: ignore[union-attr]
     assert network.training
 
 

@@ -20,6 +20,7 @@ from policypress.errors import ConfigError, ExportError
 from policypress.export.c import CExportConfig, export_c
 from policypress.measure import microcontroller
 from policypress.measure.microcontroller import TARGETS, Footprint, TargetReport, footprint, measure_on_target
+from policypress.policy.ops import Layer
 from policypress.policy.policy import Policy
 from policypress.tables import target_table
 from policypress.testing import make_policy
@@ -107,6 +108,19 @@ def test_every_kind_of_policy_acts_bit_for_bit(numerics: Any, kind: Any, bits: i
     shape, dtype = (100, *policy.observation.shape), policy.observation.dtype
     observations = rng.integers(0, 256, shape) if dtype == "uint8" else rng.normal(size=shape) * 3
     assert measure_on_target(policy, target, observations.astype(dtype)).differing == 0
+
+
+@pytest.mark.usefixtures("tools")
+def test_subnormal_numbers_stay_what_they_are_where_compilers_take_vectors() -> None:
+    first, second, *others = make_policy("float", "vector").ops
+    assert isinstance(first, Layer)
+    assert isinstance(second, Layer)
+    small = dataclasses.replace(first, weight=first.weight * np.float32(2.0**-130), bias=first.bias * 0)
+    large = dataclasses.replace(second, weight=second.weight * np.float32(2.0**120) * np.float32(2.0**7))
+    policy = dataclasses.replace(make_policy("float", "vector"), ops=(small, large, *others))
+    observations = np.random.default_rng(0).normal(size=(20, *policy.observation.shape))
+    report = measure_on_target(policy, "cortex-m55", observations, optimize="-O3")
+    assert (report.observations, report.differing) == (20, 0)
 
 
 @pytest.mark.usefixtures("tools")

@@ -91,7 +91,9 @@ def test_policies_that_do_not_fit(tmp_path: Path) -> None:
         open_agent(source, "ppo", FOLLOW)
     with pytest.raises(ConfigError, match="leave --vecnormalize out"):
         open_agent(replace(source, vecnormalize=tmp_path / "vecnormalize.pkl"), "ppo", PICK)
-    with pytest.raises(UnsupportedError, match=r"cannot be narrowed: distil it, and give the student's widths"):
+    with pytest.raises(
+        UnsupportedError, match=r"cannot be narrowed, for what a \.policy file holds is frozen: distil it"
+    ):
         plan(source, "ppo", PICK)
     with pytest.raises(UnsupportedError, match="cannot be pressed without training"):
         press(source, plan(source, "ppo", PICK, method="ptq"), tmp_path / "run")

@@ -136,7 +136,7 @@ def test_another_format_is_a_row_of_the_table(table: Source, tmp_path: Path) -> 
 
 
 def test_what_needs_more_than_its_answers_is_refused(table: Source, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"cannot be narrowed: distil it, and give the student's widths"):
+    with pytest.raises(UnsupportedError, match="cannot be narrowed, for its network is not known: distil it, and give"):
         plan(table, "table", PICK)
     settings = {"method": "finetune", "settings": {"steps": 100}}
     with pytest.raises(UnsupportedError, match="no agent that Stable-Baselines3 can train on: use --method distill"):

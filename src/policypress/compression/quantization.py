@@ -110,7 +110,9 @@ class Quantization:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values; the ranges are the network's own. ``counts``: where everything stands that is done once in
-        STEP_STRIDE passes or updates, with the gradients of learned steps since the last time."""
+        STEP_STRIDE passes or updates, with the gradients of learned steps since the last time, if anything is."""
+        if not self._counting():
+            return {"phase": self.phase.name}
         gradients = [quantizer.gradient for quantizer in self._quantizers()]
         counts = {
             "passes": [module.passes for module in self._counting()],
@@ -122,7 +124,7 @@ class Quantization:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._set_phase(Phase[state["phase"]])
         counts = state.get("counts")
-        if counts is None:  # of an earlier version: they begin anew
+        if counts is None:  # nothing counts, or an earlier version did not say: they begin anew
             return
         self._updates = counts["updates"]
         for module, passes in zip(self._counting(), counts["passes"], strict=True):

@@ -101,7 +101,7 @@ class StudentTraining:
             self._optimizer.register_step_pre_hook(self._before_step)
         self._compressor = attach(self._model, replace(start.config, rate_weight=0.0), start.steps)
         begun = start.state_dict()
-        del begun["counts"]  # of passes: another training
+        begun.pop("counts", None)  # of passes: another training
         self._compressor.load_state_dict(begun)
         for ours, theirs in zip(_modules(self._compressor.graph), _modules(start.graph), strict=True):
             ours.load_state_dict(theirs.state_dict())

@@ -9,6 +9,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(__clang__)
+/* Helium takes subnormal numbers for zero, and with -O3 GCC would have it multiply floats. */
+#pragma GCC optimize("no-tree-vectorize")
+#endif
+
 #if defined(__ARM_FEATURE_MVE) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_mve.h>
 #define ENGINE_VECTORS 1
