@@ -5,7 +5,7 @@ Another kind is a row of ``KINDS``, and what it does in one of the modules besid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -234,7 +234,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 def kinds_named(text: str) -> tuple[str, ...]:
     """The names in ``noise,delayed``, in the order of the table; ConfigError for one that it does not have."""
     asked = [name.strip() for name in text.split(",")]
-    for name in asked:
+    check_kinds(asked)
+    return tuple(name for name in KINDS if name in asked)
+
+
+def check_kinds(names: Iterable[str]) -> None:
+    """Raises ConfigError for a name that the table does not have."""
+    for name in names:
         if name not in KINDS:
             raise ConfigError(f"{name!r} is no disturbance that is known: use {', '.join(KINDS)}.")
-    return tuple(name for name in KINDS if name in asked)

@@ -35,7 +35,7 @@ from policypress.rl.evaluate import (
     run_episodes,
 )
 from policypress.robustness.flips import by_place
-from policypress.robustness.kinds import KINDS, Case, Setup, measures
+from policypress.robustness.kinds import KINDS, Case, Setup, check_kinds, measures
 from policypress.robustness.sensors import Moments, Watched
 
 UNDISTURBED = "undisturbed"
@@ -81,9 +81,7 @@ def robustness(
         raise ConfigError(f"episodes={episodes} must be at least 2.")
     if seed < 0:
         raise ConfigError(f"seed={seed} must not be negative.")
-    unknown = [name for name in kinds or () if name not in KINDS]
-    if unknown:
-        raise ConfigError(f"{unknown[0]!r} is no disturbance that is known: use {', '.join(KINDS)}.")
+    check_kinds(kinds or ())
     found = environment_on_card(next(iter(policies.values()))) if env is None else env
     if isinstance(found, gym.Env):
         raise ConfigError("an environment itself would keep what a disturbance changes in it: give what makes it.")

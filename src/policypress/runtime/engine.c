@@ -390,17 +390,16 @@ FOR_TIME APART static size_t vector_fours(const engine_step *s, const window *v,
     return outputs;
 }
 
-#define FOURS_OF_BYTES                                    \
-    if (n == 4) {                                         \
-        o = vector_fours(s, v, x, target, i);             \
-        left -= o;                                        \
-        weight += o * LINES(v) * RUN(s, v);               \
-    }                                                     \
+/* `first`: how many outputs are done. */
+#define FOURS_OF_BYTES                                                  \
+    const size_t first = n == 4 ? vector_fours(s, v, x, target, i) : 0; \
+    left -= first;                                                      \
+    weight += first * LINES(v) * RUN(s, v);                             \
     n = 1;
 #else
-#define FOURS_OF_BYTES
+#define FOURS_OF_BYTES FOURS_OF_WORDS
 #endif
-#define FOURS_OF_WORDS
+#define FOURS_OF_WORDS enum { first };
 
 /*
  * One position of an integer layer for every source type: sums of products, modulo 2^32. That is exact, because the
@@ -459,14 +458,14 @@ FOR_TIME APART static size_t vector_fours(const engine_step *s, const window *v,
         const ending e = ending_of(s);                                                                             \
         const ENGINE_ROM uint32_t *bias = s->bias;                                                                 \
         const ENGINE_ROM uint8_t *weight = s->weight;                                                              \
-        size_t left = s->out_channels, o = 0, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;             \
+        size_t left = s->out_channels, n = ENGINE_USE_FOURS && s->form == ENGINE_FOURS ? 4 : 1;                    \
         uint32_t sums[4], more = 0;                                                                                \
         FOURS                                                                                                      \
         if (ENGINE_USE_FOURS && n == 4)                                                                            \
             for (size_t b = 0; b < LINES(v); b++)                                                                  \
                 for (const SOURCE *from = x + b * v->line, *const end = from + RUN(s, v); from != end;)            \
                     more += (uint32_t)*from++;                                                                     \
-        for (; left; left -= n) {                                                                                  \
+        for (size_t o = first; left; left -= n) {                                                                  \
             const SOURCE *from = x;                                                                                \
             if (ENGINE_USE_FOURS && left < 4) {                                                                    \
                 n = 1;                                                                                             \

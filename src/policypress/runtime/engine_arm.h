@@ -9,6 +9,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* With options of their own, functions are else not inlined into one another. */
+#define VECTOR_INLINE static inline __attribute__((always_inline))
+
 #if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(__clang__)
 /* Helium takes subnormal numbers for zero, and with -O3 GCC would have it multiply floats. */
 #pragma GCC optimize("no-tree-vectorize")
@@ -23,7 +26,7 @@
 #define vector_store_bytes(target, codes) vstrbq_u32(target, vreinterpretq_u32_s32(codes))
 
 /* Products of n bytes, a multiple of 4, with their weights of four outputs (ENGINE_FOURS), added to sums. */
-static inline uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const uint8_t *w, size_t n) {
+VECTOR_INLINE uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const uint8_t *w, size_t n) {
     uint32_t each[4], a, b, c, d;
     vst1q_u32(each, sums);
     a = each[0], b = each[1], c = each[2], d = each[3];
@@ -72,7 +75,7 @@ static inline void vector_store_bytes(uint8_t *target, int32x4_t codes) {
 }
 
 /* As above: a block is a vector, and its four inputs are multiplied with the weights of each output. */
-static inline uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const uint8_t *w, size_t n) {
+VECTOR_INLINE uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const uint8_t *w, size_t n) {
 #ifdef __ARM_FEATURE_DOTPROD
     for (; n >= 16; n -= 16, x += 16, w += 64) {
         const uint8x16_t bytes = vld1q_u8(x);
@@ -104,7 +107,7 @@ static inline uint32x4_t vector_blocks(uint32x4_t sums, const uint8_t *x, const 
 
 #if ENGINE_VECTORS
 /* The same of any n. */
-static inline uint32x4_t vector_products(uint32x4_t sums, const uint8_t *x, const uint8_t *w, size_t n) {
+VECTOR_INLINE uint32x4_t vector_products(uint32x4_t sums, const uint8_t *x, const uint8_t *w, size_t n) {
     const size_t whole = n & ~(size_t)3;
     sums = vector_blocks(sums, x, w, whole);
     for (size_t k = whole; k < n; k++)

@@ -120,7 +120,7 @@ def method_figures(
     rows = []
     for (kind, _), tasks in grouped.items():
         scores = [s for group in tasks if (s := _scores(group, reference, normalize)) is not None]
-        theirs = [_reference_scores(group[0], group, reference, normalize) for group in tasks]
+        theirs = [_reference_scores(group, reference, normalize) for group in tasks]
         matched = [
             [(_return(run), dense) for run in group if (dense := _against(run, reference)) is not None]
             for group in tasks
@@ -191,33 +191,31 @@ def _scores(
 ) -> list[float] | None:
     """Normalized scores of runs of one task: between the two returns that the study's file names, else the share of the
     mean of the task's baseline (0 is then nothing, 1 as much as it); None where there is neither."""
-    return _normalized([_return(run) for run in group], group[0], group, reference, normalize)
+    return _normalized([_return(run) for run in group], group, reference, normalize)
 
 
 def _reference_scores(
-    first: Run, group: Sequence[Run], reference: References, normalize: Mapping[str, tuple[float, float]]
+    group: Sequence[Run], reference: References, normalize: Mapping[str, tuple[float, float]]
 ) -> list[float]:
-    returns = _reference_returns(first, group, reference)
-    return (_normalized(returns, first, group, reference, normalize) or []) if returns else []
+    """Those of what ``group`` is compared with; [] where there is nothing."""
+    returns = _reference_returns(group, reference)
+    return (_normalized(returns, group, reference, normalize) or []) if returns else []
 
 
-def _reference_returns(first: Run, group: Sequence[Run], reference: References) -> list[float]:
-    agents = [
-        value for run in group if run.figures.get("agent_returns") and (value := _against(run, reference)) is not None
-    ]
-    return agents or list(reference.get((first.cell.kind, _key(first.cell.task)), {}).values())
+def _reference_returns(group: Sequence[Run], reference: References) -> list[float]:
+    agents = [float(np.mean(found)) for run in group if (found := run.figures.get("agent_returns"))]
+    return agents or list(reference.get((group[0].cell.kind, _key(group[0].cell.task)), {}).values())
 
 
 def _normalized(
     returns: Sequence[float],
-    first: Run,
     group: Sequence[Run],
     reference: References,
     normalize: Mapping[str, tuple[float, float]],
 ) -> list[float] | None:
-    if (ends := normalize.get(first.cell.settings["env"])) is not None:
+    if (ends := normalize.get(group[0].cell.settings["env"])) is not None:
         return list(map(float, normalized(returns, *ends)))
-    dense = float(np.mean(_reference_returns(first, group, reference) or [0.0]))
+    dense = float(np.mean(_reference_returns(group, reference) or [0.0]))
     if dense == 0.0:
         return None
     return [1.0 + (value - dense) / abs(dense) for value in returns]
