@@ -237,6 +237,16 @@ def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, tmp_path_fac
         read_log(path, THREE)
 
 
+def test_marks_may_be_any_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "log.npz"
+    np.savez(path, obs=np.arange(12.0).reshape(4, 3), episode=np.array([b"\x80", b"\x80", b"\x81", b"\x81"]))
+    recorded = read_log(path, THREE)
+    assert [len(episode) for episode in (*recorded.learned, *recorded.held_out)] == [2, 2]
+    np.savez(path, obs=np.arange(12.0).reshape(4, 3), dones=np.array([b"\x80", b"0", b"0", b"1"]))
+    with pytest.raises(ObservationError, match="in dones: write true or false, or 1 or 0"):
+        read_log(path, THREE)
+
+
 _ODD = st.one_of(
     arrays(st.sampled_from(["<f4", "<i8", "?", "<c8", "<M8[s]", "<U3", "S2"]), array_shapes(min_dims=0, max_side=4)),
     arrays("<f8", st.tuples(st.integers(0, 5), st.just(3)), elements=st.floats(width=64)),

@@ -90,7 +90,7 @@ def _episodes(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> list[NDArra
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ObservationError(f"{path} has a value in {name} that is not finite: write one for each observation.")
     if numbers := [marks[name] for name in EPISODE if name in marks]:
-        named = numbers[0] if numbers[0].dtype.kind in "biuf" else numbers[0].astype(str)
+        named = numbers[0] if numbers[0].dtype.kind in "biuf" else _words(numbers[0])
         _, first, which, counts = np.unique(named, return_index=True, return_inverse=True, return_counts=True)
         by_episode = np.split(observations[np.argsort(which, kind="stable")], np.cumsum(counts)[:-1])
         return [by_episode[index] for index in np.argsort(first)]
@@ -113,10 +113,16 @@ def _named(path: Path, arrays: Arrays, names: Sequence[str]) -> NDArray[Any]:
     raise ObservationError(f"{path} has no observations ({has}): call the array {names[0]}.")
 
 
+def _words(values: NDArray[Any]) -> NDArray[np.str_]:
+    """Values as text; bytes that are no ASCII too, each a character."""
+    found: NDArray[np.str_] = np.char.decode(values, "latin-1") if values.dtype.kind == "S" else values.astype(str)
+    return found
+
+
 def _flags(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind in "biuf":
         return values.astype(bool)
-    words = np.char.lower(np.char.strip(values.astype(str)))
+    words = np.char.lower(np.char.strip(_words(values)))
     known = np.isin(words, (*_TRUE, *_FALSE))
     if not known.all():
         raise ObservationError(f"{path} has {str(words[~known][0])!r} in {name}: write true or false, or 1 or 0.")
