@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--mcu", default=MCU, help="as avr-gcc and simavr name it (atmega328p)")
     parser.add_argument("--observations", type=int, default=1000, help="of each trained policy (1000)")
     parser.add_argument("--random", type=int, default=0, help="random policies besides (0)")
+    parser.add_argument("--start", type=int, default=0, help="the first random one (0)")
     arguments = parser.parse_args()
     try:
         require_tools()
@@ -55,7 +56,7 @@ def main() -> int:
         cells = f"{found.flash:,} | {found.ram:,} | {found.cycles:,.0f} | {found.milliseconds:.2f}"
         print(f"| {name} | {cells} | {found.differing} of {len(asked)} |", flush=True)
     runs = policies = 0
-    for seed in range(arguments.random):
+    for seed in range(arguments.start, arguments.start + arguments.random):
         policy = random_policy(seed)
         asked = accepted(policy, observations(policy, 40, 0))
         if policy.numerics != "integer" or not len(asked):

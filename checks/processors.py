@@ -1,6 +1,6 @@
 """Exported C on other processors, under QEMU's user mode: whether it gives the reference's bits there too.
 
-    python checks/processors.py [--policies 60] [--observations 200] [NAME ...]
+    python checks/processors.py [--policies 60] [--start 0] [--observations 200] [NAME ...]
 
 Random policies of policypress.testing in every form of weights, and the trained ones of results/, are
 exported, compiled for each processor (strict flags, -O2, static), run their self test, and answer random and extreme
@@ -77,8 +77,8 @@ int main(void) {
 MEANING = {2: "its payload does not unpack", 3: "its self test fails", 4: "it refuses an observation"}
 
 
-def policies(count: int) -> Iterator[tuple[str, pp.Policy, Weights]]:
-    for seed in range(count):
+def policies(start: int, count: int) -> Iterator[tuple[str, pp.Policy, Weights]]:
+    for seed in range(start, start + count):
         policy = random_policy(seed)
         yield f"random {seed}", policy, WEIGHTS[seed % len(WEIGHTS)] if policy.input is not None else "auto"
     for name, path in stored_policies(ROOT / "results").items():
@@ -106,6 +106,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"processors: {', '.join(PROCESSORS)} (all)")
     parser.add_argument("--policies", type=int, default=60, help="random ones (60)")
+    parser.add_argument("--start", type=int, default=0, help="the first of them (0)")
     parser.add_argument("--observations", type=int, default=200, help="of each policy, at most (200)")
     arguments = parser.parse_args()
     names = []
@@ -117,7 +118,7 @@ def main() -> int:
             names.append(name)
     compared, failed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     exports = 0
-    for title, policy, weights in policies(arguments.policies):
+    for title, policy, weights in policies(arguments.start, arguments.policies):
         size = max(2, min(arguments.observations, 2**18 // int(np.prod(policy.observation.shape))))
         asked = accepted(policy, observations(policy, size, 0))
         if not len(asked):

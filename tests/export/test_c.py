@@ -22,6 +22,7 @@ from policypress import cli
 from policypress.errors import ConfigError, ExportError, ObservationError, UnsupportedError
 from policypress.export import c, identifier, name_of
 from policypress.export.c import CExportConfig, export_c
+from policypress.export.c_text import avr_limit, smallest
 from policypress.export.compile import CompiledIntegers, CompiledPolicy, check_folder
 from policypress.policy import load, reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
@@ -489,6 +490,31 @@ def test_integer_builds_clip_codes_and_give_the_sums(kind, tmp_path):
     clipped = codes.clip(policy.input.low, policy.input.high)
     reference.run(policy, clipped.astype(np.float32) / scales(policy), record)
     np.testing.assert_array_equal(built.run(codes.astype(np.int32)), record[-1])
+
+
+@needs_cc
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_self_test_of_an_integer_build_goes_beyond_the_limits_of_codes(kind, tmp_path):
+    export_c(make_policy("integer", kind), tmp_path / "out", dataclasses.replace(UNCHECKED, integer_only=True))
+    source, vectors = (tmp_path / "out/src" / name for name in ("net.c", "net_vectors.c"))
+    assert re.search(r"int8_t all_codes\[", vectors.read_text())
+    text = source.read_text()
+    unlimited = re.sub(r"(?<=int32_t limited\(int32_t code\) \{\n)    return .*;", "    return code;", text)
+    assert unlimited != text
+    source.write_text(unlimited)
+    assert CompiledIntegers(tmp_path / "out", flags=("-O1",)).self_test() > 0
+
+
+@pytest.mark.parametrize(("low", "high", "kind"), [(-128, 0, "int8"), (0, 200, "uint8"), (-1, 128, "int16")])
+def test_vectors_have_the_smallest_type(low, high, kind):
+    assert smallest(np.array([low, high], np.int32)).dtype == kind
+    assert smallest(np.array([-(2**31), high], np.int32)).dtype == "int32"
+
+
+def test_too_many_constants_for_an_avr_are_an_error_for_its_compiler():
+    assert avr_limit("these", 2**16 - 2**12, 2**15 - 1) == ""
+    for total, largest in [(2**16, 9), (2**15, 2**15)]:
+        assert re.search(rf"__AVR__\n#error \"these, {total} bytes, .*\"\n#endif", avr_limit("these", total, largest))
 
 
 def scales(policy):

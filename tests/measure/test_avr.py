@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from policypress.cli import app
 from policypress.errors import ConfigError, ExportError, UnsupportedError
+from policypress.export import c_text
 from policypress.measure import avr
 from policypress.measure.avr import measure_on_avr, missing_tools
 from policypress.measure.targets import measure
 from policypress.policy import load
-from policypress.testing import random_recurrent_policy
+from policypress.testing import accepted, observations, random_policy, random_recurrent_policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +46,22 @@ def test_what_a_policy_takes_of_an_avr() -> None:
     assert report.ram == report.data + report.stack + report.buffers < 2048
     assert report.cycles > 2 * sum(layer.nonzeros for layer in load(KEEP).layers)
     assert report.milliseconds == pytest.approx(report.cycles / 16_000)
+
+
+@needs_tools
+def test_constants_beyond_what_an_avr_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = random_policy(114)  # 51 kB of constants
+    asked = accepted(policy, observations(policy, 4, 0))
+    assert measure_on_avr(policy, asked, mcu="atmega2560", weights="sparse").differing == 0
+    monkeypatch.setattr(c_text, "AVR_BYTES", 50_000)
+    with pytest.raises(ExportError, match=r"the constants of this policy, \d+ bytes, are too many for an AVR: 50000"):
+        measure_on_avr(policy, asked, mcu="atmega2560", weights="sparse")
+
+
+@needs_tools
+def test_sums_that_are_all_zero_are_no_fault() -> None:
+    policy = random_policy(54)
+    assert measure_on_avr(policy, accepted(policy, observations(policy, 4, 0)), mcu="atmega2560").differing == 0
 
 
 @needs_tools

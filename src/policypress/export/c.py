@@ -237,12 +237,13 @@ def _files(policy: Policy, config: CExportConfig, target: Path) -> tuple[dict[st
         program = _of_int16(program)
     used = c_source.uses(program, integer_only=integer)
     size = program.observation_size if not integer else 4 * program.input.size
-    found = answers(policy, min(config.vectors, max(2, _VECTOR_BYTES // size)), config.seed)
+    most = min(_VECTOR_BYTES // size, c_text.AVR_ARRAY // (4 * program.output.outputs))
+    found = answers(policy, min(config.vectors, max(2, most)), config.seed)
     about = c_header.About(version, payload, digest, int16, tuple(header_lines(config.measure)))
     if integer:
         header = c_header.integer_header(policy, program, name, about)
         source, constants, structures = c_source.integer_network(policy, program, name, unpacked)
-        vectors, vector_bytes = _integer_vectors(policy, found, config, payload)
+        vectors, vector_bytes = _integer_vectors(policy, found, config, constants.bytes)
     else:
         if int16 is not None:
             found = _int16_answers(int16, found, config.seed)
@@ -328,20 +329,15 @@ def _overflows(policy: Policy) -> bool:
     return float(last.scale.max()) >= _SCALE_LIMIT or policy.action.start + len(last.weight) >= 2**31
 
 
-def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, payload: bool) -> tuple[str, int]:
+def _integer_vectors(policy: Policy, found: Answers, config: CExportConfig, constant_bytes: int) -> tuple[str, int]:
     assert policy.input is not None
-    q = reference.quantize_input(policy.input, reference.observe(policy.observation, found.observations))
+    codes = reference.quantize_input(policy.input, reference.observe(policy.observation, found.observations))
     sums = sequence(policy, found.observations)[1]
-    # Codes at a limit stand for all beyond it.
-    rng = np.random.default_rng(config.seed)
-    far = rng.random(q.shape) < 0.25
-    q = np.where(far & (q == policy.input.high), rng.choice([q.max() + 1, 2**31 - 1], q.shape), q)
-    q = np.where(far & (q == policy.input.low), rng.choice([q.min() - 1, -(2**31)], q.shape), q)
     choices = None if policy.action.kind == "box" else found.actions
-    arrays = [array.astype(np.int32) for array in (q, sums)]
-    stateful = bool(policy.state_size)
-    text = c_test.integer_vectors(cast(str, config.name), arrays[0], arrays[1], choices, payload, stateful)
-    return text, sum(array.nbytes for array in arrays) + (0 if choices is None else 4 * choices.size)
+    payload, stateful = config.weights == "payload", bool(policy.state_size)
+    arrays = [array.astype(np.int32) for array in (codes, sums)]
+    name = cast(str, config.name)
+    return c_test.integer_vectors(name, arrays[0], arrays[1], choices, constant_bytes, payload, stateful)
 
 
 def _layers(policy: Policy, program: Program, unpacked: c_payload.Unpacked | None) -> tuple[LayerFlash, ...]:

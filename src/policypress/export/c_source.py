@@ -10,7 +10,7 @@ import numpy as np
 
 from policypress.errors import unknown
 from policypress.export import c_int16
-from policypress.export.c_text import WIDTH, Constants, comment, file, folded, runtime
+from policypress.export.c_text import WIDTH, Constants, avr_limit, comment, file, folded, runtime
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Output, Program, Step
 from policypress.runtime.structures import Dtype, Finish, Form, Kind, Type, size_of
@@ -194,7 +194,8 @@ void {name}_run(const int32_t codes[],{state} int32_t sums[]) {{
 }}
 {_reset(program, name)}"""
     body += _choose(policy, leave, name, constants)
-    text = _source(name, used, unpacked, constants.text, body)
+    limit = avr_limit("the constants of this policy", constants.bytes, constants.largest)
+    text = _source(name, used, unpacked, [limit, *constants.text] if limit else constants.text, body)
     return text, constants, len(program.steps) * size_of("engine_step", used)
 
 

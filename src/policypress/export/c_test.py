@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from policypress.export.c_text import definition, file
+from policypress.export.c_text import TYPES, avr_limit, definition, file, smallest
 from policypress.policy.observations import Answers
 
 _FLASH = "static const ENGINE_FLASH"
@@ -50,15 +50,17 @@ def integer_vectors(
     codes: NDArray[np.int32],
     sums: NDArray[np.int32],
     choices: NDArray[np.int64] | None,
+    constant_bytes: int,
     payload: bool,
     stateful: bool,
-) -> str:
-    """The file NAME_vectors.c of a build without floats: codes, the reference's sums and choices, the self test."""
+) -> tuple[str, int]:
+    """The file NAME_vectors.c of a build without floats, and the bytes of its arrays: codes, the reference's sums and
+    choices, the self test. Codes at a limit stand for all beyond it; ``constant_bytes``: the policy's."""
     upper = name.upper()
-    arrays = [definition(f"{_FLASH} int32_t all_codes", codes), definition(f"{_FLASH} int32_t all_sums", sums)]
+    arrays = {"codes": smallest(codes), "sums": smallest(sums)}
     declared = check = ""
     if choices is not None:
-        arrays.append(definition(f"{_FLASH} int32_t all_choices", choices.astype(np.int32)))
+        arrays["choices"] = smallest(choices)
         if choices.ndim == 1:
             check = f"        if ({name}_choose(sums) != all_choices[i])\n            return (int)i + 1;\n"
         else:
@@ -77,8 +79,14 @@ def integer_vectors(
 int {name}_self_test(void) {{
     static int32_t codes[{upper}_OBSERVATION_SIZE], sums[{upper}_OUTPUT_SIZE];
 {declared}{_start(name, payload)}{reset}    for (size_t i = 0; i < {len(codes)}; i++) {{
-        for (size_t k = 0; k < {upper}_OBSERVATION_SIZE; k++)
-            codes[k] = all_codes[i * {upper}_OBSERVATION_SIZE + k];
+        for (size_t k = 0; k < {upper}_OBSERVATION_SIZE; k++) {{
+            const int32_t code = all_codes[i * {upper}_OBSERVATION_SIZE + k];
+            codes[k] = code; /* in every second vector what is at a limit goes beyond it, by one or by all there is */
+            if ((i & 1) && code == {upper}_CODE_LOW)
+                codes[k] = i & 2 ? INT32_MIN : code - 1;
+            if ((i & 1) && code == {upper}_CODE_HIGH)
+                codes[k] = i & 2 ? INT32_MAX : code + 1;
+        }}
         {name}_run(codes,{state} sums);
         for (size_t k = 0; k < {upper}_OUTPUT_SIZE; k++)
             if (sums[k] != all_sums[i * {upper}_OUTPUT_SIZE + k])
@@ -87,7 +95,10 @@ int {name}_self_test(void) {{
     return 0;
 }}
 """
-    return file(name, arrays, body)
+    sizes = [array.nbytes for array in arrays.values()]
+    limit = avr_limit("the policy and its test vectors, which may be left out", constant_bytes + sum(sizes), max(sizes))
+    parts = [definition(f"{_FLASH} {TYPES[array.dtype.name]} all_{key}", array) for key, array in arrays.items()]
+    return file(name, [limit, *parts] if limit else parts, body), sum(sizes)
 
 
 def test_program(name: str) -> str:

@@ -32,6 +32,8 @@ TYPES = {
 """What dtypes are called in C."""
 WIDTH = 116
 """Characters of a line."""
+AVR_BYTES, AVR_ARRAY = 2**16 - 2**12, 2**15 - 1
+"""Constants that an AVR reads: in the first 64 KiB of flash, of which other code has some, and in one array."""
 ID = "\0id\0"
 """Stands for the export's number, eight hexadecimal digits, in texts that are made before it is known."""
 
@@ -46,6 +48,7 @@ class Constants:
         self._qualifier, self._used = qualifier, used
         self.text: list[str] = [] if unpacked is None else [unpacked.text]
         self.bytes = 0 if unpacked is None else unpacked.payload_bytes
+        self.largest = self.bytes
         self._unpacked = {} if unpacked is None else unpacked.arrays
         self._names: dict[tuple[str, bytes], str] = {}
 
@@ -56,6 +59,7 @@ class Constants:
         if key not in self._names:
             self._names[key] = wanted
             self.bytes += len(key[1])
+            self.largest = max(self.largest, len(key[1]))
             self.text.append(definition(f"{self._qualifier} {kind} {wanted}", array))
         return self._names[key]
 
@@ -133,6 +137,27 @@ def folded(text: str) -> str:
     kept = text.replace(" = ", "\0=\0")  # one word
     folded = textwrap.fill(kept, WIDTH - 4, subsequent_indent="     ", break_long_words=False, break_on_hyphens=False)
     return folded.replace("\0", " ")
+
+
+def smallest(array: NDArray[Any]) -> NDArray[Any]:
+    """Integers in the smallest type that holds them all."""
+    low, high = array.min(initial=0), array.max(initial=0)
+    for kind in ("int8", "uint8", "int16", "uint16"):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return array.astype(kind)
+    return array.astype(np.int32)
+
+
+def avr_limit(what: str, total: int, largest: int) -> str:
+    """A line for C that stops compilers for AVRs, whose reads would silently be wrong, where ``total`` bytes of
+    constants, or the ``largest`` array, are too many; nothing where they are not."""
+    if total <= AVR_BYTES and largest <= AVR_ARRAY:
+        return ""
+    return f"""\
+#ifdef __AVR__
+#error "{what}, {total} bytes, are too many for an AVR: {AVR_BYTES} in all, {AVR_ARRAY} in one array"
+#endif
+"""
 
 
 def file(name: str, parts: list[str], body: str) -> str:

@@ -155,7 +155,7 @@ def _rebuilt(policy: Policy, words: dict[tuple[int, str], Words]) -> Policy:
 
     quantization = policy.input
     if quantization is not None and (stored := words.get((-1, "scale"))) is not None:
-        quantization = dataclasses.replace(quantization, inverse_scale=_scale(stored))
+        quantization = dataclasses.replace(quantization, inverse_scale=_scale(stored, quantization.inverse_scale))
     return dataclasses.replace(policy, ops=ops_of(policy.ops), input=quantization, test_vectors=None)
 
 
@@ -188,7 +188,7 @@ def _layer(layer: Layer, words: dict[str, Words], codes: Range | None) -> Layer:
     if (stored := words.get("bias")) is not None:
         changes["bias"] = stored.view(np.int32) if layer.bias.dtype == np.int32 else _finite(stored.view(np.float32))
     if (stored := words.get("scale")) is not None:
-        changes["scale"] = _scale(stored)
+        changes["scale"] = _scale(stored, layer.scale)
     if layer.requantize is not None and ("multiplier" in words or "shift" in words):
         multiplier = words.get("multiplier", layer.requantize.multiplier.view(np.uint32))
         shift = words.get("shift", layer.requantize.shift.view(np.uint32))
@@ -214,8 +214,10 @@ def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.nan_to_num(values, nan=largest, posinf=largest, neginf=-largest)
 
 
-def _scale(stored: Words) -> NDArray[np.float32]:
-    return np.clip(_finite(stored.view(np.float32)), *_SCALES)
+def _scale(stored: Words, before: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales as they are stored; those that changed, within ``_SCALES``."""
+    scale = stored.view(np.float32)
+    return np.where(scale == before, before, np.clip(_finite(scale), *_SCALES))
 
 
 def _requantization(before: Requantization, multiplier: Words, shift: Words) -> Requantization:
