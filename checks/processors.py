@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +103,43 @@ def answers(processor: Processor, folder: Path, weights: Weights, asked: Any, po
     return np.frombuffer(done.stdout, dtype).reshape(len(asked), *policy.action.shape).astype(policy.action.dtype)
 
 
+def compare(
+    title: str,
+    policy: pp.Policy,
+    weights: Weights,
+    most: int,
+    names: list[str],
+    compared: dict[str, int],
+    failed: dict[str, int],
+) -> int:
+    """Counts the actions that were ``compared`` on each processor, and those that ``failed``; whether there was an
+    export."""
+    size = max(2, min(most, 2**18 // int(np.prod(policy.observation.shape))))
+    asked = accepted(policy, observations(policy, size, 0))
+    if not len(asked):
+        return 0
+    wanted = reference.act(policy.action, reference.run(policy, reference.observe(policy.observation, asked)))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "c"
+        try:
+            export_c(policy, folder, CExportConfig("policy", weights=weights, check=False))
+        except PolicypressError as error:
+            print(f"{title}: {error}")
+            return 0
+        for name in names:
+            try:
+                found = answers(PROCESSORS[name], folder, weights, asked, policy)
+                differing = sum(a.tobytes() != b.tobytes() for a, b in zip(found, wanted, strict=True))
+                reason = f"{differing} of {len(asked)} actions differ"
+            except RuntimeError as error:
+                differing, reason = len(asked), str(error)
+            compared[name] += len(asked)
+            failed[name] += differing
+            if differing:
+                print(f"{title}, {weights}, {name}: {reason}")
+    return 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"processors: {', '.join(PROCESSORS)} (all)")
@@ -118,31 +156,9 @@ def main() -> int:
             names.append(name)
     compared, failed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     exports = 0
-    for title, policy, weights in policies(arguments.start, arguments.policies):
-        size = max(2, min(arguments.observations, 2**18 // int(np.prod(policy.observation.shape))))
-        asked = accepted(policy, observations(policy, size, 0))
-        if not len(asked):
-            continue
-        wanted = reference.act(policy.action, reference.run(policy, reference.observe(policy.observation, asked)))
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "c"
-            try:
-                export_c(policy, folder, CExportConfig("policy", weights=weights, check=False))
-            except PolicypressError as error:
-                print(f"{title}: {error}")
-                continue
-            exports += 1
-            for name in names:
-                try:
-                    found = answers(PROCESSORS[name], folder, weights, asked, policy)
-                    differing = sum(a.tobytes() != b.tobytes() for a, b in zip(found, wanted, strict=True))
-                    reason = f"{differing} of {len(asked)} actions differ"
-                except RuntimeError as error:
-                    differing, reason = len(asked), str(error)
-                compared[name] += len(asked)
-                failed[name] += differing
-                if differing:
-                    print(f"{title}, {weights}, {name}: {reason}")
+    with suppress(KeyboardInterrupt):  # what was compared until then is told
+        for title, policy, weights in policies(arguments.start, arguments.policies):
+            exports += compare(title, policy, weights, arguments.observations, names, compared, failed)
     print("| processor | | compiler | exports | actions | differ |\n|---|---|---|---:|---:|---:|")
     for name in names:
         processor = PROCESSORS[name]
