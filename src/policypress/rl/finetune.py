@@ -12,6 +12,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -117,6 +118,7 @@ class Training:
         else:
             self._model = checkpoint.load(agent, config.algo, env=env)
             self._model.num_timesteps = 0
+        self._model.set_logger(Logger(None, []))  # the usual one leaves a folder behind in the temporary one
 
     def run(self, progress: Progress | None = None, seconds: float = math.inf) -> bool:
         """Trains what is left to train, or until the first checkpoint after ``seconds``; whether it is finished."""

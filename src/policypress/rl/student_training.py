@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
@@ -90,6 +91,7 @@ class StudentTraining:
         self._adapter: Any = adapter_named(agent.algo)
         learned = read_learned(agent.source.agent, self._adapter)
         self._model = _fresh_model(agent, learned, env, config)
+        self._model.set_logger(Logger(None, []))  # the usual one leaves a folder behind in the temporary one
         copy = student(start.graph, (), inputs)
         # Vectors alone come here, and Stable-Baselines3's extractor has flattened them.
         network = nn.Sequential(*(module for module in copy if not isinstance(module, nn.Flatten)))
