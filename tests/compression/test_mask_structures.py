@@ -227,6 +227,14 @@ def test_units_that_would_be_none(sparsity: float, sentence: str) -> None:
         Compressor(module, torch.optim.Adam(module.parameters()), config, 100)
 
 
+@pytest.mark.parametrize("name", ["units", "block4"])
+def test_less_than_one_group_is_an_error(name: Any) -> None:
+    module = network()
+    sentence = rf"sparsity=0\.001 with structure={name} is less than one of them in every layer: raise the sparsity"
+    with pytest.raises(ConfigError, match=sentence):
+        Compressor(module, torch.optim.Adam(module.parameters()), of(name, sparsity=0.001), 100)
+
+
 def test_recurrent_cells_have_no_units() -> None:
     module = nn.Sequential(*Recurrent.of(nn.GRU(3, 8)), nn.Linear(8, 1))
     with pytest.raises(UnsupportedError, match="structure=units knows no units of recurrent cells: take another"):

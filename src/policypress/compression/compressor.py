@@ -49,7 +49,8 @@ class Compressor:
     one scale a feature. Raises UnsupportedError for a network that cannot be pressed, or that answers something else
     than its layers one after another, ConfigError for a ``critic_sparsity`` without critics.
 
-    It drives ``pruning``, ``quantization``, and ``critics``, the pruning of those: None without.
+    It drives ``pruning``, ``quantization``, and ``critics``, the pruning of those, whose ``follow`` is its own; None
+    without.
     """
 
     def __init__(
@@ -156,12 +157,6 @@ class Compressor:
         self.optimizer = optimizer
         self.quantization.follow(optimizer)
         self.pruning.follow(optimizer)
-        self.follow_critics(optimizer)  # where one trains both
-
-    def follow_critics(self, optimizer: torch.optim.Optimizer) -> None:
-        """Masks of the critics go on with ``optimizer``, for those that it trains."""
-        if self.critics is not None and not self._removed:
-            self.critics.follow(optimizer)
 
     def step(self, step: int) -> None:
         """Brings masks and quantization to where the schedule wants them after ``step`` training steps."""

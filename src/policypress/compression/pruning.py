@@ -19,7 +19,7 @@ from policypress.compression.recurrent import Recurrent
 from policypress.compression.saliency import SALIENCIES
 from policypress.compression.schedule import PruningSchedule
 from policypress.config import CompressionConfig
-from policypress.errors import UnsupportedError
+from policypress.errors import ConfigError, UnsupportedError
 
 
 class Pruning(ABC):
@@ -62,6 +62,11 @@ class Pruning(ABC):
         """The sparsity in the end."""
         if structure != "unstructured":  # whole groups, whatever was asked for
             self.target = sum(self.target_zeros) / sum(one.weight.numel() for one in self.weights)
+            if self.target == 0.0:
+                raise ConfigError(
+                    f"sparsity={config.sparsity} with structure={structure} is less than one of them in every layer: "
+                    "raise the sparsity."
+                )
         self._saved: dict[str, Any] = {}
         self._enforcement = self.enforce()
 
@@ -98,7 +103,8 @@ class Pruning(ABC):
 
     def look(self, weights: Sequence[PrunedWeight]) -> None:
         """Called in every step of an optimizer, for its ``weights``, before their gradients are masked."""
-        if self._saliency is not None:
+        over = self.iteration == self.schedule.iterations and self.sparsity >= self.target
+        if self._saliency is not None and not over:
             self._saliency.look(weights)
 
     def step(self, step: int) -> None:

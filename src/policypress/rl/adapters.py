@@ -161,6 +161,10 @@ class Adapter(ABC):
         None where nothing is."""
         return None
 
+    def value_optimizer(self, model: BaseAlgorithm) -> torch.optim.Optimizer:
+        """The optimizer that trains ``value_networks``."""
+        return self.optimizer(model)
+
     def auxiliary(self, model: BaseAlgorithm) -> list[tuple[str, nn.Parameter]]:
         """Weights that act with the deployed path in training and are not deployed."""
         return []
@@ -258,7 +262,10 @@ class _ContinuousAdapter(Adapter):
             return [*seeing, *(trace(critic, [f"qf{place}"]) for place in range(len(critic.q_networks)))]
 
         targets = graphs(model.critic_target) if hasattr(model, "critic_target") else []
-        return ValueNetworks(graphs(model.critic), model.critic.optimizer, targets)
+        return ValueNetworks(graphs(model.critic), self.value_optimizer(model), targets)
+
+    def value_optimizer(self, model: Any) -> torch.optim.Optimizer:
+        return model.critic.optimizer  # type: ignore[no-any-return]
 
     def network_inputs(self, model: Any, observations: Any) -> torch.Tensor:
         return model.actor.extract_features(observations, model.actor.features_extractor)  # type: ignore[no-any-return]
@@ -564,7 +571,7 @@ class _PolicyAdapter(Adapter):
         policy = model.policy
         extractor = _extractor_paths(policy.vf_features_extractor, "vf_features_extractor")
         graph = trace(policy, [*extractor, "mlp_extractor.value_net", "value_net"])
-        return ValueNetworks([graph], policy.optimizer)
+        return ValueNetworks([graph], self.value_optimizer(model))
 
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
         return _outputs(model, model.policy.get_distribution(observations))

@@ -131,12 +131,16 @@ def follow_optimizer(model: BaseAlgorithm) -> None:
     compressor = attached_compressor(model)
     if compressor is None:
         return
-    optimizer = adapter_for(model).optimizer(model)
+    adapter = adapter_for(model)
+    optimizer = adapter.optimizer(model)
     if optimizer is not compressor.optimizer:
         compressor.follow(optimizer)
         fuse(optimizer)
-    if compressor.config.critic_sparsity and (critics := adapter_for(model).value_networks(model)):
-        compressor.follow_critics(critics.optimizer)
+    if compressor.critics is not None:
+        optimizer = adapter.value_optimizer(model)
+        if any(one.optimizer is not optimizer for one in compressor.critics.weights):
+            compressor.critics.follow(optimizer)
+            fuse(optimizer)
 
 
 class _Arrays:
