@@ -382,6 +382,18 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
         ({"keep": 0.95, "minutes": 1.0}, "give weight_bits of 2 to 8"),
         ({"minutes": 1.0}, "minutes=1 are the time of a search"),
         ({"episodes": 1}, "episodes=1 must be at least 2"),
+        (
+            {"method": "ptq", "student": DistillConfig(CompressionConfig(criterion="snip"))},
+            "criterion=snip looks at gradients, and --method ptq does without: leave criterion at magnitude",
+        ),
+        (
+            {"student": DistillConfig(CompressionConfig(critic_sparsity=0.5))},
+            "critic_sparsity=0.5 is of critics that learn, and none do here: leave it at 0",
+        ),
+        (
+            {"method": "finetune", "steps": 9, "student": DistillConfig(CompressionConfig(critic_sparsity=0.5), (4,))},
+            "critic_sparsity=0.5 is of critics that learn",
+        ),
     ],
     ids=str,
 )

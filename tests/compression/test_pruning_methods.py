@@ -423,6 +423,9 @@ def test_what_is_rewound_is_in_the_state() -> None:
         other.load_state_dict(cheap)
     other.load_state_dict(cheap, {name: values.numpy() for name, values in compressor.tensors.items()})
     assert other.state_dict() == state
+    module = nn.Sequential(nn.Linear(6, 21), nn.ReLU(), nn.Linear(21, 3))
+    with pytest.raises(UnsupportedError, match="what was saved is of another network: load the network that it"):
+        compressor_of(module, pruning="rewind").load_state_dict(state)
 
 
 # Sparse evolution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from policypress.compression.saliency import SALIENCIES
 from policypress.compression.student import forward
 from policypress.config import CompressionConfig
 from policypress.errors import ConfigError, UnsupportedError
-from policypress.rl import CompressionCallback, load
+from policypress.rl import CompressionCallback, load, train
 from policypress.rl.agents import load_agent
 from policypress.rl.callback import TENSORS_ATTRIBUTE, attached_compressor, missing
-from rl.toys import AIM, FOLLOW, LOOK, PICK, agent, learn, learn_on
+from rl.toys import AIM, FOLLOW, LOOK, PICK, agent, in_child, learn, learn_on, run_config
 
 VECTORS = {"sac": FOLLOW, "td3": FOLLOW, "dqn": PICK, "ppo": FOLLOW}
 IMAGES = {"sac": AIM, "td3": AIM, "dqn": LOOK, "ppo": LOOK}
@@ -228,6 +229,28 @@ def test_a_replaced_optimizer_of_the_critics_keeps_their_masks() -> None:
 
 
 # What travels in a zip
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_pruning_goes_on_to_the_end(tmp_path: Path) -> None:
+    pressed = config_of("rewind", criterion="movement", critic_sparsity=0.5, prune_start=0.2)
+    config = run_config("sac", compression=pressed)
+    folder = tmp_path / "checkpoint"
+    reached = lambda: any(int(path.name[5:]) >= 50 for path in folder.glob("step-*"))  # noqa: E731
+    assert in_child(lambda: train(config, tmp_path), reached) == -signal.SIGKILL
+    (kept,) = folder.glob("step-*")
+    opened = attached_compressor(load(kept / "agent.zip", "sac"))
+    assert opened is not None
+    assert opened.critics is not None
+    for pruning in (opened.pruning, opened.critics):
+        assert 0 < sum(zeros_of(pruning)) < sum(pruning.target_zeros)
+        assert all(bool(values.any()) for name, values in pruning.tensors.items() if name.startswith("moved"))
+    train(config, tmp_path, resume=True)
+    compressor = attached_compressor(load(tmp_path / "agent.zip", "sac"))
+    assert compressor is not None
+    assert compressor.critics is not None
+    for pruning in (compressor.pruning, compressor.critics):
+        assert zeros_of(pruning) == pruning.target_zeros
 
 
 def test_what_pruning_adds_up_is_in_the_zip_and_in_no_ones_way(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Groups(Structure, ABC):
         if rest:
             cut = order[whole]
             live[cut, groups[cut].masked_fill(~there[cut], torch.inf).argsort(stable=True)[:rest]] = False
-        return self.joined(live.view(parted.shape), worth.shape)
+        return self.joined(live.reshape(parted.shape), worth.shape)
 
 
 class Blocks(Groups):
@@ -147,7 +147,7 @@ class Units(Groups):
         return values.flatten(1)
 
     def joined(self, groups: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        return groups.view(shape)
+        return groups.reshape(shape)
 
 
 def _along_inputs(values: torch.Tensor, size: int, missing: float) -> torch.Tensor:

@@ -12,6 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from policypress.errors import UnsupportedError
 
+_ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop, torch.optim.SGD)
+"""Optimizers that leave a weight of zero alone whose gradients and moments are zero, whatever its neighbours do."""
+
 
 def top_k_mask(scores: torch.Tensor, zeros: int) -> torch.Tensor:
     """Boolean mask of ``scores``' shape with exactly ``zeros`` entries False: the lowest scores, earlier ones first."""
@@ -77,8 +80,9 @@ class Enforcement:
     """Keeps pruned weights exactly zero in every step of their optimizers.
 
     What is pruned is zero together with its moments, and its gradient is zeroed before each step: Adam, SGD and weight
-    decay then leave it exactly zero, without a pass over the moments. A weight that somebody else has written to since
-    is zeroed too. Modules are left as they are, so that save, load and deepcopy of the network keep working.
+    decay then leave it exactly zero, without a pass over the moments. Behind a step of an optimizer that may do
+    otherwise all is zeroed again. A weight that somebody else has written to since is zeroed too. Modules are left as
+    they are, so that save, load and deepcopy of the network keep working.
     ``look`` is called before that with the weights of the step, whose gradients are whole. ``blind``: what is wrong
     with a step that takes a closure, whose gradients nobody sees before they are used, as an UnsupportedError; "" where
     nobody needs to.
@@ -119,11 +123,12 @@ class Enforcement:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for one in self._of[optimizer]:
-            if _closure(args, kwargs):  # it has computed gradients of its own
+            if _closure(args, kwargs) or type(optimizer) not in _ELEMENTWISE:
                 one.apply()
             one.after_step()
 
 
 def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an optimizer's ``step`` was given one; its first argument is the optimizer itself."""
+    """Whether an optimizer's ``step`` was given one, which computes gradients of its own; its first argument is the
+    optimizer itself."""
     return any(value is not None for value in (*args[1:], *kwargs.values()))

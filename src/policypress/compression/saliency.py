@@ -44,11 +44,13 @@ class Saliency(ABC):
     def look(self, weights: Sequence[PrunedWeight]) -> None:
         """Takes the gradients of ``weights``, some of its own, in an optimizer's step."""
         stepping = {id(one) for one in weights}
-        places = [
-            place for place, one in enumerate(self._weights) if id(one) in stepping and one.weight.grad is not None
+        found = [
+            (place, one.weight.grad)
+            for place, one in enumerate(self._weights)
+            if id(one) in stepping and one.weight.grad is not None
         ]
-        self.take(places, [gradient for place in places if (gradient := self._weights[place].weight.grad) is not None])
-        for place in places:
+        self.take([place for place, _ in found], [gradient for _, gradient in found])
+        for place, _ in found:
             self.seen[place] += 1
 
     @abstractmethod
