@@ -99,8 +99,8 @@ def test_training_survives_json(config: TrainConfig) -> None:
 def test_every_field_is_in_the_json() -> None:
     config = CompressionConfig()
     fields = {field.name for field in dataclasses.fields(config)}
-    assert to_json(config).keys() == {"version"} | fields - {"pruning", "structure"}  # as it always was
-    assert to_json(CompressionConfig(pruning="set")).keys() == {"version"} | fields - {"structure"}
+    assert to_json(config).keys() == {"version"} | fields - {"pruning", "structure", "critic_sparsity"}  # as it was
+    assert to_json(CompressionConfig(pruning="set")).keys() == {"version"} | fields - {"structure", "critic_sparsity"}
     training = TrainConfig("sac", "Pendulum-v1", 1000)
     assert to_json(training).keys() == {"version"} | {field.name for field in dataclasses.fields(training)}
 
@@ -183,7 +183,12 @@ def test_json_of_the_wrong_type_is_a_config_error(broken: dict[str, Any]) -> Non
         ({"observe": -0.1}, "quantize_start and observe must not be negative"),
         ({"allocation": "ERK"}, "allocation='ERK' is not one of erk, uniform, ivanov2025, global"),
         ({"schedule": "cosine"}, "schedule='cosine' is not one of cubic, linear, one-shot, constant"),
-        ({"criterion": "gradient"}, "criterion='gradient' is not one of magnitude, flow, random"),
+        (
+            {"criterion": "gradient"},
+            "criterion='gradient' is not one of magnitude, flow, random, movement, snip, grasp",
+        ),
+        ({"pruning": "prune"}, "pruning='prune' is not one of gradual, one-shot, static, set, rigl, rewind"),
+        ({"critic_sparsity": 1.0}, r"critic_sparsity=1\.0 must be at least 0 and below 1, for example 0\.5"),
         ({"granularity": "row"}, "granularity='row' is not one of auto, tensor, channel"),
         ({"weight_range": "max"}, "weight_range='max' is not one of mse, minmax"),
     ],
@@ -377,6 +382,18 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
         ({"keep": 0.95, "minutes": 1.0}, "give weight_bits of 2 to 8"),
         ({"minutes": 1.0}, "minutes=1 are the time of a search"),
         ({"episodes": 1}, "episodes=1 must be at least 2"),
+        (
+            {"method": "ptq", "student": DistillConfig(CompressionConfig(criterion="snip"))},
+            "criterion=snip looks at gradients, and --method ptq does without: leave criterion at magnitude",
+        ),
+        (
+            {"student": DistillConfig(CompressionConfig(critic_sparsity=0.5))},
+            "critic_sparsity=0.5 is of critics that learn, and none do here: leave it at 0",
+        ),
+        (
+            {"method": "finetune", "steps": 9, "student": DistillConfig(CompressionConfig(critic_sparsity=0.5), (4,))},
+            "critic_sparsity=0.5 is of critics that learn",
+        ),
     ],
     ids=str,
 )

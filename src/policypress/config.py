@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -22,14 +22,19 @@ SEARCH_EPISODES = 100
 
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
-Criterion = Literal["magnitude", "flow", "random"]
-PruningMethod = Literal["gradual", "set"]
-Structure = Literal["unstructured", "2:4"]
+Criterion = Literal["magnitude", "flow", "random", "movement", "snip", "grasp"]
+PruningMethod = Literal["gradual", "one-shot", "static", "set", "rigl", "rewind"]
+Structure = Literal["unstructured", "1:2", "2:4", "1:4", "1:8", "block4", "units"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
 PressMethod = Literal["distill", "ptq", "finetune", "evolve"]
 MemoryKind = Literal["gru", "lstm", "history"]
 LARGEST_MEMORY = 1024
+PATTERNS: dict[Structure, tuple[int, int]] = {"1:2": (1, 2), "2:4": (2, 4), "1:4": (1, 4), "1:8": (1, 8)}
+"""N:M: of so many neighbouring inputs so many live."""
+BY_GRADIENTS: tuple[Criterion, ...] = ("movement", "snip", "grasp")
+"""Criteria that add up gradients of the training."""
+_MOVES: tuple[PruningMethod, ...] = ("set", "rigl")
 Hidden = tuple[int, ...] | Literal["none"]
 """Widths of a student's last hidden layers; (): as wide as its teacher's; "none": it is linear."""
 
@@ -150,24 +155,44 @@ class CompressionConfig:
         Setting("Fraction of the deployed network's weights that end as zero; biases are never pruned", PRUNING),
     ] = 0.0
     pruning: Annotated[
-        PruningMethod, Setting("gradual: more and more weights go; set: sparse at once, some go and come back", PRUNING)
+        PruningMethod,
+        Setting(
+            "gradual: more and more weights go; one-shot: all at --prune-start; static: at random, before training; "
+            "set, rigl: sparse at --prune-start, then some go and come back, at random or where gradients are large; "
+            "rewind: in rounds, and what is left starts again",
+            PRUNING,
+        ),
     ] = "gradual"
-    """"gradual": more and more weights go, by ``schedule``; "set": sparse from ``prune_start`` on, and in every
-    iteration some live weights go and as many come back elsewhere."""
+    """See ``policypress.compression.pruning_methods``. ``schedule`` matters to "gradual" alone."""
     structure: Annotated[
         Structure,
-        Setting("Which weights of a layer may be zero together: any; 2:4: two of four neighbouring inputs", PRUNING),
+        Setting(
+            "Which weights of a layer may be zero together: unstructured: any; 1:2, 2:4, 1:4, 1:8: so many of so many "
+            "neighbouring inputs live; block4: four neighbouring inputs; units: whole units and channels",
+            PRUNING,
+        ),
     ] = "unstructured"
-    """"2:4": of every four neighbouring inputs of a unit at most two live, the most worthy; needs sparsity=0.5."""
+    """N:M: of every M neighbouring inputs of a unit at most N live, the most worthy; needs sparsity=1-N/M. "block4" and
+    "units" take any sparsity, to the next whole block or unit; the outputs' units all live."""
+    critic_sparsity: Annotated[
+        float,
+        Setting(
+            "Fraction of the critics' weights that end as zero, by the same method; they are not deployed", PRUNING
+        ),
+    ] = 0.0
+    """Of the value networks that are trained beside the deployed network, targets included."""
     allocation: Annotated[Allocation, Setting("How the zeros are spread over the layers", PRUNING)] = "erk"
     schedule: Annotated[Schedule, Setting("How the sparsity grows", PRUNING)] = "cubic"
     criterion: Annotated[
         Criterion,
         Setting(
-            "What a weight is kept for: its own magnitude, the flow of all paths through it, or at random", PRUNING
+            "What a weight is kept for: its own magnitude, the flow of all paths through it, at random, or by "
+            "gradients: movement away from zero, snip (effect on the loss), grasp (on its gradient)",
+            PRUNING,
         ),
     ] = "magnitude"
-    """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units."""
+    """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units; by gradients of the
+    training: see ``policypress.compression.saliency``."""
     prune_start: Annotated[float, Setting("Fraction of the steps at which pruning starts", PRUNING)] = 0.2
     prune_end: Annotated[float, Setting("Fraction of the steps at which pruning ends", PRUNING)] = 0.8
     prune_iterations: int = 600
@@ -207,17 +232,15 @@ class CompressionConfig:
                 f"sparsity={self.sparsity} must be at least 0 and below 1, for example "
                 f"sparsity={_share(self.sparsity, 0.95):g}."
             )
-        if self.structure == "2:4":
-            if self.sparsity != 0.5:
-                raise ConfigError(
-                    f"sparsity={self.sparsity} with structure=2:4, which leaves two of four: give sparsity=0.5."
-                )
-            for name, only in (("allocation", "erk"), ("pruning", "gradual")):
-                if getattr(self, name) != only:
-                    raise ConfigError(
-                        f"{name}={getattr(self, name)} would break structure=2:4, which says where zeros are: leave "
-                        f"{name} at {only}."
-                    )
+        if not 0.0 <= self.critic_sparsity < 1.0:
+            raise ConfigError(
+                f"critic_sparsity={self.critic_sparsity} must be at least 0 and below 1, for example 0.5."
+            )
+        self._check_structure()
+        if self.pruning == "static" and self.criterion not in ("magnitude", "random"):
+            raise ConfigError(
+                f"criterion={self.criterion} with pruning=static, whose masks are drawn: leave criterion at magnitude."
+            )
         if self.criterion == "flow" and self.prune_auxiliary:
             raise ConfigError(
                 "criterion=flow ranks the weights of the deployed network alone: leave prune_auxiliary off."
@@ -237,6 +260,41 @@ class CompressionConfig:
         if self.quantize_start < 0.0 or self.observe < 0.0:
             raise ConfigError("quantize_start and observe must not be negative, for example 0.85 and 0.05.")
 
+    def _check_structure(self) -> None:
+        structure, shares = self.structure, {"sparsity": self.sparsity, "critic_sparsity": self.critic_sparsity}
+        if structure == "unstructured":
+            return
+        if not any(shares.values()):
+            example = f"{self._pattern_sparsity:g}" if structure in PATTERNS else "0.5"
+            raise ConfigError(f"structure={structure} prunes nothing at sparsity=0.0: give sparsity={example}.")
+        for name, share in shares.items():
+            if share and structure in PATTERNS and share != self._pattern_sparsity:
+                live, group = PATTERNS[structure]
+                raise ConfigError(
+                    f"{name}={share} with structure={structure}, which leaves {live} of {group}: give "
+                    f"{name}={self._pattern_sparsity:g}."
+                )
+        if self.pruning in _MOVES:
+            raise ConfigError(
+                f"pruning={self.pruning} moves single weights and would break structure={structure}: take another "
+                "pruning, or structure=unstructured."
+            )
+        if self.allocation == "global" or (structure in PATTERNS and self.allocation != "erk"):
+            raise ConfigError(
+                f"allocation={self.allocation} would break structure={structure}, which says where zeros are: leave "
+                "allocation at erk."
+            )
+
+    @property
+    def _pattern_sparsity(self) -> float:
+        live, group = PATTERNS[self.structure]
+        return 1.0 - live / group
+
+    @property
+    def of_critics(self) -> CompressionConfig:
+        """How critics are pruned."""
+        return replace(self, sparsity=self.critic_sparsity, critic_sparsity=0.0)
+
     @property
     def prunes(self) -> bool:
         return self.sparsity > 0.0
@@ -247,12 +305,13 @@ class CompressionConfig:
 
     def check_reachable(self, steps: int, total_steps: int, learning_starts: int = 0) -> None:
         """Raises ConfigError when a window of this config cannot be reached in ``total_steps`` training steps."""
-        if self.prunes and round(self.prune_end * steps) > total_steps:
+        prunes = self.prunes or self.critic_sparsity > 0.0
+        if prunes and round(self.prune_end * steps) > total_steps:
             raise ConfigError(
                 f"pruning would end at step {self.prune_end * steps:.0f}, after the last step {total_steps}: "
                 "lower prune_end or train longer."
             )
-        if self.prunes and learning_starts and self.prune_end * steps <= learning_starts:
+        if prunes and learning_starts and self.prune_end * steps <= learning_starts:
             raise ConfigError(
                 f"pruning would end at step {self.prune_end * steps:.0f}, before learning starts at step "
                 f"{learning_starts}: train longer or lower learning_starts (n_steps of on-policy algorithms)."
@@ -535,6 +594,17 @@ class PressConfig:
             raise ConfigError(f"code_rms={self.code_rms:g} must be 0.5 to 40, for example 16.")
         if not 0.0 <= self.noise <= 2.0:
             raise ConfigError(f"noise={self.noise:g} must be 0 to 2, for example 0.1.")
+        compression = self.student.compression
+        if self.method == "ptq" and compression.criterion in BY_GRADIENTS:
+            raise ConfigError(
+                f"criterion={compression.criterion} looks at gradients, and --method ptq does without: leave criterion "
+                "at magnitude."
+            )
+        if compression.critic_sparsity and (self.method != "finetune" or self.student.hidden):
+            raise ConfigError(
+                f"critic_sparsity={compression.critic_sparsity} is of critics that learn, and none do here: leave it "
+                "at 0."
+            )
         if self.method == "evolve" and self.steps < 1:
             raise ConfigError("say how long to evolve, for example --steps 1000000.")
         if self.method == "finetune":
@@ -621,7 +691,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _LATER = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
     *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
-    ("hidden_activation", ""),
+    *(("hidden_activation", ""), ("critic_sparsity", 0.0)),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 

@@ -68,6 +68,8 @@ def test_defaults_are_those_that_are_taken(tmp_path: Any) -> None:
     student = plan_pressing(agent).student
     sparse = plan_pressing(agent, compression={"sparsity": 0.5}).student
     tuned = plan_pressing(agent, method="finetune", settings={"steps": 1_000}).student
+    drawn = plan_pressing(agent, compression={"sparsity": 0.5, "pruning": "static"}).student
+    assert drawn.compression.criterion == "magnitude"  # random masks follow nothing
     for name in ("prune_start", "prune_end", "quantize_start", "criterion", "weight_range"):
         words = said[f"--{name.replace('_', '-')}"].partition("Default: ")[2]
         shown = [getattr(one.compression, name) for one in (student, tuned)]

@@ -129,6 +129,29 @@ def test_weights_and_moments_stay_exactly_zero(name: str) -> None:
         assert bool((network[0].bias != before).all())
 
 
+class Mixing(torch.optim.Optimizer):
+    """Moves every weight by the mean of all gradients, as those do that look at a whole matrix."""
+
+    def __init__(self, weights: Any) -> None:
+        super().__init__(weights, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for values in self.param_groups[0]["params"]:
+            values.sub_(0.1 * values.grad.mean() + 0.01)
+
+
+def test_weights_stay_zero_whatever_an_optimizer_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "mixing", Mixing)
+    network, optimizer, masks = network_and_masks("mixing")
+    keep = [top_k_mask(weight.detach().abs(), weight.numel() // 2) for weight in masks.weights]
+    masks.update(keep)
+    learn(network, optimizer, 2)
+    for weight, mask in zip(masks.weights, keep, strict=True):
+        assert bool((weight[~mask] == 0).all())
+        assert bool((weight[mask] != 0).all())
+
+
 def test_without_the_hook_pruned_weights_would_drift() -> None:
     """Shows that the test above can fail: stale moments move what is only zeroed once."""
     network, optimizer, masks = network_and_masks("adam")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +14,10 @@ from policypress.compression import Compressor, trace
 from policypress.compression.allocation import allocate
 from policypress.compression.criterion import scores
 from policypress.compression.masks import PrunedWeight
-from policypress.compression.pruning import METHODS, Gradual, NoPruning, Pruning, pruning_of
+from policypress.compression.pruning import NoPruning, Pruning
+from policypress.compression.pruning_methods import Gradual
 from policypress.compression.schedule import PruningSchedule
-from policypress.config import CompressionConfig, PruningMethod, from_json, to_json
+from policypress.config import CompressionConfig, from_json, to_json
 from policypress.errors import ConfigError, UnsupportedError
 
 CONFIG = CompressionConfig(sparsity=0.5, prune_start=0.0, prune_end=0.5, prune_iterations=10)
@@ -166,30 +165,6 @@ def test_a_state_without_masks_takes_what_is_zero_for_pruned(allocation: Any) ->
     assert again.target_zeros == first.target_zeros
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("criterion", ["magnitude", "random"])
-def test_a_resumed_training_is_the_same_training(method: PruningMethod, criterion: Any) -> None:
-    def run(module: nn.Sequential, compressor: Compressor, steps: range) -> None:
-        for step in steps:
-            compressor.step(step)
-            learn(module, compressor.optimizer, step)
-
-    module = network()
-    whole = compressor_of(module, pruning=method, criterion=criterion)
-    run(module, whole, range(25))
-    saved = copy.deepcopy((whole.state_dict(), module.state_dict(), whole.optimizer.state_dict()))
-    other = network(9)
-    resumed = compressor_of(other, pruning=method, criterion=criterion)
-    other.load_state_dict(saved[1])
-    resumed.optimizer.load_state_dict(saved[2])
-    resumed.load_state_dict(json.loads(json.dumps(saved[0])))
-    run(module, whole, range(25, 80))
-    run(other, resumed, range(25, 80))
-    for values, others in zip(module.parameters(), other.parameters(), strict=True):
-        assert torch.equal(values, others)
-    assert resumed.state_dict() == whole.state_dict()
-
-
 def test_a_compressor_goes_back_to_an_earlier_state() -> None:
     module = network()
     compressor = compressor_of(module)
@@ -225,12 +200,6 @@ def test_no_pruning_goes_the_same_way_and_costs_nothing() -> None:
     assert [status.target_sparsity for status in compressor.layer_status()] == [0.0, 0.0]
 
 
-def test_the_table_of_methods_and_the_config_name_the_same() -> None:
-    assert tuple(METHODS) == get_args(PruningMethod)
-    assert pruning_of(CompressionConfig()) is NoPruning
-    assert pruning_of(CompressionConfig(sparsity=0.5)) is Gradual
-
-
 def test_the_default_method_is_not_written_so_that_files_stay_as_they_were() -> None:
     config = CompressionConfig(sparsity=0.5)
     assert "pruning" not in to_json(config)
@@ -252,67 +221,3 @@ def test_functions_that_are_asked_for_something_unknown_name_it() -> None:
         allocate(unknown, [(3, 3)], 0.5)
     with pytest.raises(UnsupportedError, match="guess"):
         PruningSchedule(unknown, 0, 10, 10).fraction(5)
-
-
-# Sparse evolution
-
-
-def live_masks(seed: int, **settings: Any) -> list[list[torch.Tensor]]:
-    """The masks behind each of the 20 steps of a training."""
-    module = network()
-    config = {"sparsity": 0.7, "prune_start": 0.1, "prune_end": 0.9, "prune_iterations": 8, "pruning": "set"}
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
-    compressor = Compressor(module, optimizer, CompressionConfig(**{**config, **settings}), 20, seed=seed)
-    found = []
-    for step in range(21):
-        compressor.step(step)
-        masks = [one.mask.clone() for one in compressor.pruning.weights]
-        for place, one in enumerate(compressor.pruning.weights):
-            back = one.mask & ~found[-1][place] if found else ~one.mask
-            moments = [values[back] for values in optimizer.state.get(one.weight, {}).values() if values.dim()]
-            assert all(bool((values == 0).all()) for values in (one.weight[back], *moments))
-        found.append(masks)
-        learn(module, optimizer, step)
-        for one in compressor.pruning.weights:
-            assert bool((one.weight[~one.mask] == 0).all())
-            for values in optimizer.state[one.weight].values():
-                if isinstance(values, torch.Tensor) and values.shape == one.weight.shape:
-                    assert bool((values[~one.mask] == 0).all())
-    return found
-
-
-@pytest.mark.parametrize("criterion", ["magnitude", "flow", "random"])
-@pytest.mark.parametrize("allocation", ["erk", "uniform", "global"])
-def test_sparse_evolution_keeps_its_counts_while_weights_move(allocation: Any, criterion: Any) -> None:
-    found = live_masks(1, allocation=allocation, criterion=criterion)
-    total = sum(mask.numel() for mask in found[0])
-    counts = [[int((~mask).sum()) for mask in masks] for masks in found]
-    assert [sum(zeros) for zeros in counts] == [0] * 4 + [round(0.7 * total)] * 17
-    assert all(zeros == counts[-1] for zeros in counts[4:])
-    moves = 0
-    for before, after in pairwise(found[4:]):
-        for was, mask in zip(before, after, strict=True):
-            gone, grown = int((was & ~mask).sum()), int((mask & ~was).sum())
-            assert gone == grown
-            assert grown in (0, min(int(0.3 * int(was.sum())), int((~was).sum())))
-            moves += grown > 0
-    assert moves >= 7  # the first of 8 iterations drops only; a layer that is dense cannot move
-
-
-def test_sparse_evolution_is_decided_by_its_seed() -> None:
-    first, again, other = live_masks(1), live_masks(1), live_masks(2)
-    assert all(torch.equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(first[-1], other[-1], strict=True))
-
-
-def test_the_least_worthy_weights_move() -> None:
-    module = network()
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-    compressor = Compressor(module, optimizer, CompressionConfig(sparsity=0.5, pruning="set", prune_end=0.5), 100)
-    compressor.step(25)
-    before = [(one.mask.clone(), one.weight.detach().abs()) for one in compressor.pruning.weights]
-    compressor.step(30)
-    for one, (was, worth) in zip(compressor.pruning.weights, before, strict=True):
-        gone, stayed = worth[was & ~one.mask], worth[was & one.mask]
-        assert len(gone)
-        assert gone.max() <= stayed.min()

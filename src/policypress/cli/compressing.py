@@ -26,7 +26,7 @@ from policypress.errors import ConfigError
 from policypress.extras import require
 
 _SEARCH_MINUTES = 10.0
-_WHILE_TRAINED = ("pruning", "schedule", "prune_start", "prune_end", "quantize_start")
+_WHILE_TRAINED = ("pruning", "critic_sparsity", "schedule", "prune_start", "prune_end", "quantize_start")
 # What is shown as it works, where it is not the loss.
 _FIGURE = {"finetune": ("return", ".1f"), "evolve": ("return", ".1f")}
 # What `plan_pressing` takes instead of the fields' own defaults.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ from torch import nn
 from policypress.compression.answers import check_layers
 from policypress.compression.graph import Graph, check_pressable, trace
 from policypress.compression.masks import PrunedWeight
-from policypress.compression.pruning import pruning_of
+from policypress.compression.pruning import Pruning
+from policypress.compression.pruning_methods import pruning_of
 from policypress.compression.quantization import Phase, Quantization
 from policypress.config import CompressionConfig
-from policypress.errors import UnsupportedError
+from policypress.errors import ConfigError, UnsupportedError
+
+_OF_CRITICS = "critics/"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,16 @@ class LayerStatus:
     target_sparsity: float
 
 
+@dataclass(frozen=True, eq=False)
+class ValueNetworks:
+    """Networks that are trained beside the deployed one and never deployed, by one ``optimizer``. ``targets``: their
+    target networks in the same order, if they have some."""
+
+    networks: Sequence[Graph]
+    optimizer: torch.optim.Optimizer
+    targets: Sequence[Graph] = ()
+
+
 class Compressor:
     """Prunes and quantizes ``network`` while any PyTorch loop trains it.
 
@@ -32,10 +45,12 @@ class Compressor:
     tells of another one. ``steps`` are the nominal training steps that the config's fractions refer to; call
     ``step(n)`` with the number of steps done, as often as you like, before the gradient steps that follow. ``targets``
     are Graphs of target networks (same layers), ``auxiliary`` further weights of ``optimizer`` to prune if the config
-    says so. ``image`` inputs are in [0, 1] with one scale; others get one scale a feature. Raises UnsupportedError for
-    a network that cannot be pressed, or that answers something else than its layers one after another.
+    says so, ``critics`` what a ``critic_sparsity`` prunes. ``image`` inputs are in [0, 1] with one scale; others get
+    one scale a feature. Raises UnsupportedError for a network that cannot be pressed, or that answers something else
+    than its layers one after another, ConfigError for a ``critic_sparsity`` without critics.
 
-    It drives two parts, ``pruning`` and ``quantization``.
+    It drives ``pruning``, ``quantization``, and ``critics``, the pruning of those, whose ``follow`` is its own; None
+    without.
     """
 
     def __init__(
@@ -47,6 +62,7 @@ class Compressor:
         *,
         targets: Sequence[Graph] = (),
         auxiliary: Sequence[tuple[str, nn.Parameter]] = (),
+        critics: ValueNetworks | None = None,
         image: bool = False,
         seed: int = 0,
     ) -> None:
@@ -62,7 +78,7 @@ class Compressor:
         if config.prune_auxiliary:
             trained += [(name, weight, []) for name, weight in auxiliary]
         for name, weight, _ in trained:
-            self._check_weight(name, weight)
+            self._check_weight(name, weight, config.quantizes)
         self._trained = [weight for _, weight, _ in trained]
         self._check_optimizer(optimizer)
         weights = [
@@ -71,19 +87,41 @@ class Compressor:
         ]
         self.pruning = pruning_of(config)(weights, config, steps, graphs=[self.graph], seed=seed)
         self.quantization = Quantization(self.graph, optimizer, config, steps, targets=targets, image=image)
+        self.critics = self._of_critics(critics, seed) if config.critic_sparsity else None
+
+    def _of_critics(self, critics: ValueNetworks | None, seed: int) -> Pruning:
+        if critics is None:
+            raise ConfigError(
+                f"critic_sparsity={self.config.critic_sparsity} needs critics beside the deployed network, and there "
+                "are none: leave it at 0."
+            )
+        deployed = {id(weight) for weight in self._trained}  # parts may be shared
+        layers = [node for graph in critics.networks for node in graph.layers]
+        targets = [node.module.weight for graph in critics.targets for node in graph.layers]
+        followers = [[weight] for weight in targets] or [[] for _ in layers]
+        weights = []
+        for node, following in zip(layers, followers, strict=True):
+            weight = node.module.weight
+            self._check_weight(node.name, weight, quantizes=False)
+            assert isinstance(weight, nn.Parameter)
+            if id(weight) not in deployed:
+                weights.append(PrunedWeight(f"critic.{node.name}", weight, critics.optimizer, following))
+        config = self.config.of_critics
+        return pruning_of(config)(weights, config, self.steps, graphs=critics.networks, seed=seed + 1)
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(weight) not in owned for weight in self._trained):
             raise UnsupportedError("the optimizer does not train this network's weights: pass the one that does.")
 
-    def _check_weight(self, name: str, weight: torch.Tensor) -> None:
+    @staticmethod
+    def _check_weight(name: str, weight: torch.Tensor, quantizes: bool) -> None:
         if not isinstance(weight, nn.Parameter):
             raise UnsupportedError(
                 f"the weight of layer {name} is computed from others (a parametrization, spectral or weight norm): "
                 "make it a plain one first, for example with torch.nn.utils.parametrize.remove_parametrizations."
             )
-        if self.config.quantizes and weight.dtype != torch.float32:
+        if quantizes and weight.dtype != torch.float32:
             raise UnsupportedError(
                 f"layer {name} has {str(weight.dtype).removeprefix('torch.')} weights, and integers are trained in "
                 "float32: call network.float() before the optimizer is made."
@@ -126,35 +164,55 @@ class Compressor:
             return
         self.done = step
         self.pruning.step(step)
+        if self.critics is not None:
+            self.critics.step(step)
         self.quantization.step(step)
 
     def layer_status(self) -> list[LayerStatus]:
-        """Present and final sparsity of every pruned layer."""
+        """Present and final sparsity of every pruned layer, critics' last."""
         return [
             LayerStatus(
                 one.name,
                 1.0 - int(torch.count_nonzero(one.weight)) / one.weight.numel(),
                 zeros / one.weight.numel(),
             )
-            for one, zeros in zip(self.pruning.weights, self.target_zeros, strict=True)
+            for pruning in self._prunings
+            for one, zeros in zip(pruning.weights, pruning.target_zeros, strict=True)
         ]
+
+    @property
+    def _prunings(self) -> list[Pruning]:
+        return [self.pruning] if self.critics is None else [self.pruning, self.critics]
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What pruning remembers in the shape of weights, by name: live, changed in place as training goes on."""
+        critics = {} if self.critics is None else self.critics.tensors
+        return self.pruning.tensors | {_OF_CRITICS + name: values for name, values in critics.items()}
 
     def ranges(self) -> dict[str, float]:
         """Largest magnitude with a code, for the output of each quantized layer."""
         return self.quantization.ranges()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where compression stands, in JSON values: masks too; ranges are the network's own."""
-        return {"done": self.done, **self.pruning.state_dict(), **self.quantization.state_dict()}
+    def state_dict(self, tensors: bool = True) -> dict[str, Any]:
+        """Where compression stands, in JSON values: masks too; ranges are the network's own. Without ``tensors`` it is
+        cheap, and whoever asks keeps those of ``tensors`` beside."""
+        critics = {} if self.critics is None else {"critics": self.critics.state_dict(tensors)}
+        return {"done": self.done, **self.pruning.state_dict(tensors), **critics, **self.quantization.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to ``state``; the network's weights must be loaded already, its ranges afterwards."""
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Any] | None = None) -> None:
+        """Goes back to ``state``; the network's weights must be loaded already, its ranges afterwards. ``tensors``:
+        arrays of those that the state does not hold."""
         self.done = int(state.get("done", 0))
-        self.pruning.load_state_dict(state)
+        self.pruning.load_state_dict(state, tensors)
+        if self.critics is not None:
+            theirs = {name.removeprefix(_OF_CRITICS): values for name, values in (tensors or {}).items()}
+            self.critics.load_state_dict(state["critics"], theirs)
         self.quantization.load_state_dict(state)
 
     def remove(self) -> None:
         """Gives the network its plain layers back and stops enforcing masks; present weights stay."""
         self._removed = True
         self.quantization.remove()
-        self.pruning.remove()
+        for pruning in self._prunings:
+            pruning.remove()

@@ -20,15 +20,20 @@ from policypress.compression.graph import (
     ReluNode,
     ResidualNode,
 )
+from policypress.compression.saliency import Saliency
 from policypress.config import Criterion
 from policypress.errors import UnsupportedError, unknown
 
 
 def scores(
-    criterion: Criterion, weights: Sequence[torch.Tensor], graphs: Sequence[Graph], generator: torch.Generator
+    criterion: Criterion,
+    weights: Sequence[torch.Tensor],
+    graphs: Sequence[Graph],
+    generator: torch.Generator,
+    saliency: Saliency | None = None,
 ) -> list[torch.Tensor]:
-    """Non-negative scores of each weight's shape; "flow" looks at the ``graphs`` that the weights are part of, and
-    ``generator`` decides for "random"."""
+    """Scores of each weight's shape, the lowest go first; "flow" looks at the ``graphs`` that the weights are part of,
+    ``generator`` decides for "random", and criteria by gradients have added them up in ``saliency``."""
     match criterion:
         case "magnitude":
             return [weight.detach().abs() for weight in weights]
@@ -40,6 +45,9 @@ def scores(
                 by_name = flow(graph.nodes)
                 found |= {id(node.module.weight): by_name[node.name] for node in graph.layers}
             return [found[id(weight)] for weight in weights]
+        case "movement" | "snip" | "grasp":
+            assert saliency is not None
+            return saliency.scores()
         case _:
             unknown(criterion)
 

@@ -10,6 +10,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from policypress.errors import UnsupportedError
+
+_ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop, torch.optim.SGD)
+"""Optimizers that leave a weight of zero alone whose gradients and moments are zero, whatever its neighbours do."""
+
 
 def top_k_mask(scores: torch.Tensor, zeros: int) -> torch.Tensor:
     """Boolean mask of ``scores``' shape with exactly ``zeros`` entries False: the lowest scores, earlier ones first."""
@@ -75,13 +80,18 @@ class Enforcement:
     """Keeps pruned weights exactly zero in every step of their optimizers.
 
     What is pruned is zero together with its moments, and its gradient is zeroed before each step: Adam, SGD and weight
-    decay then leave it exactly zero, without a pass over the moments. A weight that somebody else has written to since
-    is zeroed too. Modules are left as they are, so that save, load and deepcopy of the network keep working.
-    ``look`` is called before that with the weights of the step, whose gradients are whole.
+    decay then leave it exactly zero, without a pass over the moments. Behind a step of an optimizer that may do
+    otherwise all is zeroed again. A weight that somebody else has written to since is zeroed too. Modules are left as
+    they are, so that save, load and deepcopy of the network keep working.
+    ``look`` is called before that with the weights of the step, whose gradients are whole. ``blind``: what is wrong
+    with a step that takes a closure, whose gradients nobody sees before they are used, as an UnsupportedError; "" where
+    nobody needs to.
     """
 
-    def __init__(self, weights: Sequence[PrunedWeight], look: Callable[[Sequence[PrunedWeight]], None]) -> None:
-        self._weights, self._look = list(weights), look
+    def __init__(
+        self, weights: Sequence[PrunedWeight], look: Callable[[Sequence[PrunedWeight]], None], blind: str = ""
+    ) -> None:
+        self._weights, self._look, self._blind = list(weights), look, blind
         self._handles: list[RemovableHandle] = []
         self._of: dict[torch.optim.Optimizer, list[PrunedWeight]] = {}
         self.watch()
@@ -103,7 +113,9 @@ class Enforcement:
         self._handles.clear()
 
     @torch.no_grad()
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._blind and _closure(args, kwargs):
+            raise UnsupportedError(self._blind)
         weights = self._of[optimizer]
         self._look(weights)
         for one in weights:
@@ -111,6 +123,12 @@ class Enforcement:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for one in self._of[optimizer]:
-            if args or kwargs:  # a closure has computed gradients of its own
+            if _closure(args, kwargs) or type(optimizer) not in _ELEMENTWISE:
                 one.apply()
             one.after_step()
+
+
+def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an optimizer's ``step`` was given one, which computes gradients of its own; its first argument is the
+    optimizer itself."""
+    return any(value is not None for value in (*args[1:], *kwargs.values()))

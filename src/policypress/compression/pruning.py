@@ -1,14 +1,11 @@
-"""Which weights are live, and when that changes: the ways of pruning.
-
-A new way is a subclass of ``Pruning`` with an ``update`` of its own, a line in ``METHODS``, and its name in
-``policypress.config.PruningMethod``.
-"""
+"""Which weights are live, and when that changes: what all ways of pruning share. The ways are in
+``pruning_methods``."""
 
 from __future__ import annotations
 
 import base64
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +15,11 @@ from policypress.compression.criterion import scores
 from policypress.compression.graph import Graph
 from policypress.compression.mask_structures import STRUCTURES
 from policypress.compression.masks import Enforcement, PrunedWeight, top_k_mask
+from policypress.compression.recurrent import Recurrent
+from policypress.compression.saliency import SALIENCIES
 from policypress.compression.schedule import PruningSchedule
-from policypress.config import CompressionConfig, PruningMethod
-from policypress.errors import UnsupportedError
+from policypress.config import CompressionConfig
+from policypress.errors import ConfigError, UnsupportedError
 
 
 class Pruning(ABC):
@@ -28,8 +27,12 @@ class Pruning(ABC):
 
     ``steps``: the nominal training steps that the config's fractions refer to. ``graphs``: the networks, for criteria
     that look at more than a weight. Raises ConfigError when a layer would be emptied. Subclasses say in ``update`` what
-    is live; one that looks at gradients overrides ``look`` too.
+    is live; one that looks at gradients overrides ``look`` too. What a subclass remembers is in ``tensors`` or in its
+    ``notes``.
     """
+
+    looks = False
+    """Whether it needs gradients itself, whatever the criterion."""
 
     def __init__(
         self,
@@ -47,38 +50,70 @@ class Pruning(ABC):
         self.schedule = PruningSchedule.from_config(config, steps)
         self.generator = torch.Generator().manual_seed(seed)
         self._graphs = tuple(graphs)
-        shapes = [tuple(one.weight.shape) for one in self.weights]
-        labels = {id(node.module.weight): graph.label(node) for graph in graphs for node in graph.layers}
-        names = [labels.get(id(one.weight), one.name) for one in self.weights]
-        self.structure = STRUCTURES[config.structure]
-        self.target_zeros = self.structure.zeros(config, shapes, names)
-        self.target = self.structure.sparsity(config, shapes)
+        saliency = SALIENCIES.get(config.criterion) if config.prunes else None
+        self._saliency = None if saliency is None else saliency(self.weights)
+        self.tensors: dict[str, torch.Tensor] = {} if self._saliency is None else dict(self._saliency.sums)
+        """What it remembers in the shape of weights: always the same tensors, which change in place."""
+        structure = config.structure if config.prunes else "unstructured"
+        self.structure = STRUCTURES[structure]
+        shapes, names, outputs = self._layers(structure)
+        self.target_zeros = self.structure.zeros(config, shapes, names, outputs)
+        self.target = config.sparsity
         """The sparsity in the end."""
+        if structure != "unstructured":  # whole groups, whatever was asked for
+            self.target = sum(self.target_zeros) / sum(one.weight.numel() for one in self.weights)
+            if self.target == 0.0:
+                raise ConfigError(
+                    f"sparsity={config.sparsity} with structure={structure} is less than one of them in every layer: "
+                    "raise the sparsity."
+                )
         self._saved: dict[str, Any] = {}
         self._enforcement = self.enforce()
 
+    def _layers(self, structure: str) -> tuple[list[tuple[int, ...]], list[str], list[bool]]:
+        """Shape, name for people, and whether its units are a network's outputs, of each weight."""
+        known = {id(node.module.weight): (graph, node) for graph in self._graphs for node in graph.layers}
+        shapes, names, outputs = [], [], []
+        for one in self.weights:
+            graph, node = known.get(id(one.weight), (None, None))
+            if structure == "units" and node is not None and isinstance(node.owner, Recurrent):
+                raise UnsupportedError("structure=units knows no units of recurrent cells: take another structure.")
+            shapes.append(tuple(one.weight.shape))
+            names.append(one.name if graph is None or node is None else graph.label(node))
+            outputs.append(graph is None or node is graph.layers[-1])
+        return shapes, names, outputs
+
     def enforce(self) -> Enforcement:
         """What keeps the masks in every step of the optimizers."""
-        return Enforcement(self.weights, self.look)
+        needs = f"pruning={self.config.pruning}" if self.looks else f"criterion={self.config.criterion}"
+        blind = (
+            f"{needs} looks at gradients before an optimizer's step, and this one takes a closure that computes them "
+            "within: take an optimizer without one, for example Adam, or pruning=set with criterion=magnitude."
+        )
+        return Enforcement(self.weights, self.look, blind if self.looks or self._saliency else "")
 
     @abstractmethod
     def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
-        """New masks, one for each weight, or None to leave them: called with every step.
+        """New masks, one for each weight, or None to leave them: called with every step from ``prune_start`` on, once
+        the criterion can tell.
 
         ``iteration`` and the fraction ``due`` of the target are the schedule's. Masks may bring weights back, which
         then start from zero. Whoever changes masks sets ``sparsity``.
         """
 
-    def look(self, weights: Sequence[PrunedWeight]) -> None:  # noqa: B027 - most ways look at nothing
-        """Called in every step of an optimizer, for its ``weights``, before their gradients are masked. (Not with a
-        closure, which computes them within the step.)"""
+    def look(self, weights: Sequence[PrunedWeight]) -> None:
+        """Called in every step of an optimizer, for its ``weights``, before their gradients are masked."""
+        over = self.iteration == self.schedule.iterations and self.sparsity >= self.target
+        if self._saliency is not None and not over:
+            self._saliency.look(weights)
 
     def step(self, step: int) -> None:
         """Brings the masks to where the schedule wants them after ``step`` training steps."""
         iteration = self.schedule.iteration(step)
-        masks = self.update(iteration, self.schedule.due(step))
-        if masks is not None:
-            self._set(masks)
+        if step >= self.schedule.start and (self._saliency is None or self._saliency.ready):
+            masks = self.update(iteration, self.schedule.due(step))
+            if masks is not None:
+                self._set(masks)
         self.iteration = max(self.iteration, iteration)  # a second learn() counts from 0 again: nothing comes back
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
@@ -91,10 +126,11 @@ class Pruning(ABC):
         self._enforcement.watch()
 
     def worth(self) -> list[torch.Tensor]:
-        """Scores of the config's criterion, of each weight's shape: -1 for what is pruned, which is worth less than any
-        live weight, also less than a live zero."""
-        found = scores(self.config.criterion, [one.weight for one in self.weights], self._graphs, self.generator)
-        return [torch.where(one.mask, values, -1.0) for one, values in zip(self.weights, found, strict=True)]
+        """Scores of the config's criterion, of each weight's shape: minus infinity for what is pruned, which is worth
+        less than any live weight, also less than a live zero."""
+        weights = [one.weight for one in self.weights]
+        found = scores(self.config.criterion, weights, self._graphs, self.generator, self._saliency)
+        return [values.masked_fill(~one.mask, -torch.inf) for one, values in zip(self.weights, found, strict=True)]
 
     def drop(self, due: float) -> list[torch.Tensor]:
         """Masks that have lost the least worthy weights too, until the fraction ``due`` of the target is reached."""
@@ -106,16 +142,34 @@ class Pruning(ABC):
             zeros = [round(count * due) for count in self.target_zeros]
         return [self.structure.mask(values, count) for values, count in zip(worth, zeros, strict=True)]
 
-    def state_dict(self) -> dict[str, Any]:
-        """JSON values; under "pruning", what only going on needs: masks as packed bits in base64, packed when they
-        change, so that asking is cheap."""
-        return {"iteration": self.iteration, "sparsity": self.sparsity, "pruning": self._saved}
+    def notes(self) -> dict[str, Any]:
+        """What else going on needs, in JSON values; nothing, for most ways."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to ``state``; the weights must be loaded already. Raises UnsupportedError for masks of another
-        network."""
+    def take_notes(self, notes: Mapping[str, Any]) -> None:  # noqa: B027 - most have none
+        """The inverse of ``notes``."""
+
+    def state_dict(self, tensors: bool = True) -> dict[str, Any]:
+        """JSON values; under "pruning", what only going on needs: masks as packed bits in base64, packed when they
+        change, so that asking is cheap, and ``tensors`` unless the caller keeps them."""
+        going_on = {**self._saved, **self.notes()}
+        if self._saliency is not None:
+            going_on["seen"] = list(self._saliency.seen)
+        if self.tensors and tensors:
+            going_on["tensors"] = {name: _encoded(values) for name, values in self.tensors.items()}
+        return {"iteration": self.iteration, "sparsity": self.sparsity, "pruning": going_on}
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Any] | None = None) -> None:
+        """Goes back to ``state``; the weights must be loaded already. ``tensors``: arrays of those that the state does
+        not hold. Raises UnsupportedError for masks of another network, and where tensors are missing."""
         self.iteration, self.sparsity = int(state["iteration"]), float(state["sparsity"])
-        if saved := state.get("pruning"):
+        saved = state.get("pruning", {})
+        if self.tensors and saved:
+            self._load_tensors(saved.get("tensors"), tensors)
+        if self._saliency is not None and saved:
+            self._saliency.seen = list(saved["seen"])
+        self.take_notes(saved)
+        if "masks" in saved:
             self.generator.set_state(torch.tensor(list(base64.b64decode(saved["generator"])), dtype=torch.uint8))
             masks = _unpacked(saved["masks"], self.weights)
             for one, mask in zip(self.weights, masks, strict=True):
@@ -128,6 +182,18 @@ class Pruning(ABC):
                 one.mask = one.weight.detach() != 0  # so that these go first
             self._set(self.drop(self.schedule.fraction(self.iteration)))
 
+    @torch.no_grad()
+    def _load_tensors(self, encoded: Mapping[str, str] | None, arrays: Mapping[str, Any] | None) -> None:
+        for name, values in self.tensors.items():
+            if encoded is not None:
+                values.copy_(_decoded(encoded[name], values))
+            elif arrays is not None and name in arrays:
+                values.copy_(torch.as_tensor(arrays[name]))
+            else:
+                raise UnsupportedError(
+                    "the file does not hold what pruning has added up so far: open the agent with policypress.rl.load."
+                )
+
     def remove(self) -> None:
         """Stops enforcing; present weights stay."""
         self._enforcement.remove()
@@ -136,7 +202,11 @@ class Pruning(ABC):
         for one, mask in zip(self.weights, masks, strict=True):
             one.set_mask(mask)
         state = self.generator.get_state().numpy().tobytes()
-        self._saved = {"masks": [_packed(mask) for mask in masks], "generator": base64.b64encode(state).decode()}
+        self._saved = {
+            "masks": [_packed(mask) for mask in masks],
+            "generator": base64.b64encode(state).decode(),
+            "target": self.target,
+        }
 
 
 class NoPruning(Pruning):
@@ -150,42 +220,6 @@ class NoPruning(Pruning):
 
     def update(self, iteration: int, due: float) -> None:
         """Nothing is new."""
-
-
-class Gradual(Pruning):
-    """More and more weights go, by the schedule, and none comes back. Source: Zhu and Gupta 2017."""
-
-    def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
-        return self.drop(due) if self.target * due > self.sparsity else None
-
-
-class SparseEvolution(Pruning):
-    """Sparse from the first iteration on; in every later one a share of the live weights, the least worthy of each
-    layer, goes and as many come back elsewhere at random. Source: Mocanu et al. 2018 (SET)."""
-
-    SHARE = 0.3
-
-    def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
-        if iteration <= self.iteration:
-            return None
-        if self.sparsity == 0.0:
-            return self.drop(1.0)
-        return [self._moved(worth, one.mask) for worth, one in zip(self.worth(), self.weights, strict=True)]
-
-    def _moved(self, worth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        live = int(mask.sum())
-        count = min(int(self.SHARE * live), mask.numel() - live)
-        kept = top_k_mask(worth, mask.numel() - live + count)
-        chance = torch.rand(mask.shape, generator=self.generator).to(mask.device)
-        return kept | top_k_mask(chance.masked_fill(mask, -1.0), mask.numel() - count)
-
-
-METHODS: dict[PruningMethod, type[Pruning]] = {"gradual": Gradual, "set": SparseEvolution}
-
-
-def pruning_of(config: CompressionConfig) -> type[Pruning]:
-    """The way of pruning that ``config`` names."""
-    return METHODS[config.pruning] if config.prunes else NoPruning
 
 
 def _global_zeros(worth: Sequence[torch.Tensor], sparsity: float) -> list[int]:
@@ -213,3 +247,14 @@ def _unpacked(packed: Sequence[str], weights: Sequence[PrunedWeight]) -> list[to
         torch.from_numpy(np.unpackbits(values, count=count).astype(bool)).view_as(one.weight).to(one.weight.device)
         for values, count, one in zip(bits, counts, weights, strict=True)
     ]
+
+
+def _encoded(values: torch.Tensor) -> str:
+    return base64.b64encode(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).decode()
+
+
+def _decoded(encoded: str, like: torch.Tensor) -> torch.Tensor:
+    found = torch.frombuffer(bytearray(base64.b64decode(encoded)), dtype=torch.uint8).view(like.dtype)
+    if found.numel() != like.numel():
+        raise UnsupportedError("what was saved is of another network: load the network that it came from.")
+    return found.view_as(like)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -121,7 +121,7 @@ class Quantization:
         }
         return {"phase": self.phase.name, "counts": counts}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._set_phase(Phase[state["phase"]])
         counts = state.get("counts")
         if counts is None:  # nothing counts, or an earlier version did not say: they begin anew

@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from policypress.compression.answers import SCALES, TOLERANCE, compare, differs, probes, undisturbed
+from policypress.compression.compressor import ValueNetworks
 from policypress.compression.graph import Graph, trace
 from policypress.compression.recurrent import Recurrent
 from policypress.compression.student import unroll
@@ -155,6 +156,15 @@ class Adapter(ABC):
         """Target networks of the deployed path."""
         return []
 
+    def value_networks(self, model: BaseAlgorithm) -> ValueNetworks | None:
+        """What is trained to value actions or states beside the deployed path, without parts that it shares with that;
+        None where nothing is."""
+        return None
+
+    def value_optimizer(self, model: BaseAlgorithm) -> torch.optim.Optimizer:
+        """The optimizer that trains ``value_networks``."""
+        return self.optimizer(model)
+
     def auxiliary(self, model: BaseAlgorithm) -> list[tuple[str, nn.Parameter]]:
         """Weights that act with the deployed path in training and are not deployed."""
         return []
@@ -244,6 +254,18 @@ class _ContinuousAdapter(Adapter):
     def critics(self, model: Any) -> list[Critic]:
         model.critic.set_training_mode(False)  # normalization layers must not learn from a student's states
         return [_critic(model.critic.features_extractor, network) for network in model.critic.q_networks]
+
+    def value_networks(self, model: Any) -> ValueNetworks | None:
+        def graphs(critic: Any) -> list[Graph]:
+            paths = _extractor_paths(critic.features_extractor)
+            seeing = [trace(critic, paths)] if _has_layers(critic.features_extractor) else []
+            return [*seeing, *(trace(critic, [f"qf{place}"]) for place in range(len(critic.q_networks)))]
+
+        targets = graphs(model.critic_target) if hasattr(model, "critic_target") else []
+        return ValueNetworks(graphs(model.critic), self.value_optimizer(model), targets)
+
+    def value_optimizer(self, model: Any) -> torch.optim.Optimizer:
+        return model.critic.optimizer  # type: ignore[no-any-return]
 
     def network_inputs(self, model: Any, observations: Any) -> torch.Tensor:
         return model.actor.extract_features(observations, model.actor.features_extractor)  # type: ignore[no-any-return]
@@ -544,6 +566,12 @@ class _PolicyAdapter(Adapter):
     def network_inputs(self, model: Any, observations: Any) -> torch.Tensor:
         policy = model.policy
         return policy.extract_features(observations, policy.pi_features_extractor)  # type: ignore[no-any-return]
+
+    def value_networks(self, model: Any) -> ValueNetworks | None:
+        policy = model.policy
+        extractor = _extractor_paths(policy.vf_features_extractor, "vf_features_extractor")
+        graph = trace(policy, [*extractor, "mlp_extractor.value_net", "value_net"])
+        return ValueNetworks([graph], self.value_optimizer(model))
 
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
         return _outputs(model, model.policy.get_distribution(observations))
@@ -997,6 +1025,10 @@ def unsupported_extractor(name: str) -> UnsupportedError:
     return UnsupportedError(
         f"features extractor {name} cannot be pressed; supported are {', '.join(kind.__name__ for kind in EXTRACTORS)}."
     )
+
+
+def _has_layers(extractor: nn.Module) -> bool:
+    return any(isinstance(module, nn.Linear | nn.Conv2d) for module in extractor.modules())
 
 
 def _extractor_paths(extractor: nn.Module, name: str = "features_extractor") -> list[str]:

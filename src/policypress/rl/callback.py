@@ -20,6 +20,8 @@ from policypress.rl.adapters import adapter_for, check_graph, observation_transf
 
 STATE_ATTRIBUTE = "policypress_state"
 """Attribute of the model that travels in its zip: config, nominal steps, and where compression stands."""
+TENSORS_ATTRIBUTE = "policypress_tensors"
+"""Attribute of the model, if its way of pruning needs one: what that adds up, arrays by name in a zip."""
 
 
 class CompressionCallback(BaseCallback):
@@ -77,7 +79,7 @@ class CompressionCallback(BaseCallback):
     def _keep(self) -> None:
         """Where compression stands goes into the files that the agent saves."""
         assert self.compressor is not None
-        getattr(self.model, STATE_ATTRIBUTE)["compressor"] = self.compressor.state_dict()
+        getattr(self.model, STATE_ATTRIBUTE)["compressor"] = self.compressor.state_dict(tensors=False)
 
     def _log(self) -> None:
         assert self.compressor is not None
@@ -97,6 +99,9 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
     check_graph(model, graph)
     if config.prunes or config.quantizes:
         fuse(optimizer)
+    critics = adapter.value_networks(model) if config.critic_sparsity else None
+    if critics is not None:
+        fuse(critics.optimizer)
     compressor = Compressor(
         graph,
         optimizer,
@@ -104,6 +109,7 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
         steps,
         targets=adapter.targets(model),
         auxiliary=adapter.auxiliary(model),
+        critics=critics,
         image=transform.image,
         seed=model.seed or 0,
     )
@@ -111,9 +117,11 @@ def attach(model: BaseAlgorithm, config: CompressionConfig, steps: int) -> Compr
         "config": to_json(config),
         "steps": steps,
         "normalized": transform.normalization is not None,
-        "compressor": compressor.state_dict(),
+        "compressor": compressor.state_dict(tensors=False),
     }
     setattr(model, STATE_ATTRIBUTE, state)
+    if compressor.tensors:
+        setattr(model, TENSORS_ATTRIBUTE, _Arrays(compressor.tensors))
     _COMPRESSORS[model.policy] = compressor
     return compressor
 
@@ -123,17 +131,35 @@ def follow_optimizer(model: BaseAlgorithm) -> None:
     compressor = attached_compressor(model)
     if compressor is None:
         return
-    optimizer = adapter_for(model).optimizer(model)
+    adapter = adapter_for(model)
+    optimizer = adapter.optimizer(model)
     if optimizer is not compressor.optimizer:
         compressor.follow(optimizer)
         fuse(optimizer)
+    if compressor.critics is not None:
+        optimizer = adapter.value_optimizer(model)
+        if any(one.optimizer is not optimizer for one in compressor.critics.weights):
+            compressor.critics.follow(optimizer)
+            fuse(optimizer)
+
+
+class _Arrays:
+    """Tensors that change in place: what is pickled of them is a dictionary of NumPy arrays, as they are then."""
+
+    __slots__ = ("_tensors",)
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ([(name, values.detach().cpu().numpy()) for name, values in self._tensors.items()],)
 
 
 def told(state: dict[str, Any] | None) -> dict[str, Any] | None:
     """What a policy's provenance says of a model's state: all but what only training on needs, its masks."""
     if state is None:
         return None
-    stands = {name: value for name, value in state["compressor"].items() if name != "pruning"}
+    stands = {name: value for name, value in state["compressor"].items() if name not in ("pruning", "critics")}
     return {**state, "compressor": stands}
 
 
@@ -145,8 +171,9 @@ def missing(model: BaseAlgorithm) -> str:
         return ""
     config, stands = state["config"], state["compressor"]
     parts = []
-    if float(stands["sparsity"]) < config["sparsity"] - 1e-9:
-        parts.append(f"is {float(stands['sparsity']):.1%} sparse instead of {config['sparsity']:.1%}")
+    wanted = stands.get("pruning", {}).get("target", config["sparsity"])
+    if float(stands["sparsity"]) < wanted - 1e-9:
+        parts.append(f"is {float(stands['sparsity']):.1%} sparse instead of {wanted:.1%}")
     if from_json(CompressionConfig, config).quantizes and stands["phase"] != Phase.QUANTIZE.name:
         bits = f"{config['weight_bits']}-bit weights"
         parts.append(f"computes in float32 instead of with {bits}")

@@ -20,7 +20,7 @@ from policypress.config import CompressionConfig, from_json
 from policypress.errors import RunError
 from policypress.files import new_folder
 from policypress.rl.adapters import Adapter, adapter_named, adapter_that_saved
-from policypress.rl.callback import STATE_ATTRIBUTE, attach
+from policypress.rl.callback import STATE_ATTRIBUTE, TENSORS_ATTRIBUTE, attach
 
 QUANTIZER_KEY = ".policypress_quantizer."
 ADD_KEY = ".add."
@@ -58,8 +58,9 @@ def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> B
     model = adapter.opened(unpickled(path, adapter, contents, attributes, found, env=env, device=device))
     state = getattr(model, STATE_ATTRIBUTE, None)
     if state is not None:
+        tensors = getattr(model, TENSORS_ATTRIBUTE, None)
         compressor = attach(model, from_json(CompressionConfig, state["config"]), state["steps"])
-        compressor.load_state_dict(state["compressor"])
+        compressor.load_state_dict(state["compressor"], tensors)
         setattr(model, STATE_ATTRIBUTE, state)
         model.policy.load_state_dict({**model.policy.state_dict(), **ranges})
     return model

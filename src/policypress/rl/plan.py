@@ -133,7 +133,8 @@ def plan_pressing(
         pruned = given.get("sparsity", 0.0) > 0.0
         start = 0.6 if pruned else 0.1
         over_time = remembers or (searched and agent.teacher.remembers)
-        criterion = "magnitude" if over_time else "flow"  # which follows no path through time
+        # Flow follows no path through time, and static masks are drawn.
+        criterion = "magnitude" if over_time or given.get("pruning") == "static" else "flow"
         given = {"prune_start": 0.0, "prune_end": 0.5, "quantize_start": start, "criterion": criterion, **given}
     widths: Hidden = scaled_hidden(agent.teacher, AUTO_SHRINK**-0.5) if hidden == "auto" else hidden or ()
     # What starts as the teacher, or as its convolutions, loses them at the rate that suits a few fresh units.

@@ -107,7 +107,7 @@ class StudentTraining:
         self._compressor.load_state_dict(begun)
         for ours, theirs in zip(_modules(self._compressor.graph), _modules(start.graph), strict=True):
             ours.load_state_dict(theirs.state_dict())
-        getattr(self._model, STATE_ATTRIBUTE)["compressor"] = self._compressor.state_dict()
+        getattr(self._model, STATE_ATTRIBUTE)["compressor"] = self._compressor.state_dict(tensors=False)
         self._deployed = [values for module in _modules(self._compressor.graph) for values in module.parameters()]
         self._average = [values.detach().clone() for values in self._deployed]
         self._optimizer.register_step_post_hook(self._after_step)
