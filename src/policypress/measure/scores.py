@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,8 @@ Scores = Sequence[ArrayLike]
 
 RESAMPLES = 2_000
 _TRIMMED = 0.25
+_KEPT = 8
+"""Draws that are kept for figures of as many runs."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,11 @@ def probability_of_improvement(ours: Scores, theirs: Scores, resamples: int = RE
             f"scores of {len(first)} and of {len(second)} tasks cannot be compared: give those of the same."
         )
 
-    rng = np.random.default_rng(0)
     values, drawn = [], []
-    for x, y in zip(first, second, strict=True):
+    times = _times(tuple((len(x), len(y)) for x, y in zip(first, second, strict=True)), resamples)
+    for x, y, (left, right) in zip(first, second, times, strict=True):
         wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
         values.append(wins.mean())
-        # How often each run is drawn says as much as drawing them, and needs no pairs of every sample.
-        left, right = (rng.multinomial(len(task), np.full(len(task), 1 / len(task)), resamples) for task in (x, y))
         drawn.append(((left @ wins) * right).sum(axis=1) / wins.size)
     low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
     return Estimate(float(np.mean(values)), float(low), float(high))
@@ -131,10 +132,31 @@ def _estimate(
 
 def _resampled(tasks: Sequence[Floats], resamples: int, paired: bool = False) -> list[Floats]:
     """Of each task bootstrap samples (resamples, runs); ``paired``: the second half of tasks is drawn as the first."""
-    rng = np.random.default_rng(0)
     drawn = tasks[: len(tasks) // 2] if paired else tasks
-    picks = [rng.integers(0, len(task), (resamples, len(task))) for task in drawn]
+    picks = _picks(tuple(map(len, drawn)), resamples)
     return [task[pick] for task, pick in zip(tasks, picks * 2 if paired else picks, strict=True)]
+
+
+# A study asks for thousands of figures of as many runs each: what is drawn depends on how many they are alone.
+
+
+@lru_cache(_KEPT)
+def _picks(runs: tuple[int, ...], resamples: int) -> tuple[NDArray[np.int64], ...]:
+    """Of each task the places of the runs that are drawn, (resamples, runs)."""
+    rng = np.random.default_rng(0)
+    return tuple(rng.integers(0, count, (resamples, count)) for count in runs)
+
+
+@lru_cache(_KEPT)
+def _times(pairs: tuple[tuple[int, int], ...], resamples: int) -> tuple[tuple[Floats, Floats], ...]:
+    """Of each task how often each run of either side is drawn, (resamples, runs): it says as much as drawing them, and
+    needs no pairs of every sample."""
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int) -> Floats:
+        return rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
+
+    return tuple((drawn(ours), drawn(theirs)) for ours, theirs in pairs)
 
 
 def _trimmed(values: Floats) -> Floats:
