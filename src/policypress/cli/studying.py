@@ -124,11 +124,11 @@ def summary(folder: FolderArgument, as_json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from policypress.studies.statistics import cell_figures, method_figures
-    from policypress.studies.store import Store
+    from policypress.studies.store import EPISODES, Store
     from policypress.tables import cell_table, method_table
 
     with Store(folder) as store:
-        runs, same = store.runs("done", curves=False), store.common
+        runs, same = store.runs("done", without=(*EPISODES, "curve")), store.common
         cells = cell_figures(runs, store.baseline)
         methods = method_figures(runs, store.baseline, store.normalize)
     if as_json:

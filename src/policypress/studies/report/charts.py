@@ -13,6 +13,8 @@ Spec = dict[str, Any]
 Values = Sequence[Mapping[str, Any]]
 """Rows with ``series``, ``x``, ``y`` and, where there is an interval or a range, ``low`` and ``high``."""
 
+ROWS = "rows"
+"""The name of a chart's data."""
 PICKED = "picked"
 """Signal: the name of the series that the reader picked in the legend, or null."""
 _DIM = f"{PICKED} && datum.series !== {PICKED}"
@@ -215,7 +217,7 @@ def _whole(values: Values, layers: Sequence[Spec], height: int = _HEIGHT) -> Spe
         "height": height,
         "autosize": {"type": "fit-x", "contains": "padding"},
         "params": [{"name": PICKED, "value": None}],
-        "data": {"values": [dict(row) for row in values]},
+        "data": {"name": ROWS, "values": list(values)},
         "layer": list(layers),
     }
 

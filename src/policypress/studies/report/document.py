@@ -94,8 +94,9 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down")
 
 def placed(names: Iterable[str], first: str = "") -> list[Series]:
     """Series of ``names``, each once; ``first`` is what the others are compared with."""
-    found = [name for name in dict.fromkeys(names) if name != first]
-    return [Series(name, 0 if name == first else 1 + found.index(name)) for name in dict.fromkeys(names)]
+    once = list(dict.fromkeys(names))
+    others = [name for name in once if name != first]
+    return [Series(name, 0 if name == first else 1 + others.index(name)) for name in once]
 
 
 def _cycle(place: int, count: int) -> int:

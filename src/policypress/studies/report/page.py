@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from typing import Any
 
 from policypress.extras import require
+from policypress.studies.report.charts import ROWS
 from policypress.studies.report.document import SHAPES, Chart, Document, Section, Series, Table, Words
 
 _TEMPLATE = """<!doctype html>
@@ -80,7 +82,7 @@ def page(document: Document) -> str:
     import vl_convert
 
     charts = document.charts
-    specs = [vl_convert.vegalite_to_vega({"config": _CONFIG, **chart.spec}) for chart in charts]
+    specs = [_compiled(chart, vl_convert.vegalite_to_vega) for chart in charts]
     numbers = {id(chart): number for number, chart in enumerate(charts)}
     links = (f'<li><a href="#{one.name}">{escape(one.title)}</a></li>' for one in document.sections)
     return _TEMPLATE.format(
@@ -93,6 +95,14 @@ def page(document: Document) -> str:
         vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"),
         script=_file("page.js"),
     )
+
+
+def _compiled(chart: Chart, compiler: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A chart's spec as Vega's, whose data the compiler need not see."""
+    spec = compiler({"config": _CONFIG, **chart.spec, "data": {"name": ROWS}})
+    (rows,) = (data for data in spec["data"] if data["name"] == ROWS)
+    rows["values"] = chart.spec["data"]["values"]
+    return spec
 
 
 def _file(name: str) -> str:
@@ -167,5 +177,5 @@ def _table(table: Table) -> str:
     body = "\n".join(row(cells) for cells in table.rows)
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(table.caption)}"><table>'
-        f"<caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
+        f"<caption><span>{escape(table.caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
     )

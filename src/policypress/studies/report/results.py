@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from policypress.studies.cells import DIGESTS, SEED
 from policypress.studies.report.document import Series, placed
 from policypress.studies.report.paper import PaperPoint, points_of
 from policypress.studies.statistics import CellFigures, MethodFigures, cell_figures, method_figures
-from policypress.studies.store import Run, Store
+from policypress.studies.store import EPISODES, Run, Store
 
 ROBUSTNESS, LATENCY = "robustness.json", "bench.json"
 """Files of ``evaluate --robustness --out`` and of ``bench --json`` that are looked for beside the runs' own."""
@@ -85,13 +86,18 @@ class Results:
     common: frozenset[str]
 
     @property
+    def baseline(self) -> str:
+        """The name of what others are compared with; "" where it is agents."""
+        return next((task.baseline.name for task in self.tasks if task.baseline is not None), "")
+
+    @property
     def runs(self) -> list[Run]:
         return [run for task in self.tasks for cell in task.cells for run in cell.runs]
 
 
 def results(store: Store, paper: Sequence[PaperPoint] = ()) -> Results:
     """What the runs of ``store`` that have ended say; RunError if none is finished."""
-    runs, common = store.runs("done"), store.common
+    runs, common = store.runs("done", without=EPISODES), store.common
     if not runs:
         raise RunError(f"no run of {store.folder} is finished: `policypress study run` goes on with it.")
     by_id = {run.id: run for run in runs}
@@ -127,13 +133,13 @@ def command(run: Run) -> str:
 
 def layers_of(results: Results, run: Run) -> list[Mapping[str, Any]]:
     """What its ``result.json`` says of each layer; [] where its folder is gone."""
-    found = _read(results.folder / "runs" / run.id / "result.json")
+    found = _read(results.folder, "runs", run.id, "result.json")
     return [] if found is None else list(found["size"]["layers"])
 
 
 def latency(results: Results, run: Run) -> tuple[float, str] | None:
     """Seconds of an action of its policy, and the processor, where ``bench --json`` measured them into its folder."""
-    found = _read(results.folder / "runs" / run.id / LATENCY)
+    found = _read(results.folder, "runs", run.id, LATENCY)
     return None if found is None else (float(found["rows"][0]["latency"]), str(found["machine"]["cpu"]))
 
 
@@ -145,14 +151,16 @@ def disturbed(results: Results) -> Iterator[tuple[Mapping[str, Any], str | None]
     for task in results.tasks:
         for cell in task.cells:
             for run in cell.runs:
-                found = _read(results.folder / "runs" / run.id / "robustness" / ROBUSTNESS)
-                if found is not None:
+                if (found := _read(results.folder, "runs", run.id, "robustness", ROBUSTNESS)) is not None:
                     yield found, cell.name
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(*parts: str | Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None if it is not there. A Path for each of thousands would take as long as the files."""
+    path = os.path.join(*parts)
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        with open(path, encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
     except OSError:
         return None
     except ValueError as error:

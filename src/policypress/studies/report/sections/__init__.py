@@ -6,32 +6,34 @@ from collections.abc import Callable
 
 from policypress.studies.report.document import Document, Section
 from policypress.studies.report.results import Results
-from policypress.studies.report.sections.causes import ablation, equal_bytes
-from policypress.studies.report.sections.curves import curves
-from policypress.studies.report.sections.layers import layers
-from policypress.studies.report.sections.made import failed, made
-from policypress.studies.report.sections.robustness import robustness
-from policypress.studies.report.sections.sizes import sizes, times
-from policypress.studies.report.sections.sparsity import sparsity
-from policypress.studies.report.sections.summary import facts, rows, summary, tasks
+from policypress.studies.report.sections import (
+    causes,
+    curves,
+    layers,
+    made,
+    robustness,
+    sizes,
+    sparsity,
+    summary,
+)
 
 _SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
-    summary,
-    tasks,
-    sparsity,
-    curves,
-    sizes,
-    times,
-    ablation,
-    equal_bytes,
-    layers,
-    robustness,
-    failed,
-    made,
+    summary.summary,
+    summary.tasks,
+    sparsity.sparsity,
+    curves.curves,
+    sizes.sizes,
+    sizes.times,
+    causes.ablation,
+    causes.equal_bytes,
+    layers.layers,
+    robustness.robustness,
+    made.failed,
+    made.made,
 )
 
 
 def document(results: Results) -> Document:
     """The whole report."""
     found = [section for make in _SECTIONS if (section := make(results)) is not None]
-    return Document(results.title, facts(results), tuple(found), rows(results))
+    return Document(results.title, summary.facts(results), tuple(found), summary.rows(results))

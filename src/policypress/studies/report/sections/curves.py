@@ -32,7 +32,8 @@ def curves(results: Results) -> Section | None:
         return None
     text = (
         "The return of the policy as it would be deployed at that step: pruned and quantized as far as it is. Lines "
-        "are means over seeds, bands reach from the least seed to the most. Grey: pruning; dotted: quantization starts.",
+        "are means over seeds, bands reach from the least seed to the most. Grey: it is pruned; dotted: quantization "
+        "starts.",
     )
     if drops:
         caption = "The start of quantization: evaluations before and after it, means over seeds"

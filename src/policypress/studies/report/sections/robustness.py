@@ -45,7 +45,9 @@ def robustness(results: Results) -> Section | None:
         f"{' or '.join(map(str, sorted(episodes)))} episodes a point. Bars are 95 % intervals: over episodes where one "
         "policy was measured, over seeds where several were.",
     )
-    parts: list[Chart | Table] = [_chart(env, kind, units[kind], found) for (env, kind), found in panels.items()]
+    parts: list[Chart | Table] = [
+        _chart(env, kind, units[kind], found, results.baseline) for (env, kind), found in panels.items()
+    ]
     if halves:
         columns = ("task", "policy", "disturbance", "level", "unit")
         parts.append(Table("The level at which half of the return is kept", columns, halves, words=3))
@@ -56,13 +58,15 @@ def _kept(seeds: Sequence[Estimate]) -> Estimate:
     return seeds[0] if len(seeds) == 1 else mean([[one.value for one in seeds]])
 
 
-def _chart(env: str, kind: str, unit: str, found: Mapping[str, Mapping[float, Sequence[Estimate]]]) -> Chart:
+def _chart(
+    env: str, kind: str, unit: str, found: Mapping[str, Mapping[float, Sequence[Estimate]]], first: str
+) -> Chart:
     values = [
         {"series": name, "x": level, **interval(_kept(seeds))}
         for name, levels in found.items()
         for level, seeds in sorted(levels.items())
     ]
-    series = placed(found)
+    series = placed(found, first)
     levels = sorted({row["x"] for row in values})
     far = levels[0] > 0 and levels[-1] >= _LOGARITHMIC * levels[0]
     axis = Axis(unit, log=far, ticks=levels, format=".3~g")

@@ -41,8 +41,8 @@ def summary(results: Results) -> Section:
         "A cell is all runs that differ in the seed alone. Its return is the mean over seeds of each run's mean over "
         "episodes; in brackets the 95 % interval of other seeds, by bootstrap, which says little of fewer than five. "
         "Kept: the share of what it is compared with (the baseline, or the agent that was pressed), runs matched by "
-        "seed. P(better): the probability that a run returns more than one of those; 0.5 is no difference. Smaller: "
-        "than the dense float32 network that the policy stands for."
+        "seed. P(better): the probability that a run returns more than one of those; 0.5 is no difference. Bytes "
+        "are of the payload; smaller: than the dense float32 network that the policy stands for."
     ]
     paper = any(task.paper for task in results.tasks)
     if paper:
@@ -73,7 +73,7 @@ def _smallest(task: Task) -> list[str] | None:
 
 
 def _task_table(task: Task, paper: bool) -> Table:
-    columns = ["method", "seeds", "return", "kept", "P(better)", "worst tenth", "ends early", "payload, bytes"]
+    columns = ["method", "seeds", "return", "kept", "P(better)", "worst tenth", "ends early", "bytes"]
     columns += ["smaller", *(("the paper", "it kept") if paper else ())]
     lines = []
     for cell in task.cells:
@@ -91,10 +91,14 @@ def _task_table(task: Task, paper: bool) -> Table:
         ]
         if paper:
             point = point_of(task.paper, cell.settings)
-            told = ["", ""] if point is None else [f"{number(point.mean)} ± {number(point.std)}", _kept(point, task)]
-            line += told
+            line += ["", ""] if point is None else [_deviation(point), _kept(point, task)]
         lines.append(line)
     return Table(task.title, tuple(columns), lines)
+
+
+def _deviation(point: PaperPoint) -> str:
+    digits = 0 if abs(point.mean) >= 1000 else 1
+    return f"{point.mean:,.{digits}f} ± {point.std:,.{digits}f}"
 
 
 def _kept(point: PaperPoint, task: Task) -> str:
@@ -165,14 +169,14 @@ def _iqm_chart(results: Results) -> Chart:
     return Chart(
         "Interquartile mean of all runs",
         f"The interquartile mean of normalized scores with its 95 % interval, for {len(values)} methods.",
-        charts.intervals(values, placed(results.methods), axis, told, level=1.0),
+        charts.intervals(values, placed(results.methods, results.baseline), axis, told, level=1.0),
         [],
         Table("Interquartile means", ("method", "IQM [95 % interval]"), lines),
     )
 
 
 def _profile_chart(results: Results) -> Chart:
-    series = placed(results.methods)
+    series = placed(results.methods, results.baseline)
     values = [
         {"series": name, "x": at, "y": rounded(value), "low": rounded(low), "high": rounded(high)}
         for name, method in results.methods.items()
