@@ -108,10 +108,16 @@ def test_a_browser_draws_every_chart(written: Path, tmp_path: Path, width: int, 
         const drawn = [...document.querySelectorAll("svg.marks")]
             .filter((one) => one.getBoundingClientRect().width > 200);
         const asked = performance.getEntriesByType("resource").length;
+        const symbol = document.querySelector("[aria-labelledby=bytes] .mark-symbol path");
+        const {left: clientX, top: clientY} = symbol.getBoundingClientRect();
+        for (const name of ["pointermove", "mousemove"]) {
+            symbol.dispatchEvent(new MouseEvent(name, {bubbles: true, clientX, clientY}));
+        }
+        const hovered = document.getElementById("tip").textContent.includes("policypress train --algo=sac");
         const [button] = document.querySelectorAll(".legend button");
         button.click();
         document.documentElement.dataset.told = [Math.max(...right), drawn.length, asked,
-            getComputedStyle(document.body).backgroundColor, button.getAttribute("aria-pressed")].join("|");
+            getComputedStyle(document.body).backgroundColor, button.getAttribute("aria-pressed"), hovered].join("|");
     }, 1000))</script>"""
     # Windows of a browser without a screen are at least 500 pixels wide.
     (tmp_path / "page.html").write_text(f"{head}<style>html {{ max-width: {width}px }}</style>{told}</body>{tail}")
@@ -131,12 +137,12 @@ def test_a_browser_draws_every_chart(written: Path, tmp_path: Path, width: int, 
     assert "CONSOLE" not in done.stderr
     found = re.search('data-told="([^"]*)"', done.stdout)
     assert found is not None
-    right, drawn, asked, ground, pressed = found[1].split("|")
+    right, drawn, asked, ground, pressed, hovered = found[1].split("|")
     assert float(right) <= width
     assert int(drawn) == text.count("<figure")
     assert int(asked) == 0
     assert ground == ("rgb(20, 22, 26)" if dark else "rgb(251, 251, 250)")
-    assert pressed == "true"
+    assert (pressed, hovered) == ("true", "true")
     assert "NaN" not in "".join(re.findall(' d="([^"]*)"', done.stdout))
 
 

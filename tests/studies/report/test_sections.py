@@ -14,7 +14,7 @@ from policypress.studies.report.results import results
 from policypress.studies.report.sections import document
 from policypress.studies.store import Store
 from studies.report.whole import PAPER, WORDS, whole
-from studies.toys import finished, study
+from studies.toys import figures, finished, study
 
 EVERY = ["summary", "tasks", "sparsity", "curves", "bytes", "time", "ablation", "equal", "layers", "robustness"]
 EVERY += ["failed", "made"]
@@ -179,6 +179,28 @@ def test_more_curves_than_fit_are_parted(tmp_path: Path) -> None:
         finished(store)
     charts = [part for part in section(report(tmp_path / "study"), "curves").parts if isinstance(part, Chart)]
     assert [chart.title for chart in charts] == ["A-v0: 8 bits", "A-v0: 4 bits"]
+
+
+def test_students_are_compared_with_their_agent(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"agent")
+    methods = (
+        '[[compress.methods]]\nhidden = ["4,4", "none"]\n[[compress.methods]]\nhidden = "4,4"\nrate_weight = 0.01\n'
+    )
+    grid = (
+        f'[[compress]]\nagent = "a.zip"\nenv = "A-v0"\nseed = [1, 2]\n[[compress.methods]]\nsparsity = 0.9\n{methods}'
+    )
+    with Store(tmp_path / "study", new=True) as store:
+        store.take(study(tmp_path, grid))
+        with store.driver(1) as driver:
+            while (claimed := driver.claim(1, (0,))) is not None:
+                driver.record(claimed.id, "done", 1.0, figures=figures(57.0, agent_returns=[50.0, 70.0]))
+    found = report(tmp_path / "study")
+    told = tables(section(found, "summary"))["A-v0"]
+    assert list(told) == ["90 % sparse", "4-4", "linear", "4-4, rate_weight 0.01"]
+    assert told["4-4"][2] == "95.0%"
+    kinds = tables(section(found, "equal"))["A-v0: return and bytes"]
+    assert "4-4, rate_weight 0.01 / narrow, sparse" in kinds
+    assert "4-4 / narrow, dense" in kinds
 
 
 def test_many_runs_have_a_symbol_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

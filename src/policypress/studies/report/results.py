@@ -41,6 +41,10 @@ class Named:
         return int(self.figures.method["weight_bits"])
 
     @property
+    def pruned(self) -> bool:
+        return self.sparsity > 0 or is_priced(self.figures.method)
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         return self.runs[0].cell.settings
 
@@ -93,6 +97,11 @@ class Results:
     @property
     def runs(self) -> list[Run]:
         return [run for task in self.tasks for cell in task.cells for run in cell.runs]
+
+
+def is_priced(method: Mapping[str, Any]) -> bool:
+    """Whether zeros come of a price of bits, and not of a sparsity that is asked for."""
+    return bool(method.get("rate_weight"))
 
 
 def results(store: Store, paper: Sequence[PaperPoint] = ()) -> Results:
@@ -168,13 +177,25 @@ def _read(*parts: str | Path) -> dict[str, Any] | None:
     return found
 
 
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
+
+
 def _title(cell: Named, common: frozenset[str]) -> str:
     """The environment, and of other settings of the task those that differ."""
     task = cell.figures.task
     told = [str(task["env"])]
     for name, value in task.items():
         if name not in (*DIGESTS, *common, "env", SEED):
-            told.append(f"{name} {Path(value).name if name in ('agent', 'vecnormalize') else value}")
+            told.append(f"{name} {Path(value).name if name in ('agent', 'vecnormalize') else _value(value)}")
     return ", ".join(told)
 
 
@@ -199,7 +220,7 @@ def _words(method: Mapping[str, Any], common: frozenset[str]) -> str:
             case "hidden":
                 told.append("linear" if value == "none" else str(value).replace(",", "-"))
             case "sparsity" if value == 0.0:
-                told += [] if method.get("rate_weight") or "hidden" in method else ["dense"]
+                told += [] if is_priced(method) or "hidden" in method else ["dense"]
             case "sparsity":
                 told.append(f"{100 * value:g} % sparse")
             case "weight_bits":
@@ -207,5 +228,5 @@ def _words(method: Mapping[str, Any], common: frozenset[str]) -> str:
             case "method":
                 told.append(str(value))
             case _:
-                told.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+                told.append(f"{name} {_value(value)}")
     return ", ".join(told)

@@ -40,14 +40,14 @@ def ablation(results: Results) -> Section | None:
         columns = ("task", "both", "kept by both", "pruned alone", "quantized alone", "if their losses added up")
         parts.append(Table("Do the losses add up?", columns, sums, words=2))
     text = (
-        "What pruning alone, quantization alone and both together keep of the return of what is neither, everything "
+        "What pruning alone, quantization alone and both keep of the return that they are compared with, everything "
         "else alike; 95 % intervals over seeds.",
     )
     return Section("ablation", "Pruning or quantization", text, tuple(parts))
 
 
 def _pressed(cell: Named) -> str:
-    pruned, quantized = cell.sparsity > 0, cell.weight_bits != FLOAT
+    pruned, quantized = cell.pruned, cell.weight_bits != FLOAT
     return ("both" if quantized else "pruned alone") if pruned else ("quantized alone" if quantized else "neither")
 
 
@@ -117,8 +117,8 @@ def _family(cell: Named) -> str | None:
     if hidden == "none" or (cell.settings.get("algo") == "ars" and cell.figures.kind == "train" and hidden is None):
         return "linear"
     if hidden not in (None, "auto"):
-        return "narrow, sparse" if cell.sparsity > 0 else "narrow, dense"
-    return _WIDE if cell.sparsity > 0 else None
+        return "narrow, sparse" if cell.pruned else "narrow, dense"
+    return _WIDE if cell.pruned else None
 
 
 def _equal_chart(found: Sequence[tuple[str, Named]]) -> Chart:
@@ -137,7 +137,7 @@ def _equal_chart(found: Sequence[tuple[str, Named]]) -> Chart:
     return Chart(
         env,
         f"Return of {env} against the bytes of the payload, for networks: {'; '.join(one.name for one in series)}.",
-        charts.lines(values, series, axis, Axis("return"), told, spread="bars", joined=False),
+        charts.lines(values, series, axis, charts.RETURN, told, spread="bars", joined=False),
         series,
         Table(f"{env}: return and bytes", ("cell", "kind", "payload, bytes", "return"), lines, words=2),
     )

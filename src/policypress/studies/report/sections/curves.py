@@ -91,7 +91,7 @@ def _chart(task: Task, family: str, cells: Sequence[Named], found: Mapping[str, 
     return Chart(
         title,
         f"Learning curves of {title}, in curves: {'; '.join(one.name for one in series)}.{''.join(marked)}",
-        charts.lines(values, series, x, Axis("return"), told, spread="band", points=False, under=under),
+        charts.lines(values, series, x, charts.RETURN, told, spread="band", points=False, under=under),
         series,
         wide(f"{title}: mean return (least to most) by step", "step", series, values, "{:,}", _spread),
     )

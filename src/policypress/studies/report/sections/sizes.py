@@ -91,7 +91,7 @@ def _chart(
     return Chart(
         task.title,
         f"Return of {task.title} against {unit}, {count} from {_place(min(every))} to {_place(max(every))}.",
-        charts.scatter(values, series, axis, Axis("return"), tooltip, front, level),
+        charts.scatter(values, series, axis, charts.RETURN, tooltip, front, level),
         series,
         Table(f"{task.title}: return and {unit}", ("method", "folder", "seed", unit, "return"), lines, words=2),
     )

@@ -59,7 +59,7 @@ def _chart(task: Task) -> Chart | None:
         task.title,
         f"Mean return of {task.title} at sparsities from {100 * shown[0]:g} to {100 * shown[-1]:g} %, in curves: "
         f"{'; '.join(one.name for one in series)}.",
-        charts.lines(values, series, x, Axis("return"), told, spread="bars", under=under),
+        charts.lines(values, series, x, charts.RETURN, told, spread="bars", under=under),
         series,
         Table(f"{task.title}: return by sparsity", ("weights", "sparsity", "return", "seeds"), lines),
     )
