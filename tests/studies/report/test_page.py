@@ -102,22 +102,27 @@ def test_a_browser_draws_every_chart(written: Path, tmp_path: Path, width: int, 
     """Some seconds each: a browser starts."""
     text = written.read_text()
     head, _, tail = text.rpartition("</body>")
-    told = """<script>addEventListener("load", () => setTimeout(() => {
+    told = """<script>addEventListener("load", () => setTimeout(async () => {
         const right = [...document.querySelectorAll("body *:not(.table *):not(nav *):not(#tip)")]
             .map((one) => one.getBoundingClientRect().right);
         const drawn = [...document.querySelectorAll("svg.marks")]
             .filter((one) => one.getBoundingClientRect().width > 200);
         const asked = performance.getEntriesByType("resource").length;
-        const symbol = document.querySelector("[aria-labelledby=bytes] .mark-symbol path");
+        const figure = document.querySelector("[aria-labelledby=bytes] figure");
+        const symbol = figure.querySelector(".mark-symbol path");
         const {left: clientX, top: clientY} = symbol.getBoundingClientRect();
         for (const name of ["pointermove", "mousemove"]) {
             symbol.dispatchEvent(new MouseEvent(name, {bubbles: true, clientX, clientY}));
         }
         const hovered = document.getElementById("tip").textContent.includes("policypress train --algo=sac");
-        const [button] = document.querySelectorAll(".legend button");
+        const button = figure.querySelector(".legend button");
         button.click();
+        await new Promise((done) => setTimeout(done, 500));
+        const dim = figure.querySelectorAll('.mark-symbol path[opacity="0.1"]').length;
+        const all = figure.querySelectorAll(".mark-symbol path").length;
         document.documentElement.dataset.told = [Math.max(...right), drawn.length, asked,
-            getComputedStyle(document.body).backgroundColor, button.getAttribute("aria-pressed"), hovered].join("|");
+            getComputedStyle(document.body).backgroundColor, hovered, button.getAttribute("aria-pressed"),
+            all - dim].join("|");
     }, 1000))</script>"""
     # Windows of a browser without a screen are at least 500 pixels wide.
     (tmp_path / "page.html").write_text(f"{head}<style>html {{ max-width: {width}px }}</style>{told}</body>{tail}")
@@ -137,12 +142,13 @@ def test_a_browser_draws_every_chart(written: Path, tmp_path: Path, width: int, 
     assert "CONSOLE" not in done.stderr
     found = re.search('data-told="([^"]*)"', done.stdout)
     assert found is not None
-    right, drawn, asked, ground, pressed, hovered = found[1].split("|")
+    right, drawn, asked, ground, hovered, pressed, left = found[1].split("|")
     assert float(right) <= width
     assert int(drawn) == text.count("<figure")
     assert int(asked) == 0
     assert ground == ("rgb(20, 22, 26)" if dark else "rgb(251, 251, 250)")
-    assert (pressed, hovered) == ("true", "true")
+    assert (hovered, pressed) == ("true", "true")
+    assert int(left) == 2  # the two runs of the method that was picked
     assert "NaN" not in "".join(re.findall(' d="([^"]*)"', done.stdout))
 
 

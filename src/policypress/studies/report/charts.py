@@ -65,7 +65,7 @@ def round_ticks(values: Iterable[float]) -> list[float]:
     return []
 
 
-RETURN = Axis("return", label="format(datum.value, abs(datum.value) < 10000 ? ',.4~r' : '~s')")
+RETURN = Axis("return", label="format(datum.value, abs(datum.value) < 100000 ? ',.6~r' : '~s')")
 
 Told = Sequence[tuple[str, str, str]]
 """What a tooltip says: fields, their titles, and formats of d3 ("" for words)."""
