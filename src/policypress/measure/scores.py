@@ -40,7 +40,9 @@ class Estimate:
 
 def mean(scores: Scores, resamples: int = RESAMPLES) -> Estimate:
     """Mean over tasks of the mean over runs."""
-    return _mean(_tasks(scores), resamples)
+    tasks = _tasks(scores)
+    low, high = np.percentile(_means(tasks, resamples), [2.5, 97.5])
+    return Estimate(float(np.mean([task.mean() for task in tasks])), float(low), float(high))
 
 
 def iqm(scores: Scores, resamples: int = RESAMPLES) -> Estimate:
@@ -105,7 +107,7 @@ def retention(pressed: Scores, dense: Scores, resamples: int = RESAMPLES) -> Est
         raise ConfigError("what is kept is told of runs with the same seeds: give pairs of them.")
     for ours_, theirs_ in zip(ours, theirs, strict=True):
         share(float(ours_.mean() - theirs_.mean()), float(theirs_.mean()))  # raises where there is none
-    return _mean([1.0 + (x - y) / abs(y.mean()) for x, y in zip(ours, theirs, strict=True)], resamples)
+    return mean([1.0 + (x - y) / abs(y.mean()) for x, y in zip(ours, theirs, strict=True)], resamples)
 
 
 def _tasks(scores: Scores) -> list[Floats]:
@@ -113,11 +115,6 @@ def _tasks(scores: Scores) -> list[Floats]:
     if not tasks or any(task.ndim != 1 or not len(task) or not np.isfinite(task).all() for task in tasks):
         raise ConfigError("scores must be finite numbers, by task those of its runs, of one at least.")
     return tasks
-
-
-def _mean(tasks: Sequence[Floats], resamples: int) -> Estimate:
-    low, high = np.percentile(_means(tasks, resamples), [2.5, 97.5])
-    return Estimate(float(np.mean([task.mean() for task in tasks])), float(low), float(high))
 
 
 def _means(tasks: Sequence[Floats], resamples: int) -> Floats:

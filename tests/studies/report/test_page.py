@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from policypress.errors import PolicypressError
-from policypress.studies.report import page as page_module
 from policypress.studies.report.write import write_report
 from policypress.studies.store import Store
 from studies.report.whole import PAPER, whole
@@ -162,4 +161,3 @@ def test_without_the_extra_it_says_what_to_install(
     with Store(written.parent / "study") as store, pytest.raises(PolicypressError, match="this needs report"):
         write_report(store, tmp_path / "r.html", "html")
     assert not (tmp_path / "r.html").exists()
-    assert page_module.require is not require

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from policypress.errors import RunError
 from policypress.studies.report.document import Chart, Document, Section, Table, Words
 from policypress.studies.report.paper import read_paper
 from policypress.studies.report.results import results
@@ -160,6 +161,9 @@ def test_robustness_of_policies_side_by_side(tmp_path: Path) -> None:
     halves = found["The level at which half of the return is kept"]
     assert halves["Hopper-v5 / policy / noise"] == ["0.2", "standard deviations"]
     assert halves["Hopper-v5 / policy / flash"] == ["beyond all", "bits"]
+    shutil.copytree(folder / "robustness" / "hopper", folder / "robustness" / "again")
+    with pytest.raises(RunError, match=r"robustness/ has noise of policy in Hopper-v5 twice"):
+        report(folder)
 
 
 def test_what_failed_says_its_last_words(found: Document) -> None:
@@ -169,6 +173,22 @@ def test_what_failed_says_its_last_words(found: Document) -> None:
     (row,) = table.rows
     assert row[2] == "DivergedError: the actions of <Hopper> are no numbers"
     assert words.text == WORDS
+
+
+def test_runs_that_failed_alike_speak_once(tmp_path: Path) -> None:
+    with Store(tmp_path / "study", new=True) as store:
+        store.take(study(tmp_path, '[[train]]\nalgo = "sac"\nenv = "A-v0"\nsteps = 9\nseed = [1, 2, 3]\n'))
+        with store.driver(1) as driver:
+            for _ in range(2):
+                claimed = driver.claim(1, (0,))
+                assert claimed is not None
+                driver.record(claimed.id, "failed", 1.0, WORDS)
+        finished(store)
+    table, words = section(report(tmp_path / "study"), "failed").parts
+    assert isinstance(table, Table)
+    assert isinstance(words, Words)
+    assert len(table.rows) == 2
+    assert words.title.endswith(" said, and 1 more alike")
 
 
 def test_more_curves_than_fit_are_parted(tmp_path: Path) -> None:

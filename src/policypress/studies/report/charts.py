@@ -103,7 +103,7 @@ def lines(
             "encoding": {"shape": _shape(series), "tooltip": _tooltip(told)},
         }
         if points
-        else {
+        else {  # seen by the pointer alone
             "mark": {"type": "point", "filled": True, "size": 120, "fillOpacity": 0.001, "strokeOpacity": 0},
             "encoding": {"tooltip": _tooltip(told), "opacity": {"value": 1}},
         }
@@ -185,6 +185,15 @@ def shares(values: Values, rows: Sequence[str], columns: Sequence[str], told: To
     return _whole(values, layers, max(100, len(rows) * _row(rows)))
 
 
+def across(level: float, channel: str = "y") -> Spec:
+    """A line across at a y, or down at an x."""
+    return {
+        "data": {"values": [{"level": level}]},
+        "mark": {"type": "rule", "color": _MUTED, "strokeDash": [2, 3], "strokeWidth": 1.5},
+        "encoding": {channel: {"field": "level", "type": "quantitative"}},
+    }
+
+
 def window(start: float, end: float, name: str) -> Spec:
     """A span of x as a field behind everything."""
     return {
@@ -224,14 +233,6 @@ def _whole(values: Values, layers: Sequence[Spec], height: int = _HEIGHT) -> Spe
     }
 
 
-def across(level: float, channel: str = "y") -> Spec:
-    return {
-        "data": {"values": [{"level": level}]},
-        "mark": {"type": "rule", "color": _MUTED, "strokeDash": [2, 3], "strokeWidth": 1.5},
-        "encoding": {channel: {"field": "level", "type": "quantitative"}},
-    }
-
-
 def _names(field: str, names: Sequence[str]) -> Spec:
     """Names down the side, in lines of their parts where there is little room."""
     lines_of = max(name.count(", ") for name in names)
@@ -256,9 +257,8 @@ def _color(series: Sequence[Series]) -> Spec:
 
 
 def _shape(series: Sequence[Series]) -> Spec:
-    shapes = ["circle" if one.dashed else one.shape for one in series]
-    return {"field": "series", "type": "nominal", "legend": None,
-            "scale": {"domain": [one.name for one in series], "range": shapes}}  # fmt: skip
+    scale = {"domain": [one.name for one in series], "range": [one.shape for one in series]}
+    return {"field": "series", "type": "nominal", "scale": scale, "legend": None}
 
 
 def _opacity(plain: float, dim: float) -> Spec:

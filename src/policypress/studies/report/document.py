@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Format = Literal["html", "md", "csv"]
@@ -36,7 +36,7 @@ class Series:
     @property
     def shape(self) -> str:
         """A symbol of Vega."""
-        return "stroke" if self.place is None else SHAPES[_cycle(self.place, len(SHAPES))]
+        return SHAPES[0] if self.place is None else SHAPES[_cycle(self.place, len(SHAPES))]
 
     @property
     def dashed(self) -> bool:
@@ -70,7 +70,7 @@ class Section:
     name: str
     title: str
     text: tuple[str, ...]
-    parts: tuple[Table | Chart | Words, ...] = ()
+    parts: tuple[Table | Chart | Words, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Document:
     title: str
     facts: Mapping[str, str]
     sections: tuple[Section, ...]
-    rows: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    rows: Sequence[Mapping[str, Any]]
 
     @property
     def charts(self) -> list[Chart]:

@@ -14,7 +14,6 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from policypress.extras import require
 from policypress.studies.report.charts import ROWS
 from policypress.studies.report.document import SHAPES, Chart, Document, Section, Series, Table, Words
 
@@ -67,7 +66,8 @@ _CONFIG = {
         "titlePadding": 8,
     },
 }
-_PATHS = dict(zip(SHAPES, ("", "M4 1h8v8h-8z", "M8 0l5 9h-10z", "M8 0l5 5-5 5-5-5z", "M8 10l5-9h-10z"), strict=True))
+_SYMBOLS = ("M4 5a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", "M4 1h8v8h-8z", "M8 0l5 9h-10z", "M8 0l5 5-5 5-5-5z", "M8 10l5-9h-10z")
+_PATHS = dict(zip(SHAPES, _SYMBOLS, strict=True))
 """Symbols in a box of 16 by 10."""
 _CODE = re.compile("`([^`]+)`")
 _SMALL = 250
@@ -77,8 +77,7 @@ _LONG = 60
 
 
 def page(document: Document) -> str:
-    """The page; PolicypressError where vl-convert is not installed."""
-    require("report")
+    """The page; ModuleNotFoundError where vl-convert is not installed."""
     import vl_convert
 
     charts = document.charts
@@ -156,10 +155,7 @@ def _paragraph(text: str) -> str:
 def _swatch(series: Series) -> str:
     dashes = ' stroke-dasharray="4 2"' if series.dashed else ""
     line = f'<path d="M0 5h16" stroke="{series.color}" stroke-width="2"{dashes}/>'
-    path = _PATHS.get(series.shape)
-    symbol = (
-        f'<path d="{path}" fill="{series.color}"/>' if path else f'<circle cx="8" cy="5" r="4" fill="{series.color}"/>'
-    )
+    symbol = f'<path d="{_PATHS[series.shape]}" fill="{series.color}"/>'
     return f'<svg width="16" height="10" aria-hidden="true">{line}{symbol}</svg>'
 
 
@@ -177,5 +173,6 @@ def _table(table: Table) -> str:
     body = "\n".join(row(cells) for cells in table.rows)
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(table.caption)}"><table>'
-        f"<caption><span>{escape(table.caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
+        f"<caption><span>{escape(table.caption)}</span></caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
     )

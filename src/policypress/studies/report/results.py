@@ -54,7 +54,6 @@ class Task:
     """``paper``: the points of the same task that others published."""
 
     title: str
-    kind: str
     cells: tuple[Named, ...]
     paper: tuple[PaperPoint, ...]
 
@@ -117,7 +116,7 @@ def results(store: Store, paper: Sequence[PaperPoint] = ()) -> Results:
         family = _words({key: value for key, value in cell.method.items() if key != "sparsity"}, common)
         group.append(Named(cell, name, family or "all", tuple(by_id[one] for one in cell.runs)))
     tasks = [
-        Task(_title(group[0], common), group[0].figures.kind, tuple(group), tuple(points_of(paper, group[0].settings)))
+        Task(_title(group[0], common), tuple(group), tuple(points_of(paper, group[0].settings)))
         for group in grouped.values()
     ]
     methods: dict[str, MethodFigures] = {}
@@ -217,8 +216,10 @@ def _words(method: Mapping[str, Any], common: frozenset[str]) -> str:
         if name in common:
             continue
         match name:
+            case "hidden" if value == "none":
+                told.append("linear")
             case "hidden":
-                told.append("linear" if value == "none" else str(value).replace(",", "-"))
+                told.append(value.replace(",", "-") if "," in value else f"hidden {value}")
             case "sparsity" if value == 0.0:
                 told += [] if is_priced(method) or "hidden" in method else ["dense"]
             case "sparsity":

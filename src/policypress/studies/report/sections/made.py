@@ -8,6 +8,7 @@ from policypress import __version__
 from policypress.studies.cells import shown
 from policypress.studies.report.document import Section, Table, Words
 from policypress.studies.report.results import Named, Results, command
+from policypress.studies.store import Run
 
 
 def failed(results: Results) -> Section | None:
@@ -18,7 +19,14 @@ def failed(results: Results) -> Section | None:
         for run in results.failed
     ]
     columns = ("run", "settings", "its last words", "host", "attempts")
-    words = [Words(f"All that {run.id} said", run.error) for run in results.failed if run.error]
+    alike: dict[str, list[Run]] = {}
+    for run in results.failed:
+        alike.setdefault(_last(run.error), []).append(run)
+    words = [
+        Words(f"All that {runs[0].id} said" + (f", and {len(runs) - 1:,} more alike" if len(runs) > 1 else ""), error)
+        for runs in alike.values()
+        if (error := runs[0].error)
+    ]
     text = ("They are in no other figure of this page; `policypress study run FILE --retry` tries them again.",)
     return Section("failed", "Runs that failed", text, (Table("Runs that failed", columns, lines, words=4), *words))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from policypress.errors import RunError
 from policypress.measure.scores import Estimate, mean
 from policypress.studies.report import charts
 from policypress.studies.report.charts import Axis
@@ -31,7 +32,10 @@ def robustness(results: Results) -> Section | None:
             if point["kind"] in found["kinds"] and point["kept"] is not None:
                 levels = panels.setdefault((env, point["kind"]), {}).setdefault(cell or point["policy"], {})
                 kept = Estimate(point["kept"], point["kept_low"], point["kept_high"])
-                levels.setdefault(float(point["level"]), []).append(kept)
+                known = levels.setdefault(float(point["level"]), [])
+                if known and cell is None:
+                    raise RunError(f"robustness/ has {point['kind']} of {point['policy']} in {env} twice: remove one.")
+                known.append(kept)
         if cell is None:
             halves += [
                 [env, name, kind, "beyond all" if at is None else f"{at:.3g}", units[kind]]
