@@ -5,8 +5,8 @@
 
 ``overhead`` does real runs of PPO on CartPole, 256 steps each, one at a time: what passes beside the runs' own
 processes, and what the driver computes, over the time of these processes. ``tables`` fills a store with made-up
-finished runs (50 returns and 20 rows of a learning curve each), and then, in a process of its own each, loads and
-summarizes them and exports them: wall time and peak memory.
+finished runs (50 returns and 20 rows of a learning curve each), and then, in a process of its own each, exports them,
+summarizes them and makes their report: wall time, CPU time, peak memory, and the report's bytes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def tables(runs: int, folder: Path) -> None:
             while (claimed := driver.claim(1, (0,))) is not None:
                 driver.record(claimed.id, "done", 100.0, figures=made_up(rng))
         print(f"{len(study.cells):,} runs, {(folder / 'study' / 'study.sqlite').stat().st_size / 2**20:.0f} MiB")
-    for verb in (["export", "--to", "csv"], ["status", "--once"], ["summary", "--json"]):
+    for verb in (["export", "--to", "csv"], ["status", "--once"], ["summary", "--json"], ["report"]):
         command = [sys.executable, "-m", "policypress", "study", verb[0], str(folder / "study"), *verb[1:]]
         code = (
             "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
@@ -91,6 +91,7 @@ def tables(runs: int, folder: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
         wall, (peak, cpu) = time.monotonic() - started, map(float, done.stdout.split())
         print(f"study {' '.join(verb)}: {wall:.1f} s ({cpu:.1f} s of CPU), {peak / 1024:.0f} MiB")
+    print(f"the report has {(folder / 'study' / 'report.html').stat().st_size:,} bytes")
 
 
 def made_up(rng: np.random.Generator) -> dict[str, object]:

@@ -18,6 +18,7 @@ PACKAGES=(
     "qemu-system-arm | optional | microcontrollers (the tests need it in CI) | command -v qemu-system-arm"
     "gcc-avr | optional | the test on an 8-bit AVR | command -v avr-gcc"
     "avr-libc | optional | the test on an 8-bit AVR | echo '#include <avr/io.h>' | avr-gcc -mmcu=atmega328p -E -"
+    "chromium | optional | the test that draws the page of a study | command -v chromium"
     "simavr | optional | the test on an 8-bit AVR | command -v simavr"
 )
 

@@ -28,6 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tflite": ("ai_edge_litert", "flatbuffers"),
     "cluster": ("ray",),
     "logs": ("pyarrow", "h5py"),
+    "report": ("vl_convert",),
     "watch": ("gymnasium", "PIL", "imageio_ffmpeg", "pygame"),
 }
 """Modules that an extra brings, as they are imported; "train" brings those of "gym" too."""

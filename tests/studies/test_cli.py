@@ -103,6 +103,9 @@ def test_verbs_on_a_finished_study(
     assert call(monkeypatch, "summary", folder, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (len(found["cells"]), len(found["methods"])) == (4, 2)
+    assert call(monkeypatch, "report", folder, "--format", "md") == 0
+    assert "report.md" in capsys.readouterr().out
+    assert "| dense, float (baseline) | 2 |" in (folder / "report.md").read_text()
     assert call(monkeypatch, "add-seeds", folder, 3, 4) == 0
     assert "8 runs added" in capsys.readouterr().out
     assert call(monkeypatch, "export", folder, "--out", tmp_path / "t.csv") == 0
@@ -121,6 +124,9 @@ def test_failures_are_one_sentence(
         (("status", tmp_path), "holds no study"),
         (("summary", tmp_path), "holds no study"),
         (("export", folder, "--to", "xls"), "to='xls' is not one of csv, parquet"),
+        (("report", tmp_path), "holds no study"),
+        (("report", folder, "--format", "pdf"), "format='pdf' is not one of html, md, csv"),
+        (("report", folder, "--format", "md", "--paper", tmp_path / "none.csv"), "none.csv cannot be read"),
     ):
         assert call(monkeypatch, *arguments) == 2
         captured = capsys.readouterr()
@@ -129,7 +135,7 @@ def test_failures_are_one_sentence(
         assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "summary", "add-seeds", "export", ""])
+@pytest.mark.parametrize("verb", ["run", "status", "summary", "report", "add-seeds", "export", ""])
 def test_help_fits_the_terminal(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     assert call(monkeypatch, *filter(None, [verb]), "--help") == 0

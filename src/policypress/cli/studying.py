@@ -1,4 +1,4 @@
-"""``policypress study``: ``run``, ``status``, ``summary``, ``add-seeds`` and ``export``."""
+"""``policypress study``: ``run``, ``status``, ``summary``, ``report``, ``add-seeds`` and ``export``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from policypress.cli.live import studied
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, say, stderr, stdout
 from policypress.errors import ConfigError
 from policypress.studies.export import FORMATS
+from policypress.studies.report.document import FORMATS as REPORTS
 
 _REFRESH = 2.0
 
@@ -123,11 +124,11 @@ def summary(folder: FolderArgument, as_json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from policypress.studies.statistics import cell_figures, method_figures
-    from policypress.studies.store import Store
+    from policypress.studies.store import EPISODES, Store
     from policypress.tables import cell_table, method_table
 
     with Store(folder) as store:
-        runs, same = store.runs("done", curves=False), store.common
+        runs, same = store.runs("done", without=(*EPISODES, "curve")), store.common
         cells = cell_figures(runs, store.baseline)
         methods = method_figures(runs, store.baseline, store.normalize)
     if as_json:
@@ -138,6 +139,34 @@ def summary(folder: FolderArgument, as_json: JsonOption = False) -> None:
     stdout.print(cell_table(cells, same))
     if methods:
         stdout.print(method_table(methods, same))
+
+
+@study.command()
+def report(
+    folder: FolderArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Default: report.html or so in the folder.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help=f"{', '.join(REPORTS)}: a page that needs nothing else, text, the summary.")
+    ] = "html",
+    paper: Annotated[
+        Path | None,
+        typer.Option(help="Published points to show beside it: CSV with env, sparsity, mean, std."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what the finished runs gave as one page with charts and tables, without any network."""
+    from policypress.studies.report.write import write_report
+    from policypress.studies.store import Store
+
+    path = out or folder / f"report.{form}"
+    with Store(folder) as store:
+        size = write_report(store, path, form, paper)
+    if as_json:
+        print_json({"bytes": size, "out": str(path)})
+    else:
+        print_files(f"{path}  {size:,} bytes")
 
 
 @study.command()

@@ -9,8 +9,9 @@ same scores give the same interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,8 @@ Scores = Sequence[ArrayLike]
 
 RESAMPLES = 2_000
 _TRIMMED = 0.25
+_KEPT = 8
+"""Draws that are kept for figures of as many runs."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,19 @@ class Estimate:
 
 def mean(scores: Scores, resamples: int = RESAMPLES) -> Estimate:
     """Mean over tasks of the mean over runs."""
-    return _estimate(lambda drawn: np.mean([task.mean(axis=-1) for task in drawn], axis=0), _tasks(scores), resamples)
+    tasks = _tasks(scores)
+    low, high = np.percentile(_means(tasks, resamples), [2.5, 97.5])
+    return Estimate(float(np.mean([task.mean() for task in tasks])), float(low), float(high))
 
 
 def iqm(scores: Scores, resamples: int = RESAMPLES) -> Estimate:
     """Interquartile mean of all runs of all tasks together: a quarter of them, rounded down to whole runs, is left out
     at either end (Agarwal et al. 2021, section 4.3; scipy.stats.trim_mean)."""
-    return _estimate(lambda drawn: _trimmed(np.concatenate(drawn, axis=-1)), _tasks(scores), resamples)
+    tasks = _tasks(scores)
+    picks = _picks(tuple(map(len, tasks)), resamples)
+    drawn = np.concatenate([task[pick] for task, pick in zip(tasks, picks, strict=True)], axis=-1)
+    low, high = np.percentile(_trimmed(drawn), [2.5, 97.5])
+    return Estimate(float(_trimmed(np.concatenate(tasks))), float(low), float(high))
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores, resamples: int = RESAMPLES) -> Estimate:
@@ -58,13 +67,11 @@ def probability_of_improvement(ours: Scores, theirs: Scores, resamples: int = RE
             f"scores of {len(first)} and of {len(second)} tasks cannot be compared: give those of the same."
         )
 
-    rng = np.random.default_rng(0)
     values, drawn = [], []
-    for x, y in zip(first, second, strict=True):
+    times = _times(tuple((len(x), len(y)) for x, y in zip(first, second, strict=True)), resamples)
+    for x, y, (left, right) in zip(first, second, times, strict=True):
         wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
         values.append(wins.mean())
-        # How often each run is drawn says as much as drawing them, and needs no pairs of every sample.
-        left, right = (rng.multinomial(len(task), np.full(len(task), 1 / len(task)), resamples) for task in (x, y))
         drawn.append(((left @ wins) * right).sum(axis=1) / wins.size)
     low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
     return Estimate(float(np.mean(values)), float(low), float(high))
@@ -77,12 +84,9 @@ def performance_profile(
     pointwise 95 % interval, each (n,): the run-score distribution of Agarwal et al. 2021, section 4.2."""
     at, tasks = np.asarray(thresholds, np.float64), _tasks(scores)
 
-    def above(drawn: Sequence[Floats]) -> Floats:
-        found: Floats = np.mean([(task[..., None] > at).mean(axis=-2) for task in drawn], axis=0)
-        return found
-
-    low, high = np.percentile(above(_resampled(tasks, resamples)), [2.5, 97.5], axis=0)
-    return above(tasks), low, high
+    above = [(task[:, None] > at).astype(np.float64) for task in tasks]
+    low, high = np.percentile(_means(above, resamples), [2.5, 97.5], axis=0)
+    return np.mean([task.mean(axis=0) for task in above], axis=0), low, high
 
 
 def normalized(scores: ArrayLike, low: float, high: float) -> Floats:
@@ -101,17 +105,9 @@ def retention(pressed: Scores, dense: Scores, resamples: int = RESAMPLES) -> Est
     ours, theirs = _tasks(pressed), _tasks(dense)
     if [task.shape for task in ours] != [task.shape for task in theirs]:
         raise ConfigError("what is kept is told of runs with the same seeds: give pairs of them.")
-
-    def kept(drawn: Sequence[Floats]) -> Floats:
-        of = [task.mean() for task in theirs]
-        pairs = zip(drawn[: len(ours)], drawn[len(ours) :], of, strict=True)
-        differences = ((x - y).mean(axis=-1) / abs(mean_) for x, y, mean_ in pairs)
-        found: Floats = 1.0 + np.mean(list(differences), axis=0)
-        return found
-
     for ours_, theirs_ in zip(ours, theirs, strict=True):
         share(float(ours_.mean() - theirs_.mean()), float(theirs_.mean()))  # raises where there is none
-    return _estimate(kept, [*ours, *theirs], resamples, paired=True)
+    return mean([1.0 + (x - y) / abs(y.mean()) for x, y in zip(ours, theirs, strict=True)], resamples)
 
 
 def _tasks(scores: Scores) -> list[Floats]:
@@ -121,20 +117,42 @@ def _tasks(scores: Scores) -> list[Floats]:
     return tasks
 
 
-def _estimate(
-    figure: Callable[[Sequence[Floats]], Floats], tasks: Sequence[Floats], resamples: int, paired: bool = False
-) -> Estimate:
-    """``figure`` of ``tasks``; it maps arrays (..., runs) by task to (...)."""
-    low, high = np.percentile(figure(_resampled(tasks, resamples, paired)), [2.5, 97.5])
-    return Estimate(float(figure(tasks)), float(low), float(high))
+def _means(tasks: Sequence[Floats], resamples: int) -> Floats:
+    """Of bootstrap samples of ``tasks``, each (runs, ...), the means over runs and tasks, (resamples, ...)."""
+    counts = _counts(tuple(map(len, tasks)), resamples)
+    found: Floats = np.mean([times @ task / len(task) for times, task in zip(counts, tasks, strict=True)], axis=0)
+    return found
 
 
-def _resampled(tasks: Sequence[Floats], resamples: int, paired: bool = False) -> list[Floats]:
-    """Of each task bootstrap samples (resamples, runs); ``paired``: the second half of tasks is drawn as the first."""
+# A study asks for thousands of figures of as many runs each: what is drawn depends on how many they are alone.
+
+
+@lru_cache(_KEPT)
+def _picks(runs: tuple[int, ...], resamples: int) -> tuple[NDArray[np.int64], ...]:
+    """Of each task the places of the runs that are drawn, (resamples, runs)."""
     rng = np.random.default_rng(0)
-    drawn = tasks[: len(tasks) // 2] if paired else tasks
-    picks = [rng.integers(0, len(task), (resamples, len(task))) for task in drawn]
-    return [task[pick] for task, pick in zip(tasks, picks * 2 if paired else picks, strict=True)]
+    return tuple(rng.integers(0, count, (resamples, count)) for count in runs)
+
+
+@lru_cache(_KEPT)
+def _counts(runs: tuple[int, ...], resamples: int) -> tuple[Floats, ...]:
+    """How often each of these places is drawn, (resamples, runs)."""
+    return tuple(
+        np.stack([np.bincount(row, minlength=count) for row in picks]).astype(np.float64)
+        for count, picks in zip(runs, _picks(runs, resamples), strict=True)
+    )
+
+
+@lru_cache(_KEPT)
+def _times(pairs: tuple[tuple[int, int], ...], resamples: int) -> tuple[tuple[Floats, Floats], ...]:
+    """Of each task how often each run of either side is drawn, (resamples, runs): it says as much as drawing them, and
+    needs no pairs of every sample."""
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int) -> Floats:
+        return rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
+
+    return tuple((drawn(ours), drawn(theirs)) for ours, theirs in pairs)
 
 
 def _trimmed(values: Floats) -> Floats:

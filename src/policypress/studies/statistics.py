@@ -27,8 +27,8 @@ from policypress.studies.study_file import is_baseline
 
 @dataclass(frozen=True)
 class CellFigures:
-    """Runs of one ``task`` by one ``method`` (settings), which differ in the seed: ``seeds``, and their mean returns
-    ``returns`` (seeds,).
+    """Runs of one ``task`` by one ``method`` (settings), which differ in the seed: their identities ``runs``,
+    ``seeds``, and mean returns ``returns`` (seeds,).
 
     ``mean`` and ``iqm`` of these, over seeds. ``kept``: of the baseline's mean, runs matched by seed; of the agent's
     where one was pressed, same episodes; ``improves``: the probability that a run returns more than the baseline's.
@@ -39,6 +39,7 @@ class CellFigures:
     task: Mapping[str, Any]
     method: Mapping[str, Any]
     baseline: bool
+    runs: tuple[str, ...]
     seeds: tuple[int, ...]
     returns: tuple[float, ...]
     mean: Estimate
@@ -93,6 +94,7 @@ def cell_figures(runs: Sequence[Run], baseline: Mapping[str, Any]) -> list[CellF
                 first.cell.task,
                 first.cell.method,
                 is_base,
+                tuple(run.id for run in group),
                 tuple(run.cell.seed for run in group),
                 tuple(returns),
                 mean([returns]),

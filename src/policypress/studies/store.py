@@ -60,6 +60,8 @@ RESULTS = (
     *("numerics", "config", "curve", "notes"),
 )
 """Columns of what came of a run."""
+EPISODES = ("returns", "lengths", "terminated")
+"""Those of them that have a value for every episode."""
 
 
 @dataclass(frozen=True)
@@ -234,9 +236,9 @@ class Store:
         """Names of the settings in which runs do not differ."""
         return frozenset(json.loads(self._meta().get("common", "[]")))
 
-    def runs(self, status: Status | None = None, *, curves: bool = True) -> list[Run]:
-        """All runs, or those of a ``status``, in their order; without ``curves`` the learning curves are left out."""
-        results = [name for name in RESULTS if curves or name != "curve"]
+    def runs(self, status: Status | None = None, *, without: Collection[str] = ()) -> list[Run]:
+        """All runs, or those of a ``status``, in their order; ``without``: columns of RESULTS that are not read."""
+        results = [name for name in RESULTS if name not in without]
         names = ("id", "kind", "settings", "evaluate", "status", "host", "attempts", "started", "ended", "seconds")
         where, given = ("WHERE status = ?", (status,)) if status else ("", ())
         with self._plainly():
