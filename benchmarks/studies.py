@@ -2,11 +2,13 @@
 
     python benchmarks/studies.py overhead [--runs 4]
     python benchmarks/studies.py tables [--runs 10000]
+    python benchmarks/studies.py places [--runs 4]
 
 ``overhead`` does real runs of PPO on CartPole, 256 steps each, one at a time: what passes beside the runs' own
 processes, and what the driver computes, over the time of these processes. ``tables`` fills a store with made-up
 finished runs (50 returns and 20 rows of a learning curve each), and then, in a process of its own each, exports them,
-summarizes them and makes their report: wall time, CPU time, peak memory, and the report's bytes.
+summarizes them and makes their report: wall time, CPU time, peak memory, and the report's bytes. ``places`` does the
+same runs here and on a Ray that it starts, and compares returns, bytes and learning curves; exit code 1 if one differs.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +75,25 @@ def overhead(runs: int, folder: Path) -> None:
     )
 
 
+def places(runs: int, folder: Path) -> None:
+    study = read_study(study_of(SHORT, runs, folder))
+    done = []
+    for place in ("local", "ray"):
+        run_study(study, folder / place, on=place)
+        with Store(folder / place) as store:
+            done.append({run.id: same(run.figures) for run in store.runs("done")})
+    here, there = done
+    differing = sum(here[identity] != there.get(identity) for identity in here)
+    print(f"{len(here)} runs here, {len(there)} on Ray, {differing} differ")
+    sys.exit(differing > 0 or len(here) != runs)
+
+
+def same(figures: Mapping[str, Any]) -> list[Any]:
+    """What does not depend on the machine."""
+    curve = [{key: value for key, value in row.items() if key != "seconds"} for row in figures["curve"]]
+    return [figures["returns"], figures["payload_bytes"], curve]
+
+
 def tables(runs: int, folder: Path) -> None:
     study = read_study(study_of(LARGE, runs // 200, folder))
     rng = np.random.default_rng(0)
@@ -114,7 +137,7 @@ def made_up(rng: np.random.Generator) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
-    for call, count in ((overhead, 4), (tables, 10_000)):
+    for call, count in ((overhead, 4), (tables, 10_000), (places, 4)):
         verb = verbs.add_parser(call.__name__)
         verb.set_defaults(call=call)
         verb.add_argument("--runs", type=int, default=count)
