@@ -512,9 +512,10 @@ def test_vectors_have_the_smallest_type(low, high, kind):
 
 
 def test_too_many_constants_for_an_avr_are_an_error_for_its_compiler():
-    assert avr_limit("these", 2**16 - 2**12, 2**15 - 1) == ""
+    assert avr_limit("these", 2**16 - 2**12, 2**15 - 1) == []
     for total, largest in [(2**16, 9), (2**15, 2**15)]:
-        assert re.search(rf"__AVR__\n#error \"these, {total} bytes, .*\"\n#endif", avr_limit("these", total, largest))
+        (text,) = avr_limit("these", total, largest)
+        assert re.search(rf"__AVR__\n#error \"these, {total} bytes, .*\"\n#endif", text)
 
 
 def scales(policy):

@@ -195,7 +195,7 @@ void {name}_run(const int32_t codes[],{state} int32_t sums[]) {{
 {_reset(program, name)}"""
     body += _choose(policy, leave, name, constants)
     limit = avr_limit("the constants of this policy", constants.bytes, constants.largest)
-    text = _source(name, used, unpacked, [limit, *constants.text] if limit else constants.text, body)
+    text = _source(name, used, unpacked, [*limit, *constants.text], body)
     return text, constants, len(program.steps) * size_of("engine_step", used)
 
 

@@ -98,7 +98,7 @@ int {name}_self_test(void) {{
     sizes = [array.nbytes for array in arrays.values()]
     limit = avr_limit("the policy and its test vectors, which may be left out", constant_bytes + sum(sizes), max(sizes))
     parts = [definition(f"{_FLASH} {TYPES[array.dtype.name]} all_{key}", array) for key, array in arrays.items()]
-    return file(name, [limit, *parts] if limit else parts, body), sum(sizes)
+    return file(name, [*limit, *parts], body), sum(sizes)
 
 
 def test_program(name: str) -> str:

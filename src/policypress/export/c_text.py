@@ -148,16 +148,13 @@ def smallest(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.int32)
 
 
-def avr_limit(what: str, total: int, largest: int) -> str:
-    """A line for C that stops compilers for AVRs, whose reads would silently be wrong, where ``total`` bytes of
-    constants, or the ``largest`` array, are too many; nothing where they are not."""
+def avr_limit(what: str, total: int, largest: int) -> list[str]:
+    """What stops compilers for AVRs, whose reads would silently be wrong, where ``total`` bytes of constants, or the
+    ``largest`` array, are too many; nothing where they are not."""
     if total <= AVR_BYTES and largest <= AVR_ARRAY:
-        return ""
-    return f"""\
-#ifdef __AVR__
-#error "{what}, {total} bytes, are too many for an AVR: {AVR_BYTES} in all, {AVR_ARRAY} in one array"
-#endif
-"""
+        return []
+    told = f"{what}, {total} bytes, are too many for an AVR: {AVR_BYTES} in all, {AVR_ARRAY} in one array"
+    return [f'#ifdef __AVR__\n#error "{told}"\n#endif']
 
 
 def file(name: str, parts: list[str], body: str) -> str:

@@ -31,7 +31,8 @@ COMPILER, SIZE, EMULATOR = "avr-gcc", "avr-size", "simavr"
 PACKAGES = ("gcc-avr", "avr-libc", "simavr")
 """Debian packages that bring them."""
 
-_DIALECT = "-std=gnu99"  # c99 has no constants in flash; of those that are all 0 avr-gcc wrongly warns
+# c99 has no constants in flash; of those that are all 0 avr-gcc wrongly warns.
+_FLAGS = ("-std=gnu99", "-Wno-error=uninitialized", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections")
 _CODE_BYTES = 4096  # of observations in one firmware
 _TICK = 64  # cycles
 _SECONDS = 300
@@ -174,14 +175,8 @@ class _Build:
         facts = facts_of(self.policy)
         sources = [] if empty else [*facts["sources"], *facts["tests"][: int(test)]]
         with resources.as_file(resources.files("policypress.measure") / "firmware") as firmware:
-            command = [COMPILER, f"-mmcu={self.mcu}", self.optimize, *STRICT, _DIALECT, "-Wno-error=uninitialized"]
-            command += [
-                "-ffunction-sections",
-                "-fdata-sections",
-                "-Wl,--gc-sections",
-                f"-DEMPTY={int(empty)}",
-                f"-DSELF_TEST={int(test)}",
-            ]
+            command = [COMPILER, f"-mmcu={self.mcu}", self.optimize, *STRICT, *_FLAGS]
+            command += [f"-DEMPTY={int(empty)}", f"-DSELF_TEST={int(test)}"]
             command += ["-I.", "-Ipolicy/include", *(f"policy/{source}" for source in sources)]
             _run([*command, str(firmware / "avr.c"), "-o", "firmware.elf"], self.place)
         listed = _run([SIZE, "-A", "firmware.elf"], self.place)
