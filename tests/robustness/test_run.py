@@ -122,6 +122,12 @@ def test_what_a_folder_holds_is_not_mixed(tmp_path: Path) -> None:
         robustness({"fine": follower()}, kinds=["dropped"], episodes=2, out=tmp_path)
 
 
+def test_of_named_kinds_those_that_fit_are_measured() -> None:
+    result = robustness({"fine": follower()}, kinds=["mass", "noise"], episodes=2)
+    assert list(result["kinds"]) == ["noise"]
+    assert result["left_out"]["fine"]["mass"].startswith("mass needs an environment of MuJoCo")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -129,7 +135,7 @@ def test_what_a_folder_holds_is_not_mixed(tmp_path: Path) -> None:
         ({"episodes": 1}, "episodes=1 must be at least 2"),
         ({"seed": -1}, "seed=-1 must not be negative"),
         ({"kinds": ["wind"]}, "'wind' is no disturbance that is known"),
-        ({"kinds": ["mass"]}, r"mass needs an environment of MuJoCo, which .* is not \(fine\): leave it out"),
+        ({"kinds": ["mass"]}, r"mass needs an environment of MuJoCo, which .* is not: name kinds that fit"),
         ({"env": PICK}, "takes actions of Discrete"),
     ],
 )

@@ -33,6 +33,10 @@ prune_end = 7.0
 [evaluate]
 episodes = 3
 seed = 5000
+bench = true
+[evaluate.robustness]
+kinds = ["noise"]
+episodes = 2
 """
 """A run that ends well, and one that refuses its settings."""
 
@@ -62,6 +66,9 @@ def test_a_study_from_file_to_table(tmp_path: Path) -> None:
         assert "lower prune_end or train longer" in failed.error
         result = json.loads((store.out(run_.id) / "result.json").read_text())
         assert len(result["evaluation"]["returns"]) == 2  # its own, which [evaluate] replaces
+        assert json.loads((store.out(run_.id) / "bench.json").read_text())["rows"][0]["latency"] > 0
+        disturbed = json.loads((store.out(run_.id) / "robustness" / "robustness.json").read_text())
+        assert {point["kind"] for point in disturbed["points"]} == {"undisturbed", "noise"}
         ended = run_.ended
     again = run("run", "two.toml", "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["done"] == 1

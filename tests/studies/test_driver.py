@@ -21,6 +21,7 @@ from policypress.studies import attempt as attempts
 from policypress.studies import driver as drivers
 from policypress.studies import places
 from policypress.studies.attempt import Order, Outcome, attempt
+from policypress.studies.cells import Step
 from policypress.studies.driver import MOST_KILLS, run_study, told
 from policypress.studies.places import Here, place
 from policypress.studies.standing import standing
@@ -140,9 +141,10 @@ def test_time_left_is_what_runs_took(tmp_path: Path) -> None:
 # Attempts
 
 
-def order(folder: Path, *commands: tuple[str, ...], measured: bool = False) -> Order:
-    file = folder / "run" / "evaluation.json" if measured else None
-    return Order(commands, folder / "run", folder / "log", (), 1, file)
+def order(folder: Path, *after: Step) -> Order:
+    """To train, and what comes after."""
+    run = folder / "run"
+    return Order((Step(("train",), run / "result.json"), *after), run, folder / "log", (), 1)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -158,7 +160,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 def test_the_end_of_the_log_is_kept_of_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log").write_text("an earlier attempt\n")
     stand_in(monkeypatch, "raise ValueError('no such world')")
-    outcome = attempt(lambda: None, order(tmp_path, ("train",)))
+    outcome = attempt(lambda: None, order(tmp_path))
     assert outcome.ending == "failed"
     assert outcome.error is not None
     assert outcome.error.startswith("Traceback")
@@ -167,18 +169,18 @@ def test_the_end_of_the_log_is_kept_of_what_failed(tmp_path: Path, monkeypatch: 
 
 def test_a_signal_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, "import os; os.kill(os.getpid(), 9)")
-    outcome = attempt(lambda: None, order(tmp_path, ("train",)))
+    outcome = attempt(lambda: None, order(tmp_path))
     assert (outcome.ending, outcome.error) == ("killed", "ended by signal 9 (SIGKILL)")
 
 
 def test_a_full_disk_is_no_failure_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, "raise OSError(28, 'No space left on device')")
-    assert attempt(lambda: None, order(tmp_path, ("train",))).ending == "full"
+    assert attempt(lambda: None, order(tmp_path)).ending == "full"
 
 
 def test_a_folder_that_is_held(tmp_path: Path) -> None:
     with locked(tmp_path / "run"):
-        assert attempt(lambda: None, order(tmp_path, ("train",))).ending == "busy"
+        assert attempt(lambda: None, order(tmp_path)).ending == "busy"
         (tmp_path / "run" / "keep").touch()
     assert not (tmp_path / "log").exists()
 
@@ -192,7 +194,7 @@ def test_whoever_is_not_waited_for_is_ended(tmp_path: Path, monkeypatch: pytest.
             raise RunError("over")
 
     with pytest.raises(RunError, match="over"):
-        attempt(tell, order(tmp_path, ("train",)))
+        attempt(tell, order(tmp_path))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -210,12 +212,17 @@ def test_finished_parts_are_not_done_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     measured = str(figures(5.0)).replace("'", '"').replace("True", "true").replace("False", "false")
     (tmp_path / "measured.json").write_text(measured)
-    outcome = attempt(lambda: None, order(tmp_path, ("train",), ("evaluate",), measured=True))
+    assert attempt(lambda: None, order(tmp_path)).figures["mean"] == 3.0
+    measure = Step(("evaluate",), tmp_path / "run" / "evaluation.json", printed=True)
+    outcome = attempt(lambda: None, order(tmp_path, measure))
     assert (outcome.ending, outcome.figures["mean"]) == ("done", 5.0)
     assert (tmp_path / "done").read_text() == "evaluate"
-    attempt(lambda: None, order(tmp_path, ("train",), ("evaluate",), measured=True))
+    attempt(lambda: None, order(tmp_path, measure))
     assert (tmp_path / "done").read_text() == "evaluate"
-    assert attempt(lambda: None, order(tmp_path, ("train",))).figures["mean"] == 3.0
+    attempt(lambda: None, order(tmp_path, measure, Step(("disturb",))))
+    assert (tmp_path / "done").read_text() == "evaluatedisturb"  # which goes on by itself
+    stand_in(monkeypatch, "raise ValueError('no such world')")
+    assert attempt(lambda: None, order(tmp_path, measure, Step(("disturb",)))).ending == "failed"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ties processes")

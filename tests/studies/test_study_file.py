@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policypress.errors import ConfigError
-from policypress.studies.cells import Cell, common, options_of, shown
+from policypress.studies.cells import Cell, Step, common, options_of, shown
 from policypress.studies.study_file import read_study
 from studies.toys import GRID, study
 
 ROOT = Path(__file__).parents[2]
 PRESETS = {
-    "quick": (15, {"InvertedPendulum-v5"}),
+    "quick": (21, {"Pendulum-v1"}),
+    "robustness": (30, {"InvertedPendulum-v5", "CartPole-v1"}),
     "ablation": (140, {"HalfCheetah-v5", "Hopper-v5"}),
     "ivanov2025-mujoco": (
         540, {f"{name}-v4" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer")}
@@ -50,6 +51,10 @@ env_kwargs = { easy = true }
 set = { learning_rate = 1e-3 }
 [evaluate]
 episodes = 7
+bench = true
+[evaluate.robustness]
+kinds = ["noise", "mass"]
+episodes = 100
 """,
     ).cells[0]
     assert cell.arguments(Path("out")) == [
@@ -57,8 +62,21 @@ episodes = 7
         "--env-kwargs=easy:True", "--set=learning_rate=0.001", "--sparsity=0.0", "--weight-bits=32", "--seed=1",
         "--out=out", "--resume", "--json",
     ]  # fmt: skip
-    assert cell.measuring(Path("out")) == ["evaluate", "out/policy.policy", "--episodes=7", "--json"]
-    assert study(tmp_path).cells[0].measuring(Path("out")) == []
+    run, evaluate, disturb, time = cell.steps(Path("out"))
+    assert run == Step(tuple(cell.arguments(Path("out"))), Path("out/result.json"))
+    assert evaluate == Step(
+        ("evaluate", "out/policy.policy", "--episodes=7", "--json"), Path("out/evaluation.json"), printed=True
+    )
+    told = ("--kinds=noise,mass", "--episodes=100", "--out=out/robustness", "--json")
+    assert disturb == Step(("evaluate", "out/policy.policy", "--robustness", *told))
+    assert time == Step(("bench", "out/policy.policy", "--json"), Path("out/bench.json"), printed=True)
+
+
+def test_only_what_is_asked_for_is_measured(tmp_path: Path) -> None:
+    assert len(study(tmp_path).cells[0].steps(Path("out"))) == 1
+    plain = study(tmp_path, GRID + "[evaluate]\nrobustness = {}\nbench = false").cells[0]
+    _, disturb = plain.steps(Path("out"))
+    assert disturb.command == ("evaluate", "out/policy.policy", "--robustness", "--out=out/robustness", "--json")
 
 
 def test_pressing_knows_its_agent_by_what_is_in_the_file(tmp_path: Path) -> None:
@@ -142,6 +160,11 @@ ERRORS = {
     "title": ("title = 3", "title=3 must be a text"),
     "evaluate": (GRID + "[evaluate]\nepisodes = 1", "evaluate.episodes=1 must be a whole number of at least 2"),
     "evaluate key": (GRID + "[evaluate]\nepsiodes = 9", "epsiodes is no key of [evaluate]"),
+    "disturbance": (GRID + '[evaluate.robustness]\nkinds = ["rain"]', "'rain' is no disturbance that is known: use"),
+    "disturbances": (GRID + '[evaluate.robustness]\nkinds = "noise"', "evaluate.robustness.kinds='noise' must be a"),
+    "disturbed": (GRID + "[evaluate.robustness]\nepisodes = 1", "evaluate.robustness.episodes=1 must be a whole"),
+    "robustness": (GRID + "[evaluate]\nrobustness = true", "evaluate.robustness must be a table: write"),
+    "bench": (GRID + "[evaluate]\nbench = 3", "evaluate.bench=3 must be true or false"),
     "normalize": (GRID + '[normalize]\n"A-v0" = [1]', 'normalize."A-v0"=[1] must be the returns that are 0 and 1'),
     "baseline": (GRID + "[baseline]\nsparse = 0", "sparse is no key of [baseline]"),
     "two baselines": (GRID + '[baseline]\nalgo = "dqn"', "two runs of A-v0 would both be what others are compared"),

@@ -72,7 +72,7 @@ def robustness(
 
     With ``out``, a folder, every point is written there as soon as it is measured (``robustness.json`` and ``.csv``),
     and what is there already is not measured again: the same call goes on. Raises ConfigError for what does not fit
-    together, among it a kind that was named and does not fit, and for a folder of other policies or settings; RunError
+    together, among it named kinds of which none fits, and for a folder of other policies or settings; RunError
     like ``evaluate``.
     """
     if not policies:
@@ -202,22 +202,23 @@ class _Study:
         return Case(policy, sample, name_of(self.env), known, self.seed, lambda: self._met(policy))
 
     def _plan(self, sample: gym.Env[Any, Any], kinds: Sequence[str] | None) -> list[tuple[str, float, str]]:
-        """Kinds and levels, and the policies that they fit; ConfigError if one was named and does not fit."""
-        plan = []
+        """Kinds and levels, and the policies that they fit; ConfigError if none fits of those that were named."""
+        plan, unfit = [], ""
         for kind in KINDS if kinds is None else kinds:
             fitting = []
             for name in self.policies:
                 reason = KINDS[kind].unfit(self._case(name, sample))
                 if reason is None:
                     fitting.append(name)
-                elif kinds is not None:
-                    raise ConfigError(f"{kind} needs {reason} ({name}): leave it out.")
                 else:
-                    self.result["left_out"].setdefault(name, {})[kind] = f"{kind} needs {reason}"
+                    unfit = f"{kind} needs {reason}"
+                    self.result["left_out"].setdefault(name, {})[kind] = unfit
             levels = KINDS[kind].levels_in(sample) if fitting else ()
             if fitting:
                 self.result["kinds"][kind] = {"level": KINDS[kind].level, "source": KINDS[kind].source}
             plan += [(kind, float(level), name) for level in levels for name in fitting]
+        if kinds and not plan:
+            raise ConfigError(f"{unfit}: name kinds that fit, or none.")
         return plan
 
     def _undisturbed(self, name: str, sample: gym.Env[Any, Any], told: Callable[[int, int], None] | None) -> float:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from policypress.files import is_locked, write_whole
 from policypress.measure.machine import machine
+from policypress.studies.cells import EVALUATED, Step
 
 Ending = Literal["done", "failed", "killed", "busy", "full"]
 """busy: another process is at work in its folder; full: the disk is."""
@@ -33,16 +34,14 @@ _POLL = 0.05
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done: ``commands`` of `policypress` one after the other, the first makes ``out``; ``measured`` is
-    the file that the last one's output goes to, None if there is one command alone. ``cores`` () are any, and
-    ``threads`` as many as they are."""
+    """What is to be done: ``steps`` one after the other, the first makes ``out``. ``cores`` () are any, and ``threads``
+    as many as they are."""
 
-    commands: tuple[tuple[str, ...], ...]
+    steps: tuple[Step, ...]
     out: Path
     log: Path
     cores: tuple[int, ...]
     threads: int
-    measured: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,13 @@ def attempt(tell: Callable[[], None], order: Order) -> Outcome:
     try:
         order.log.parent.mkdir(parents=True, exist_ok=True)
         begun = order.log.stat().st_size if order.log.exists() else 0
-        for number, command in enumerate(order.commands):
-            made = order.measured if number else order.out / "result.json"
-            assert made is not None
-            if made.exists():
+        for step in order.steps:
+            if step.made is not None and step.made.exists():
                 continue
-            said, code = _done(tell, command, order)
-            if number and code == 0:
-                write_whole(made, said)
-            if not made.exists():
+            said, code = _done(tell, step.command, order)
+            if step.made is not None and step.printed and code == 0:
+                write_whole(step.made, said)
+            if code != 0 if step.made is None else not step.made.exists():
                 return _failed(order, code, begun, time.monotonic() - started)
         return Outcome("done", time.monotonic() - started, figures=_figures(order))
     except OSError as error:
@@ -125,7 +122,8 @@ def _failed(order: Order, code: int, begun: int, seconds: float) -> Outcome:
 
 def _figures(order: Order) -> dict[str, Any]:
     result = json.loads((order.out / "result.json").read_text())
-    evaluation = result["evaluation"] if order.measured is None else json.loads(order.measured.read_text())
+    evaluated = order.out / EVALUATED
+    evaluation = json.loads(evaluated.read_text()) if evaluated.exists() else result["evaluation"]
     size, found = result["size"], {}
     curve = order.out / "evaluations.csv"
     if curve.exists():

@@ -32,6 +32,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 IDENTITY_VERSION = 1
 """Part of every identity: to be raised when the same settings come to mean another run."""
 SEED = "seed"
+EVALUATION = ("episodes", "seed")
+ROBUSTNESS, BENCH = "robustness", "bench"
+"""What ``evaluate`` of a cell may say: settings of a measurement of its own, of one under disturbances, and whether its
+policy is timed."""
+EVALUATED, LATENCY = "evaluation.json", "bench.json"
+"""Files in a run's folder that hold what was measured; ROBUSTNESS is a folder there."""
 DIGESTS = ("agent_sha256", "vecnormalize_sha256")
 """Settings that are no option: what the files were when the study was read."""
 
@@ -95,8 +101,18 @@ def checked(kind: Kind, name: str, value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A ``command`` of `policypress`; it is done where ``made`` is there, which is what it printed if ``printed``.
+    Without ``made`` it is done anew, and goes on by itself where it was interrupted."""
+
+    command: tuple[str, ...]
+    made: Path | None = None
+    printed: bool = False
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One run. ``evaluate``: settings of a measurement of its own, {} where the run's own last one counts."""
+    """One run. ``evaluate``: what is measured after it, {} where its own last measurement is all."""
 
     kind: Kind
     settings: Settings
@@ -139,7 +155,7 @@ class Cell:
         return Cell(self.kind, {**self.settings, SEED: seed}, self.evaluate)
 
     def arguments(self, out: Path) -> list[str]:
-        """Of `policypress`, for the run."""
+        """Of `policypress`, for the run itself."""
         found: list[str] = [self.kind]
         options = options_of(self.kind)
         for name, value in self.settings.items():
@@ -158,14 +174,26 @@ class Cell:
                 found.append(f"{option}={value}")
         return [*found, f"--out={out}", "--resume", "--json"]
 
-    def measuring(self, out: Path) -> list[str]:
-        """Of `policypress`, for the measurement of its own; [] if it has none."""
-        if not self.evaluate:
-            return []
-        return ["evaluate", str(out / "policy.policy"), *(f"--{k}={v}" for k, v in self.evaluate.items()), "--json"]
+    def steps(self, out: Path) -> tuple[Step, ...]:
+        """The run, and what is measured after it."""
+        policy, measured = str(out / "policy.policy"), self.evaluate
+        found = [Step(tuple(self.arguments(out)), out / "result.json")]
+        if own := {name: value for name, value in measured.items() if name in EVALUATION}:
+            evaluate = ("evaluate", policy, *_options(own), "--json")
+            found.append(Step(evaluate, out / EVALUATED, printed=True))
+        if ROBUSTNESS in measured:
+            disturb = ("evaluate", policy, "--robustness", *_options(measured[ROBUSTNESS]))
+            found.append(Step((*disturb, f"--out={out / ROBUSTNESS}", "--json")))
+        if measured.get(BENCH):
+            found.append(Step(("bench", policy, "--json"), out / LATENCY, printed=True))
+        return tuple(found)
 
     def _of_method(self, name: str) -> bool:
         return name in _METHOD if self.kind == "train" else name not in (*_TASK, SEED)
+
+
+def _options(settings: Settings) -> list[str]:
+    return [f"--{name}={','.join(value) if isinstance(value, list) else value}" for name, value in settings.items()]
 
 
 def common(cells: Sequence[Cell]) -> frozenset[str]:

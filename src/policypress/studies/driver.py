@@ -118,11 +118,8 @@ class _Loop:
 
     def _order(self, claimed: Claimed) -> Order:
         out = self._store.out(claimed.id).absolute()
-        run, measuring = claimed.cell.arguments(out), claimed.cell.measuring(out)
-        commands = (tuple(run), tuple(measuring)) if measuring else (tuple(run),)
-        measured = out / "evaluation.json" if measuring else None
         cores = claimed.cores if len(claimed.cores) == self._threads else ()
-        return Order(commands, out, self._store.log(claimed.id).absolute(), cores, self._threads, measured)
+        return Order(claimed.cell.steps(out), out, self._store.log(claimed.id).absolute(), cores, self._threads)
 
     def _hear(self, identity: str, outcome: Outcome) -> None:
         claimed = self._claimed.pop(identity)

@@ -18,7 +18,19 @@ from typing import Any
 from policypress import presets
 from policypress.config import CompressionConfig, fields_of
 from policypress.errors import ConfigError
-from policypress.studies.cells import KINDS, SEED, Cell, Kind, checked, options_of, required, shown
+from policypress.studies.cells import (
+    BENCH,
+    EVALUATION,
+    KINDS,
+    ROBUSTNESS,
+    SEED,
+    Cell,
+    Kind,
+    checked,
+    options_of,
+    required,
+    shown,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,8 +40,8 @@ else:
 LINKED = ("environments", "agents", "networks", "methods")
 """Keys of a grid that hold lists of tables: settings in one table belong together."""
 _TOP = ("title", "cores", "baseline", "normalize", "evaluate")
-_EVALUATE = {"episodes": 2, "seed": 0}
-"""Settings of a measurement of its own, and the least value of each."""
+_LEAST = {"episodes": 2, "seed": 0}
+"""Settings of a measurement, and the least value of each."""
 _COMPRESSION = tuple(one.name for one in fields_of(CompressionConfig) if one.setting is not None)
 _DENSE = {"sparsity": 0.0, "weight_bits": 32}
 
@@ -185,13 +197,31 @@ def _digest(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): give the file of a trained agent.") from error
 
 
-def _evaluate(table: Any) -> dict[str, int]:
+def _evaluate(table: Any) -> dict[str, Any]:
+    measured = _measurement(table, "evaluate", (*EVALUATION, ROBUSTNESS, BENCH))
+    if type(measured.get(BENCH, False)) is not bool:
+        raise ConfigError(f"evaluate.{BENCH}={measured[BENCH]!r} must be true or false.")
+    if ROBUSTNESS in measured:
+        name = f"evaluate.{ROBUSTNESS}"
+        found = _measurement(measured[ROBUSTNESS], name, (*EVALUATION, "kinds"))
+        kinds = found.get("kinds", [])
+        if not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+            raise ConfigError(f'{name}.kinds={kinds!r} must be a list of texts, for example ["noise", "mass"].')
+        from policypress.robustness.kinds import check_kinds  # Gymnasium, which few studies are read for
+
+        check_kinds(kinds)
+        measured[ROBUSTNESS] = {**found, "kinds": kinds} if kinds else {k: v for k, v in found.items() if k != "kinds"}
+    return measured
+
+
+def _measurement(table: Any, name: str, keys: Iterable[str]) -> dict[str, Any]:
     if not isinstance(table, dict):
-        raise ConfigError("evaluate must be a table: write [evaluate].")
-    _known(table, _EVALUATE, "[evaluate]")
-    for name, value in table.items():
-        if type(value) is not int or value < _EVALUATE[name]:
-            raise ConfigError(f"evaluate.{name}={value!r} must be a whole number of at least {_EVALUATE[name]}.")
+        raise ConfigError(f"{name} must be a table: write [{name}].")
+    _known(table, keys, f"[{name}]")
+    for key, least in _LEAST.items():
+        value = table.get(key, least)
+        if type(value) is not int or value < least:
+            raise ConfigError(f"{name}.{key}={value!r} must be a whole number of at least {least}.")
     return dict(table)
 
 

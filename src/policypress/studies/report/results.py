@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from policypress.errors import RunError
-from policypress.studies.cells import DIGESTS, SEED
+from policypress.studies.cells import DIGESTS, LATENCY, ROBUSTNESS, SEED
 from policypress.studies.report.document import Series, placed
 from policypress.studies.report.paper import PaperPoint, points_of
 from policypress.studies.statistics import CellFigures, MethodFigures, cell_figures, method_figures
 from policypress.studies.store import EPISODES, Run, Store
 
-ROBUSTNESS, LATENCY = "robustness.json", "bench.json"
-"""Files of ``evaluate --robustness --out`` and of ``bench --json`` that are looked for beside the runs' own."""
+_DISTURBED = "robustness.json"
+"""The file of ``evaluate --robustness --out``."""
 FLOAT = 32
 _FIRST = ("method", "hidden", "sparsity", "weight_bits")
 
@@ -153,13 +153,13 @@ def latency(results: Results, run: Run) -> tuple[float, str] | None:
 
 def disturbed(results: Results) -> Iterator[tuple[Mapping[str, Any], str | None]]:
     """Results of ``evaluate --robustness``: in the study's ``robustness/``, and those of runs, with their cell."""
-    for file in sorted(results.folder.glob(f"robustness/**/{ROBUSTNESS}")):
+    for file in sorted(results.folder.glob(f"{ROBUSTNESS}/**/{_DISTURBED}")):
         if (found := _read(file)) is not None:
             yield found, None
     for task in results.tasks:
         for cell in task.cells:
             for run in cell.runs:
-                if (found := _read(results.folder, "runs", run.id, "robustness", ROBUSTNESS)) is not None:
+                if (found := _read(results.folder, "runs", run.id, ROBUSTNESS, _DISTURBED)) is not None:
                     yield found, cell.name
 
 
