@@ -36,7 +36,7 @@ BY_GRADIENTS: tuple[Criterion, ...] = ("movement", "snip", "grasp")
 """Criteria that add up gradients of the training."""
 _MOVES: tuple[PruningMethod, ...] = ("set", "rigl")
 Hidden = tuple[int, ...] | Literal["none"]
-"""Widths of a student's last hidden layers; (): as wide as its teacher's; "none": it is linear."""
+"""Widths of hidden layers, a student's last ones; (): the algorithm's, or the teacher's; "none": it is linear."""
 
 T = TypeVar("T")
 
@@ -383,8 +383,11 @@ class TrainConfig:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     network: Annotated[Literal["mlp", "nature", "resnet"], Setting("mlp; for images nature or resnet")] = "mlp"
     hidden: Annotated[
-        tuple[int, ...],
-        Setting("Widths of the deployed network's hidden layers, for example 24,24", shown="the algorithm's own"),
+        Hidden,
+        Setting(
+            "Widths of the deployed network's hidden layers, for example 24,24, or none for a linear one",
+            shown="the algorithm's own",
+        ),
     ] = ()
     n_envs: Annotated[int, Setting("Environments stepped together", span=Span(1))] = 1
     algo_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -411,8 +414,7 @@ class TrainConfig:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
         if self.extension < 0.0:
             raise ConfigError(f"extension={self.extension} must not be negative.")
-        if any(width < 1 for width in self.hidden):
-            raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
+        _check_widths(self.hidden)
         if self.eval_every < 0 or self.eval_episodes < 1 or self.final_episodes < 2:
             raise ConfigError("eval_every must be >= 0, eval_episodes >= 1 and final_episodes >= 2.")
 
@@ -501,8 +503,7 @@ class DistillConfig:
             raise ConfigError(f"critic_start={self.critic_start} must be a fraction of the batches, for example 0.5.")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must not be negative.")
-        if self.hidden != "none" and any(width < 1 for width in self.hidden):
-            raise ConfigError(f"hidden={self.hidden} must be widths of at least 1, for example 24,24.")
+        _check_widths(self.hidden)
         self.compression.check_reachable(self.batches, self.batches)
 
 
@@ -741,6 +742,11 @@ def memory_of(text: str) -> tuple[MemoryKind, int] | None:
             return found
     known = ", ".join(f"{kind}:N" for kind in get_args(MemoryKind))
     raise ConfigError(f"memory={text!r} is not one of {known} (N from 1 to {LARGEST_MEMORY}) or none.")
+
+
+def _check_widths(hidden: Hidden) -> None:
+    if hidden != "none" and any(width < 1 for width in hidden):
+        raise ConfigError(f"hidden={hidden} must be widths of at least 1, for example 24,24.")
 
 
 def hidden_of(value: Any) -> Hidden:

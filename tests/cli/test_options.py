@@ -15,6 +15,7 @@ from policypress.config import (
     CompressionConfig,
     DistillConfig,
     Environment,
+    Hidden,
     PressConfig,
     Setting,
     Span,
@@ -103,7 +104,7 @@ class Toy:
     size: Annotated[int, Setting("How large", "A part", Span(2, 4, 9, "any"))] = 3
     way: Annotated[Literal["a", "b", "c"], Setting("Which way")] = "b"
     share: Annotated[float, Setting("How much", shown="as needed")] = 0.5
-    hidden: Annotated[tuple[int, ...], Setting("Widths")] = ()
+    hidden: Annotated[Hidden, Setting("Widths")] = ()
     names: Annotated[tuple[str, ...], Setting("Whose", option="name")] = ()
     values: Annotated[dict[str, Any], Setting("With what")] = field(default_factory=dict)
     needed: Annotated[int, Setting("Not told", shown=None)] = 0

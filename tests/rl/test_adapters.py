@@ -17,7 +17,7 @@ from torch import nn
 
 import policypress as pp
 from policypress.compression.recurrent import Recurrent
-from policypress.config import CompressionConfig, DistillConfig, TrainConfig
+from policypress.config import CompressionConfig, DistillConfig, Hidden, TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.artifact import pack
@@ -232,13 +232,14 @@ def test_default_hidden_is_the_stock_network(algo: str) -> None:
     assert adapter.default_parameters(agent(algo, env)) == adapter.default_parameters(stock)
 
 
+@pytest.mark.parametrize("hidden", [(5, 6), "none"])
 @pytest.mark.parametrize("algo", NAMES)
-def test_hidden_narrows_the_deployed_network_alone(algo: str) -> None:
+def test_hidden_narrows_the_deployed_network_alone(algo: str, hidden: Hidden) -> None:
     adapter, env = adapter_named(algo), PICK if algo in VALUES else FOLLOW
-    kwargs = adapter.policy_kwargs(TrainConfig(algo, env, 100, hidden=(5, 6)))
+    kwargs = adapter.policy_kwargs(TrainConfig(algo, env, 100, hidden=hidden))
     model, stock = agent(algo, env, kwargs), agent(algo, env, {"net_arch": None})
     layers = [node for node in adapter.graph(model).layers if not isinstance(node.owner, Recurrent)]
-    assert [node.module.weight.shape[0] for node in layers][:2] == [5, 6]
+    assert [node.module.weight.shape[0] for node in layers][:-1] == ([] if hidden == "none" else [5, 6])
     beside = [name for name in model.policy.state_dict() if name.startswith(("critic.", "mlp_extractor.value_net."))]
     assert bool(beside) == (algo not in (*VALUES, "ars"))
     for name in beside:

@@ -58,6 +58,13 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 # What is left
 
 
+def test_each_evaluation_tells_of_the_network_too(run: Run) -> None:
+    for row in rows_of(run.out):
+        assert 0.0 <= float(row["dormant"]) <= 1.0
+        assert int(row["rank"]) >= 1
+        assert bool(row["entropy"]) == (run.config.algo not in ("td3", "ddpg"))
+
+
 def test_a_finished_run_leaves_these_files_and_no_others(run: Run) -> None:
     assert {path.name for path in run.out.iterdir()} == FILES
 
@@ -259,6 +266,7 @@ REFUSED: dict[str, tuple[TrainConfig, type[PolicypressError], str]] = {
     "dict": (run_config("sac", env=SEEN), UnsupportedError, r"images beside other things \(camera\)"),
     "images": (run_config(env=LOOK), ConfigError, "network=mlp does not fit .*: use --network nature or"),
     "vectors": (run_config(network="nature"), ConfigError, "network=nature does not fit .*: use --network mlp"),
+    "linear": (run_config(env=LOOK, network="nature", hidden="none"), ConfigError, "one hidden layer after its conv"),
     "widths": (run_config(env=LOOK, network="nature"), ConfigError, "one hidden layer after its convolutions"),
 }  # fmt: skip
 

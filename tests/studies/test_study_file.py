@@ -17,7 +17,7 @@ from studies.toys import GRID, study
 
 ROOT = Path(__file__).parents[2]
 PRESETS = {
-    "quick": (21, {"Pendulum-v1"}),
+    "quick": (24, {"InvertedPendulum-v5"}),
     "robustness": (30, {"InvertedPendulum-v5", "CartPole-v1"}),
     "ablation": (140, {"HalfCheetah-v5", "Hopper-v5"}),
     "ivanov2025-mujoco": (
@@ -153,6 +153,7 @@ ERRORS = {
     "bits": (GRID.replace("= 32", "= 16"), "weight_bits=16 must be 2 to 8, or 32"),
     "choice": (GRID.replace("sparsity = 0.9", 'allocation = "even"'), "allocation='even' is not one of erk, uniform"),
     "widths": (GRID.replace("sparsity = 0.9", "hidden = [24, 24]"), 'hidden=24 must be widths in a text, for example'),
+    "no widths": (GRID.replace("sparsity = 0.9", 'hidden = "auto"'), "hidden='auto' must be widths in a text"),
     "preset": (GRID.replace("steps = 100", 'preset = "paper"'), "preset='paper' is not one of policypress, ivanov2025"),
     "seed": (GRID.replace("[1, 2]", "-1"), "seed=-1 must not be negative"),
     "table": (GRID.replace("steps = 100", "set = 3"), "set=3 must be a table"),

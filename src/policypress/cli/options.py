@@ -90,7 +90,6 @@ _KINDS: dict[Any, _Kind] = {
     float: _Kind(float),
     str: _Kind(str),
     bool: _Kind(bool),
-    tuple[int, ...]: _Kind(str, texts.widths),
     Hidden: _Kind(str, texts.hidden),
     tuple[str, ...]: _Kind(list[str]),
     dict[str, Any]: _Kind(list[str], texts.keywords),

@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -36,7 +36,7 @@ from policypress.compression.compressor import ValueNetworks
 from policypress.compression.graph import Graph, trace
 from policypress.compression.recurrent import Recurrent
 from policypress.compression.student import unroll
-from policypress.config import TrainConfig
+from policypress.config import Hidden, TrainConfig
 from policypress.errors import ConfigError, UnsupportedError
 from policypress.policy import reference
 from policypress.policy.contract import ActionTransform, ObservationTransform
@@ -114,8 +114,8 @@ class Adapter(ABC):
         """What ``predict`` does after the last layer."""
 
     @abstractmethod
-    def net_arch(self, hidden: Sequence[int]) -> Any:
-        """Stable-Baselines3's ``net_arch`` that narrows the deployed network alone."""
+    def net_arch(self, hidden: Hidden) -> Any:
+        """Stable-Baselines3's ``net_arch`` that narrows the deployed network alone; () of one behind convolutions."""
 
     @abstractmethod
     def imitation(self, action: ActionTransform) -> Imitation:
@@ -129,6 +129,11 @@ class Adapter(ABC):
     def actions(self, model: Any, observations: Any) -> NDArray[Any]:
         """The agent's own deterministic actions for raw ``observations`` (n, ...), as ``outputs`` has them."""
         return model.policy.predict(observations, deterministic=True)[0]  # type: ignore[no-any-return]
+
+    def entropy(self, model: Any, observations: NDArray[Any]) -> float | None:
+        """Of the distribution that actions are drawn from while it learns, at raw ``observations`` (n, ...): the mean
+        in nats, of squashed actions before they are squashed; None where there is none, or where it remembers."""
+        return None
 
     def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
         """A policy for ``model``'s spaces with fresh weights, as its ``_setup_model`` makes it."""
@@ -223,7 +228,7 @@ class Adapter(ABC):
             kwargs["optimizer_kwargs"] = dict(config.optimizer_kwargs)
         if config.network != "mlp":
             kwargs.update(EXTRACTOR_KWARGS[config.network], net_arch=self.net_arch(()))
-            if len(config.hidden) > 1:
+            if config.hidden == "none" or len(config.hidden) > 1:
                 raise ConfigError("an image network has one hidden layer after its convolutions: give one width.")
             if config.hidden:
                 kwargs["features_extractor_kwargs"] = {"features_dim": config.hidden[0]}
@@ -245,8 +250,8 @@ class _ContinuousAdapter(Adapter):
     def action_transform(self, model: Any) -> ActionTransform:
         return _box_action(model.action_space, squash=True)
 
-    def net_arch(self, hidden: Sequence[int]) -> Any:
-        return {"pi": list(hidden), "qf": list(self.critic_hidden)}
+    def net_arch(self, hidden: Hidden) -> Any:
+        return {"pi": _widths(hidden), "qf": list(self.critic_hidden)}
 
     def imitation(self, action: ActionTransform) -> Imitation:
         return "action"
@@ -343,6 +348,12 @@ class SACAdapter(_ContinuousAdapter):
         spread = (log_std.exp() / means.cosh().square()).mean(0).double().numpy()  # after the squashing
         model.action_noise = NormalActionNoise(np.zeros_like(spread), spread)
         actor.optimizer = _like(actor.optimizer, actor.parameters())
+
+    def entropy(self, model: Any, observations: NDArray[Any]) -> float | None:
+        with torch.no_grad():
+            inputs = self.network_inputs(model, _tensors(model, observations))
+            log_std = self._noise(model.actor, inputs)[1]
+        return float((log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(dim=1).mean())
 
     @staticmethod
     def _noise(actor: Any, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -490,11 +501,16 @@ class _ValueAdapter(Adapter):
     def action_transform(self, model: Any) -> ActionTransform:
         return _discrete_action(model.action_space)
 
-    def net_arch(self, hidden: Sequence[int]) -> Any:
-        return list(hidden)
+    def net_arch(self, hidden: Hidden) -> Any:
+        return _widths(hidden)
 
     def imitation(self, action: ActionTransform) -> Imitation:
         return "values"
+
+    def entropy(self, model: Any, observations: NDArray[Any]) -> float | None:
+        others = int(model.action_space.n) - 1
+        other = float(model.exploration_rate) / (others + 1)  # how probable each action is but the best
+        return -sum(p * math.log(p) for p in (1.0 - others * other, *[other] * others) if p > 0.0)
 
 
 class DQNAdapter(_ValueAdapter):
@@ -576,8 +592,13 @@ class _PolicyAdapter(Adapter):
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
         return _outputs(model, model.policy.get_distribution(observations))
 
-    def net_arch(self, hidden: Sequence[int]) -> Any:
-        return {"pi": list(hidden), "vf": list(self.default_hidden if hidden else ())}
+    def entropy(self, model: Any, observations: NDArray[Any]) -> float | None:
+        with torch.no_grad():
+            found = model.policy.get_distribution(_tensors(model, observations)).entropy()
+        return None if found is None else float(found.mean())
+
+    def net_arch(self, hidden: Hidden) -> Any:
+        return {"pi": _widths(hidden), "vf": list(self.default_hidden if hidden else ())}
 
     def imitation(self, action: ActionTransform) -> Imitation:
         return "action" if action.kind == "box" else "logits"
@@ -639,6 +660,9 @@ class RecurrentPPOAdapter(_PolicyAdapter):
     def trained_graph(self, model: Any) -> Graph:
         raise UnsupportedError(_NOT_WHILE_LEARNING.format("RecurrentPPO", "its own loop runs PyTorch's LSTM"))
 
+    def entropy(self, model: Any, observations: NDArray[Any]) -> float | None:
+        return None
+
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
         begin = torch.zeros(model.policy.lstm_hidden_state_shape, device=model.device)
         starts = torch.zeros(_count(observations), device=model.device)
@@ -682,15 +706,15 @@ class ARSAdapter(Adapter):
             return None
         return policy.action_net(policy.extract_features(observations, policy.features_extractor))  # type: ignore[no-any-return]
 
-    def net_arch(self, hidden: Sequence[int]) -> Any:
-        return list(hidden)
+    def net_arch(self, hidden: Hidden) -> Any:
+        return _widths(hidden)
 
     def imitation(self, action: ActionTransform) -> Imitation:
         return "action" if action.kind == "box" else "logits"
 
     def policy_kwargs(self, config: TrainConfig) -> dict[str, Any]:
         # The paper's policies are linear; Stable-Baselines3's have 64-64 units if nothing is said.
-        linear = {} if config.hidden else {"net_arch": [], "squash_output": False}
+        linear = {} if _widths(config.hidden) else {"net_arch": [], "squash_output": False}
         return {**linear, **super().policy_kwargs(config)}
 
     def new_policy(self, model: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -922,6 +946,10 @@ def observation_transform(model: BaseAlgorithm) -> ObservationTransform:
     return ObservationTransform(shape, dtype, normalization=statistics.flat(space, frames_over(env)))
 
 
+def _widths(hidden: Hidden) -> list[int]:
+    return [] if hidden == "none" else list(hidden)
+
+
 def _outputs(model: Any, distribution: Any) -> torch.Tensor:
     """What an on-policy agent's distribution over actions was made of: means, or logits."""
     found = distribution.distribution
@@ -929,6 +957,12 @@ def _outputs(model: Any, distribution: Any) -> torch.Tensor:
         return found.mean  # type: ignore[no-any-return]
     groups = found if isinstance(found, list) else [found]
     return torch.cat([group.logits for group in groups], dim=1)
+
+
+def _tensors(model: Any, observations: NDArray[Any]) -> Any:
+    """Raw ``observations`` (n, ...) as the policy's tensors; it does not learn from them."""
+    model.policy.set_training_mode(False)
+    return model.policy.obs_to_tensor(observations)[0]
 
 
 def _count(observations: Any) -> int:

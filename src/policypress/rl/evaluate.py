@@ -85,13 +85,15 @@ def evaluate(
     episodes: int = 20,
     seed: int = 1000,
     progress: Callable[[int, int], None] | None = None,
+    met: Callable[[NDArray[Any]], None] | None = None,
 ) -> Evaluation:
     """Runs ``episodes`` episodes of ``env`` (default: the one the policy was trained in, as its card describes it) to
     their ends.
 
     An environment given itself is stepped alone, one episode after the other, and left open. ``progress(done,
-    episodes)`` is called as episodes end. Raises ConfigError without an environment, or when its spaces are not those
-    of the policy; RunError for an environment that fails, gives rewards that are not finite, or never ends.
+    episodes)`` is called as episodes end, ``met`` with the observations (n, ...) of each step. Raises ConfigError
+    without an environment, or when its spaces are not those of the policy; RunError for an environment that fails,
+    gives rewards that are not finite, or never ends.
     """
     if episodes < 1:
         raise ConfigError(f"episodes={episodes} must be at least 1.")
@@ -100,7 +102,7 @@ def evaluate(
     env = environment_on_card(policy) if env is None else env
     return run_episodes(
         env,
-        acting(policy),
+        acting(policy) if met is None else _met_by(acting(policy), met),
         episodes,
         seed,
         padding_in(env, policy.observation),
@@ -127,6 +129,14 @@ def acting(policy: Policy) -> Act:
         return actions, list(after[0])
 
     return _by_episode(steps)
+
+
+def _met_by(act: Act, met: Callable[[NDArray[Any]], None]) -> Act:
+    def watching(observations: dict[int, Any], envs: dict[int, Any]) -> Iterable[Any]:
+        met(np.stack(list(observations.values())))
+        return act(observations, envs)
+
+    return watching
 
 
 def evaluate_actions(

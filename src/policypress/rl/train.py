@@ -25,7 +25,7 @@ from policypress.errors import ConfigError, PolicypressError
 from policypress.files import replace_file, write_whole
 from policypress.measure.size import sizes
 from policypress.policy.policy import Policy
-from policypress.rl import checkpoint
+from policypress.rl import checkpoint, dynamics
 from policypress.rl.adapters import Adapter, adapter_named
 from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
 from policypress.rl.environments import make_env
@@ -33,7 +33,10 @@ from policypress.rl.evaluate import FINAL_SEED, evaluate
 from policypress.rl.freeze import freeze
 from policypress.rl.runs import Progress, RunFolder
 
-EVALUATION_COLUMNS = ("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds")
+EVALUATION_COLUMNS = (
+    *("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds"),
+    *dynamics.COLUMNS,
+)
 _TRAINING_EVALUATION_SEED = 500  # other episodes than those of the final evaluation
 
 
@@ -286,7 +289,8 @@ class _RunCallback(BaseCallback):
             return
         model: Any = self.model
         policy = _freeze(self._config, model, self._adapter, unfinished=True)
-        result = evaluate(policy, episodes=self._config.eval_episodes, seed=_TRAINING_EVALUATION_SEED)
+        met = dynamics.Met(policy.observation.image)
+        result = evaluate(policy, episodes=self._config.eval_episodes, seed=_TRAINING_EVALUATION_SEED, met=met)
         compressor = attached_compressor(model)
         low, high = result.interval
         row = {
@@ -299,10 +303,12 @@ class _RunCallback(BaseCallback):
             "phase": compressor.phase.name.lower() if compressor else "float",
             "numerics": policy.numerics,
             "seconds": round(self.seconds, 1),
+            **dynamics.dynamics(self._adapter, model, policy, met),
         }
         self._rows.append(row)
-        for name in ("mean", "low", "high"):
-            self.logger.record(f"evaluation/{name}", row[name])
+        for name in ("mean", "low", "high", *dynamics.COLUMNS):
+            if row[name] is not None:
+                self.logger.record(f"evaluation/{name}", row[name])
         self.logger.dump(self.num_timesteps)
         text = io.StringIO()
         writer = csv.DictWriter(text, EVALUATION_COLUMNS, lineterminator="\n")

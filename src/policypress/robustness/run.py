@@ -31,6 +31,7 @@ from policypress.rl.evaluate import (
     acting,
     check_spaces,
     environment_on_card,
+    evaluate,
     padding_in,
     run_episodes,
 )
@@ -261,13 +262,7 @@ class _Study:
     def _met(self, policy: Policy) -> NDArray[Any]:
         """Observations of the first undisturbed episode, as the policy sees them (count, *shape)."""
         seen: list[NDArray[Any]] = []
-        act = acting(policy)
-
-        def watching(observations: dict[int, Any], envs: dict[int, Any]) -> Any:
-            seen.extend(np.copy(observation) for observation in observations.values())
-            return act(observations, envs)
-
-        run_episodes(self.env, watching, 1, self.seed, padding_in(self.env, policy.observation))
+        evaluate(policy, self.env, episodes=1, seed=self.seed, met=seen.extend)
         return np.stack([seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, _MET).astype(int))])
 
 

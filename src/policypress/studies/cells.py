@@ -51,7 +51,7 @@ _TEXTS: dict[Kind, tuple[str, ...]] = {
 }
 _FLAGS: dict[Kind, tuple[str, ...]] = {"train": (), "compress": ("force", "trust")}
 _REQUIRED: dict[Kind, tuple[str, ...]] = {"train": ("algo", "env"), "compress": ("agent", "env")}
-_WIDTHS = re.compile(r"auto|none|\d+(,\d+)*")
+_WIDTHS = {"train": re.compile(r"none|\d+(,\d+)*"), "compress": re.compile(r"auto|none|\d+(,\d+)*")}
 _METHOD = (*(one.name for one in fields_of(CompressionConfig)), "hidden")
 """Settings of training that say how a network is pressed, and not what it learns."""
 _TASK = ("agent", "env", "algo", "vecnormalize", "env_kwargs", "wrapper", "frame_stack", "episodes", *DIGESTS)
@@ -82,8 +82,8 @@ def checked(kind: Kind, name: str, value: Any) -> Any:
         wanted = str
     if wanted is float and type(value) is int:
         value = float(value)
-    if wanted in (tuple[int, ...], Hidden):
-        if not (isinstance(value, str) and _WIDTHS.fullmatch(value)):
+    if wanted == Hidden:
+        if not (isinstance(value, str) and _WIDTHS[kind].fullmatch(value)):
             raise ConfigError(f'{name}={value!r} must be widths in a text, for example "24,24".')
         return value
     if wanted == tuple[str, ...]:

@@ -17,8 +17,8 @@ from policypress.studies.store import Store
 from studies.report.whole import PAPER, WORDS, whole
 from studies.toys import figures, finished, study
 
-EVERY = ["summary", "tasks", "sparsity", "curves", "bytes", "time", "ablation", "equal", "layers", "robustness"]
-EVERY += ["failed", "made"]
+EVERY = ["summary", "tasks", "sparsity", "curves", "dynamics", "bytes", "time", "ablation", "equal", "layers"]
+EVERY += ["robustness", "failed", "made"]
 
 
 def report(folder: Path, paper: str = "") -> Document:
@@ -108,6 +108,21 @@ def test_learning_curves_are_means_over_seeds_with_the_schedule(found: Document)
     ]
     assert drops["Hopper-v5 / dense, 8 bits"] == ["95.0", "76.0", "80.0% [79.9%, 80.1%]", "76.0"]
     assert "Hopper-v5 / dense, float" not in drops
+
+
+def test_how_soon_nine_tenths_of_the_baseline_are_learned(found: Document) -> None:
+    learned = tables(section(found, "curves"))["Steps until 90% of what the baseline returns in the end"]
+    assert learned["Hopper-v5 / dense, float"] == ["2 of 2", "500"]
+    assert learned["Hopper-v5 / 4-4, 8 bits"] == ["0 of 2", ""]
+
+
+def test_networks_are_followed_while_they_learn(found: Document) -> None:
+    charts = [part for part in section(found, "dynamics").parts if isinstance(part, Chart)]
+    hopper = [one.title for one in charts if one.title.startswith("Hopper-v5")]
+    assert hopper == ["Hopper-v5: dormant units", "Hopper-v5: effective rank"]  # no entropy was measured
+    rows = charts[0].spec["data"]["values"]
+    assert [row["y"] for row in rows if row["series"] == "90 % sparse, 8 bits"] == [0.1125, 0.225, 0.3375, 0.45]
+    assert "Pruning goes from step 200 to 800." in charts[0].alt
 
 
 def test_runs_have_their_command_and_folder(found: Document) -> None:

@@ -67,9 +67,10 @@ def _figures(cell: Cell) -> dict[str, Any]:
     compression |= {name: settings[name] for name in ("sparsity", "weight_bits")}
     quantizes = settings["weight_bits"] < 32
     curve = [
-        {"step": str(step), "mean": str(value), "phase": "quantize" if step > 850 and quantizes else "float"}
+        {"step": str(step), "mean": str(value), "phase": "quantize" if step > 850 and quantizes else "float",
+         "dormant": str(settings["sparsity"] * step / 2000), "rank": str(step // 50), "entropy": ""}
         for step, value in ((250, mean / 2), (500, mean), (750, mean), (1000, 0.8 * mean if quantizes else mean))
-    ]
+    ]  # fmt: skip
     weights = 20 if "hidden" in settings else 200
     left = round(weights * (1 - settings["sparsity"]))
     size = {"payload_bytes": left * settings["weight_bits"] // 8, "weights": weights, "nonzeros": left}

@@ -9,6 +9,7 @@ from policypress.studies.report.results import Results
 from policypress.studies.report.sections import (
     causes,
     curves,
+    dynamics,
     layers,
     made,
     robustness,
@@ -22,6 +23,7 @@ _SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     summary.tasks,
     sparsity.sparsity,
     curves.curves,
+    dynamics.dynamics,
     sizes.sizes,
     sizes.times,
     causes.ablation,

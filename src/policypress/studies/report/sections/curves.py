@@ -1,9 +1,11 @@
-"""Learning curves, with the window of pruning and the start of quantization, and what that start costs."""
+"""Learning curves, with the window of pruning and the start of quantization, what that start costs, and how soon enough
+is learned."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,16 +20,34 @@ MOST_LINES = 10
 """Curves in a chart: where a task has more, each family of methods has a chart."""
 MOST_STEPS = 60
 """Steps of a curve that are drawn."""
+LEARNED = 0.9
+"""Of what the baseline returns in the end: what is learned by then."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a curve is of: a ``column`` of the evaluations, called ``name``, on ``axis``, told in ``format`` of d3."""
+
+    column: str
+    name: str
+    axis: Axis
+    format: str = ",.1f"
+    told: Callable[[float], str] = number
+
+
+RETURN = Quantity("mean", "return", charts.RETURN)
 
 
 def curves(results: Results) -> Section | None:
     parts: list[Chart | Table] = []
     drops: list[list[str]] = []
+    learned: list[list[str]] = []
     for task in results.tasks:
-        found = {cell.name: rows for cell in task.cells if (rows := _curve(cell))}
+        found = {cell.name: rows for cell in task.cells if (rows := curve(cell))}
         cells = [cell for cell in task.cells if cell.name in found]
-        parts += [_chart(task, name, group, found) for name, group in _groups(cells).items()]
+        parts += [chart(task, name, group, found) for name, group in groups(cells).items()]
         drops += [row for cell in cells if (row := _drop(task, cell)) is not None]
+        learned += _learned(task, cells)
     if not parts:
         return None
     text = (
@@ -39,10 +59,13 @@ def curves(results: Results) -> Section | None:
         caption = "The start of quantization: evaluations before and after it, means over seeds"
         columns = ("task", "method", "last before", "first after", "kept", "lowest after")
         parts.append(Table(caption, columns, drops, words=2))
+    if learned:
+        caption = f"Steps until {LEARNED:.0%} of what the baseline returns in the end"
+        parts.append(Table(caption, ("task", "method", "seeds that get there", "steps, their mean"), learned, words=2))
     return Section("curves", "Learning curves", text, tuple(parts))
 
 
-def _groups(cells: Sequence[Named]) -> dict[str, list[Named]]:
+def groups(cells: Sequence[Named]) -> dict[str, list[Named]]:
     """Cells by chart: all in one, or by family, those that have none of their own together."""
     if len(cells) <= MOST_LINES:
         return {"": list(cells)} if cells else {}
@@ -55,12 +78,13 @@ def _groups(cells: Sequence[Named]) -> dict[str, list[Named]]:
     return found
 
 
-def _curve(cell: Named) -> list[Row]:
-    """Steps that all seeds have, the last among them, with mean, least and most."""
+def curve(cell: Named, column: str = RETURN.column) -> list[Row]:
+    """Steps that all seeds have, the last among them, with mean, least and most of a ``column``."""
     by_step: dict[int, list[float]] = {}
     for run in cell.runs:
         for row in run.figures.get("curve") or []:
-            by_step.setdefault(int(row["step"]), []).append(float(row["mean"]))
+            if row.get(column) not in (None, ""):
+                by_step.setdefault(int(row["step"]), []).append(float(row[column]))
     steps = sorted(step for step, means in by_step.items() if len(means) == len(cell.runs))
     every = max(1, math.ceil(len(steps) / MOST_STEPS))
     return [
@@ -70,7 +94,9 @@ def _curve(cell: Named) -> list[Row]:
     ]  # fmt: skip
 
 
-def _chart(task: Task, family: str, cells: Sequence[Named], found: Mapping[str, list[Row]]) -> Chart:
+def chart(
+    task: Task, family: str, cells: Sequence[Named], found: Mapping[str, list[Row]], of: Quantity = RETURN
+) -> Chart:
     values = [row for cell in cells for row in found[cell.name]]
     series = task.series(cells)
     title = f"{task.title}: {family}" if family else task.title
@@ -84,21 +110,28 @@ def _chart(task: Task, family: str, cells: Sequence[Named], found: Mapping[str, 
     marked = [f" Pruning goes from step {start:,} to {end:,}." for start, end in pruned]
     marked += [f" Quantization starts at step {start:,}." for start in starts]
     told = (
-        ("series", "method", ""), ("x", "step", ",d"), ("y", "return", ",.1f"), ("low", "least", ",.1f"),
-        ("high", "most", ",.1f"),
+        ("series", "method", ""), ("x", "step", ",d"), ("y", of.name, of.format), ("low", "least", of.format),
+        ("high", "most", of.format),
     )  # fmt: skip
     x = Axis("environment steps", tight=True)
     return Chart(
         title,
-        f"Learning curves of {title}, in curves: {'; '.join(one.name for one in series)}.{''.join(marked)}",
-        charts.lines(values, series, x, charts.RETURN, told, spread="band", points=False, under=under),
+        f"Learning curves of {title}, {of.name}: {'; '.join(one.name for one in series)}.{''.join(marked)}",
+        charts.lines(values, series, x, of.axis, told, spread="band", points=False, under=under),
         series,
-        wide(f"{title}: mean return (least to most) by step", "step", series, values, "{:,}", _spread),
+        wide(
+            f"{title}: mean {of.name} (least to most) by step",
+            "step",
+            series,
+            values,
+            "{:,}",
+            lambda row: _spread(row, of.told),
+        ),
     )
 
 
-def _spread(row: Row) -> str:
-    value, low, high = (number(row[part]) for part in ("y", "low", "high"))
+def _spread(row: Row, how: Callable[[float], str]) -> str:
+    value, low, high = (how(row[part]) for part in ("y", "low", "high"))
     return value if low == high else f"{value} ({low} to {high})"
 
 
@@ -132,3 +165,20 @@ def _drop(task: Task, cell: Named) -> list[str] | None:
     kept = limits(retention([after], [before]), percent) if np.mean(before) else ""
     first, then, least = (number(mean([told]).value) for told in (before, after, lowest))
     return [task.title, cell.name, first, then, kept, least]
+
+
+def _learned(task: Task, cells: Sequence[Named]) -> list[list[str]]:
+    """How soon each cell first returns enough, over seeds."""
+    if task.baseline is None:
+        return []
+    goal = task.baseline.figures.mean.value
+    goal -= (1 - LEARNED) * abs(goal)
+    found: list[list[str]] = []
+    for cell in cells:
+        reached: list[int] = []
+        for run in cell.runs:
+            steps = [int(row["step"]) for row in run.figures.get("curve") or [] if float(row["mean"]) >= goal]
+            reached += steps[:1]
+        told = f"{np.mean(reached):,.0f}" if reached else ""
+        found.append([task.title, cell.name, f"{len(reached)} of {len(cell.runs)}", told])
+    return found
