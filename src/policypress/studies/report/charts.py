@@ -47,7 +47,12 @@ class Axis:
         return {
             "field": field,
             "type": "quantitative",
-            "scale": {**scale, "nice": not (self.log or self.tight), "reverse": self.reverse, "padding": 0 if self.zero else 12},
+            "scale": {
+                **scale,
+                "nice": not (self.log or self.tight),
+                "reverse": self.reverse,
+                "padding": 0 if self.zero else 12,
+            },
             "axis": axis,
         }
 
