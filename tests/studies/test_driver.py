@@ -21,7 +21,7 @@ from policypress.studies import attempt as attempts
 from policypress.studies import driver as drivers
 from policypress.studies import places
 from policypress.studies.attempt import Order, Outcome, attempt
-from policypress.studies.cells import Step
+from policypress.studies.cells import Command
 from policypress.studies.driver import MOST_KILLS, run_study, told
 from policypress.studies.places import Here, place
 from policypress.studies.standing import standing
@@ -141,10 +141,10 @@ def test_time_left_is_what_runs_took(tmp_path: Path) -> None:
 # Attempts
 
 
-def order(folder: Path, *after: Step) -> Order:
+def order(folder: Path, *after: Command) -> Order:
     """To train, and what comes after."""
     run = folder / "run"
-    return Order((Step(("train",), run / "result.json"), *after), run, folder / "log", (), 1)
+    return Order((Command(("train",), run / "result.json"), *after), run, folder / "log", (), 1)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -213,16 +213,16 @@ def test_finished_parts_are_not_done_again(tmp_path: Path, monkeypatch: pytest.M
     measured = str(figures(5.0)).replace("'", '"').replace("True", "true").replace("False", "false")
     (tmp_path / "measured.json").write_text(measured)
     assert attempt(lambda: None, order(tmp_path)).figures["mean"] == 3.0
-    measure = Step(("evaluate",), tmp_path / "run" / "evaluation.json", printed=True)
+    measure = Command(("evaluate",), tmp_path / "run" / "evaluation.json", printed=True)
     outcome = attempt(lambda: None, order(tmp_path, measure))
     assert (outcome.ending, outcome.figures["mean"]) == ("done", 5.0)
     assert (tmp_path / "done").read_text() == "evaluate"
     attempt(lambda: None, order(tmp_path, measure))
     assert (tmp_path / "done").read_text() == "evaluate"
-    attempt(lambda: None, order(tmp_path, measure, Step(("disturb",))))
+    attempt(lambda: None, order(tmp_path, measure, Command(("disturb",))))
     assert (tmp_path / "done").read_text() == "evaluatedisturb"  # which goes on by itself
     stand_in(monkeypatch, "raise ValueError('no such world')")
-    assert attempt(lambda: None, order(tmp_path, measure, Step(("disturb",)))).ending == "failed"
+    assert attempt(lambda: None, order(tmp_path, measure, Command(("disturb",)))).ending == "failed"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ties processes")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policypress.errors import ConfigError
-from policypress.studies.cells import Cell, Step, common, options_of, shown
+from policypress.studies.cells import Cell, Command, common, options_of, shown
 from policypress.studies.study_file import read_study
 from studies.toys import GRID, study
 
@@ -62,21 +62,21 @@ episodes = 100
         "--env-kwargs=easy:True", "--set=learning_rate=0.001", "--sparsity=0.0", "--weight-bits=32", "--seed=1",
         "--out=out", "--resume", "--json",
     ]  # fmt: skip
-    run, evaluate, disturb, time = cell.steps(Path("out"))
-    assert run == Step(tuple(cell.arguments(Path("out"))), Path("out/result.json"))
-    assert evaluate == Step(
+    run, evaluate, disturb, time = cell.commands(Path("out"))
+    assert run == Command(tuple(cell.arguments(Path("out"))), Path("out/result.json"))
+    assert evaluate == Command(
         ("evaluate", "out/policy.policy", "--episodes=7", "--json"), Path("out/evaluation.json"), printed=True
     )
     told = ("--kinds=noise,mass", "--episodes=100", "--out=out/robustness", "--json")
-    assert disturb == Step(("evaluate", "out/policy.policy", "--robustness", *told))
-    assert time == Step(("bench", "out/policy.policy", "--json"), Path("out/bench.json"), printed=True)
+    assert disturb == Command(("evaluate", "out/policy.policy", "--robustness", *told))
+    assert time == Command(("bench", "out/policy.policy", "--json"), Path("out/bench.json"), printed=True)
 
 
 def test_only_what_is_asked_for_is_measured(tmp_path: Path) -> None:
-    assert len(study(tmp_path).cells[0].steps(Path("out"))) == 1
+    assert len(study(tmp_path).cells[0].commands(Path("out"))) == 1
     plain = study(tmp_path, GRID + "[evaluate]\nrobustness = {}\nbench = false").cells[0]
-    _, disturb = plain.steps(Path("out"))
-    assert disturb.command == ("evaluate", "out/policy.policy", "--robustness", "--out=out/robustness", "--json")
+    _, disturb = plain.commands(Path("out"))
+    assert disturb.arguments == ("evaluate", "out/policy.policy", "--robustness", "--out=out/robustness", "--json")
 
 
 def test_pressing_knows_its_agent_by_what_is_in_the_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from policypress.files import is_locked, write_whole
 from policypress.measure.machine import machine
-from policypress.studies.cells import EVALUATED, Step
+from policypress.studies.cells import EVALUATED, Command
 
 Ending = Literal["done", "failed", "killed", "busy", "full"]
 """busy: another process is at work in its folder; full: the disk is."""
@@ -34,10 +34,10 @@ _POLL = 0.05
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done: ``steps`` one after the other, the first makes ``out``. ``cores`` () are any, and ``threads``
-    as many as they are."""
+    """What is to be done: ``commands`` one after the other, the first makes ``out``. ``cores`` () are any, and
+    ``threads`` as many as they are."""
 
-    steps: tuple[Step, ...]
+    commands: tuple[Command, ...]
     out: Path
     log: Path
     cores: tuple[int, ...]
@@ -65,13 +65,13 @@ def attempt(tell: Callable[[], None], order: Order) -> Outcome:
     try:
         order.log.parent.mkdir(parents=True, exist_ok=True)
         begun = order.log.stat().st_size if order.log.exists() else 0
-        for step in order.steps:
-            if step.made is not None and step.made.exists():
+        for command in order.commands:
+            if command.made is not None and command.made.exists():
                 continue
-            said, code = _done(tell, step.command, order)
-            if step.made is not None and step.printed and code == 0:
-                write_whole(step.made, said)
-            if code != 0 if step.made is None else not step.made.exists():
+            said, code = _done(tell, command.arguments, order)
+            if command.made is not None and command.printed and code == 0:
+                write_whole(command.made, said)
+            if code != 0 if command.made is None else not command.made.exists():
                 return _failed(order, code, begun, time.monotonic() - started)
         return Outcome("done", time.monotonic() - started, figures=_figures(order))
     except OSError as error:
@@ -80,10 +80,10 @@ def attempt(tell: Callable[[], None], order: Order) -> Outcome:
         return Outcome("full", time.monotonic() - started, str(error))
 
 
-def _done(tell: Callable[[], None], command: Iterable[str], order: Order) -> tuple[str, int]:
-    """What ``command`` printed, and its exit code; negative for the signal that ended it."""
+def _done(tell: Callable[[], None], arguments: Iterable[str], order: Order) -> tuple[str, int]:
+    """What `policypress` printed, and its exit code; negative for the signal that ended it."""
     cores = ",".join(map(str, order.cores)) or "-"
-    whole = [sys.executable, "-m", "policypress.studies.tied", str(os.getpid()), cores, *command]
+    whole = [sys.executable, "-m", "policypress.studies.tied", str(os.getpid()), cores, *arguments]
     threads = dict.fromkeys(_THREADS, str(order.threads))
     output = order.log.with_suffix(".out")
     with order.log.open("ab") as log, output.open("wb") as out:

@@ -101,11 +101,11 @@ def checked(kind: Kind, name: str, value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A ``command`` of `policypress`; it is done where ``made`` is there, which is what it printed if ``printed``.
+class Command:
+    """``arguments`` of `policypress`; it is done where ``made`` is there, which is what it printed if ``printed``.
     Without ``made`` it is done anew, and goes on by itself where it was interrupted."""
 
-    command: tuple[str, ...]
+    arguments: tuple[str, ...]
     made: Path | None = None
     printed: bool = False
 
@@ -174,18 +174,18 @@ class Cell:
                 found.append(f"{option}={value}")
         return [*found, f"--out={out}", "--resume", "--json"]
 
-    def steps(self, out: Path) -> tuple[Step, ...]:
+    def commands(self, out: Path) -> tuple[Command, ...]:
         """The run, and what is measured after it."""
         policy, measured = str(out / "policy.policy"), self.evaluate
-        found = [Step(tuple(self.arguments(out)), out / "result.json")]
+        found = [Command(tuple(self.arguments(out)), out / "result.json")]
         if own := {name: value for name, value in measured.items() if name in EVALUATION}:
             evaluate = ("evaluate", policy, *_options(own), "--json")
-            found.append(Step(evaluate, out / EVALUATED, printed=True))
+            found.append(Command(evaluate, out / EVALUATED, printed=True))
         if ROBUSTNESS in measured:
             disturb = ("evaluate", policy, "--robustness", *_options(measured[ROBUSTNESS]))
-            found.append(Step((*disturb, f"--out={out / ROBUSTNESS}", "--json")))
+            found.append(Command((*disturb, f"--out={out / ROBUSTNESS}", "--json")))
         if measured.get(BENCH):
-            found.append(Step(("bench", policy, "--json"), out / LATENCY, printed=True))
+            found.append(Command(("bench", policy, "--json"), out / LATENCY, printed=True))
         return tuple(found)
 
     def _of_method(self, name: str) -> bool:

@@ -119,7 +119,7 @@ class _Loop:
     def _order(self, claimed: Claimed) -> Order:
         out = self._store.out(claimed.id).absolute()
         cores = claimed.cores if len(claimed.cores) == self._threads else ()
-        return Order(claimed.cell.steps(out), out, self._store.log(claimed.id).absolute(), cores, self._threads)
+        return Order(claimed.cell.commands(out), out, self._store.log(claimed.id).absolute(), cores, self._threads)
 
     def _hear(self, identity: str, outcome: Outcome) -> None:
         claimed = self._claimed.pop(identity)

@@ -203,15 +203,18 @@ def _evaluate(table: Any) -> dict[str, Any]:
         raise ConfigError(f"evaluate.{BENCH}={measured[BENCH]!r} must be true or false.")
     if ROBUSTNESS in measured:
         name = f"evaluate.{ROBUSTNESS}"
-        found = _measurement(measured[ROBUSTNESS], name, (*EVALUATION, "kinds"))
-        kinds = found.get("kinds", [])
-        if not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
-            raise ConfigError(f'{name}.kinds={kinds!r} must be a list of texts, for example ["noise", "mass"].')
-        from policypress.robustness.kinds import check_kinds  # Gymnasium, which few studies are read for
-
-        check_kinds(kinds)
-        measured[ROBUSTNESS] = {**found, "kinds": kinds} if kinds else {k: v for k, v in found.items() if k != "kinds"}
+        measured[ROBUSTNESS] = found = _measurement(measured[ROBUSTNESS], name, (*EVALUATION, "kinds"))
+        if "kinds" in found:
+            _check_kinds(f"{name}.kinds", found["kinds"])
     return measured
+
+
+def _check_kinds(name: str, kinds: Any) -> None:
+    from policypress.robustness.kinds import check_kinds  # Gymnasium, which few studies are read for
+
+    if not (kinds and isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise ConfigError(f'{name}={kinds!r} must be a list of texts, for example ["noise", "mass"].')
+    check_kinds(kinds)
 
 
 def _measurement(table: Any, name: str, keys: Iterable[str]) -> dict[str, Any]:

@@ -159,6 +159,8 @@ def test_robustness_is_told_over_seeds(found: Document) -> None:
     told = tables(section(found, "robustness"))["Hopper-v5, noise: return kept by standard deviations"]
     assert told["0.05"][0] == "95.0% [90.0%, 100.0%]"  # 0.9 and 1.0
     assert told["0.4"][0] == "25.0%"
+    halves = tables(section(found, "robustness"))["The level at which half of the return is kept"]
+    assert halves["Hopper-v5 / dense, float / noise"] == ["0.2; beyond all", "standard deviations"]
 
 
 def test_robustness_of_policies_side_by_side(tmp_path: Path) -> None:

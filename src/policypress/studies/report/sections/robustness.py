@@ -22,7 +22,7 @@ _LOGARITHMIC = 8.0
 def robustness(results: Results) -> Section | None:
     panels: dict[tuple[str, str], Lines] = {}
     units: dict[str, str] = {}
-    halves: list[list[str]] = []
+    halves: dict[tuple[str, str, str], list[float | None]] = {}
     episodes = set()
     for found, cell in disturbed(results):
         env = found["env"]["env"] if isinstance(found["env"], dict) else str(found["env"])
@@ -36,12 +36,9 @@ def robustness(results: Results) -> Section | None:
                 if known and cell is None:
                     raise RunError(f"robustness/ has {point['kind']} of {point['policy']} in {env} twice: remove one.")
                 known.append(kept)
-        if cell is None:
-            halves += [
-                [env, name, kind, "beyond all" if at is None else f"{at:.3g}", units[kind]]
-                for name, by_kind in found["halves"].items()
-                for kind, at in by_kind.items()
-            ]
+        for name, by_kind in found["halves"].items():
+            for kind, at in by_kind.items():
+                halves.setdefault((env, cell or name, kind), []).append(at)
     if not panels:
         return None
     text = (
@@ -54,8 +51,14 @@ def robustness(results: Results) -> Section | None:
     ]
     if halves:
         columns = ("task", "policy", "disturbance", "level", "unit")
-        parts.append(Table("The level at which half of the return is kept", columns, halves, words=3))
+        rows = [[env, name, kind, _half(levels), units[kind]] for (env, name, kind), levels in halves.items()]
+        parts.append(Table("The level at which half of the return is kept", columns, rows, words=3))
     return Section("robustness", "Robustness", text, tuple(parts))
+
+
+def _half(levels: Sequence[float | None]) -> str:
+    """Of each seed, in their order."""
+    return "; ".join("beyond all" if at is None else f"{at:.3g}" for at in levels)
 
 
 def _kept(seeds: Sequence[Estimate]) -> Estimate:
