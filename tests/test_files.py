@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from policypress.errors import RunError
-from policypress.files import locked, new_folder, remove_partial, replace_file, write_whole
+from policypress.files import is_zipped, locked, new_folder, remove_partial, replace_file, write_whole
 
 
 def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
@@ -74,3 +76,17 @@ def test_a_folder_that_one_process_holds(tmp_path: Path) -> None:
 def test_it_needs_neither_torch_nor_gymnasium() -> None:
     code = "import sys, policypress.files; assert not {'torch', 'gymnasium', 'stable_baselines3'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_zip_that_says_it_lies_on_several_disks_is_a_zip(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "b")
+    whole = path.read_bytes()
+    end = whole.rindex(b"PK\5\6")
+    disks = struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2)  # where a larger end is said to lie, on the second of them
+    path.write_bytes(whole[:end] + disks + whole[end:])
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.is_zipfile(path)
+    assert is_zipped(path)
+    assert not is_zipped(Path(__file__))

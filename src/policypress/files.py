@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Writes ``content`` (text as UTF-8) to ``path`` at once: readers see the old file or the new one."""
     with replace_file(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def is_zipped(path: Path) -> bool:
+    """Whether a file ends as a zip does; a damaged one too."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an end that says what no reader can do
+        return True
 
 
 def remove_partial(*paths: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import struct
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -316,6 +317,16 @@ def test_files_that_hold_no_policy(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds more than tensors"):
         opened(tmp_path / "old.pt")
     assert not (tmp_path / "RAN").exists()
+
+
+def test_a_checkpoint_that_says_it_lies_on_several_disks(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(mlp(6, 4, 2).state_dict(), path)
+    whole = path.read_bytes()
+    end = whole.rindex(b"PK\5\6")
+    path.write_bytes(whole[:end] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + whole[end:])
+    with pytest.raises(RunError, match="of no format that is known"):
+        opened(path, activation="elu")
 
 
 def test_old_files_of_plain_tensors(tmp_path: Path) -> None:

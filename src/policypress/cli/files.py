@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from zipfile import is_zipfile
 
 import typer
 
@@ -15,6 +14,7 @@ from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, say, stderr, stdout
 from policypress.config import Environment, Opening, Zipped
 from policypress.errors import ConfigError, PolicypressError
+from policypress.files import is_zipped
 from policypress.export import FORMATS
 from policypress.extras import require
 
@@ -457,7 +457,7 @@ def _is_agent(path: Path, opening: dict[str, Any], zipped: dict[str, Any]) -> bo
     """Whether a file is the zip of an agent; ConfigError where it is none and has options of one."""
     from policypress.importers.formats import format_of
 
-    if path.is_file() and is_zipfile(path) and not opening.get("format") and format_of(path) is None:
+    if path.is_file() and is_zipped(path) and not opening.get("format") and format_of(path) is None:
         return True
     if zipped:
         raise ConfigError(f"--{next(iter(zipped))} is of the zip of an agent, and {path} is none: leave it out.")

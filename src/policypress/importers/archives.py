@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from policypress.errors import PolicypressError, RunError, UnsupportedError
+from policypress.files import is_zipped
 from policypress.importers.opened import MAX_BYTES
 from policypress.importers.pickles import Record, Unpickler
 from policypress.policy.ops import MAX_VALUES
@@ -62,7 +63,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """
     if path.stat().st_size > MAX_BYTES:
         raise UnsupportedError(f"{path} has more than {MAX_BYTES >> 20} MB: that is no policy that can be pressed.")
-    archived = zipfile.is_zipfile(path)
+    archived = is_zipped(path)
     if archived:
         check_archive(path)
     try:

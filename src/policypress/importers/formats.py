@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policypress.errors import ConfigError, RunError, UnsupportedError
+from policypress.files import is_zipped
 from policypress.extras import missing
 from policypress.policy.policy import Policy
 
@@ -86,7 +87,7 @@ def is_onnx(path: Path) -> bool:
 
 def is_archive(path: Path, holds: str) -> bool:
     """Whether a file is an archive of PyTorch that has a file called ``holds`` in its folder."""
-    if not zipfile.is_zipfile(path):
+    if not is_zipped(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:

@@ -30,6 +30,7 @@ from torch import nn
 
 from policypress.compression.graph import Graph
 from policypress.errors import ConfigError, PolicypressError, RunError, UnsupportedError
+from policypress.files import is_zipped
 from policypress.importers.formats import is_archive
 from policypress.importers.pickles import saved_data, saved_record
 from policypress.policy.contract import ActionTransform, Normalization, ObservationTransform
@@ -114,7 +115,7 @@ class Agent:
 
 def is_zip(path: Path) -> bool:
     """Whether a file is a zip, as ``model.save`` writes it; those of PyTorch hold a folder, and others are named so."""
-    return zipfile.is_zipfile(path) and not is_archive(path, "data.pkl") and path.suffix.lower() not in _OTHER_ZIPS
+    return is_zipped(path) and not is_archive(path, "data.pkl") and path.suffix.lower() not in _OTHER_ZIPS
 
 
 def open_zip(source: Source, algo: str | None, env: EnvLike | None) -> OpenedAgent:
