@@ -8,7 +8,8 @@
 From the root of the repository, with the models where examples/robots/legged.py looks for them. All three go on where
 they were interrupted, in any session, and repeat nothing that is finished:
 
-- ``press`` is `policypress compress` on the makers' file, with what stands behind ``--``; it leaves FOLDER/ROBOT/NAME,
+- ``press`` is `policypress compress` on the makers' file, or on a policy pressed before (``--teacher NAME``), with
+  what stands behind ``--``; it leaves FOLDER/ROBOT/NAME,
   and beside it the seconds that it took in all sessions.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
@@ -61,14 +62,16 @@ COLUMNS = (
 # Pressing
 
 
-def press(robot: str, name: str, options: Sequence[str]) -> None:
-    """`policypress compress`, begun or gone on with."""
+def press(robot: str, name: str, options: Sequence[str], teacher: str | None = None) -> None:
+    """`policypress compress`, begun or gone on with; of the pressed policy called ``teacher`` if there is one."""
     out = FOLDER / robot / name
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "policypress", "compress", str(folder() / robot / FILES[robot])]
+    file = FOLDER / robot / teacher / "policy.policy" if teacher else folder() / robot / FILES[robot]
+    command = [sys.executable, "-m", "policypress", "compress", str(file)]
     command += ["--env", f"examples.robots.{robot}:{ROBOTS[robot].__name__}", "--out", str(out), "--resume", *options]
     spent = FOLDER / robot / f"{name}.seconds.json"
-    with clocked(spent, " ".join(options)):
+    told = ["--teacher", teacher] if teacher else []
+    with clocked(spent, " ".join([*told, *options])):
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code not in (0, 1):  # 1: the closest that a search found
         sys.exit(code)
@@ -269,6 +272,7 @@ def main() -> None:
     for verb in ("press", "measure"):
         verbs.add_parser(verb).add_argument("robot", choices=ROBOTS)
     verbs.choices["press"].add_argument("--name", required=True, help="of the folder that it leaves")
+    verbs.choices["press"].add_argument("--teacher", help="name of a pressed policy to learn from, not the makers'")
     verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
     verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
     verbs.add_parser("report")

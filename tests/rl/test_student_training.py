@@ -312,6 +312,14 @@ def test_a_linear_student_from_elsewhere_is_trained_on(algo: str, tmp_path: Path
     assert training.freeze().numerics == "integer"
 
 
+@pytest.mark.parametrize("algo", ["sac", "ppo"])
+def test_a_student_in_floats_is_trained_on(algo: str, tmp_path: Path) -> None:
+    source = saved(algo, tmp_path)
+    floats = {"weight_bits": 32, "activation_bits": 0}
+    press(source, planned(source, algo, compression=floats), tmp_path / "run")
+    assert pp.load(tmp_path / "run" / "policy.policy").numerics == "float"
+
+
 def test_hidden_none_is_a_linear_student(tmp_path: Path) -> None:
     source = saved("sac", tmp_path)
     press(source, planned(source, "sac", hidden="none", steps=40), tmp_path / "run")

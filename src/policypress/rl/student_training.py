@@ -230,7 +230,7 @@ class StudentTraining:
         for name, parameter in self._model.policy.named_parameters():  # the value network alone learns
             if any(parameter is one for one in self._deployed) or name == "log_std":
                 parameter.grad = None
-        for node in self._compressor.graph.layers:
+        for node in self._compressor.graph.layers if self._compressor.config.quantizes else ():
             node.module.policypress_quantizer.gradient = None  # type: ignore[union-attr]
 
     # Both
