@@ -279,7 +279,7 @@ def main() -> None:
     given = parser.parse_args(arguments)
     match given.verb:
         case "press":
-            press(given.robot, given.name, options)
+            press(given.robot, given.name, options, given.teacher)
         case "measure":
             measure(given.robot, given.episodes, given.minutes)
         case "report":
