@@ -74,12 +74,12 @@ lint: setup ## check style and types and imports
 .PHONY: test
 test: lint ## what CI runs: set-up and style and types and the quick tests
 	@echo "==> pytest (quick tests in $(strip $(JOBS)) processes)"
-	@$(PY) -m pytest -n $(strip $(JOBS)) --durations=10 $(ARGS) || $(call fail,the quick tests did not pass)
+	@$(PY) -m pytest -n $(strip $(JOBS)) --dist worksteal --durations=10 $(ARGS) || $(call fail,the quick tests did not pass)
 
 .PHONY: test-slow
 test-slow: setup ## only the tests marked slow
 	@echo "==> pytest (slow tests in $(strip $(JOBS)) processes)"
-	@code=0; $(PY) -m pytest -n $(strip $(JOBS)) -m slow --durations=10 $(ARGS) || code=$$?; \
+	@code=0; $(PY) -m pytest -n $(strip $(JOBS)) --dist worksteal -m slow --durations=10 $(ARGS) || code=$$?; \
 	case $$code in \
 		0) ;; \
 		5) echo "No test is marked slow$(if $(strip $(ARGS)), and fits ARGS).";; \

@@ -9,7 +9,7 @@ A comment ``<!-- test: ... -->`` in front of a block says how it is tested; its 
 - ``agent=ppo-CartPole``: an agent in AGENT.zip, and as ``model``.
 - ``file=NAME``: results/HalfCheetah-v5/cheetah-98's policy under this name, and as ``policy``.
 - ``observation=N``: ``observation``, zeros of this size.
-- ``after``: in the folder that the block before it left.
+- ``after``: in the folder that the block before it left, with which it is one test.
 
 Fenced blocks without a language, and indented ones that begin with no command, are text.
 """
@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,6 +132,12 @@ def test_blocks_are_found_with_their_markers() -> None:
     assert orphan.marker == ""
 
 
+def test_blocks_that_go_on_are_one_test() -> None:
+    named = [("a", ""), ("b", "after"), ("c", "after; slow"), ("d", "after"), ("e", "slow"), ("f", "after"), ("g", "")]
+    blocks = [Block("p", 1, "bash", text, marker) for text, marker in [*named, ("h", "not run, for a reason")]]
+    assert ["".join(one.text for one in chain) for chain in chains(blocks)] == ["abd", "abc", "ef", "g"]
+
+
 def test_the_readme_fits_120_columns() -> None:
     wide = [line for line in (ROOT / "README.md").read_text().splitlines() if len(line) > 120]
     assert [line for line in wide if not line.startswith(("|", "<!-- test: "))] == []
@@ -173,26 +180,40 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path])}
 
 
-FOLDERS: dict[str, Path] = {}
-"""Where the last block of a page ran."""
+def chains(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks that run, each with those that go on in its folder; a slow one that goes on is a chain of its own."""
+    found: list[list[Block]] = []
+    begun: list[Block] = []
+    for block in blocks:
+        if not block.runs or block.unknown:
+            continue
+        if "after" not in block.parts:
+            found.append(begun := [block])
+        elif "slow" in block.parts and "slow" not in begun[0].parts:
+            found.append([*begun, block])
+        else:
+            begun.append(block)
+    return found
 
 
 @pytest.mark.parametrize(
-    "block",
+    "chain",
     [
-        pytest.param(block, id=str(block), marks=[pytest.mark.slow] if "slow" in block.parts else [])
-        for block in BLOCKS
-        if block.runs and not block.unknown
+        pytest.param(
+            chain, id=str(chain[-1]), marks=[pytest.mark.slow] if any("slow" in one.parts for one in chain) else []
+        )
+        for chain in chains(BLOCKS)
     ],
 )
-def test_a_block_runs(block: Block, tmp_path: Path) -> None:
-    for name in block.values("needs"):
-        if shutil.which(name) is None and ("-" in name or find_spec(name) is None):
-            pytest.skip(f"{block} needs {name}, which is not installed")
-    if "after" in block.parts and block.page not in FOLDERS:
-        pytest.skip(f"{block} goes on where a block ran that was left out here")
-    folder = FOLDERS[block.page] if "after" in block.parts else tmp_path
-    FOLDERS[block.page] = folder
+def test_blocks_run(chain: list[Block], tmp_path: Path) -> None:
+    for block in chain:
+        missing = [n for n in block.values("needs") if shutil.which(n) is None and ("-" in n or find_spec(n) is None)]
+        if missing:
+            pytest.skip(f"{block} needs {missing[0]}, which is not installed")
+        run(block, tmp_path)
+
+
+def run(block: Block, folder: Path) -> None:
     start = place(block, folder)
     if block.language == "python":
         command = [sys.executable, "-c", start + block.shrunk]

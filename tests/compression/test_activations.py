@@ -31,6 +31,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Activation
 from policypress.policy.ops import walk as walk_ops
 from policypress.policy.policy import Policy
+from quick import quick
 
 NAMES = list(FUNCTIONS)
 Build = Callable[[nn.Module], nn.Sequential]
@@ -249,7 +250,7 @@ def test_what_is_no_number_is_not_lost() -> None:
         assert bool(network(batch(shape, 4, 0)).isnan().any(1).all())
 
 
-@pytest.mark.parametrize("name", ["silu", "elu", "gelu"])
+@pytest.mark.parametrize("name", quick(["silu", "elu", "gelu"], ["elu"]))
 def test_it_learns_in_integers(name: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 32), act(name), nn.Linear(32, 32), act(name), nn.Linear(32, 1))

@@ -38,6 +38,7 @@ from policypress.policy.ops import ZERO_POINT_LIMIT, Requantization
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Policy
 from policypress.testing import assert_same
+from quick import quick
 
 pytestmark = [  # some of these are dead, or have huge weights, on purpose
     pytest.mark.filterwarnings("ignore:a layer has no weight left"),
@@ -268,7 +269,7 @@ def quantizer_of(compressor: Compressor, layer: int) -> Any:
 # Bit for bit
 
 
-@pytest.mark.parametrize("weight_bits", BITS)
+@pytest.mark.parametrize("weight_bits", quick(BITS, [2, 8]))
 def test_every_bit_width_of_an_mlp(weight_bits: int) -> None:
     case = CASES["mlp"]
     granularities: tuple[Granularity, ...] = ("tensor", "channel", "auto")
@@ -296,7 +297,7 @@ def test_every_bit_width_of_an_mlp(weight_bits: int) -> None:
         assert 2 ** (activation_bits - 1) <= int(record[0].max()) <= 2**activation_bits - 1
 
 
-@pytest.mark.parametrize("activation_bits", BITS)
+@pytest.mark.parametrize("activation_bits", quick(BITS, [2, 8]))
 def test_every_bit_width_of_a_tanh_mlp(activation_bits: int) -> None:
     """Also where it saturates, on both sides and beyond the codes that the table takes."""
     case = CASES["tanh-mlp"]

@@ -40,6 +40,7 @@ from policypress.rl import load as rl_load
 from policypress.rl.adapters import ADAPTERS, NAMES
 from policypress.rl.agents import Agent, check_return, load_agent
 from policypress.rl.statistics import Evidence, read_vecnormalize
+from quick import quick
 from rl.toys import (
     AIM,
     CHOOSE,
@@ -323,7 +324,7 @@ def tiny(env: Any, steps: int = 32, **kwargs: Any) -> RecurrentPPO:
     return model
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", quick([1, 2], [2]))
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", CHOOSE, SWITCH])
 def test_an_agent_that_remembers_answers_as_its_own_predict(env: str, layers: int, tmp_path: Path) -> None:
     model = tiny(env, 0 if env == SWITCH else 32, n_lstm_layers=layers)

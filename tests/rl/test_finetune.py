@@ -25,6 +25,7 @@ from policypress.rl import checkpoint
 from policypress.rl.agents import load_agent
 from policypress.rl.press import press
 from policypress.rl.sources import Source
+from quick import quick
 from rl.toys import FOLLOW, LOOK, NAMED, PICK, agent, plan
 
 FINETUNE = sys.modules["policypress.rl.finetune"]
@@ -52,7 +53,7 @@ def planned(source: Source, algo: str, steps: int = 200) -> PressConfig:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("algo", ENVS)
+@pytest.mark.parametrize("algo", quick(ENVS, ["sac", "ppo"]))
 def test_an_agent_is_trained_on(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = saved(algo, tmp_path)
     before = hashlib.sha256(source.agent.read_bytes()).digest()

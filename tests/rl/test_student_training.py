@@ -29,6 +29,7 @@ from policypress.rl.formats import open_agent
 from policypress.rl.press import press
 from policypress.rl.sources import Source, states_for
 from policypress.rl.student_training import StudentTraining
+from quick import quick
 from rl.toys import AIM, FOLLOW, NAMED, PICK, agent, plan
 
 ADAPTER = sys.modules["policypress.rl.adapters"]
@@ -72,7 +73,7 @@ def trainings(source: Source, config: PressConfig) -> Iterator[Any]:
     env.close()
 
 
-@pytest.mark.parametrize("algo", ENVS)
+@pytest.mark.parametrize("algo", quick(ENVS, ["sac", "ppo"]))
 def test_a_student_is_trained_on_without_trust(algo: str, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)
     seen: list[Any] = []
@@ -167,7 +168,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert policies[0] == policies[1]
 
 
-@pytest.mark.parametrize("algo", ["sac", "td3", "ppo"])
+@pytest.mark.parametrize("algo", quick(["sac", "td3", "ppo"], ["sac"]))
 def test_an_interrupted_training_goes_on(algo: str, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)
     config = planned(source, algo, steps=300)
