@@ -8,9 +8,8 @@
 From the root of the repository, with the models where examples/robots/legged.py looks for them. All three go on where
 they were interrupted, in any session, and repeat nothing that is finished:
 
-- ``press`` is `policypress compress` on the makers' file, or on a policy pressed before (``--teacher NAME``), with
-  what stands behind ``--``; it leaves FOLDER/ROBOT/NAME,
-  and beside it the seconds that it took in all sessions.
+- ``press`` is `policypress compress` on the makers' file, or on a policy pressed before (``--teacher NAME``), with what
+  stands behind ``--``; it leaves FOLDER/ROBOT/NAME, and beside it the seconds that it took in all sessions.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
   policy acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.

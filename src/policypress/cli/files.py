@@ -14,9 +14,9 @@ from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, fail, print_files, print_json, say, stderr, stdout
 from policypress.config import Environment, Opening, Zipped
 from policypress.errors import ConfigError, PolicypressError
-from policypress.files import is_zipped
 from policypress.export import FORMATS
 from policypress.extras import require
+from policypress.files import is_zipped
 
 if TYPE_CHECKING:
     from policypress.export.c_resources import Resources

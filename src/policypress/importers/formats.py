@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policypress.errors import ConfigError, RunError, UnsupportedError
-from policypress.files import is_zipped
 from policypress.extras import missing
+from policypress.files import is_zipped
 from policypress.policy.policy import Policy
 
 if TYPE_CHECKING:
