@@ -1394,6 +1394,7 @@ def pressed(rate_weight: float, weight_range: WeightRange) -> tuple[float, int, 
     return float(F.mse_loss(network(x), y).detach()), size(policy).payload_bytes, zeros
 
 
+@pytest.mark.slow
 def test_a_price_for_bits_buys_fewer_of_them() -> None:
     free, cheap, dear = (pressed(rate, "learned") for rate in (0.0, 0.03, 0.3))
     variance = 2.0
