@@ -663,7 +663,7 @@ def test_mutations_with_a_corrected_checksum(numerics: Numerics, kind: Kind, sec
     rng = np.random.default_rng(section)
     sections = split(artifact.encode(make_policy(numerics, kind, bits=4, vectors=True)))
     accepted = 0
-    for _ in range(75):
+    for _ in range(150):
         changed = list(sections)
         changed[section] = mutate(rng, sections[section])
         try:
