@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from policypress.rl.adapters import adapter_for
-from policypress.rl.dynamics import Met
+from policypress.rl.dynamics import Met, Visited
 from rl.toys import agent, dqn, random_observations, sac
 
 
@@ -74,3 +75,55 @@ def test_what_was_met_is_thinned_evenly(count: int) -> None:
     assert kept[0] == 0
     assert len(set(np.diff(kept))) <= 1
     assert kept[-1] + (kept[1] - kept[0] if count > 1 else 1) >= count
+
+
+def visits(*parts: np.ndarray[Any, Any]) -> Visited:
+    visited = Visited()
+    for part in parts:
+        for one in part:
+            visited(one[None])
+    return visited
+
+
+def test_states_are_counted_by_kind_and_not_by_visit() -> None:
+    rng = np.random.default_rng(1)
+    near, far = rng.normal(5.0, 2.0, (1000, 3)), rng.normal(5.0, 20.0, (3000, 3))
+    assert visits(near[:999]).count is None
+    first = visits(near).count
+    assert first is not None
+    assert 50 < first <= 1000
+    assert visits(near, near, near).count == first
+    assert visits(near * 7.0).count is not None
+    more = visits(near, far).count
+    assert more is not None
+    assert more > first
+    # What matters is the spread of what was met, not its units.
+    assert visits(8.0 * near, 8.0 * far).count == more
+
+
+def test_several_environments_are_counted_as_one() -> None:
+    observations = np.random.default_rng(2).normal(size=(2400, 4))
+    together = Visited()
+    for at in range(0, 2400, 2):
+        together(observations[at : at + 2])
+    assert together.count is not None
+    assert together.count > 100
+
+
+@pytest.mark.parametrize("stop", [10, 1000, 1100])
+def test_counting_goes_on_from_a_checkpoint(stop: int) -> None:
+    observations = np.random.default_rng(3).normal(size=(1500, 4)).astype(np.float32)
+    before = visits(observations[:stop])
+    after = Visited()
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    for one in observations[stop:]:
+        after(one[None])
+    assert after.count == visits(observations).count
+
+
+def test_images_and_parts_are_not_counted() -> None:
+    visited = Visited()
+    for _ in range(1200):
+        visited(np.zeros((1, 2, 2), np.uint8))
+        visited({"a": np.zeros((1, 2))})
+    assert visited.count is None

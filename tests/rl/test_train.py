@@ -18,7 +18,7 @@ from policypress.config import CompressionConfig, TrainConfig, from_json
 from policypress.errors import ConfigError, DivergedError, PolicypressError, RunError, UnsupportedError
 from policypress.files import locked
 from policypress.policy.payload import encode_payload
-from policypress.rl import checkpoint, evaluate, train
+from policypress.rl import checkpoint, dynamics, evaluate, train
 from policypress.rl import load as load_agent
 from policypress.rl.adapters import ADAPTERS
 from policypress.rl.plan import dense_baseline, plan_training
@@ -63,6 +63,15 @@ def test_each_evaluation_tells_of_the_network_too(run: Run) -> None:
         assert 0.0 <= float(row["dormant"]) <= 1.0
         assert int(row["rank"]) >= 1
         assert bool(row["entropy"]) == (run.config.algo not in ("td3", "ddpg"))
+        assert row["visited"] == ""  # its first observations are units
+
+
+def test_states_are_counted_while_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamics, "_FIRST", 30)
+    train(run_config("ppo"), tmp_path / "run")
+    first, *_, last = rows_of(tmp_path / "run")
+    assert first["visited"] == ""
+    assert 5 < int(last["visited"]) <= 100
 
 
 def test_a_finished_run_leaves_these_files_and_no_others(run: Run) -> None:

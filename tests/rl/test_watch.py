@@ -123,9 +123,11 @@ def test_an_episode_is_that_of_evaluate(tmp_path: Path) -> None:
     assert watched == pp.evaluate(policy, Lit, episodes=2, seed=7)
 
 
-def test_a_picture_of_moments(tmp_path: Path) -> None:
-    watch(chooser(0), Lit, out=tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as image:
+@pytest.mark.parametrize(("name", "form"), [("a.png", "PNG"), ("a.jpg", "JPEG")])
+def test_a_picture_of_moments(name: str, form: str, tmp_path: Path) -> None:
+    watch(chooser(0), Lit, out=tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.format == form
         assert image.size == (3 * 320, 2 * 258)
         picture = np.asarray(image.convert("L"))
     moments = [lit(picture[row * 258 :], column * 320) for row in range(2) for column in range(3)]
@@ -198,7 +200,7 @@ def test_a_render_that_fails_is_one_sentence(env: Any, sentence: str, tmp_path: 
         ({"steps": 0}, "at least 1"),
         ({"seed": -1}, "not negative"),
         ({"out": None, "beside": chooser(1)}, "--out beside.gif"),
-        ({"out": "a.avi"}, r"must end in \.gif, \.mp4, \.png: .* a\.gif"),
+        ({"out": "a.avi"}, r"must end in \.gif, \.mp4, \.png, \.jpg: .* a\.gif"),
         ({"out": "nowhere/a.gif"}, "no folder nowhere"),
     ],
 )

@@ -52,6 +52,7 @@ set = { learning_rate = 1e-3 }
 [evaluate]
 episodes = 7
 bench = true
+film = true
 [evaluate.robustness]
 kinds = ["noise", "mass"]
 episodes = 100
@@ -62,7 +63,7 @@ episodes = 100
         "--env-kwargs=easy:True", "--set=learning_rate=0.001", "--sparsity=0.0", "--weight-bits=32", "--seed=1",
         "--out=out", "--resume", "--json",
     ]  # fmt: skip
-    run, evaluate, disturb, time = cell.commands(Path("out"))
+    run, evaluate, disturb, time, film = cell.commands(Path("out"))
     assert run == Command(tuple(cell.arguments(Path("out"))), Path("out/result.json"))
     assert evaluate == Command(
         ("evaluate", "out/policy.policy", "--episodes=7", "--json"), Path("out/evaluation.json"), printed=True
@@ -70,11 +71,12 @@ episodes = 100
     told = ("--kinds=noise,mass", "--episodes=100", "--out=out/robustness", "--json")
     assert disturb == Command(("evaluate", "out/policy.policy", "--robustness", *told))
     assert time == Command(("bench", "out/policy.policy", "--json"), Path("out/bench.json"), printed=True)
+    assert film == Command(("watch", "out/policy.policy", "--out=out/film.jpg", "--json"), Path("out/film.jpg"))
 
 
 def test_only_what_is_asked_for_is_measured(tmp_path: Path) -> None:
     assert len(study(tmp_path).cells[0].commands(Path("out"))) == 1
-    plain = study(tmp_path, GRID + "[evaluate]\nrobustness = {}\nbench = false").cells[0]
+    plain = study(tmp_path, GRID + "[evaluate]\nrobustness = {}\nbench = false\nfilm = false").cells[0]
     _, disturb = plain.commands(Path("out"))
     assert disturb.arguments == ("evaluate", "out/policy.policy", "--robustness", "--out=out/robustness", "--json")
 
@@ -166,6 +168,7 @@ ERRORS = {
     "disturbed": (GRID + "[evaluate.robustness]\nepisodes = 1", "evaluate.robustness.episodes=1 must be a whole"),
     "robustness": (GRID + "[evaluate]\nrobustness = true", "evaluate.robustness must be a table: write"),
     "bench": (GRID + "[evaluate]\nbench = 3", "evaluate.bench=3 must be true or false"),
+    "film": (GRID + '[evaluate]\nfilm = "gif"', "evaluate.film='gif' must be true or false"),
     "normalize": (GRID + '[normalize]\n"A-v0" = [1]', 'normalize."A-v0"=[1] must be the returns that are 0 and 1'),
     "baseline": (GRID + "[baseline]\nsparse = 0", "sparse is no key of [baseline]"),
     "two baselines": (GRID + '[baseline]\nalgo = "dqn"', "two runs of A-v0 would both be what others are compared"),

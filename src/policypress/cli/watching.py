@@ -27,7 +27,7 @@ def watch(
         str | None, typer.Option(help=ENV + " Default: the one of the training, with its settings and wrappers.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A .gif or .mp4, or a .png of six moments. Default: a window.")
+        Path | None, typer.Option(help="A .gif or .mp4, or a .png or .jpg of six moments. Default: a window.")
     ] = None,
     beside: Annotated[Path | None, typer.Option(help="Another .policy file, shown to the right; needs --out.")] = None,
     episodes: Annotated[int, typer.Option(help="Number of episodes.", min=1)] = 1,

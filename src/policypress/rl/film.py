@@ -1,6 +1,6 @@
-"""Pictures of an episode, each with a line of text, as a file: GIF, MP4, or one PNG of some moments.
+"""Pictures of an episode, each with a line of text, as a file: GIF, MP4, or one PNG or JPEG of some moments.
 
-Pillow writes GIF and PNG, imageio with its own ffmpeg MP4.
+Pillow writes GIF, PNG and JPEG, imageio with its own ffmpeg MP4.
 """
 
 from __future__ import annotations
@@ -98,19 +98,36 @@ def _mp4(frames: Sequence[Image.Image], rate: float) -> bytes:
 
 
 def _png(frames: Sequence[Image.Image], rate: float) -> bytes:
-    """Some moments from the first to the last, row by row."""
+    return _encoded(_moments(frames), "PNG")
+
+
+def _jpeg(frames: Sequence[Image.Image], rate: float) -> bytes:
+    return _encoded(_moments(frames), "JPEG")
+
+
+def _moments(frames: Sequence[Image.Image]) -> Image.Image:
+    """Some of ``frames`` from the first to the last, row by row."""
     moments = [frames[round(place)] for place in np.linspace(0, len(frames) - 1, min(_MOMENTS, len(frames)))]
     width, height = frames[0].size
     columns = min(len(moments), max(1, _ACROSS // width))
     together = Image.new("RGB", (columns * width, math.ceil(len(moments) / columns) * height))
     for place, moment in enumerate(moments):
         together.paste(moment, (place % columns * width, place // columns * height))
+    return together
+
+
+def _encoded(picture: Image.Image, form: str) -> bytes:
     buffer = io.BytesIO()
-    together.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, form, optimize=True)
     return buffer.getvalue()
 
 
-_WRITERS: dict[str, Callable[[Sequence[Image.Image], float], bytes]] = {".gif": _gif, ".mp4": _mp4, ".png": _png}
+_WRITERS: dict[str, Callable[[Sequence[Image.Image], float], bytes]] = {
+    ".gif": _gif,
+    ".mp4": _mp4,
+    ".png": _png,
+    ".jpg": _jpeg,
+}
 
 
 def _contained(image: Image.Image, size: Size) -> Image.Image:

@@ -82,7 +82,7 @@ def _run(config: TrainConfig, folder: TrainingFolder, adapter: Adapter, progress
     # One thread: on these small networks more only wait for each other, and the same seed gives the same bytes.
     torch.set_num_threads(1)
     found = checkpoint.newest_checkpoint(folder.checkpoint)
-    env = _training_env(config)
+    env = training_env(config)
     try:
         model, state = _model(config, folder, adapter, env, found)
         compression = [CompressionCallback(config.compression, config.steps)] if adapter.descends else []
@@ -138,7 +138,8 @@ def _freeze(config: TrainConfig, model: BaseAlgorithm, adapter: Adapter, unfinis
     )
 
 
-def _training_env(config: TrainConfig) -> DummyVecEnv:
+def training_env(config: TrainConfig) -> DummyVecEnv:
+    """What the agent of a run learns in."""
     return DummyVecEnv([lambda: Monitor(make_env(config.environment, training=True)) for _ in range(config.n_envs)])
 
 
@@ -151,12 +152,13 @@ def _model(
         env.seed(config.seed + model.num_timesteps)
         checkpoint.map_replay_buffer(model, folder.replay, resume=True)
         return model, checkpoint.restore_checkpoint(model, found)
-    model = _new_model(config, adapter, env)
+    model = new_model(config, adapter, env)
     checkpoint.map_replay_buffer(model, folder.replay, resume=False)
     return model, {}
 
 
-def _new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
+def new_model(config: TrainConfig, adapter: Adapter, env: DummyVecEnv) -> Any:
+    """The agent of a run before its first step; ConfigError for settings that its algorithm refuses."""
     kwargs = dict(config.algo_kwargs)
     buffer = inspect.signature(adapter.model_class).parameters.get("buffer_size")
     if isinstance(kwargs.get("train_freq"), list):  # JSON has no tuples
@@ -222,9 +224,9 @@ def check(config: TrainConfig) -> Adapter:
     small = config
     if "buffer_size" in known:
         small = replace(config, n_envs=1, algo_kwargs={**config.algo_kwargs, "buffer_size": 1})
-    trial = _training_env(small)
+    trial = training_env(small)
     try:
-        model = _new_model(small, adapter, trial)
+        model = new_model(small, adapter, trial)
         learning_starts = adapter.learning_starts(model)
         config.compression.check_reachable(config.steps, config.total_steps, learning_starts)
         if learning_starts >= config.total_steps:
@@ -250,6 +252,9 @@ class _RunCallback(BaseCallback):
         super().__init__()
         self._config, self._folder, self._adapter, self._progress = config, folder, adapter, progress
         self._rows: list[dict[str, Any]] = state.get("evaluations", [])
+        self._visited = dynamics.Visited()
+        if "visited" in state:  # checkpoints of earlier versions have none
+            self._visited.load_state_dict(state["visited"])
         self._seconds_before = float(state.get("seconds", 0.0))
         self._started = time.monotonic()
         self._checkpoint_every = max(1, config.total_steps // 100)
@@ -265,6 +270,7 @@ class _RunCallback(BaseCallback):
         self._report()
 
     def _on_step(self) -> bool:
+        self._visited(self.locals["new_obs"])
         self.evaluate_if_due()
         if isinstance(self.model, OffPolicyAlgorithm):
             self._save_if_due()
@@ -303,7 +309,7 @@ class _RunCallback(BaseCallback):
             "phase": compressor.phase.name.lower() if compressor else "float",
             "numerics": policy.numerics,
             "seconds": round(self.seconds, 1),
-            **dynamics.dynamics(self._adapter, model, policy, met),
+            **dynamics.dynamics(self._adapter, model, policy, met, self._visited),
         }
         self._rows.append(row)
         for name in ("mean", "low", "high", *dynamics.COLUMNS):
@@ -319,7 +325,7 @@ class _RunCallback(BaseCallback):
 
     def save(self) -> None:
         model: Any = self.model
-        state = {"evaluations": self._rows, "seconds": self.seconds}
+        state = {"evaluations": self._rows, "seconds": self.seconds, "visited": self._visited.state_dict()}
         checkpoint.save_checkpoint(model, self._folder.checkpoint, state)
 
     def _report(self) -> None:

@@ -49,11 +49,11 @@ def watch(
 ) -> tuple[Evaluation, ...]:
     """Shows ``episodes`` of ``policy`` in ``env`` (default: the one on its card), and what they returned.
 
-    ``out``: a .gif or .mp4, or a .png of six moments; None: a window. ``beside``: another policy, shown to the right in
-    the same episodes (in the environment on its own card if ``env`` is None), and returned second. Below each stand its
-    payload and its return so far. Episode i starts from ``reset(seed=seed + i)`` and is shown for ``steps`` (default:
-    to its end in a window, SECONDS of simulated time in a file); what is cut has not ended early. ``progress(done,
-    steps)`` is called as a film's episodes go on.
+    ``out``: a .gif or .mp4, or a .png or .jpg of six moments; None: a window. ``beside``: another policy, shown to the
+    right in the same episodes (in the environment on its own card if ``env`` is None), and returned second. Below each
+    stand its payload and its return so far. Episode i starts from ``reset(seed=seed + i)`` and is shown for ``steps``
+    (default: to its end in a window, SECONDS of simulated time in a file); what is cut has not ended early.
+    ``progress(done, steps)`` is called as a film's episodes go on.
 
     Where nothing is set and there is no display, MuJoCo draws by EGL. Raises ConfigError for an environment that cannot
     be shown, or without a display for a window, RunError where it cannot be drawn.

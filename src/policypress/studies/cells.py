@@ -33,10 +33,10 @@ IDENTITY_VERSION = 1
 """Part of every identity: to be raised when the same settings come to mean another run."""
 SEED = "seed"
 EVALUATION = ("episodes", "seed")
-ROBUSTNESS, BENCH = "robustness", "bench"
-"""What ``evaluate`` of a cell may say: settings of a measurement of its own, of one under disturbances, and whether its
-policy is timed."""
-EVALUATED, LATENCY = "evaluation.json", "bench.json"
+ROBUSTNESS, BENCH, FILM = "robustness", "bench", "film"
+"""What ``evaluate`` of a cell may say: settings of a measurement of its own, of one under disturbances, whether its
+policy is timed, and whether an episode of it is drawn."""
+EVALUATED, LATENCY, MOMENTS = "evaluation.json", "bench.json", "film.jpg"
 """Files in a run's folder that hold what was measured; ROBUSTNESS is a folder there."""
 DIGESTS = ("agent_sha256", "vecnormalize_sha256")
 """Settings that are no option: what the files were when the study was read."""
@@ -186,6 +186,8 @@ class Cell:
             found.append(Command((*disturb, f"--out={out / ROBUSTNESS}", "--json")))
         if measured.get(BENCH):
             found.append(Command(("bench", policy, "--json"), out / LATENCY, printed=True))
+        if measured.get(FILM):
+            found.append(Command(("watch", policy, f"--out={out / MOMENTS}", "--json"), out / MOMENTS))
         return tuple(found)
 
     def _of_method(self, name: str) -> bool:

@@ -21,6 +21,7 @@ from policypress.errors import ConfigError
 from policypress.studies.cells import (
     BENCH,
     EVALUATION,
+    FILM,
     KINDS,
     ROBUSTNESS,
     SEED,
@@ -198,9 +199,10 @@ def _digest(path: Path) -> str:
 
 
 def _evaluate(table: Any) -> dict[str, Any]:
-    measured = _measurement(table, "evaluate", (*EVALUATION, ROBUSTNESS, BENCH))
-    if type(measured.get(BENCH, False)) is not bool:
-        raise ConfigError(f"evaluate.{BENCH}={measured[BENCH]!r} must be true or false.")
+    measured = _measurement(table, "evaluate", (*EVALUATION, ROBUSTNESS, BENCH, FILM))
+    for name in (BENCH, FILM):
+        if type(measured.get(name, False)) is not bool:
+            raise ConfigError(f"evaluate.{name}={measured[name]!r} must be true or false.")
     if ROBUSTNESS in measured:
         name = f"evaluate.{ROBUSTNESS}"
         measured[ROBUSTNESS] = found = _measurement(measured[ROBUSTNESS], name, (*EVALUATION, "kinds"))

@@ -35,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Read(HTMLParser):
     """What stands where in a page, and which tags are not closed."""
 
-    EMPTY = ("meta", "link")
+    EMPTY = ("meta", "link", "img")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -81,7 +81,9 @@ def test_it_is_read_without_seeing(written: Path) -> None:
     levels = [int(tag[1]) for tag, _ in read.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    figures, tables = len(read.all("figure")), len(read.all("table"))
+    assert all(one["alt"] and str(one["src"]).startswith("data:image/jpeg;base64,") for one in read.all("img"))
+    assert len(read.all("img")) == 10
+    figures, tables = len(read.all("figure")) - 10, len(read.all("table"))
     assert len([one for one in read.all("div") if one.get("role") == "img" and one.get("aria-label")]) == figures
     assert len(read.all("caption")) == tables >= figures
     assert len(read.all("details")) == figures + 1  # the words of the run that failed
@@ -143,7 +145,7 @@ def test_a_browser_draws_every_chart(written: Path, tmp_path: Path, width: int, 
     assert found is not None
     right, drawn, asked, ground, hovered, pressed, left = found[1].split("|")
     assert float(right) <= width
-    assert int(drawn) == text.count("<figure")
+    assert int(drawn) == text.count("<figure data-chart=")
     assert int(asked) == 0
     assert ground == ("rgb(20, 22, 26)" if dark else "rgb(251, 251, 250)")
     assert (hovered, pressed) == ("true", "true")

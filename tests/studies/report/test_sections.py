@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from policypress.errors import RunError
-from policypress.studies.report.document import Chart, Document, Section, Table, Words
+from policypress.studies.report.document import Chart, Document, Picture, Section, Table, Words
 from policypress.studies.report.paper import read_paper
 from policypress.studies.report.results import results
-from policypress.studies.report.sections import document
+from policypress.studies.report.sections import document, films
 from policypress.studies.store import Store
-from studies.report.whole import PAPER, WORDS, whole
+from studies.report.whole import FILM, PAPER, WORDS, whole
 from studies.toys import figures, finished, study
 
 EVERY = ["summary", "tasks", "sparsity", "curves", "dynamics", "bytes", "time", "ablation", "equal", "layers"]
-EVERY += ["robustness", "failed", "made"]
+EVERY += ["films", "robustness", "failed", "made"]
 
 
 def report(folder: Path, paper: str = "") -> Document:
@@ -46,6 +46,21 @@ def test_every_section_is_there_where_there_is_something_for_it(found: Document)
     assert [one.name for one in found.sections] == EVERY
     assert found.facts["runs finished"] == "27 of 28"
     assert found.facts["seeds a cell"] == "1 to 2"
+
+
+def test_films_are_of_those_that_were_drawn_and_not_too_many(
+    found: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = section(found, "films").parts
+    assert [part.title for part in drawn if isinstance(part, Picture) and part.data == FILM] == [
+        f"{env}, {name}"
+        for env in ("Hopper-v5", "Walker2d-v5")
+        for name in ("dense, 8 bits", "90 % sparse, 8 bits", "98 % sparse, 8 bits", "4-4, 8 bits", "linear, 8 bits")
+    ]
+    monkeypatch.setattr(films, "MOST", 3)
+    few = section(report(whole(tmp_path)), "films")
+    assert len(few.parts) == 3
+    assert few.text[-1] == "7 more are in the folders of their runs, as `film.jpg`."
 
 
 def test_a_study_without_more_has_fewer_sections(tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A JPEG. ``alt`` says what it shows."""
+
+    title: str
+    alt: str
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Words:
     """The words of a program, line by line, under a title."""
 
@@ -70,7 +79,7 @@ class Section:
     name: str
     title: str
     text: tuple[str, ...]
-    parts: tuple[Table | Chart | Words, ...]
+    parts: tuple[Table | Chart | Picture | Words, ...]
 
 
 @dataclass(frozen=True)

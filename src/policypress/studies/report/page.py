@@ -7,6 +7,7 @@ compiled from Vega-Lite when the page is written, so that a spec that is wrong i
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from policypress.studies.report.charts import ROWS
-from policypress.studies.report.document import SHAPES, Chart, Document, Section, Series, Table, Words
+from policypress.studies.report.document import SHAPES, Chart, Document, Picture, Section, Series, Table, Words
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -128,6 +129,8 @@ def _section(section: Section, numbers: Mapping[int, int]) -> str:
             figures = []
         if isinstance(part, Table):
             parts.append(_table(part))
+        elif isinstance(part, Picture):
+            parts.append(_picture(part))
         elif isinstance(part, Words):
             parts.append(f"<details><summary>{escape(part.title)}</summary><pre>{escape(part.text)}</pre></details>")
     return "\n".join([*parts, "</section>"])
@@ -145,6 +148,14 @@ def _figure(chart: Chart, number: int) -> str:
         + (f'<ul class="legend" aria-label="Pick one of the chart">{legend}</ul>' if legend else "")
         + f'<div class="chart" role="img" aria-label="{escape(chart.alt)} The table below has the numbers."></div>'
         f"<details><summary>The numbers of this chart</summary>{_table(chart.table)}</details></figure>"
+    )
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.data).decode()
+    return (
+        f'<figure class="film"><h3>{escape(picture.title)}</h3>'
+        f'<img alt="{escape(picture.alt)}" src="data:image/jpeg;base64,{data}"></figure>'
     )
 
 

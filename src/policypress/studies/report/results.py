@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policypress.errors import RunError
-from policypress.studies.cells import DIGESTS, LATENCY, ROBUSTNESS, SEED
+from policypress.studies.cells import DIGESTS, LATENCY, MOMENTS, ROBUSTNESS, SEED
 from policypress.studies.report.document import Series, placed
 from policypress.studies.report.paper import PaperPoint, points_of
 from policypress.studies.statistics import CellFigures, MethodFigures, cell_figures, method_figures
@@ -149,6 +149,12 @@ def latency(results: Results, run: Run) -> tuple[float, str] | None:
     """Seconds of an action of its policy, and the processor, where ``bench --json`` measured them into its folder."""
     found = _read(results.folder, "runs", run.id, LATENCY)
     return None if found is None else (float(found["rows"][0]["latency"]), str(found["machine"]["cpu"]))
+
+
+def moments(results: Results, run: Run) -> bytes | None:
+    """A JPEG of an episode of its policy, where ``watch`` has drawn it into its folder."""
+    file = results.folder / "runs" / run.id / MOMENTS
+    return file.read_bytes() if file.exists() else None
 
 
 def disturbed(results: Results) -> Iterator[tuple[Mapping[str, Any], str | None]]:

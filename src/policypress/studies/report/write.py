@@ -10,7 +10,7 @@ from pathlib import Path
 from policypress.errors import ConfigError
 from policypress.extras import require
 from policypress.files import write_whole
-from policypress.studies.report.document import FORMATS, Chart, Document, Format, Table, Words
+from policypress.studies.report.document import FORMATS, Chart, Document, Format, Picture, Table, Words
 from policypress.studies.report.page import page
 from policypress.studies.report.paper import read_paper
 from policypress.studies.report.results import results
@@ -46,6 +46,8 @@ def markdown(document: Document) -> str:
                     lines += _markdown(part)
                 case Chart():
                     lines += _markdown(part.table)
+                case Picture():
+                    lines += ["", f"**{part.title}**: {part.alt} The page shows it."]
                 case Words():
                     lines += ["", f"### {part.title}", "", *(f"    {line}" for line in part.text.splitlines())]
     return "\n".join([*lines, ""])

@@ -12,6 +12,7 @@ _QUANTITIES = (
     Quantity("dormant", "dormant units", Axis("dormant units", format=".0%", zero=True), ".1%", percent),
     Quantity("rank", "effective rank", Axis("effective rank of features", format=",.3~r", zero=True), ",.1f"),
     Quantity("entropy", "entropy", Axis("entropy, nats", label="format(datum.value, ',.3~r')"), ",.2f", share),
+    Quantity("visited", "states visited", Axis("kinds of states visited", format=",.3~r", zero=True), ",.0f"),
 )
 
 
@@ -29,6 +30,7 @@ def dynamics(results: Results) -> Section | None:
         "Of the deployed network at the observations that it met when it was evaluated: the share of hidden units that "
         "are dormant (mean magnitude at most 2.5 % of their layer's), and the effective rank of what the last layer "
         "sees (all but 1 % of the sum of singular values). Entropy: of what actions are drawn from in training, of "
-        "squashed ones before they are squashed. Lines are means over seeds, bands reach from the least to the most.",
+        "squashed ones before they are squashed. States visited: how many of 65,536 kinds training has been in. Lines "
+        "are means over seeds, bands reach from the least to the most.",
     )
     return Section("dynamics", "Learning dynamics", text, tuple(parts))
