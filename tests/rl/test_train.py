@@ -68,7 +68,7 @@ def test_each_evaluation_tells_of_the_network_too(run: Run) -> None:
 
 def test_states_are_counted_while_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamics, "_FIRST", 30)
-    train(run_config("ppo"), tmp_path / "run")
+    train(run_config("sac"), tmp_path / "run")
     first, *_, last = rows_of(tmp_path / "run")
     assert first["visited"] == ""
     assert 5 < int(last["visited"]) <= 100
