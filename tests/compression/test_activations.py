@@ -31,7 +31,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.policy.ops import Activation
 from policypress.policy.ops import walk as walk_ops
 from policypress.policy.policy import Policy
-from quick import quick
+from quick import crossed, quick
 
 NAMES = list(FUNCTIONS)
 Build = Callable[[nn.Module], nn.Sequential]
@@ -117,8 +117,7 @@ def assert_same(network: nn.Sequential, policy: Policy, x: torch.Tensor, least: 
     assert len(np.unique(outputs, axis=0)) >= least
 
 
-@pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "build"), crossed(NAMES, BUILDS))
 def test_the_network_in_training_computes_what_the_policy_will(name: str, build: str) -> None:
     for bits in BITS[build]:
         network, compressor, shape = pressed(build, name, activation_bits=bits, seed=bits)

@@ -38,7 +38,7 @@ from policypress.policy.ops import ZERO_POINT_LIMIT, Requantization
 from policypress.policy.payload import decode_payload, encode_payload
 from policypress.policy.policy import Policy
 from policypress.testing import assert_same
-from quick import quick
+from quick import crossed, quick
 
 pytestmark = [  # some of these are dead, or have huge weights, on purpose
     pytest.mark.filterwarnings("ignore:a layer has no weight left"),
@@ -662,8 +662,7 @@ def quantizer_state(network: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in network.state_dict().items() if key.endswith(STATES)}
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("weight_range", ["mse", "minmax"])
+@pytest.mark.parametrize(("name", "weight_range"), crossed(CASES, ["mse", "minmax"]))
 def test_a_training_pass_computes_what_the_state_it_leaves_behind_says(name: str, weight_range: WeightRange) -> None:
     """Ranges move before they are used, so the same weights evaluated, or frozen, at once give the same outputs."""
     case = CASES[name]
@@ -1098,12 +1097,7 @@ def test_no_gradient_through_a_saturated_activation() -> None:
     assert bool((network[0].bias.grad[:8] == 0).all())
 
 
-@pytest.mark.parametrize(
-    "bits",
-    [(8, 8), (4, 4), (2, 3), (8, 0), (2, 0)],
-    ids=lambda bits: f"{bits[0]}-bit-weights-{bits[1]}-bit-activations",
-)
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize(("bits", "activation"), crossed([(8, 8), (4, 4), (2, 3), (8, 0), (2, 0)], [nn.ReLU, nn.Tanh]))
 def test_loss_falls_while_quantized(bits: tuple[int, int], activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 32), activation(), nn.Linear(32, 16), activation(), nn.Linear(16, 1))

@@ -19,6 +19,7 @@ from policypress.policy.activations import FUNCTIONS
 from policypress.policy.cells import of_floats
 from policypress.policy.ops import CELLS
 from policypress.testing import random_recurrent_policy
+from quick import crossed
 
 INPUTS, UNITS, OUTPUTS = 6, 4, 3
 
@@ -171,9 +172,7 @@ def test_other_cells_are_black_boxes(module: type[Spelled], why: str, tmp_path: 
     assert why in found.unknown
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
-@pytest.mark.parametrize("style", ["exact", "qdq"])
+@pytest.mark.parametrize(("kind", "layers", "style"), crossed(["gru", "lstm"], [1, 2], ["exact", "qdq"]))
 def test_our_own_float_export_comes_back(kind: str, layers: int, style: str, tmp_path: Path) -> None:
     policy = opened(scripted(exporter(kind, layers), tmp_path / "policy.pt")).policy
     assert policy is not None

@@ -22,6 +22,7 @@ from policypress.importers import signals as s
 from policypress.importers.chain import chain_of
 from policypress.importers.opened import Opened, action_of_chain
 from policypress.policy.contract import ObservationTransform
+from quick import crossed
 
 INPUTS, UNITS, OUTPUTS = 6, 4, 3
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -143,9 +144,7 @@ def apart(found: Opened, steps: int = 1000) -> float:
 # What rsl_rl exports
 
 
-@pytest.mark.parametrize("trace", [False, True])
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(("kind", "layers", "trace"), crossed(CELLS, [1, 2], [False, True]))
 def test_torchscript(kind: str, layers: int, trace: bool, tmp_path: Path) -> None:
     found = opened(scripted(exporter(kind, layers), tmp_path / "a.pt", trace=trace))
     assert apart(found) < 1e-5

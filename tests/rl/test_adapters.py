@@ -26,6 +26,7 @@ from policypress.rl import CompressionCallback, adapters, evaluate
 from policypress.rl.adapters import ADAPTERS, NAMES, Adapter, adapter_named
 from policypress.rl.callback import attach
 from policypress.rl.compress import compress
+from quick import covering
 from rl.toys import (
     AIM,
     CHOOSE,
@@ -101,7 +102,7 @@ def test_every_algorithm_is_tested() -> None:
     assert {algo for algo, _ in CASES} == set(NAMES) == set(ADAPTERS)
 
 
-@pytest.mark.parametrize(("algo", "env"), CASES)
+@pytest.mark.parametrize(("algo", "env"), covering(CASES))
 def test_the_frozen_policy_acts_as_the_agent(algo: str, env: str) -> None:
     model = trained(algo, env)
     policy, observations = pp.freeze(model), random_observations(model)
@@ -117,7 +118,7 @@ def test_the_frozen_policy_acts_as_the_agent(algo: str, env: str) -> None:
     assert (policy.test_vectors is not None) == (algo != "ars")  # which keeps no observations
 
 
-@pytest.mark.parametrize(("algo", "env"), PRESSABLE)
+@pytest.mark.parametrize(("algo", "env"), covering(PRESSABLE))
 def test_what_was_pressed_while_learning_is_what_is_frozen(algo: str, env: str) -> None:
     image = env in (LOOK, AIM)
     model = agent(algo, env, learning_rate=1e-4 if image else 3e-3)

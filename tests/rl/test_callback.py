@@ -28,6 +28,7 @@ from policypress.config import CompressionConfig
 from policypress.errors import ConfigError, RunError, UnsupportedError
 from policypress.rl import CompressionCallback, ResNetExtractor
 from policypress.rl.callback import attached_compressor
+from quick import crossed
 from rl.toys import (
     AGENTS,
     FOLLOW,
@@ -307,8 +308,7 @@ def test_windows_beyond_nominal_steps_are_refused() -> None:
 # learn() in a loop, and its end before the config's
 
 
-@pytest.mark.parametrize("reset", [True, False])
-@pytest.mark.parametrize("one", [True, False], ids=["one callback", "new callbacks"])
+@pytest.mark.parametrize(("reset", "one"), crossed([True, False], [True, False]))
 def test_learn_in_a_loop_is_one_training(reset: bool, one: bool) -> None:
     model = sac(FOLLOW)
     callback = CompressionCallback(PRESSED, steps=200)
@@ -482,8 +482,7 @@ def test_plain_load_of_a_quantizing_agent_fails_and_names_the_quantizer(algo: st
 STAGES = {"before": 15, "pruning": 40, "observing": 70, "quantizing": 90, "ended": 100}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("algo", ["sac", "dqn"])
+@pytest.mark.parametrize(("algo", "stage"), crossed(["sac", "dqn"], STAGES))
 def test_our_load_restores_everything_and_training_goes_on(algo: str, stage: str, tmp_path: Path) -> None:
     model = AGENTS[algo]()
     learn(model, steps=100, until=STAGES[stage])

@@ -25,7 +25,7 @@ from policypress.rl import checkpoint
 from policypress.rl.agents import load_agent
 from policypress.rl.press import press
 from policypress.rl.sources import Source
-from quick import quick
+from quick import crossed, quick
 from rl.toys import FOLLOW, LOOK, NAMED, PICK, agent, plan
 
 FINETUNE = sys.modules["policypress.rl.finetune"]
@@ -80,8 +80,7 @@ def test_an_agent_is_trained_on(algo: str, tmp_path: Path, monkeypatch: pytest.M
     assert (policy.provenance["env"], policy.provenance["finetuned"]) == (ENVS[algo], 200)
 
 
-@pytest.mark.parametrize("algo", ["dqn", "ppo"])
-@pytest.mark.parametrize("stop", [60, 180])  # before and while it quantizes
+@pytest.mark.parametrize(("algo", "stop"), crossed(["dqn", "ppo"], [60, 180]))  # before and while it quantizes
 def test_an_interrupted_agent_goes_on(algo: str, stop: int, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)
     config = planned(source, algo)

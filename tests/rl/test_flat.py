@@ -30,6 +30,7 @@ from policypress.rl.evaluate import chance
 from policypress.rl.press import press
 from policypress.rl.sources import Source
 from policypress.rl.teacher import Teacher
+from quick import crossed
 from rl.toys import EPISODE, PAIRED, PRESSED, SEEN, Follow, Pick, plan
 
 SPACES: dict[str, spaces.Space[Any]] = {
@@ -115,8 +116,7 @@ def test_vectors_are_what_the_network_of_stable_baselines_sees(name: str) -> Non
         assert flat_space(space).contains(flat)
 
 
-@pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("algo", ["sac", "ppo", "dqn"])
+@pytest.mark.parametrize(("algo", "name"), crossed(["sac", "ppo", "dqn"], SPACES))
 def test_agents_of_every_space_answer_the_same_when_opened_and_frozen(algo: str, name: str, tmp_path: Path) -> None:
     model, env = trained(algo, name), env_of(name, algo)
     model.save(tmp_path / "agent.zip")
@@ -133,8 +133,7 @@ def test_agents_of_every_space_answer_the_same_when_opened_and_frozen(algo: str,
         assert critic(torch.zeros(2, SIZES[name]), torch.zeros(2, 2)).shape == (2, 1)
 
 
-@pytest.mark.parametrize("name", ["discrete", "dict", "box-2d"])
-@pytest.mark.parametrize("algo", ["sac", "ppo", "dqn"])
+@pytest.mark.parametrize(("algo", "name"), crossed(["sac", "ppo", "dqn"], ["discrete", "dict", "box-2d"]))
 def test_agents_of_every_space_are_pressed_while_they_learn(algo: str, name: str) -> None:
     kind = ADAPTERS[algo].model_class
     settings: dict[str, Any] = {"n_steps": 20} if algo == "ppo" else {"learning_starts": 10, "buffer_size": 99}

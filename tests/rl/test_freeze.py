@@ -26,6 +26,7 @@ from policypress.policy.policy import Policy
 from policypress.rl import ResNetExtractor
 from policypress.rl import load as load_agent
 from policypress.rl.callback import attached_compressor
+from quick import crossed
 from rl.toys import (
     AGENTS,
     FOLLOW,
@@ -132,8 +133,7 @@ def test_outputs_before_the_action_are_equal_bit_for_bit_in_integers(algo: str, 
         np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU, nn.ELU, nn.GELU])
-@pytest.mark.parametrize("algo", ["sac", "dqn"])
+@pytest.mark.parametrize(("algo", "activation"), crossed(["sac", "dqn"], [nn.Tanh, nn.SiLU, nn.ELU, nn.GELU]))
 def test_hidden_activations_are_equal_bit_for_bit_also_after_loading(
     algo: str, activation: type[nn.Module], tmp_path: Path
 ) -> None:

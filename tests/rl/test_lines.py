@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policypress.rl.lines import COARSEST, LINEAR, Aim, Candidate, End, Known, Line, Shape, Slice, Space, propose
+from quick import crossed
 
 LADDER = tuple(map(Shape, ((), (4,), (8,), (16,), (16, 16), (24, 24), (32, 32), (64, 64), (256, 256))))
 WEIGHTS = (40, 60, 120, 240, 500, 1_000, 1_600, 5_400, 70_000)
@@ -421,8 +422,7 @@ def remembers_best(kind: str, others: float = 0.8) -> Callable[[Line], float]:
     return limit
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 8])
-@pytest.mark.parametrize("kind", ["history", "gru", "none"])
+@pytest.mark.parametrize(("kind", "jobs"), crossed(["history", "gru", "none"], [1, 2, 8]))
 def test_every_kind_of_memory_is_tried_and_the_better_one_gone_on_with(kind: str, jobs: int) -> None:
     known = run(Task(remembers_best(kind)), KEEP, 3_600.0, jobs, REMEMBERING)
     good = finished_known(known)

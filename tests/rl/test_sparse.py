@@ -24,6 +24,7 @@ from policypress.rl import CompressionCallback, load, train
 from policypress.rl.agents import load_agent
 from policypress.rl.callback import TENSORS_ATTRIBUTE, attached_compressor, missing
 from policypress.rl.checkpoint import newest_checkpoint
+from quick import crossed
 from rl.toys import AIM, FOLLOW, LOOK, PICK, agent, in_child, learn, learn_on, run_config
 
 VECTORS = {"sac": FOLLOW, "td3": FOLLOW, "dqn": PICK, "ppo": FOLLOW}
@@ -103,16 +104,7 @@ def check(algo: str, env: str, config: CompressionConfig, folder: Path) -> None:
     assert [zeros_of(pruning) for pruning in found._prunings] == [one.target_zeros for one in found._prunings]
 
 
-@pytest.mark.parametrize(
-    ("method", "algo"),
-    [
-        pytest.param(
-            method, algo, marks=pytest.mark.slow if algo in ("sac", "td3") and method in ("one-shot", "set") else ()
-        )
-        for method in METHODS
-        for algo in VECTORS
-    ],
-)
+@pytest.mark.parametrize(("method", "algo"), crossed(METHODS, VECTORS))
 def test_every_method_trains_every_algorithm(method: str, algo: str, tmp_path: Path) -> None:
     check(algo, VECTORS[algo], config_of(method), tmp_path)
 
