@@ -9,7 +9,8 @@ From the root of the repository, with the models where examples/robots/legged.py
 they were interrupted, in any session, and repeat nothing that is finished:
 
 - ``press`` is `policypress compress` on the makers' file, or on a policy pressed before (``--teacher NAME``), with what
-  stands behind ``--``; it leaves FOLDER/ROBOT/NAME, and beside it the seconds that it took in all sessions.
+  stands behind ``--``; it leaves FOLDER/ROBOT/NAME, and beside it the seconds that it took in all sessions. With
+  ``--leg`` the G1's student is a policy of one leg (examples/robots/g1.py).
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
   policy acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
@@ -27,6 +28,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -37,8 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from examples.robots.g1 import TEACHER, G1Leg, leg
 from examples.robots.legged import RATE, folder
-from examples.robots.walk import FILES, MEANS, ORIGINALS, ROBOTS, SEED, Episode, Pressed, Walker, walk
+from examples.robots.walk import FILES, MEANS, ORIGINALS, ROBOTS, SEED, Episode, Walker, asked, pressed, walk
 
 import policypress
 from policypress.files import write_whole
@@ -61,17 +64,20 @@ COLUMNS = (
 # Pressing
 
 
-def press(robot: str, name: str, options: Sequence[str], teacher: str | None = None) -> None:
+def press(robot: str, name: str, options: Sequence[str], teacher: str | None = None, one_leg: bool = False) -> None:
     """`policypress compress`, begun or gone on with; of the pressed policy called ``teacher`` if there is one."""
     out = FOLDER / robot / name
     out.mkdir(parents=True, exist_ok=True)
     file = FOLDER / robot / teacher / "policy.policy" if teacher else folder() / robot / FILES[robot]
-    command = [sys.executable, "-m", "policypress", "compress", str(file)]
-    command += ["--env", f"examples.robots.{robot}:{ROBOTS[robot].__name__}", "--out", str(out), "--resume", *options]
+    env, source = ROBOTS[robot].__name__, str(file)
+    if one_leg:
+        env, source = G1Leg.__name__, f"{leg.__module__}:{leg.__name__}"
+    command = [sys.executable, "-m", "policypress", "compress", source]
+    command += ["--env", f"examples.robots.{robot}:{env}", "--out", str(out), "--resume", *options]
     spent = FOLDER / robot / f"{name}.seconds.json"
-    told = ["--teacher", teacher] if teacher else []
+    told = [*(["--leg"] if one_leg else []), *(["--teacher", teacher] if teacher else [])]
     with clocked(spent, " ".join([*told, *options])):
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        code = subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, TEACHER: str(file)}).returncode
     if code not in (0, 1):  # 1: the closest that a search found
         sys.exit(code)
 
@@ -96,7 +102,7 @@ def measure(robot: str, episodes: int, minutes: float) -> None:
     deadline = time.monotonic() + 60.0 * minutes
     walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], episodes, deadline)
     for file in policies(robot):
-        walk_all(robot, file.parent.name, digest(file), lambda file=file: Pressed(file), episodes, deadline)
+        walk_all(robot, file.parent.name, digest(file), lambda file=file: pressed(file), episodes, deadline)
         on_microcontroller(robot, file)
 
 
@@ -151,7 +157,7 @@ def on_microcontroller(robot: str, file: Path) -> None:
     who = digest(file)
     if missing_tools() or (out.exists() and json.loads(out.read_text())["policy"] == who):
         return
-    env, walker = ROBOTS[robot](), Pressed(file)
+    env, walker = ROBOTS[robot](), pressed(file)
     walker.reset()
     observation, _ = env.reset(seed=SEED)
     met = []
@@ -230,11 +236,12 @@ def on_target(robot: str, file: Path) -> dict[str, Any]:
     told = json.loads(out.read_text()) if out.exists() else {}
     if told.get("policy") != digest(file):
         return {}
-    share = told["instructions"] / (HERTZ / RATE)
+    instructions = asked(policypress.load(file)) * told["instructions"]
+    share = instructions / (HERTZ / RATE)
     return {
         "flash": told["flash"],
         "ram": told["ram"],
-        "instructions": round(told["instructions"]),
+        "instructions": round(instructions),
         "period_share": f"{100 * share:.3g} %",
     }
 
@@ -271,6 +278,7 @@ def main() -> None:
     for verb in ("press", "measure"):
         verbs.add_parser(verb).add_argument("robot", choices=ROBOTS)
     verbs.choices["press"].add_argument("--name", required=True, help="of the folder that it leaves")
+    verbs.choices["press"].add_argument("--leg", action="store_true", help="of the G1: a policy of one leg")
     verbs.choices["press"].add_argument("--teacher", help="name of a pressed policy to learn from, not the makers'")
     verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
     verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
@@ -278,7 +286,9 @@ def main() -> None:
     given = parser.parse_args(arguments)
     match given.verb:
         case "press":
-            press(given.robot, given.name, options, given.teacher)
+            if given.leg and (given.robot != "g1" or not given.teacher):
+                parser.error("--leg is of the g1 and needs a --teacher, which keeps no state")
+            press(given.robot, given.name, options, given.teacher, given.leg)
         case "measure":
             measure(given.robot, given.episodes, given.minutes)
         case "report":

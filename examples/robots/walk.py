@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 if sys.platform == "linux" and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
 
-from examples.robots.g1 import G1
+from examples.robots.g1 import G1, both_legs, mirrored
 from examples.robots.go1 import Go1
 from examples.robots.legged import RATE, Legged, folder
 
@@ -97,6 +97,29 @@ class Pressed:
     def act(self, observation: NDArray[np.float32]) -> NDArray[Any]:
         action, self._state = self._policy.predict(observation, self._state)
         return action
+
+
+class Leg:
+    """A policy of policypress for the left leg of a G1, asked twice."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._policy = policypress.load(path)
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[Any]:
+        return both_legs(*self._policy.predict(np.stack([observation, mirrored(observation)]))[0])
+
+
+def pressed(path: Path | str) -> Walker:
+    """What walks by the policy in a file, of both legs or of one."""
+    return Leg(path) if asked(policypress.load(path)) == 2 else Pressed(path)
+
+
+def asked(policy: policypress.Policy) -> int:
+    """How often a policy is asked for one action of the robot."""
+    return 2 if policy.action.shape == (6,) else 1
 
 
 @dataclass(frozen=True)
@@ -182,7 +205,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     if given.command:
         settings["command"] = tuple(float(value) for value in given.command.split(","))
     walkers: dict[str, Walker] = {"original": ORIGINALS[given.robot]()}
-    walkers |= {file.parent.name or file.name: Pressed(file) for file in given.policy}
+    walkers |= {file.parent.name or file.name: pressed(file) for file in given.policy}
     env, seeds = ROBOTS[given.robot](**settings), range(given.seed, given.seed + given.episodes)
     print(table({name: [walk(env, walker, seed) for seed in seeds] for name, walker in walkers.items()}))
     if given.gif is not None:

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("mujoco")
 
 from benchmarks import robots
-from examples.robots import legged
-from examples.robots.walk import MEANS, ORIGINALS, ROBOTS, SEED, Episode, Pressed, main, table, walk
+from examples.robots import g1, legged
+from examples.robots.walk import MEANS, ORIGINALS, ROBOTS, SEED, Episode, Leg, Pressed, main, pressed, table, walk
 
 from policypress.errors import ConfigError
 from policypress.policy.contract import ActionTransform, ObservationTransform
@@ -145,6 +145,74 @@ def test_observations_are_those_of_the_contract(robot: str, gravity: slice) -> N
         np.testing.assert_allclose(observation[33:45], action, atol=1e-6)
         np.testing.assert_allclose(observation[6:9], [0.8, -0.4, 0.2], atol=1e-6)
         np.testing.assert_allclose(observation[45:], [np.sin(0.05 * np.pi), np.cos(0.05 * np.pi)], atol=1e-5)
+
+
+def swaying(one_leg: bool = False) -> Policy:
+    """A policy of the G1 that answers all that it sees; of both legs it answers in a mirror what it answers, mirrored,
+    and of one leg the same."""
+    rng = np.random.default_rng(0)
+    left = 0.03 * rng.standard_normal((6, 47)).astype(np.float32)
+    right = g1.LEG[:, None].astype(np.float32) * g1.mirrored(left)
+    weights = left if one_leg else np.concatenate([left, right])
+    size = len(weights)
+    layer = Layer(weights, np.zeros(size, np.float32), 32, np.ones(1, np.float32), False)
+    action = ActionTransform("box", (size,), low=np.full(size, -9, np.float32), high=np.full(size, 9, np.float32))
+    return Policy((layer,), ObservationTransform((47,), "float32"), action, None, 4 * size * 48)
+
+
+def test_a_mirror_swaps_legs_and_sides() -> None:
+    env = ROBOTS["g1"](command=(0.4, -0.2, 0.8), pushes=False, varied=False)
+    env.reset(seed=0)
+    action = np.linspace(-0.5, 0.5, 12)
+    one, *_ = env.step(action)
+    other = ROBOTS["g1"](command=(0.4, 0.2, -0.8), pushes=False, varied=False)
+    other.reset(seed=0)
+    # The same body in a mirror, half a clock later, does in a mirror what is mirrored.
+    env.reset(seed=0)
+    other.data.qpos[7:] = np.concatenate([g1.LEG * env.data.qpos[13:], g1.LEG * env.data.qpos[7:13]])
+    other.data.time = 0.4
+    seen, *_ = other.step(g1.both_legs(g1.LEG * action[6:], action[:6]))
+    np.testing.assert_allclose(g1.mirrored(seen), one, atol=2e-2)  # the two legs of the model are not quite alike
+    assert np.abs(seen - one).max() > 0.3
+    np.testing.assert_array_equal(g1.mirrored(g1.mirrored(one)), one)
+
+
+def test_one_leg_walks_as_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legged, "SECONDS", 1.0)
+    swaying().save(tmp_path / "both.policy")
+    swaying(one_leg=True).save(tmp_path / "leg.policy")
+    both, one = pressed(tmp_path / "both.policy"), pressed(tmp_path / "leg.policy")
+    assert isinstance(both, Pressed)
+    assert isinstance(one, Leg)
+    both.reset()
+    env = ROBOTS["g1"]()
+    observation, _ = env.reset(seed=5)
+    np.testing.assert_allclose(one.act(observation), both.act(observation), atol=1e-5)
+    # In the environment of one leg it is asked twice, and the robot makes one step.
+    half = g1.G1Leg()
+    seen, _ = half.reset(seed=5)
+    np.testing.assert_array_equal(seen, observation)
+    policy = swaying(one_leg=True)
+    for _ in range(3):
+        mirror, reward, *_ = half.step(policy.predict(seen)[0])
+        np.testing.assert_array_equal(mirror, g1.mirrored(seen))
+        assert reward == 0.0
+        seen, reward, *_ = half.step(policy.predict(mirror)[0])
+        observation, expected, *_ = env.step(one.act(observation))
+        np.testing.assert_allclose(seen, observation, atol=1e-4)
+        assert reward == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_leg_learns_from_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swaying().save(tmp_path / "both.policy")
+    observations = np.random.default_rng(1).standard_normal((5, 47)).astype(np.float32)
+    g1._teacher.cache_clear()
+    monkeypatch.delenv(g1.TEACHER, raising=False)
+    with pytest.raises(ValueError, match="policy file of both legs"):
+        g1.leg(observations)
+    monkeypatch.setenv(g1.TEACHER, str(tmp_path / "both.policy"))
+    np.testing.assert_allclose(g1.leg(observations), swaying(one_leg=True).predict(observations)[0], atol=1e-5)
+    g1._teacher.cache_clear()
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
