@@ -2,9 +2,11 @@
 
 Three SAC agents on HalfCheetah-v5 (17-256-256-6, batch 256) take turns of ``--chunk`` environment steps: plain
 Stable-Baselines3, one that is being pruned (the masks change every few steps), and one that computes in integers.
-CPU time of this process is measured, so that a neighbour on the machine does not decide the ratio.
+CPU time of this process is measured, so that a neighbour on the machine does not decide the ratio. With ``--methods``
+it is one agent for each way of pruning, all of them while they prune.
 
     python benchmarks/overhead.py
+    python benchmarks/overhead.py --methods --sparsity 0.9
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +53,21 @@ AGENTS = {"sac": sac, "dqn": dqn}
 TARGETS = {"pruning": 0.95, "quantizing": 0.85}
 
 
+def methods(sparsity: float) -> dict[str, CompressionConfig | None]:
+    """Each way of pruning, from the first to the last step; patterns have a sparsity of their own."""
+    ways: dict[str, dict[str, Any]] = {
+        **{name: {"pruning": name} for name in ("gradual", "static", "set", "rigl", "rewind")},
+        **{name: {"criterion": name} for name in ("movement", "flow", "snip")},
+        **{name: {"structure": name} for name in ("units", "block4")},
+        "2:4": {"structure": "2:4", "sparsity": 0.5},
+        "critics too": {"critic_sparsity": sparsity},
+    }
+    window = {"prune_start": 0.0, "prune_end": 1.0}
+    return {"plain": None} | {
+        name: CompressionConfig(**{"sparsity": sparsity, **window, **way}) for name, way in ways.items()
+    }
+
+
 def configs(sparsity: float) -> dict[str, CompressionConfig | None]:
     # Pruning from the first to the last step; quantizing a network pruned already, as at the end of a run.
     return {
@@ -67,10 +85,10 @@ def configs(sparsity: float) -> dict[str, CompressionConfig | None]:
     }
 
 
-def measure(algo: str, sparsity: float, chunk: int, rounds: int) -> dict[str, list[float]]:
+def measure(algo: str, of: dict[str, CompressionConfig | None], chunk: int, rounds: int) -> dict[str, list[float]]:
     """CPU seconds of every turn, by the name of the agent."""
     agents: dict[str, tuple[BaseAlgorithm, BaseCallback | None]] = {}
-    for name, config in configs(sparsity).items():
+    for name, config in of.items():
         agents[name] = (
             AGENTS[algo](),
             None if config is None else CompressionCallback(config, NOMINAL_STEPS),
@@ -110,18 +128,21 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.98)
     parser.add_argument("--chunk", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--methods", action="store_true", help="each way of pruning, instead of pruning and quantizing")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    seconds = measure(arguments.algo, arguments.sparsity, arguments.chunk, arguments.rounds)
+    of = (methods if arguments.methods else configs)(arguments.sparsity)
+    seconds = measure(arguments.algo, of, arguments.chunk, arguments.rounds)
     plain = np.array(seconds["plain"])
     report = {
         name: {
             "steps_per_cpu_second": arguments.chunk * arguments.rounds / sum(seconds[name]),
             "ratio": float(np.median(plain / np.array(seconds[name]))),
-            "target": TARGETS[name],
+            "target": TARGETS.get(name, TARGETS["pruning"]),
         }
-        for name in TARGETS
+        for name in of
+        if name != "plain"
     }
     report["plain"] = {"steps_per_cpu_second": arguments.chunk * arguments.rounds / float(plain.sum())}
     if arguments.json:
@@ -130,8 +151,9 @@ def main() -> None:
     print(f"{arguments.algo}, sparsity {arguments.sparsity}, {arguments.rounds} turns of {arguments.chunk} steps each")
     print(f"{'agent':12} {'steps/CPU s':>12} {'of plain':>9} {'aim':>6}")
     print(f"{'plain':12} {report['plain']['steps_per_cpu_second']:12.1f} {1:9.1%}")
-    for name in TARGETS:
-        row = report[name]
+    for name, row in report.items():
+        if name == "plain":
+            continue
         print(f"{name:12} {row['steps_per_cpu_second']:12.1f} {row['ratio']:9.1%} {row['target']:6.0%}")
 
 

@@ -80,6 +80,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ppo-nature-separate": ("ppo", LOOK, {"share_features_extractor": False}),
     "sac-nature-shared": ("sac", AIM, {"share_features_extractor": True}),
 }
+LONG = {"dqn-resnet", "recurrent-two-layers", "recurrent-shared", "recurrent-actor-alone", "sac-nature-shared"}
 
 
 @cache
@@ -140,7 +141,7 @@ def no_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
 # Exactly the agent
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick(CASES, CASES.keys() - LONG))
 def test_the_agent_comes_back_without_unpickling(case: str, tmp_path: Path, no_pickles: None) -> None:
     algo, env, _ = CASES[case]
     model, content = saved(case)
@@ -325,7 +326,7 @@ def tiny(env: Any, steps: int = 32, **kwargs: Any) -> RecurrentPPO:
 
 
 @pytest.mark.parametrize("layers", quick([1, 2], [2]))
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", CHOOSE, SWITCH])
+@pytest.mark.parametrize("env", quick(["CartPole-v1", "Pendulum-v1", CHOOSE, SWITCH], ["Pendulum-v1", CHOOSE]))
 def test_an_agent_that_remembers_answers_as_its_own_predict(env: str, layers: int, tmp_path: Path) -> None:
     model = tiny(env, 0 if env == SWITCH else 32, n_lstm_layers=layers)
     model.save(tmp_path / "agent.zip")

@@ -30,6 +30,7 @@ def test_sac_learns_while_it_is_pressed() -> None:
     assert learned > -1.5, "the optimum is 0"
 
 
+@pytest.mark.slow
 def test_dqn_learns_while_it_is_pressed() -> None:
     model = dqn(
         PICK, gamma=0.0, learning_rate=1e-2, batch_size=64, learning_starts=100, train_freq=2,

@@ -401,6 +401,7 @@ def planned_echo(agent: OpenedAgent) -> PressConfig:
     return plan_pressing(agent, student=small, settings=settings)
 
 
+@pytest.mark.slow
 def test_an_agent_that_remembers_is_searched(echoing: OpenedAgent, tmp_path: Path) -> None:
     """Interrupted after the first student, which forgets; then gone on with, until one remembers."""
 

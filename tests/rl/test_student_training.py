@@ -117,7 +117,7 @@ def test_the_student_stays_as_it_is_while_the_critics_warm_up(
     assert not {name for name in moved if name.startswith(student) and not name.endswith(ranges)}
 
 
-@pytest.mark.parametrize("algo", ["sac", "ppo"])
+@pytest.mark.parametrize("algo", quick(["sac", "ppo"], ["sac"]))
 def test_pruned_weights_stay_zero(algo: str, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)
     config = planned(source, algo, hidden=(16, 16), compression={"sparsity": 0.7})
@@ -266,7 +266,7 @@ def test_the_price_follows_the_bits(tmp_path: Path) -> None:
     assert training._price < asked
 
 
-@pytest.mark.parametrize("algo", ["sac", "a2c"])
+@pytest.mark.parametrize("algo", quick(["sac", "a2c"], ["a2c"]))
 def test_the_payload_does_not_grow(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = saved(algo, tmp_path)
     returns = iter(range(1000))
@@ -294,7 +294,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
             training.run()
 
 
-@pytest.mark.parametrize("algo", ["sac", "td3", "ppo"])
+@pytest.mark.parametrize("algo", quick(["sac", "td3", "ppo"], ["td3"]))
 def test_a_linear_student_from_elsewhere_is_trained_on(algo: str, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)
     config = planned(source, algo)
@@ -313,7 +313,7 @@ def test_a_linear_student_from_elsewhere_is_trained_on(algo: str, tmp_path: Path
     assert training.freeze().numerics == "integer"
 
 
-@pytest.mark.parametrize("algo", ["sac", "ppo"])
+@pytest.mark.parametrize("algo", quick(["sac", "ppo"], ["ppo"]))
 def test_a_student_in_floats_is_trained_on(algo: str, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)
     floats = {"weight_bits": 32, "activation_bits": 0}
