@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -296,3 +298,43 @@ def test_a_walker_of_policypress_starts_anew(tmp_path: Path) -> None:
     for _ in range(2):
         walker.reset()
         assert walker.act(np.zeros(47, np.float32)).shape == (12,)
+
+
+def test_a_leg_is_pressed_from_a_policy_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+
+    def run(command: list[str], **settings: Any) -> SimpleNamespace:
+        called.append((command, settings["env"]))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(robots, "FOLDER", tmp_path)
+    monkeypatch.setattr(robots.subprocess, "run", run)
+    monkeypatch.setattr(
+        "sys.argv", ["robots", "press", "g1", "--leg", "--name", "leg", "--teacher", "both", "--", "--hidden", "4"]
+    )
+    robots.main()
+    ((command, environment),) = called
+    assert command[3:6] == ["compress", "examples.robots.g1:leg", "--env"]
+    assert command[6] == "examples.robots.g1:G1Leg"
+    assert command[-2:] == ["--hidden", "4"]
+    assert environment[g1.TEACHER] == str(tmp_path / "g1" / "both" / "policy.policy")
+    assert (
+        json.loads((tmp_path / "g1" / "leg.seconds.json").read_text())["options"] == "--leg --teacher both --hidden 4"
+    )
+    for wrong in (["go1", "--teacher", "a"], ["g1"]):
+        monkeypatch.setattr("sys.argv", ["robots", "press", *wrong, "--leg", "--name", "leg"])
+        with pytest.raises(SystemExit):
+            robots.main()
+    assert len(called) == 1
+
+
+def test_a_leg_counts_twice_on_a_microcontroller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robots, "FOLDER", tmp_path)
+    for name, policy in {"both": swaying(), "leg": swaying(one_leg=True)}.items():
+        file = tmp_path / "g1" / name / "policy.policy"
+        file.parent.mkdir(parents=True)
+        policy.save(file)
+        told = {"policy": robots.digest(file), "instructions": 3360.0, "flash": 1, "ram": 2}
+        (tmp_path / "g1" / f"{name}.target.json").write_text(json.dumps(told))
+        row = robots.on_target("g1", file)
+        assert (row["instructions"], row["period_share"]) == {"both": (3360, "0.1 %"), "leg": (6720, "0.2 %")}[name]
