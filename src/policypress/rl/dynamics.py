@@ -49,7 +49,7 @@ class Visited:
     tell apart (SimHash, as #Exploration counts states: Tang et al. 2017, arXiv 1611.04717, section 2.2).
 
     The directions are the same for every training. Projected are observations less their mean, in units of their
-    standard deviations, both of the first 1,000. Images and Dicts are not counted.
+    standard deviations, both of the first 1,000. Images and Dicts are not counted, nor what ARS meets.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Visited:
         self._seen = np.zeros(2**_DIRECTIONS, bool)
 
     def __call__(self, observations: Any) -> None:
-        """``observations`` (n, d), of n environments, as they gave them."""
+        """``observations`` (n, d), of n environments, as they gave them; anything else is not counted."""
         if isinstance(observations, np.ndarray) and observations.ndim <= 2:
             self._waiting.append(observations.reshape(len(observations), -1))
             if len(self._waiting) >= (_TOGETHER if self._units else _FIRST):

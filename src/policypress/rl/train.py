@@ -270,7 +270,7 @@ class _RunCallback(BaseCallback):
         self._report()
 
     def _on_step(self) -> bool:
-        self._visited(self.locals["new_obs"])
+        self._visited(self.locals.get("new_obs"))  # ARS plays in processes and tells none
         self.evaluate_if_due()
         if isinstance(self.model, OffPolicyAlgorithm):
             self._save_if_due()
