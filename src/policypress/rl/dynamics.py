@@ -61,7 +61,7 @@ class Visited:
         """``observations`` (n, d), of n environments, as they gave them; anything else is not counted."""
         if isinstance(observations, np.ndarray) and observations.ndim <= 2:
             self._waiting.append(observations.reshape(len(observations), -1))
-            if len(self._waiting) >= (_TOGETHER if self._units else _FIRST):
+            if sum(map(len, self._waiting)) >= (_TOGETHER if self._units else _FIRST):
                 self._count()
 
     @property
