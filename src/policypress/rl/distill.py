@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from policypress.compression.centring import Centring
 from policypress.compression.compressor import Compressor
 from policypress.compression.fake_quant import STEP_STRIDE
 from policypress.compression.freeze import spread
-from policypress.compression.student import fresh, linear, student
+from policypress.compression.student import fresh, linear, starts_afresh, student
 from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError, DivergedError
 from policypress.policy import reference
@@ -109,8 +110,9 @@ class Distillation:
                 states.skip(self._memory.count)
 
     def _first_states(self) -> torch.Tensor:
-        """Those by which a student starts: the first, or for a linear one, a sample of all that were there at first."""
-        if self._config.hidden != "none":
+        """Those by which a student starts: the first where it takes weights of its teacher, else a sample of all that
+        were there at first."""
+        if not _fresh(self._teacher, self._config):
             return self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
         count = min(self._memory.count, math.ceil(_FIRST_STATES * self._config.states))
         most = _IMPORTANCE_STATES if self._teacher.observation.image else _FITTED_STATES
@@ -273,6 +275,13 @@ def check_critics(teacher: Teacher, config: DistillConfig) -> None:
         raise ConfigError("critic_weight needs critics of actions, which this agent does not have: leave it at 0.")
 
 
+def _fresh(teacher: Teacher, config: DistillConfig) -> bool:
+    """Whether a student takes no weights of its teacher."""
+    if config.hidden == "none" or teacher.graph is None:
+        return True
+    return starts_afresh(teacher.graph, config.hidden, config.hidden_activation)
+
+
 def _student(
     teacher: Teacher, config: DistillConfig, observations: torch.Tensor
 ) -> tuple[nn.Sequential, torch.optim.Optimizer, Compressor]:
@@ -291,6 +300,8 @@ def _student(
             "example --hidden 24,24 (hidden=(24, 24))."
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    if config.hidden != "none" and _fresh(teacher, config):
+        Centring(network, optimizer).centre(observations)
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
     return network, optimizer, compressor

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from policypress.compression.centring import Centring
 from policypress.compression.compressor import Compressor
 from policypress.compression.freeze import spread
 from policypress.compression.graph import trace
@@ -107,7 +108,7 @@ def distilled_over_sequences(
     """The work, ready to run: a student as ``config`` says."""
     torch.manual_seed(config.seed)
     network, teacher = _network(teacher, config), placed(teacher, source)
-    work = SequenceDistillation(teacher, network, source, config_of(config), json.loads(dumps(config)), folder)
+    work = SequenceDistillation(teacher, network, source, config_of(config), json.loads(dumps(config)), folder, True)
     try:
         yield work
     finally:
@@ -170,8 +171,9 @@ class SequenceDistillation:
     """One student on its way: ``run`` trains it to the end, ``freeze`` gives its policy.
 
     ``source``: the environment that it acts in, or a log, of which it takes everything at once. ``told``: what stands
-    on its card. With a ``folder`` it is checkpointed there, and goes on from its checkpoint if there is one, in
-    episodes that begin anew. Raises RunError for a checkpoint of other settings.
+    on its card. ``fresh``: ``network`` has learned nothing yet. With a ``folder`` it is checkpointed there, and goes on
+    from its checkpoint if there is one, in episodes that begin anew. Raises RunError for a checkpoint of other
+    settings.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class SequenceDistillation:
         config: SequenceConfig,
         told: dict[str, Any] | None = None,
         folder: Path | None = None,
+        fresh: bool = False,
     ) -> None:
         check_vectors(teacher)
         self._teacher, self._network, self._config, self._told = teacher, network, config, told
@@ -191,6 +194,7 @@ class SequenceDistillation:
         # Fused where there is a cell; other students learn to the bits that they have always had.
         fused = any(isinstance(module, Recurrent) for module in network.modules())
         self._optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=fused)
+        centring = Centring(network, self._optimizer) if fresh else None
         self._compressor = Compressor(
             trace(network), self._optimizer, config.compression, config.batches, seed=config.seed
         )
@@ -199,7 +203,9 @@ class SequenceDistillation:
         self._tape = _tape(teacher, source, config, folder, kept=0 if saved is None else saved["count"])
         if saved is None:
             self._tape.extend(config.first, self._compressor, share=0.0)
-        else:
+        if centring is not None:
+            centring.centre(self._tape.x[: config.first].flatten(0, 1))
+        if saved is not None:
             self._done = saved["done"]
             self._checkpoint.restore(network, self._optimizer, self._compressor, self._generator)
 
