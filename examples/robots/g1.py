@@ -44,6 +44,7 @@ class G1(Legged):
     observations: ClassVar[int] = 47
     substeps: ClassVar[int] = 10
     commands: ClassVar[tuple[float, float, float]] = (1.0, 1.0, 1.0)
+    commanded: ClassVar[slice] = slice(6, 9)
     push: ClassVar[float] = 1.0
     friction: ClassVar[tuple[float, float]] = (0.5, 1.25)
     load: ClassVar[tuple[float, float]] = (-1.0, 3.0)

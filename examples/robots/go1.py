@@ -23,6 +23,7 @@ class Go1(Legged):
     observations: ClassVar[int] = 48
     substeps: ClassVar[int] = 5
     commands: ClassVar[tuple[float, float, float]] = (1.5, 0.8, 1.2)
+    commanded: ClassVar[slice] = slice(45, 48)
     push: ClassVar[float] = 1.0
     friction: ClassVar[tuple[float, float]] = (0.4, 1.0)
     load: ClassVar[tuple[float, float]] = (-1.0, 1.0)

@@ -56,6 +56,8 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
     substeps: ClassVar[int]
     commands: ClassVar[tuple[float, float, float]]
     """The largest of each, either way."""
+    commanded: ClassVar[slice]
+    """Where they stand in an observation."""
     push: ClassVar[float]
     """The largest change of velocity, in m/s."""
     friction: ClassVar[tuple[float, float]]

@@ -88,8 +88,8 @@ ORIGINALS: dict[str, Callable[[], Walker]] = {"go1": Go1Original, "g1": G1Origin
 class Pressed:
     """A policy of policypress."""
 
-    def __init__(self, path: Path | str) -> None:
-        self._policy = policypress.load(path)
+    def __init__(self, policy: policypress.Policy) -> None:
+        self._policy = policy
 
     def reset(self) -> None:
         self._state: Any = None
@@ -102,8 +102,8 @@ class Pressed:
 class Leg:
     """A policy of policypress for the left leg of a G1, asked twice."""
 
-    def __init__(self, path: Path | str) -> None:
-        self._policy = policypress.load(path)
+    def __init__(self, policy: policypress.Policy) -> None:
+        self._policy = policy
 
     def reset(self) -> None:
         pass
@@ -112,9 +112,9 @@ class Leg:
         return both_legs(*self._policy.predict(np.stack([observation, mirrored(observation)]))[0])
 
 
-def pressed(path: Path | str) -> Walker:
-    """What walks by the policy in a file, of both legs or of one."""
-    return Leg(path) if asked(policypress.load(path)) == 2 else Pressed(path)
+def pressed(policy: policypress.Policy) -> Walker:
+    """What walks by a policy of both legs, or of one."""
+    return Leg(policy) if asked(policy) == 2 else Pressed(policy)
 
 
 def asked(policy: policypress.Policy) -> int:
@@ -205,7 +205,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     if given.command:
         settings["command"] = tuple(float(value) for value in given.command.split(","))
     walkers: dict[str, Walker] = {"original": ORIGINALS[given.robot]()}
-    walkers |= {file.parent.name or file.name: pressed(file) for file in given.policy}
+    walkers |= {file.parent.name or file.name: pressed(policypress.load(file)) for file in given.policy}
     env, seeds = ROBOTS[given.robot](**settings), range(given.seed, given.seed + given.episodes)
     print(table({name: [walk(env, walker, seed) for seed in seeds] for name, walker in walkers.items()}))
     if given.gif is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,10 @@ from benchmarks import robots
 from examples.robots import g1, legged
 from examples.robots.walk import MEANS, ORIGINALS, ROBOTS, SEED, Episode, Leg, Pressed, main, pressed, table, walk
 
+import policypress
 from policypress.errors import ConfigError
 from policypress.policy.contract import ActionTransform, ObservationTransform
-from policypress.policy.ops import Layer
+from policypress.policy.ops import InputQuantization, Layer
 from policypress.policy.policy import Policy
 from policypress.rl.environments import make_env
 
@@ -179,11 +181,9 @@ def test_a_mirror_swaps_legs_and_sides() -> None:
     np.testing.assert_array_equal(g1.mirrored(g1.mirrored(one)), one)
 
 
-def test_one_leg_walks_as_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_leg_walks_as_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legged, "SECONDS", 1.0)
-    swaying().save(tmp_path / "both.policy")
-    swaying(one_leg=True).save(tmp_path / "leg.policy")
-    both, one = pressed(tmp_path / "both.policy"), pressed(tmp_path / "leg.policy")
+    both, one = pressed(swaying()), pressed(swaying(one_leg=True))
     assert isinstance(both, Pressed)
     assert isinstance(one, Leg)
     both.reset()
@@ -292,9 +292,8 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     assert robots.walked("go1", "stands", who) == before
 
 
-def test_a_walker_of_policypress_starts_anew(tmp_path: Path) -> None:
-    standing("g1").save(tmp_path / "policy.policy")
-    walker = Pressed(tmp_path / "policy.policy")
+def test_a_walker_of_policypress_starts_anew() -> None:
+    walker = Pressed(standing("g1"))
     for _ in range(2):
         walker.reset()
         assert walker.act(np.zeros(47, np.float32)).shape == (12,)
@@ -338,3 +337,37 @@ def test_a_leg_counts_twice_on_a_microcontroller(tmp_path: Path, monkeypatch: py
         (tmp_path / "g1" / f"{name}.target.json").write_text(json.dumps(told))
         row = robots.on_target("g1", file)
         assert (row["instructions"], row["period_share"]) == {"both": (3360, "0.1 %"), "leg": (6720, "0.2 %")}[name]
+
+
+def test_a_policy_is_tuned_as_long_as_its_return_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales = np.resize(np.array([40, 48, 56, 64, 80, 96, 112], np.float32), 47)
+    scales[6:9] = 56
+    layer = Layer(np.zeros((12, 47), np.int8), np.zeros(12, np.int32), 8, np.ones(1, np.float32), False)
+    plain = replace(standing("g1"), ops=(layer,), input=InputQuantization(scales, -127, 127, 8))
+    monkeypatch.setattr(robots, "FOLDER", tmp_path)
+    (tmp_path / "g1" / "leg").mkdir(parents=True)
+    plain.save(tmp_path / "g1" / "leg" / "policy.policy")
+
+    def returned(env: Any, policy: Policy, episodes: int) -> float:
+        assert policy.input is not None
+        forward, sideways, turning = policy.input.inverse_scale[env.commanded]
+        assert forward == sideways
+        return float(episodes - abs(forward - 81.0) - 0.1 * turning)
+
+    monkeypatch.setattr(robots, "returned", returned)
+    monkeypatch.setattr("sys.argv", ["robots", "tune", "g1", "--name", "leg", "--episodes", "7"])
+    robots.main()
+    tuned = policypress.load(tmp_path / "g1" / "leg-tuned" / "policy.policy")
+    assert tuned.input is not None
+    assert tuned.input.inverse_scale[6:9].tolist() == [80, 80, 56]
+    np.testing.assert_array_equal(np.delete(tuned.input.inverse_scale, [6, 7]), np.delete(scales, [6, 7]))
+    assert tuned.provenance["tuned"] == {"episodes": 7, "first_seed": robots.TUNING_SEED}
+    assert policypress.size(tuned).payload_bytes <= policypress.size(plain).payload_bytes + 1
+    tried = json.loads((tmp_path / "g1" / "leg-tuned" / "result.json").read_text())
+    assert [one["inverse_scales"] for one in tried] == [
+        *([56, 56, 56], [64, 64, 56], [80, 80, 56], [96, 96, 56]),
+        [80, 80, 64],
+    ]
+    standing("g1").save(tmp_path / "g1" / "leg" / "policy.policy")
+    with pytest.raises(SystemExit, match="leg takes floats"):
+        robots.main()
