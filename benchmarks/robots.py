@@ -12,9 +12,10 @@ go on where they were interrupted, in any session, and repeat nothing that is fi
 - ``press`` is `policypress compress` on the makers' file, or on a policy pressed before (``--teacher NAME``), with what
   stands behind ``--``; it leaves FOLDER/ROBOT/NAME, and beside it the seconds that it took in all sessions. With
   ``--leg`` the G1's student is a policy of one leg (examples/robots/g1.py).
-- ``tune`` asks a pressed policy for more than it is told: it raises the input scales of what is commanded, forward and
-  sideways together, then turning, by the codec's own steps, as long as the mean return of ``--episodes`` from
-  reset(seed=40000 + i) rises. That takes no bytes, or hardly one; it leaves NAME-tuned.
+- ``tune`` asks a pressed policy for more than it is told: it raises the input scales of the commanded velocities,
+  forward and sideways, by the codec's own steps, as long as it tracks better in ``--episodes`` from
+  reset(seed=40000 + i), and ``p_falls`` does not say that it falls more than before. That takes no bytes, or hardly
+  one; it leaves NAME-tuned.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
   policy acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
@@ -59,6 +60,7 @@ ORIGINAL_BYTES = {"go1": 763_440, "g1": 125_616}
 HERTZ = 168e6
 """Of an STM32F4, a usual Cortex-M4."""
 TUNING_SEED = 40_000
+_FALLS_MORE = 0.05
 _RESAMPLES = 10_000
 _OBSERVED = 64
 COLUMNS = (
@@ -105,27 +107,25 @@ def clocked(file: Path, options: str) -> Iterator[None]:
 
 
 def tune(robot: str, name: str, episodes: int) -> None:
-    """Leaves FOLDER/ROBOT/NAME-tuned: NAME, whose scales of what is commanded are those that return the most."""
+    """Leaves FOLDER/ROBOT/NAME-tuned: NAME, with those scales of commanded velocities that track best."""
     policy, env = policypress.load(FOLDER / robot / name / "policy.policy"), ROBOTS[robot]()
     if policy.input is None:
         sys.exit(f"{name} takes floats: only inputs in integers have scales to tune")
-    forward, sideways, turning = range(policy.observation.shape[0])[env.commanded]
     out = FOLDER / robot / f"{name}-tuned"
     with clocked(FOLDER / robot / f"{name}-tuned.seconds.json", f"tune {name} --episodes {episodes}"):
-        best, most = policy, returned(env, policy, episodes)
-        tried = [(most, asked_for(policy, env))]
-        for inputs in ([forward, sideways], [turning]):
-            while True:
-                more = raised(best, inputs)
-                found = returned(env, more, episodes)
-                tried.append((found, asked_for(more, env)))
-                if found <= most:
-                    break
-                best, most = more, found
+        first = best = tried(env, policy, episodes)
+        found = [first]
+        while True:
+            more = raised(policy, range(policy.observation.shape[0])[env.commanded][:2])
+            found.append(tried(env, more, episodes))
+            if error(found[-1]) >= error(best) or compared(found[-1], first)["p_falls"] < _FALLS_MORE:
+                break
+            policy, best = more, found[-1]
         told = {**policy.provenance, "tuned": {"episodes": episodes, "first_seed": TUNING_SEED}}
         out.mkdir(parents=True, exist_ok=True)
-        replace(best, provenance=told, results={}, test_vectors=None).save(out / "policy.policy")
-    write_whole(out / "result.json", json.dumps([{"return": a, "inverse_scales": b} for a, b in tried], indent=2))
+        replace(policy, provenance=told, results={}, test_vectors=None).save(out / "policy.policy")
+    lines = [{"falls": falls(episodes), "tracking_error": error(episodes)} for episodes in found]
+    write_whole(out / "result.json", json.dumps(lines, indent=2))
 
 
 def raised(policy: policypress.Policy, inputs: Sequence[int]) -> policypress.Policy:
@@ -139,14 +139,13 @@ def raised(policy: policypress.Policy, inputs: Sequence[int]) -> policypress.Pol
     return replace(policy, input=replace(quantization, inverse_scale=scales))
 
 
-def returned(env: Legged, policy: policypress.Policy, episodes: int) -> float:
+def tried(env: Legged, policy: policypress.Policy, episodes: int) -> list[Episode]:
     walker = pressed(policy)
-    return float(np.mean([walk(env, walker, TUNING_SEED + i).reward for i in range(episodes)]))
+    return [walk(env, walker, seed) for seed in range(TUNING_SEED, TUNING_SEED + episodes)]
 
 
-def asked_for(policy: policypress.Policy, env: Legged) -> list[float]:
-    assert policy.input is not None
-    return policy.input.inverse_scale[env.commanded].tolist()
+def error(episodes: Sequence[Episode]) -> float:
+    return float(np.mean([one.tracking_error for one in episodes]))
 
 
 # Measuring

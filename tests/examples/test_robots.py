@@ -339,7 +339,10 @@ def test_a_leg_counts_twice_on_a_microcontroller(tmp_path: Path, monkeypatch: py
         assert (row["instructions"], row["period_share"]) == {"both": (3360, "0.1 %"), "leg": (6720, "0.2 %")}[name]
 
 
-def test_a_policy_is_tuned_as_long_as_its_return_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("upright", "tried"), [(1000, [56, 64, 80, 96]), (70, [56, 64, 80])])
+def test_a_policy_is_tuned_as_long_as_it_tracks_better_and_stands(
+    upright: float, tried: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scales = np.resize(np.array([40, 48, 56, 64, 80, 96, 112], np.float32), 47)
     scales[6:9] = 56
     layer = Layer(np.zeros((12, 47), np.int8), np.zeros(12, np.int32), 8, np.ones(1, np.float32), False)
@@ -348,26 +351,23 @@ def test_a_policy_is_tuned_as_long_as_its_return_rises(tmp_path: Path, monkeypat
     (tmp_path / "g1" / "leg").mkdir(parents=True)
     plain.save(tmp_path / "g1" / "leg" / "policy.policy")
 
-    def returned(env: Any, policy: Policy, episodes: int) -> float:
-        assert policy.input is not None
-        forward, sideways, turning = policy.input.inverse_scale[env.commanded]
+    def walked(env: Any, walker: Any, seed: int) -> Episode:
+        forward, sideways, turning = walker._policy.input.inverse_scale[env.commanded]
         assert forward == sideways
-        return float(episodes - abs(forward - 81.0) - 0.1 * turning)
+        fell = seed == robots.TUNING_SEED or forward > upright
+        return Episode(seed, 1.0, bool(fell), abs(forward - 81.0), turning, 0.0, 0.0)
 
-    monkeypatch.setattr(robots, "returned", returned)
+    monkeypatch.setattr(robots, "walk", walked)
     monkeypatch.setattr("sys.argv", ["robots", "tune", "g1", "--name", "leg", "--episodes", "7"])
     robots.main()
     tuned = policypress.load(tmp_path / "g1" / "leg-tuned" / "policy.policy")
     assert tuned.input is not None
-    assert tuned.input.inverse_scale[6:9].tolist() == [80, 80, 56]
+    assert tuned.input.inverse_scale[6:9].tolist() == [tried[-2], tried[-2], 56]
     np.testing.assert_array_equal(np.delete(tuned.input.inverse_scale, [6, 7]), np.delete(scales, [6, 7]))
     assert tuned.provenance["tuned"] == {"episodes": 7, "first_seed": robots.TUNING_SEED}
     assert policypress.size(tuned).payload_bytes <= policypress.size(plain).payload_bytes + 1
-    tried = json.loads((tmp_path / "g1" / "leg-tuned" / "result.json").read_text())
-    assert [one["inverse_scales"] for one in tried] == [
-        *([56, 56, 56], [64, 64, 56], [80, 80, 56], [96, 96, 56]),
-        [80, 80, 64],
-    ]
+    told = json.loads((tmp_path / "g1" / "leg-tuned" / "result.json").read_text())
+    assert [one["tracking_error"] for one in told] == [abs(scale - 81) for scale in tried]
     standing("g1").save(tmp_path / "g1" / "leg" / "policy.policy")
     with pytest.raises(SystemExit, match="leg takes floats"):
         robots.main()
