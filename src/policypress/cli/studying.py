@@ -170,6 +170,22 @@ def report(
 
 
 @study.command()
+def collect(
+    folder: Annotated[Path, typer.Argument(help="The study's folder; made if missing.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of `train` and `compress`.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Take finished runs that no study has made into one, so that `summary` and `report` tell of them."""
+    from policypress.studies.collect import collect as collected
+
+    added = collected(folder, runs)
+    if as_json:
+        print_json({"added": added})
+    else:
+        print_files(f"{added} runs added to {folder}; `policypress study report {folder}` tells of them.")
+
+
+@study.command()
 def add_seeds(
     folder: FolderArgument,
     seeds: Annotated[list[int], typer.Argument(help="Seeds, for example 4 5 6.", min=0)],

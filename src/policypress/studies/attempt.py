@@ -73,7 +73,7 @@ def attempt(tell: Callable[[], None], order: Order) -> Outcome:
                 write_whole(command.made, said)
             if code != 0 if command.made is None else not command.made.exists():
                 return _failed(order, code, begun, time.monotonic() - started)
-        return Outcome("done", time.monotonic() - started, figures=_figures(order))
+        return Outcome("done", time.monotonic() - started, figures=figures(order.out) | {"machine": _machine()})
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -120,12 +120,17 @@ def _failed(order: Order, code: int, begun: int, seconds: float) -> Outcome:
     return Outcome("failed", seconds, told.strip() or f"ended with exit code {code} and without a word")
 
 
-def _figures(order: Order) -> dict[str, Any]:
-    result = json.loads((order.out / "result.json").read_text())
-    evaluated = order.out / EVALUATED
+def _machine() -> dict[str, Any]:
+    return {"host": socket.gethostname(), **machine()}
+
+
+def figures(out: Path) -> dict[str, Any]:
+    """The figures of the finished run in the folder ``out``, but for the machine that made it."""
+    result = json.loads((out / "result.json").read_text())
+    evaluated = out / EVALUATED
     evaluation = json.loads(evaluated.read_text()) if evaluated.exists() else result["evaluation"]
     size, found = result["size"], {}
-    curve = order.out / "evaluations.csv"
+    curve = out / "evaluations.csv"
     if curve.exists():
         found["curve"] = list(csv.DictReader(io.StringIO(curve.read_text())))
     if "teacher" in result:
@@ -135,9 +140,8 @@ def _figures(order: Order) -> dict[str, Any]:
     return {
         **found,
         **{name: evaluation[name] for name in names},
-        **{name: size[name] for name in sizes},
+        **{name: size.get(name) for name in sizes},  # older runs do not tell all
         "numerics": result["numerics"],
         "config": result["config"],
         "notes": result.get("notes", []),
-        "machine": {"host": socket.gethostname(), **machine()},
     }

@@ -163,12 +163,30 @@ class Store:
             self._add(study.cells)
 
     def add_seeds(self, seeds: Sequence[int]) -> int:
-        """Adds every run with each of ``seeds``; how many were not there."""
+        """Adds every run with each of ``seeds``; how many were not there. RunError where all were done elsewhere."""
         with self._transaction():
+            if "digest" not in self._meta():
+                raise RunError(f"the runs of {self.folder} were collected, no study file describes them: make one.")
             cells = {
                 run.cell.with_seed(seed).identity: run.cell.with_seed(seed) for seed in seeds for run in self.runs()
             }
             return self._add(list(cells.values()))
+
+    def collect(self, done: Sequence[tuple[Cell, float, Mapping[str, Any]]], title: str) -> int:
+        """Adds runs that were done elsewhere in so many seconds, with their figures (RESULTS); how many were not
+        there."""
+        with self._transaction() as db:
+            added = self._add([cell for cell, *_ in done])
+            for cell, seconds, figures in done:
+                columns, values = _columns(figures)
+                db.execute(
+                    f"UPDATE runs SET status = 'done', seconds = ?, {columns} WHERE id = ? AND status = 'waiting'",
+                    (seconds, *values, cell.identity),
+                )
+            same = json.dumps(sorted(common([run.cell for run in self.runs()])))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('title', ?)", (title,))
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('common', ?)", (same,))
+        return added
 
     def retry(self) -> None:
         """Failed runs wait again."""
@@ -349,13 +367,12 @@ class Driver:
     ) -> bool:
         """What came of a run that is this driver's; False, and nothing is written, if it is no more: a driver that was
         stopped for longer than LEASE has lost it to another one."""
-        values = {name: _text(name, (figures or {}).get(name)) for name in RESULTS}
-        columns = ", ".join(f"{name} = ?" for name in values)
+        columns, values = _columns(figures or {})
         with self._store._transaction() as db:
             changed = db.execute(
                 f"UPDATE runs SET status = ?, driver = NULL, ended = ?, seconds = seconds + ?, error = ?, {columns} "
                 "WHERE id = ? AND driver = ? AND status = 'running'",
-                (status, time.time(), seconds, error, *values.values(), identity, self.name),
+                (status, time.time(), seconds, error, *values, identity, self.name),
             )
         return changed.rowcount == 1
 
@@ -367,6 +384,11 @@ def full(folder: Path) -> str:
 
 def _texts(*values: Mapping[str, Any]) -> list[str]:
     return [json.dumps(dict(value)) for value in values]
+
+
+def _columns(figures: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """What sets the columns RESULTS, and their values."""
+    return ", ".join(f"{name} = ?" for name in RESULTS), [_text(name, figures.get(name)) for name in RESULTS]
 
 
 def _text(name: str, value: Any) -> Any:

@@ -37,7 +37,7 @@ def made(results: Results) -> Section:
         machine = run.figures.get("machine") or {}
         versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
         cores = f", {machine['cores']} cores" if "cores" in machine else ""
-        key = (str(machine.get("host", run.host)), f"{machine.get('cpu', '')}{cores}", versions)
+        key = (str(machine.get("host") or run.host or "not told"), f"{machine.get('cpu', '')}{cores}", versions)
         hosts[key] = hosts.get(key, 0) + 1
     machines = Table(
         "Hosts, and the versions that runs were made with",
