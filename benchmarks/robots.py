@@ -4,6 +4,7 @@
     python -m benchmarks.robots press go1 --name small -- --keep 0.97 --minutes 20
     python -m benchmarks.robots tune g1 --name leg-1
     python -m benchmarks.robots measure go1 --episodes 200 --minutes 10
+    python -m benchmarks.robots measure go1 --episodes 200 --claim
     python -m benchmarks.robots report
 
 From the root of the repository, with the models where examples/robots/legged.py looks for them. `press` and `measure`
@@ -17,8 +18,10 @@ go on where they were interrupted, in any session, and repeat nothing that is fi
   reset(seed=40000 + i), and ``p_falls`` does not say that it falls more than before. That takes no bytes, or hardly
   one; it leaves NAME-tuned.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
-  original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. Then each
-  policy acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
+  original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. These may be
+  looked at while a way of pressing is chosen; what is then claimed of it is walked with ``--claim``, from
+  reset(seed=9000 + i), which must have chosen nothing. Then each policy acts on observations of its own walk on an
+  emulated Cortex-M4, where the tools for it are installed.
 - ``report`` writes docs/robots/ROBOT.csv, in which rows stay whose runs are gone, and prints the table.
 
 No more falls: ``p_falls`` is the probability that, of the seeds at which one of the two falls and the other does not,
@@ -60,11 +63,12 @@ ORIGINAL_BYTES = {"go1": 763_440, "g1": 125_616}
 HERTZ = 168e6
 """Of an STM32F4, a usual Cortex-M4."""
 TUNING_SEED = 40_000
+CLAIM_SEED = 9_000
 _FALLS_MORE = 0.05
 _RESAMPLES = 10_000
 _OBSERVED = 64
 COLUMNS = (
-    *("name", "payload_bytes", "ratio", "episodes", "falls", "original_falls", "p_falls"),
+    *("name", "payload_bytes", "ratio", "first_seed", "episodes", "falls", "original_falls", "p_falls"),
     *("tracking_error", "tracking_ratio", "tracking_high", "turn_error", "turn_ratio", "turn_high"),
     *("action_change", "change_ratio", "flash", "ram", "instructions", "period_share", "press_seconds", "options"),
 )
@@ -151,13 +155,13 @@ def error(episodes: Sequence[Episode]) -> float:
 # Measuring
 
 
-def measure(robot: str, episodes: int, minutes: float) -> None:
+def measure(robot: str, seeds: range, minutes: float) -> None:
     """Walks what has not been walked, for so many minutes."""
     deadline = time.monotonic() + 60.0 * minutes
-    walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], episodes, deadline)
+    walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], seeds, deadline)
     for file in policies(robot):
         walk_all(
-            robot, file.parent.name, digest(file), lambda file=file: pressed(policypress.load(file)), episodes, deadline
+            robot, file.parent.name, digest(file), lambda file=file: pressed(policypress.load(file)), seeds, deadline
         )
         on_microcontroller(robot, file)
 
@@ -168,11 +172,11 @@ def policies(robot: str) -> list[Path]:
     return sorted(files, key=lambda file: policypress.size(policypress.load(file)).payload_bytes)
 
 
-def walk_all(robot: str, name: str, who: str, make: Callable[[], Walker], episodes: int, deadline: float) -> None:
+def walk_all(robot: str, name: str, who: str, make: Callable[[], Walker], seeds: range, deadline: float) -> None:
     """Appends episodes that are not there yet to NAME.jsonl, until the deadline."""
     file = FOLDER / robot / f"{name}.jsonl"
     done = walked(robot, name, who)
-    left = [seed for seed in range(SEED, SEED + episodes) if seed not in done]
+    left = [seed for seed in seeds if seed not in done]
     if not left:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,25 +236,37 @@ def digest(file: Path) -> str:
 
 
 def report(robot: str) -> list[dict[str, Any]]:
-    """A row a policy, with the original first."""
+    """A row a policy and block of seeds, with the original first."""
     original = walked(robot, "original", digest(folder() / robot / FILES[robot]))
-    if not original:
-        return []
-    rows = [{"name": "original", "episodes": len(original), "falls": falls(original.values()), **means(original)}]
+    rows: list[dict[str, Any]] = []
+    for first, theirs in blocks(original):
+        rows.append({"name": "original", "first_seed": first, "episodes": len(theirs), **walk_of(theirs)})
     for file in policies(robot):
         name, size = file.parent.name, policypress.size(policypress.load(file))
         mine = walked(robot, name, digest(file))
-        seeds = sorted(mine.keys() & original.keys())
-        row: dict[str, Any] = {
-            "name": name,
-            "payload_bytes": size.payload_bytes,
-            "ratio": round(ORIGINAL_BYTES[robot] / size.payload_bytes, 1),
-            "episodes": len(seeds),
-        }
-        if seeds:
-            row |= compared([mine[seed] for seed in seeds], [original[seed] for seed in seeds])
-        rows.append(row | on_target(robot, file) | pressing(robot, name))
+        for first, ours in blocks({seed: mine[seed] for seed in mine.keys() & original.keys()}):
+            row: dict[str, Any] = {
+                "name": name,
+                "payload_bytes": size.payload_bytes,
+                "ratio": round(ORIGINAL_BYTES[robot] / size.payload_bytes, 1),
+                "first_seed": first,
+                "episodes": len(ours),
+            }
+            row |= compared(ours, [original[one.seed] for one in ours])
+            rows.append(row | on_target(robot, file) | pressing(robot, name))
     return rows
+
+
+def blocks(episodes: dict[int, Episode]) -> Iterator[tuple[int, list[Episode]]]:
+    """The first seed and the episodes of each of ``measure``'s blocks of seeds."""
+    for first, end in ((SEED, CLAIM_SEED), (CLAIM_SEED, TUNING_SEED)):
+        if mine := [episodes[seed] for seed in sorted(episodes) if first <= seed < end]:
+            yield first, mine
+
+
+def walk_of(episodes: Sequence[Episode]) -> dict[str, Any]:
+    means = {mean: round(float(np.mean([getattr(one, mean) for one in episodes])), 4) for mean in MEANS}
+    return {"falls": falls(episodes), **means}
 
 
 def compared(mine: Sequence[Episode], original: Sequence[Episode]) -> dict[str, Any]:
@@ -283,10 +299,6 @@ def falls(episodes: Any) -> int:
     return sum(one.fell for one in episodes)
 
 
-def means(episodes: dict[int, Episode]) -> dict[str, float]:
-    return {mean: round(float(np.mean([getattr(one, mean) for one in episodes.values()])), 4) for mean in MEANS}
-
-
 def on_target(robot: str, file: Path) -> dict[str, Any]:
     out = FOLDER / robot / f"{file.parent.name}.target.json"
     told = json.loads(out.read_text()) if out.exists() else {}
@@ -309,14 +321,14 @@ def pressing(robot: str, name: str) -> dict[str, Any]:
 
 
 def show(robot: str, found: Sequence[dict[str, Any]]) -> None:
-    """Rows take the place of those of the same name in the CSV."""
+    """Rows take the place of those of the same name and seeds in the CSV."""
     OUT.mkdir(parents=True, exist_ok=True)
-    path, before = OUT / f"{robot}.csv", dict[str, dict[str, Any]]()
+    path, before = OUT / f"{robot}.csv", list[dict[str, Any]]()
     if path.exists():
         with path.open() as file:
-            before = {row["name"]: row for row in csv.DictReader(file)}
-    rows = list({**before, **{row["name"]: row for row in found}}.values())
-    rows.sort(key=lambda row: int(row.get("payload_bytes") or 0))  # the original first
+            before = list(csv.DictReader(file))
+    rows = list({(row["name"], int(row["first_seed"])): row for row in (*before, *found)}.values())
+    rows.sort(key=lambda row: (int(row.get("payload_bytes") or 0), int(row["first_seed"])))  # the original first
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -339,6 +351,7 @@ def main() -> None:
     verbs.choices["tune"].add_argument("--name", required=True, help="of the pressed policy")
     verbs.choices["tune"].add_argument("--episodes", type=int, default=60)
     verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
+    verbs.choices["measure"].add_argument("--claim", action="store_true", help="from seeds that chose nothing")
     verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
     verbs.add_parser("report")
     given = parser.parse_args(arguments)
@@ -350,7 +363,8 @@ def main() -> None:
         case "tune":
             tune(given.robot, given.name, given.episodes)
         case "measure":
-            measure(given.robot, given.episodes, given.minutes)
+            first = CLAIM_SEED if given.claim else SEED
+            measure(given.robot, range(first, first + given.episodes), given.minutes)
         case "report":
             for robot in ROBOTS:
                 if rows := report(robot):

@@ -108,7 +108,9 @@ def distilled_over_sequences(
     """The work, ready to run: a student as ``config`` says."""
     torch.manual_seed(config.seed)
     network, teacher = _network(teacher, config), placed(teacher, source)
-    work = SequenceDistillation(teacher, network, source, config_of(config), json.loads(dumps(config)), folder, True)
+    work = SequenceDistillation(
+        teacher, network, source, config_of(config), json.loads(dumps(config)), folder, fresh=True
+    )
     try:
         yield work
     finally:
@@ -184,6 +186,7 @@ class SequenceDistillation:
         config: SequenceConfig,
         told: dict[str, Any] | None = None,
         folder: Path | None = None,
+        *,
         fresh: bool = False,
     ) -> None:
         check_vectors(teacher)
