@@ -26,10 +26,11 @@ from policypress.errors import ConfigError, DivergedError, RunError
 from policypress.files import write_whole
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
+from policypress.rl.evaluate import Evaluation
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
 from policypress.rl.lines import Aim, Candidate, Line, Shape
-from policypress.rl.measured import PressFolder
+from policypress.rl.measured import PressFolder, measured_teacher
 from policypress.rl.method import Method
 from policypress.rl.methods import METHODS
 from policypress.rl.plan import plan_pressing
@@ -351,6 +352,26 @@ def test_where_the_interval_decides_more_episodes_are_played(
     lines._aim, played[:] = Aim(0.99, 0.5), []
     assert not lines._measured(candidate, 1.0)[2]["reached"]
     assert played == [40], "what misses by its mean is no closer with more"
+
+
+@pytest.mark.parametrize(("spread", "minutes", "episodes"), [(0.5, 10.0, 400), (0.001, 10.0, 100), (0.5, 0.001, 100)])
+def test_an_agent_whose_returns_spread_widely_is_measured_on_more_episodes(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: float, minutes: float, episodes: int
+) -> None:
+    """Unless that takes too much of a search's time."""
+
+    def returns_of(teacher: Any, env: Any, count: int, seed: int) -> Evaluation:
+        time.sleep(0.001)
+        returns = tuple(10.0 + spread * (i % 7 - 3) for i in range(count))
+        return Evaluation("pick", seed, returns, (9,) * count, (False,) * count)
+
+    monkeypatch.setattr(sys.modules["policypress.rl.measured"], "returns_of", returns_of)
+    config = replace(planned(source, minutes=minutes), episodes=100)
+    (tmp_path / "run").mkdir()
+    measured = measured_teacher(PressFolder(tmp_path / "run"), open_agent(source, "dqn", PICK), config)
+    assert measured["episodes"] == len(measured["returns"]) == episodes
+    kept = json.loads((tmp_path / "run" / "teacher.json").read_text())
+    assert kept["episodes"] == episodes
 
 
 def test_what_does_not_fit_writes_nothing(source: Source, tmp_path: Path) -> None:

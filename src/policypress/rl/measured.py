@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -20,6 +21,10 @@ from policypress.rl.runs import RunFolder
 from policypress.rl.sources import OpenedAgent
 from policypress.rl.teacher import Teacher, stepping
 
+MOST_EPISODES = 400
+"""Of a measurement of a search, where fewer of them leave it undecided."""
+_WIDE = 0.01  # of the agent's mean: half an interval that leaves much undecided
+_MORE_SHARE = 0.05  # of a search's time, at most, goes into more episodes of its agent
 _CHANCE_STEPS = 10  # times the agent's longest episode, after which one of who acts without looking is over
 
 
@@ -44,10 +49,12 @@ def returns_of(teacher: Teacher, env: Environment, episodes: int, seed: int) -> 
 def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfig) -> dict[str, Any]:
     """The teacher's evaluation in float32, measured once a folder, and in it as "chance" what acting without looking
     returns; warns where the teacher does no better. Raises RunError if it acts far below its training, ConfigError if a
-    search needs shares of a return that is next to nothing. What is wrong with the agent leaves no run behind."""
+    search needs shares of a return that is next to nothing. What is wrong with the agent leaves no run behind. The
+    agent of a search walks MOST_EPISODES where its interval is wide and time allows: all shares are as wide as it."""
     file = folder.out / "teacher.json"
     measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     if "chance" not in measured:
+        begun = time.monotonic()
         try:
             result = returns_of(agent.teacher, config.environment, config.episodes, FINAL_SEED)
             agent.check_return(result.returns, config.env)
@@ -56,6 +63,9 @@ def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfi
                     f"the agent's return, {_return(result.summary())}, is too near to 0 for a share of it: press it "
                     "without --keep and --bytes."
                 )
+            more = (time.monotonic() - begun) * MOST_EPISODES / config.episodes
+            if config.searches and _is_wide(result) and more <= _MORE_SHARE * 60.0 * config.minutes:
+                result = returns_of(agent.teacher, config.environment, MOST_EPISODES, FINAL_SEED)
             actions, blind = chance(
                 config.environment, episodes=config.episodes, seed=FINAL_SEED, steps=_CHANCE_STEPS * max(result.lengths)
             )
@@ -67,6 +77,11 @@ def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfi
     if (note := _at_chance(measured)) is not None:
         warnings.warn(note, stacklevel=2)
     return measured
+
+
+def _is_wide(result: Evaluation) -> bool:
+    summary = result.summary()
+    return (summary["high"] - summary["low"]) / 2 > _WIDE * abs(summary["mean"])
 
 
 def on_more_episodes(agent: OpenedAgent, config: PressConfig, teacher: dict[str, Any], episodes: int) -> dict[str, Any]:

@@ -34,7 +34,13 @@ from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
 from policypress.rl.lines import LINEAR, Aim, Candidate, Known, Line, Shape, Slice, Widths, propose
-from policypress.rl.measured import PressFolder, measured_student, measured_teacher, on_more_episodes
+from policypress.rl.measured import (
+    MOST_EPISODES,
+    PressFolder,
+    measured_student,
+    measured_teacher,
+    on_more_episodes,
+)
 from policypress.rl.methods import METHODS
 from policypress.rl.plan import START_BATCHES, START_STATES
 from policypress.rl.sources import OpenedAgent, Source
@@ -50,8 +56,6 @@ SEARCH_SEED, BLOCKS = 5000, 2000
 chosen is then measured from other seeds."""
 RACE = 10
 """Episodes that tell whether more of them are worth their time."""
-MOST_EPISODES = 400
-"""Of the final measurement, where fewer of them leave it undecided."""
 _SLICE = (3.0, 120.0)
 _TIMED_BATCHES = 100
 _TIMED_STATES = 320  # the fewest that have a sequence to learn from
