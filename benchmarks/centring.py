@@ -34,12 +34,12 @@ AGENTS = {
 EPISODES, SEED = 10, 30_000
 
 
-def student(teacher: Teacher, task: str, seed: int, batches: int, activation: str, centred: bool) -> policypress.Policy:
+def student(teacher: Teacher, task: str, seed: int, batches: int, centred: bool) -> policypress.Policy:
     compression = policypress.CompressionConfig(
         weight_bits=8, weight_range="learned", rate_weight=0.005, quantize_start=0.1
     )
     config = policypress.DistillConfig(
-        compression, hidden=(24, 24), hidden_activation=activation, batches=batches, learning_rate=3e-3, seed=seed
+        compression, hidden=(24, 24), hidden_activation="elu", batches=batches, learning_rate=3e-3, seed=seed
     )
     if centred:
         return policypress.compress(teacher, task, config)
@@ -70,7 +70,6 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(AGENTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=10_000)
-    parser.add_argument("--activation", default="elu", help='"": the students start with the agent\'s weights')
     given = parser.parse_args()
     torch.set_num_threads(1)
     print("| task | seed | inputs | payload | missed | return |\n|---|---:|---|---:|---:|---:|")
@@ -78,7 +77,7 @@ def main() -> None:
         teacher = open_zip(Source(given.agents / AGENTS[task]), None, task).teacher
         for seed in range(1, given.seeds + 1):
             for centred in (False, True):
-                policy = student(teacher, task, seed, given.batches, given.activation, centred)
+                policy = student(teacher, task, seed, given.batches, centred)
                 missed, mean = walked(policy, teacher, task)
                 name, size = "centred" if centred else "as they come", policypress.size(policy).payload_bytes
                 print(f"| {task} | {seed} | {name} | {size} B | {100 * missed:.1f} % | {mean:,.0f} |", flush=True)

@@ -19,15 +19,14 @@ vary later."""
 
 
 class Centring:
-    """Scales every step of ``optimizer`` in the first Linear layer of ``network`` from then on, and that layer itself
-    if it is ``fresh``, once ``centre`` has told its inputs.
+    """Scales the first Linear layer of a fresh ``network``, and every step of ``optimizer`` from then on, once
+    ``centre`` has told its inputs.
 
     With inputs z = (x - mean) / spread the layer is V z + c; its weight is V / spread, its bias c - weight mean, and
     the optimizer moves V and c. Comes before what else watches the optimizer's steps: what they leave is last.
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, fresh: bool = True) -> None:
-        self._fresh = fresh
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         layer = next(module for module in network.modules() if isinstance(module, nn.Linear))
         self._weight, self._bias = layer.weight, layer.bias
         self._before = self._weight.detach().clone()
@@ -40,9 +39,8 @@ class Centring:
         """Before the first step: the inputs are such as ``observations`` (n, ...), or so many of them in a row."""
         found = moments(observations.flatten(1).to(self._weight))
         self._mean, self._spread = (one.repeat(self._weight.shape[1] // len(one)) for one in found)
-        if self._fresh:
-            self._weight.div_(self._spread)
-            self._bias.sub_(self._weight @ self._mean)
+        self._weight.div_(self._spread)
+        self._bias.sub_(self._weight @ self._mean)
 
     @torch.no_grad()
     def _prepare(self, *_: Any) -> None:

@@ -112,7 +112,7 @@ class Distillation:
     def _first_states(self) -> torch.Tensor:
         """Those by which a student starts: the first where it takes weights of its teacher, else a sample of all that
         were there at first."""
-        if self._teacher.observation.image and not _fresh(self._teacher, self._config):
+        if not _fresh(self._teacher, self._config):
             return self._memory.inputs(torch.arange(min(self._memory.count, _IMPORTANCE_STATES)))
         count = min(self._memory.count, math.ceil(_FIRST_STATES * self._config.states))
         most = _IMPORTANCE_STATES if self._teacher.observation.image else _FITTED_STATES
@@ -300,8 +300,8 @@ def _student(
             "example --hidden 24,24 (hidden=(24, 24))."
         )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    if not teacher.observation.image and config.hidden and (config.hidden != "none"):
-        Centring(network, optimizer, fresh=_fresh(teacher, config)).centre(observations)
+    if config.hidden != "none" and _fresh(teacher, config):
+        Centring(network, optimizer).centre(observations)
     image = teacher.observation.image
     compressor = Compressor(network, optimizer, config.compression, config.batches, image=image, seed=config.seed)
     return network, optimizer, compressor
