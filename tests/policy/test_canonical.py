@@ -247,3 +247,33 @@ def test_float_activations_stay_close_and_vectors_stay_true(numerics: str, kind:
     np.testing.assert_allclose(after.outputs(x), before.outputs(x), rtol=1e-4, atol=1e-5)
     assert after.test_vectors is not None
     np.testing.assert_array_equal(after.test_vectors.outputs, after.outputs(after.test_vectors.observations))
+
+
+@pytest.mark.parametrize(("live", "group"), [(1, 8), (1, 4), (2, 4), (1, 2)])
+@pytest.mark.parametrize("units", [64, 61])
+def test_patterns_of_neighbouring_inputs_stay(live: int, group: int, units: int) -> None:
+    """Units are sorted with their neighbours, and leave with them alone."""
+    rng = np.random.default_rng(units)
+    one, features = np.ones(1, np.float32), 9
+    requantize = Requantization(np.array([128], np.int32), np.array([13], np.int32), 0, 255)
+    weight = rng.integers(1, 100, (units, features)).astype(np.int8)
+    weight[5] = 0  # constant, and yet it stays; its whole group goes
+    weight[2 * group : 3 * group] = 0
+    hidden = Layer(weight, rng.integers(-9, 9, units).astype(np.int32), 8, one, True, requantize)
+    outputs = 32
+    reading = rng.random((outputs, -(-units // group), group)).argsort(axis=2) < live
+    reading = reading.reshape(outputs, -1)[:, :units]
+    values = rng.integers(1, 100, (outputs, units)).astype(np.int8)
+    last = Layer(np.where(reading, values, 0).astype(np.int8), np.zeros(outputs, np.int32), 8, one, False)
+    before = policy((hidden, last), (features,), InputQuantization(np.ones(features, np.float32), -127, 127, 8))
+    after = canonical(before)
+    x = random_observations(before, 20, 0)
+    np.testing.assert_array_equal(after.outputs(x), before.outputs(x))
+    left = after.layers[1].weight
+    assert left.shape[1] == units - group
+    starts = np.arange(0, left.shape[1], group)
+    assert np.add.reduceat((left != 0).astype(int), starts, axis=1).max() <= live
+    firsts = after.layers[0].bias[starts[: units // group - 1]]
+    assert (np.diff(firsts) >= 0).all()
+    again = canonical(after)
+    np.testing.assert_array_equal(again.layers[1].weight, left)

@@ -29,7 +29,7 @@ from policypress.runtime import engine, native, structures
 from policypress.runtime.lower import Fields, Input, Output, Step, _is_wide, lower, packed, sparse_pairs
 from policypress.testing import NUMERICS, Builder, Kind, make_policy, random_observations, stored_policies
 
-KERNELS = ("portable", "avx2", "avxvnni", "avx512", "avx512vbmi")
+KERNELS = ("portable", "avx2", "avx2sparse", "avxvnni", "avxvnnisparse", "avx512", "avx512vbmi")
 
 
 @pytest.fixture(params=KERNELS)
@@ -221,10 +221,10 @@ def test_agrees_for_images(kernels: str, numerics: Numerics) -> None:
         assert_agrees(policy, random_observations(policy, 3, seed), kernels)
 
 
-def test_the_permuting_kernel_is_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sparse_kernel_is_really_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POLICYPRESS_KERNELS", raising=False)
-    if engine.KERNELS != "avx512vbmi":
-        pytest.skip("this machine does not have avx512vbmi")
+    if engine.KERNELS not in ("avx512vbmi", "avxvnnisparse", "avx2sparse"):
+        pytest.skip("this machine has no sparse kernels")
     assert _steps(vector_policy("integer", (17, 256, 256, 6), 0.02, 8, 0))[1] == "sparse"
     assert _steps(vector_policy("integer", (17, 256, 256, 6), 1.0, 8, 0))[1] == "dense"
 

@@ -9,6 +9,7 @@ here; units that are constant stay, because folding them would round.)
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     from policypress.policy.policy import Policy
 
 _MANY = 256  # weights of a unit
+_PATTERNS = ((1, 8), (1, 4), (1, 2), (2, 4))  # N:M, the strictest first
+_TYPICAL, _LEAST_GROUPS = 0.6, 64  # of the weights that a pattern allows; fewer of either look like it by chance
 
 
 def canonical(policy: Policy, *, drop_units: bool = True, sort_units: bool = True) -> Policy:
     """``policy`` with fewer and sorted hidden units; the same outputs, bit for bit in integer numerics.
 
     Layers keep the shape they were trained in as ``trained_shape``. Units are sorted by their bias, so that a file
-    need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes. Without
+    need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes. Where the next
+    layer keeps N of every M neighbouring inputs, units stay with their neighbours: groups are sorted, and each in
+    itself, and only whole groups are left out. Without
     ``drop_units`` they are sorted only, without ``sort_units`` dropped only: then float sums keep their order.
     """
     ops = _canonical(policy.ops, drop_units, sort_units)
@@ -95,16 +100,18 @@ def _drop_units(ops: list[Op], first: int, second: int) -> bool:
     assert isinstance(reader, Layer)
     outgoing = _outgoing(reader, len(layer.weight))
     read = np.asarray(outgoing.any(axis=(0, 2)))
-    keep = read.copy()
+    constant = np.zeros_like(read)
     if layer.requantize is not None and reader.padding == (0, 0):
         constant = read & ~layer.weight.reshape(len(layer.weight), -1).any(axis=1)
-        if constant.any():
-            values = reference.requantize(layer.requantize, layer.bias[None].astype(np.int64))[0]
-            between = (op for op in ops[first + 1 : second] if op.elementwise)  # a window sees the same everywhere
-            values = reference.run_integer(between, values[None], [])[0]
-            added = (outgoing.astype(np.int64).sum(axis=2) * np.where(constant, values, 0)).sum(axis=1)
-            reader = dataclasses.replace(reader, bias=(reader.bias + added).astype(np.int32))
-            keep &= ~constant
+    groups = _groups(outgoing)
+    keep = np.repeat(np.logical_or.reduceat(read & ~constant, groups[:-1]), np.diff(groups))
+    if (folded := constant & ~keep).any():
+        assert layer.requantize is not None
+        values = reference.requantize(layer.requantize, layer.bias[None].astype(np.int64))[0]
+        between = (op for op in ops[first + 1 : second] if op.elementwise)  # a window sees the same everywhere
+        values = reference.run_integer(between, values[None], [])[0]
+        added = (outgoing.astype(np.int64).sum(axis=2) * np.where(folded, values, 0)).sum(axis=1)
+        reader = dataclasses.replace(reader, bias=(reader.bias + added).astype(np.int32))
     if keep.all():
         return False
     if not keep.any():  # a layer needs a unit: one that says nothing
@@ -123,10 +130,29 @@ def _sort_units(ops: list[Op], first: int, second: int) -> None:
     assert isinstance(reader, Layer)
     rows = layer.weight.reshape(len(layer.weight), -1)
     if layer.nonzeros > _MANY * len(rows):  # the coder learns more from neighbours alike than a bias takes
-        order = np.argsort(np.abs(rows.astype(np.float64)).sum(axis=1), kind="stable")
+        worth = np.abs(rows.astype(np.float64)).sum(axis=1)
     else:
-        order = np.argsort(layer.bias, kind="stable")
+        worth = layer.bias.astype(np.float64)
+    starts = _groups(_outgoing(reader, len(rows)))
+    groups = [start + np.argsort(worth[start:end], kind="stable") for start, end in itertools.pairwise(starts)]
+    whole = len(groups[0])
+    # The last group may be smaller, and stays the last.
+    groups.sort(key=lambda units: (len(units) < whole, worth[units[0]]))
+    order = np.concatenate(groups)
     ops[first], ops[second] = _select(layer, reader, order, len(order))
+
+
+def _groups(outgoing: NDArray[Any]) -> NDArray[np.int64]:
+    """Where groups of units begin, and their end, that must stay together for ``outgoing`` (out, units, weights of
+    each) to stay what it is: those of its pattern N:M; single units where it has none."""
+    units = outgoing.shape[1]
+    live = outgoing != 0
+    for allowed, size in _PATTERNS:
+        starts = np.arange(0, units, size)
+        counts = np.add.reduceat(live, starts, axis=1, dtype=np.int64)
+        if counts.size >= _LEAST_GROUPS and counts.max() <= allowed and live.sum() >= _TYPICAL * allowed * counts.size:
+            return np.append(starts, units)
+    return np.arange(units + 1)
 
 
 def _select(layer: Layer, reader: Layer, units: NDArray[Any], count: int) -> tuple[Layer, Layer]:

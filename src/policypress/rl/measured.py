@@ -81,7 +81,7 @@ def measured_teacher(folder: PressFolder, agent: OpenedAgent, config: PressConfi
 
 def _is_wide(result: Evaluation) -> bool:
     summary = result.summary()
-    return (summary["high"] - summary["low"]) / 2 > _WIDE * abs(summary["mean"])
+    return bool((summary["high"] - summary["low"]) / 2 > _WIDE * abs(summary["mean"]))
 
 
 def on_more_episodes(agent: OpenedAgent, config: PressConfig, teacher: dict[str, Any], episodes: int) -> dict[str, Any]:

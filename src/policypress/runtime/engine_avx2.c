@@ -23,6 +23,8 @@
 #define MULTIPLY(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFT_EACH(a, b) _mm256_srav_epi32(a, b)
 #define GATHER(table, i) _mm256_i32gather_epi32(table, i, 4)
+#define WINDOW(p) _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define PICK(window, index) _mm256_shuffle_epi8(window, index)
 #define LOAD_BYTES(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
 #define STORE_BYTES(p, x) \
     _mm_storel_epi64((__m128i *)(void *)(p), \
@@ -80,6 +82,24 @@ INLINE __attribute__((target("avx2"))) __m256i dot_avx2(__m256i sum, __m256i u8,
 #define DOT(sum, u8, s8) dot_avx2(sum, u8, s8)
 #include "engine_vector.h"
 
+const kernels engine_avxvnnisparse = {
+    .name = "avxvnnisparse",
+    .lanes = LANES,
+    .groups = GROUPS,
+    .real_groups = REAL_GROUPS,
+    .dense = dense_avxvnni,
+    .sparse = sparse_avxvnni,
+    .chunk = 16,
+    .step_cost = 2,
+    .step_cost_few = 4,
+    .chunk_cost = 1,
+    .window_cost = 80,
+    .real = real_avxvnni,
+    .add = add_avxvnni,
+    .observe = observe_avxvnni,
+    .scale = scale_avxvnni,
+    .squash = squash_avxvnni,
+};
 const kernels engine_avxvnni = {
     .name = "avxvnni",
     .lanes = LANES,
@@ -91,6 +111,24 @@ const kernels engine_avxvnni = {
     .observe = observe_avxvnni,
     .scale = scale_avxvnni,
     .squash = squash_avxvnni,
+};
+const kernels engine_avx2sparse = {
+    .name = "avx2sparse",
+    .lanes = LANES,
+    .groups = GROUPS,
+    .real_groups = REAL_GROUPS,
+    .dense = dense_avx2,
+    .sparse = sparse_avx2,
+    .chunk = 16,
+    .step_cost = 2,
+    .step_cost_few = 4,
+    .chunk_cost = 1,
+    .window_cost = 80,
+    .real = real_avx2,
+    .add = add_avx2,
+    .observe = observe_avx2,
+    .scale = scale_avx2,
+    .squash = squash_avx2,
 };
 const kernels engine_avx2 = {
     .name = "avx2",

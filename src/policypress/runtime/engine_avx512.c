@@ -61,6 +61,7 @@
  * Sparse integer layers. Up to 256 input bytes lie in registers, out of which one instruction picks any 64. A step
  * multiplies four inputs of each of 16 outputs, other ones for every output: 64 indices, then 64 weights.
  */
+enum { TABLES = 256 };
 #define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")))
 
 INLINE VBMI __m512i pick(const __m512i *t, __m512i index, const unsigned tables) {
@@ -82,7 +83,7 @@ INLINE VBMI void sparse_position(const engine_step *s, const prepared *p, const 
             __m512i t[4];
             uint32_t n = *steps++;
             for (unsigned i = 0; i < tables; i++)
-                t[i] = _mm512_loadu_si512(x + c * CHUNK + 64 * i);
+                t[i] = _mm512_loadu_si512(x + c * TABLES + 64 * i);
             for (; n >= 2; n -= 2, step += 256) {
                 a = _mm512_dpbusd_epi32(a, pick(t, _mm512_loadu_si512(step), tables), _mm512_loadu_si512(step + 64));
                 b = _mm512_dpbusd_epi32(b, pick(t, _mm512_loadu_si512(step + 128), tables),
@@ -99,13 +100,13 @@ INLINE VBMI void sparse_position(const engine_step *s, const prepared *p, const 
 
 static VBMI void sparse_vbmi(const engine_step *s, unsigned char *work, size_t rows) {
     const prepared *p = s->prepared;
-    if (p->weight && rows * s->out_height * s->out_width >= MANY) {
+    if (rows * s->out_height * s->out_width >= MANY ? !p->batch_sparse : !p->single_sparse) {
         dense_avx512(s, work, rows);
         return;
     }
     const size_t run = (size_t)s->kernel_width * s->channels, line = (size_t)s->width * s->channels;
     const int whole = s->kernel_height == 1;
-    unsigned char window[MOST_INPUTS + CHUNK];
+    unsigned char window[MOST_INPUTS + SLACK_INPUTS];
     positions all = all_positions(s, work, rows);
     const unsigned char *x;
     size_t at;
@@ -143,8 +144,10 @@ const kernels engine_avx512vbmi = {
     .real_groups = REAL_GROUPS,
     .dense = dense_avx512,
     .sparse = sparse_vbmi,
+    .chunk = TABLES,
     .step_cost = 10,
     .step_cost_few = 5,
+    .chunk_cost = 5,
     .window_cost = 80,
     .real = real_avx512,
     .add = add_avx512,

@@ -16,7 +16,7 @@
 enum {
     MOST_COLUMNS = 1024, /* inputs of a sparse float layer: 128 kB on the stack at most */
     MOST_INPUTS = 8192,  /* of a window of a sparse integer layer, which is copied to the stack */
-    CHUNK = 256          /* of these that are held in registers together */
+    SLACK_INPUTS = 256   /* of these that may be read past its end */
 };
 
 /* What one step's kernel wants. Vectors are padded to whole groups of outputs. */
@@ -25,7 +25,7 @@ typedef struct {
     uint32_t inputs, groups; /* bytes by four, or floats, of a window; groups of outputs */
     int narrow;              /* codes are bytes and requantized in 32 bits */
     int zeros;               /* float layers: there are zero weights */
-    int single_sparse, batch_sparse; /* leave them out for few rows, for many */
+    int single_sparse, batch_sparse; /* leave them out for few positions, for many */
     size_t plane;            /* floats from one output of a position to the next */
     const void *weight;
     const uint32_t *places; /* where in a window inputs lie, in elements */
@@ -34,8 +34,8 @@ typedef struct {
     const float *scale;
     const uint16_t *columns, *counts; /* nonzero weights of float layers */
     const float *values;
-    const uint8_t *sparse;   /* integer layers without their zero weights; NULL where that never pays */
-    const uint16_t *steps;   /* of each group and chunk of inputs */
+    const uint8_t *sparse;   /* integer layers without their zero weights */
+    const uint16_t *steps;   /* of each group and chunk of inputs, as `chunk` of kernels says */
     uint32_t window, chunks; /* inputs of a position, and in how many parts */
 } prepared;
 
@@ -47,12 +47,14 @@ typedef struct {
     engine_observe *observe;
     engine_to_values *scale;
     engine_to_actions *squash;
-    /* Of a sparse step, for many positions and for few, and of copying a window, in halves of what a product of a
-       vector of bytes takes a dense layer (benchmarks/kernels.py). */
-    uint32_t step_cost, step_cost_few, window_cost;
+    uint32_t chunk; /* inputs out of which a sparse step picks any */
+    /* Of a sparse step, for many positions and for few, of a chunk, and of copying a window, in halves of what a product
+       of a vector of bytes takes a dense layer (benchmarks/kernels.py). */
+    uint32_t step_cost, step_cost_few, chunk_cost, window_cost;
 } kernels;
 
-extern const kernels engine_avx512vbmi, engine_avx512, engine_avxvnni, engine_avx2;
+extern const kernels engine_avx512vbmi, engine_avx512, engine_avxvnnisparse, engine_avxvnni, engine_avx2sparse,
+    engine_avx2;
 
 /*
  * Groups of outputs whose weights lie together: as many as `most`, or the largest power of two of those that are left.

@@ -27,7 +27,7 @@ static int has_avxvnni(void) {
 /* The best set of kernels, or the one that POLICYPRESS_KERNELS names; NULL for the portable ones. */
 static const kernels *found_kernels(void) {
     const char *wanted = getenv("POLICYPRESS_KERNELS");
-    const kernels *all[4];
+    const kernels *all[6];
     unsigned n = 0;
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -37,8 +37,11 @@ static const kernels *found_kernels(void) {
         all[n++] = &engine_avx512;
     }
     if (__builtin_cpu_supports("avx2")) {
-        if (has_avxvnni())
+        if (has_avxvnni()) {
+            all[n++] = &engine_avxvnnisparse;
             all[n++] = &engine_avxvnni;
+        }
+        all[n++] = &engine_avx2sparse;
         all[n++] = &engine_avx2;
     }
     for (unsigned i = 0; i < n; i++)
@@ -127,14 +130,15 @@ static int prepare_dense(engine_native *native, const kernels *kernel, const eng
 }
 
 /* Steps of every group and chunk: as many as the output with the most nonzero weights there needs. */
-static uint16_t *count_steps(engine_native *native, const engine_step *s, const prepared *p, const int8_t *weight,
-                             uint32_t lanes, size_t *total) {
+static uint16_t *count_steps(engine_native *native, const kernels *kernel, const engine_step *s, const prepared *p,
+                             const int8_t *weight, size_t *total) {
+    const uint32_t lanes = kernel->lanes, chunk = kernel->chunk;
     uint16_t *steps = take(native, (size_t)p->groups * p->chunks * sizeof *steps);
     *total = 0;
     for (uint32_t o = 0; steps && o < s->out_channels; o++)
         for (uint32_t c = 0; c < p->chunks; c++) {
             uint16_t *most = &steps[(size_t)(o / lanes) * p->chunks + c], n = 0;
-            for (uint32_t k = c * CHUNK; k < p->window && k < (c + 1) * CHUNK; k++)
+            for (uint32_t k = c * chunk; k < p->window && k < (c + 1) * chunk; k++)
                 n = (uint16_t)(n + (weight[(size_t)o * p->window + k] != 0));
             n = (uint16_t)((n + 3) / 4);
             if (n > *most) {
@@ -145,8 +149,9 @@ static uint16_t *count_steps(engine_native *native, const engine_step *s, const 
     return steps;
 }
 
-static int prepare_sparse(engine_native *native, const engine_step *s, prepared *p, const int8_t *weight,
-                          uint32_t lanes, size_t total) {
+static int prepare_sparse(engine_native *native, const kernels *kernel, const engine_step *s, prepared *p,
+                          const int8_t *weight, size_t total) {
+    const uint32_t lanes = kernel->lanes, chunk = kernel->chunk;
     uint8_t *packed = take(native, total * lanes * 8), *step = packed;
     if (!packed)
         return 0;
@@ -155,8 +160,8 @@ static int prepare_sparse(engine_native *native, const engine_step *s, prepared 
         for (uint32_t c = 0; c < p->chunks; c++) {
             for (uint32_t o = g * lanes; o < s->out_channels && o < (g + 1) * lanes; o++) {
                 uint32_t n = 0;
-                for (uint32_t k = 0; k < CHUNK && c * CHUNK + k < p->window; k++) {
-                    const int8_t w = weight[(size_t)o * p->window + c * CHUNK + k];
+                for (uint32_t k = 0; k < chunk && c * chunk + k < p->window; k++) {
+                    const int8_t w = weight[(size_t)o * p->window + c * chunk + k];
                     uint8_t *at = step + (size_t)(n / 4) * lanes * 8 + (o % lanes) * 4 + n % 4;
                     if (!w)
                         continue;
@@ -170,38 +175,38 @@ static int prepare_sparse(engine_native *native, const engine_step *s, prepared 
     return 1;
 }
 
-/* Whether leaving out zero weights pays: always, for few positions only, or never. */
-enum { NEVER, FOR_FEW, ALWAYS };
-
-static int sparse_pays(const kernels *k, const engine_step *s, const prepared *p, size_t total) {
-    const size_t steps = total + (size_t)p->groups * p->chunks, dense = 2 * (size_t)p->groups * p->inputs;
+/* Whether leaving out zero weights pays, in `total` steps of such a cost. */
+static int sparse_pays(const kernels *k, const engine_step *s, const prepared *p, size_t total, uint32_t step_cost) {
     const size_t copy = s->kernel_height > 1 ? k->window_cost : 0;
-    if (steps * k->step_cost + copy < dense)
-        return ALWAYS;
-    return steps * k->step_cost_few + copy < dense && s->out_height * s->out_width < MANY ? FOR_FEW : NEVER;
+    return total * step_cost + (size_t)p->groups * p->chunks * k->chunk_cost + copy < 2 * (size_t)p->groups * p->inputs;
 }
 
 static engine_kernel *prepare_integer(engine_native *native, const kernels *k, const engine_step *s, prepared *p,
                                      const int8_t *weight) {
     const uint32_t run = s->kernel_width * s->channels;
-    int pays = NEVER;
     size_t total = 0;
     p->groups = (s->out_channels + k->lanes - 1) / k->lanes;
     p->inputs = (run + 3) / 4 * s->kernel_height;
     p->window = run * s->kernel_height;
-    p->chunks = (p->window + CHUNK - 1) / CHUNK;
     if (!prepare_finish(native, s, p, k->lanes))
         return NULL;
     if (k->sparse && p->window <= MOST_INPUTS) {
-        p->steps = count_steps(native, s, p, weight, k->lanes, &total);
-        pays = p->steps ? sparse_pays(k, s, p, total) : NEVER;
+        p->chunks = (p->window + k->chunk - 1) / k->chunk;
+        p->steps = count_steps(native, k, s, p, weight, &total);
+        if (!p->steps)
+            return NULL;
+        p->batch_sparse = sparse_pays(k, s, p, total, k->step_cost);
+        p->single_sparse = s->out_height * s->out_width < MANY ? sparse_pays(k, s, p, total, k->step_cost_few)
+                                                               : p->batch_sparse;
     }
-    p->name = pays == ALWAYS ? "sparse" : pays == FOR_FEW ? "sparse or dense" : "dense";
-    if (pays != ALWAYS && !prepare_dense(native, k, s, p, weight))
+    p->name = !p->single_sparse ? p->batch_sparse ? "dense or sparse" : "dense"
+              : p->batch_sparse ? "sparse"
+                                : "sparse or dense";
+    if (!(p->single_sparse && p->batch_sparse) && !prepare_dense(native, k, s, p, weight))
         return NULL;
-    if (pays != NEVER && !prepare_sparse(native, s, p, weight, k->lanes, total))
-        return NULL;
-    return pays == NEVER ? k->dense : k->sparse;
+    if (!p->single_sparse && !p->batch_sparse)
+        return k->dense;
+    return prepare_sparse(native, k, s, p, weight, total) ? k->sparse : NULL;
 }
 
 /* ---- float layers ---- */

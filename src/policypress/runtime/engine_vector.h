@@ -137,6 +137,68 @@ static TARGET void NAME(dense)(const engine_step *s, unsigned char *work, size_t
     }
 }
 
+#ifdef PICK
+/*
+ * Sparse integer layers. A step multiplies four inputs of each of LANES outputs, other ones for every output: bytes that
+ * a permutation picks out of 16, by LANES * 4 indices, with as many weights.
+ */
+INLINE TARGET void NAME(sparse_tile)(const engine_step *s, const prepared *p, const unsigned char *const *x,
+                                     unsigned char *target, const size_t *at, int alone, const unsigned rows) {
+    const uint8_t *step = p->sparse;
+    const uint16_t *steps = p->steps;
+    for (uint32_t g = 0; g < p->groups; g++) {
+        INTS sums[ROWS], other = SET(0);
+        uint32_t c = 0;
+        UNROLL
+        for (unsigned r = 0; r < rows; r++)
+            sums[r] = LOAD((const int32_t *)p->bias + g * LANES);
+        for (; c < p->chunks; c++, steps++) {
+            INTS window[ROWS];
+            UNROLL
+            for (unsigned r = 0; r < rows; r++)
+                window[r] = WINDOW(x[r] + 16 * c);
+            for (uint32_t n = *steps; n; n--, step += LANES * 8) {
+                const INTS index = LOAD(step), weights = LOAD(step + LANES * 4);
+                if (rows == 1 && n % 2)
+                    other = DOT(other, PICK(window[0], index), weights);
+                else
+                    UNROLL
+                    for (unsigned r = 0; r < rows; r++)
+                        sums[r] = DOT(sums[r], PICK(window[r], index), weights);
+            }
+        }
+        UNROLL
+        for (unsigned r = 0; r < rows; r++)
+            NAME(finish)(s, p, target, at[r] + g * LANES, g * LANES, rows == 1 ? ADD(sums[r], other) : sums[r], alone);
+    }
+}
+
+static TARGET void NAME(sparse)(const engine_step *s, unsigned char *work, size_t rows) {
+    const prepared *p = s->prepared;
+    const size_t run = (size_t)s->kernel_width * s->channels, line = (size_t)s->width * s->channels;
+    unsigned char copy[ROWS][MOST_INPUTS + SLACK_INPUTS];
+    positions all = all_positions(s, work, rows);
+    const unsigned char *x[ROWS];
+    size_t at[ROWS];
+    if (rows * s->out_height * s->out_width >= MANY ? !p->batch_sparse : !p->single_sparse) {
+        NAME(dense)(s, work, rows);
+        return;
+    }
+    for (unsigned count; (count = next_positions(&all, x, at, ROWS)) > 0;) {
+        for (unsigned r = 0; s->kernel_height > 1 && r < count; r++) {
+            for (size_t i = 0; i < s->kernel_height; i++)
+                memcpy(copy[r] + i * run, x[r] + i * line, run);
+            x[r] = copy[r];
+        }
+        if (count == ROWS)
+            NAME(sparse_tile)(s, p, x, all.target, at, 0, ROWS);
+        else
+            for (unsigned r = 0; r < count; r++)
+                NAME(sparse_tile)(s, p, x + r, all.target, at + r, 1, 1);
+    }
+}
+#endif
+
 /* ---- float ---- */
 
 INLINE TARGET void NAME(real_tile)(const engine_step *s, const prepared *p, const float *const *x, float *target,
