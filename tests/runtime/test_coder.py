@@ -1,9 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from policypress.policy.patterns import PATTERNS
 from policypress.runtime.coder import Decoder, Encoder
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -23,7 +26,15 @@ def matrices(draw):
     else:
         codes = rng.choice([-limit, limit], (rows, columns))
     codes = codes * (rng.random((rows, columns)) >= draw(st.sampled_from([0.0, 0.3, 0.9, 0.99, 1.0])))
+    if draw(st.booleans()):
+        codes = codes * pattern(rng, rows, columns, *draw(st.sampled_from(PATTERNS)))
     return codes.astype(np.int8), bits
+
+
+def pattern(rng, rows, columns, live, group):
+    """A mask of ``live`` of every ``group`` neighbouring columns."""
+    places = rng.random((rows, -(-columns // group), group)).argsort(axis=2)
+    return (places < live).reshape(rows, -1)[:, :columns]
 
 
 def encode_matrix(codes, bits):
@@ -191,6 +202,20 @@ def test_dense_codes_are_modelled_with_their_zeros():
     entropy = -(counts * np.log2(counts / codes.size)).sum()
     assert positions / 256 < 8  # zeros are values
     assert encoder.bits() / 256 < entropy + 24
+
+
+@pytest.mark.parametrize(("live", "group"), PATTERNS)
+@pytest.mark.parametrize("columns", [128, 130])
+def test_patterns_cost_what_they_say(live, group, columns):
+    """Where weights may lie and not where they might: the logarithm of the ways, and a little to learn it."""
+    rng = np.random.default_rng(0)
+    codes = (rng.integers(1, 100, (128, columns)) * pattern(rng, 128, columns, live, group)).astype(np.int8)
+    encoder = Encoder()
+    positions, _ = encoder.matrix(codes.tobytes(), *codes.shape, 8)
+    groups = 128 * -(-columns // group)
+    assert positions / 256 < 1.01 * groups * math.log2(math.comb(group, live)) + 40
+    decoder = Decoder(encoder.finish())
+    assert decoder.matrix(*codes.shape, 8) == codes.tobytes()
 
 
 @pytest.mark.parametrize("signs", ["row", "column"])

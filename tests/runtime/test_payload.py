@@ -241,7 +241,7 @@ def test_the_decoder_is_small(cpu, bound, recurrent, more, tmp_path):
     """All code and tables, without the helpers of the compiler on cores that lack a division."""
     if shutil.which("arm-none-eabi-gcc") is None or shutil.which("arm-none-eabi-size") is None:
         pytest.skip("arm-none-eabi-gcc is not here: install gcc-arm-none-eabi.")
-    flags = ["-std=c99", "-Os", "-mthumb", f"-mcpu={cpu}", f"-DPAYLOAD_RECURRENT={recurrent}"]
+    flags = ["-std=c99", "-Os", "-mthumb", f"-mcpu={cpu}", f"-DPAYLOAD_RECURRENT={recurrent}", "-DCODER_PATTERNS=0"]
     output = str(tmp_path / "object.o")
     subprocess.run(["arm-none-eabi-gcc", *flags, "-c", SOURCES[0], "-o", output], check=True)
     report = subprocess.run(["arm-none-eabi-size", output], check=True, capture_output=True, text=True).stdout

@@ -11,6 +11,7 @@ import numpy as np
 from policypress.export.c_text import definition
 from policypress.policy.canonical import canonical
 from policypress.policy.ops import Cell, Layer, Op, Requantization, Residual
+from policypress.policy.patterns import fits_any
 from policypress.policy.payload import payload_costs, payload_structure, short_input
 from policypress.policy.policy import Policy
 from policypress.runtime.lower import Program, lower
@@ -32,13 +33,15 @@ static void narrow(const int32_t *from, uint8_t *to, size_t have, size_t want) {
 @dataclass
 class Unpacked:
     """C that unpacks a payload: ``text`` with the data, the arrays in RAM and NAME_init; ``arrays``: what stands for
-    each array of the program; whether the payload has a ``short`` form, and is of a ``recurrent`` policy; bytes of it,
-    of RAM for the arrays and for unpacking them where pointers have 4 bytes, and of each layer in the payload."""
+    each array of the program; whether the payload has a ``short`` form, is of a ``recurrent`` policy, and may have
+    ``patterns`` N:M; bytes of it, of RAM for the arrays and for unpacking them where pointers have 4 bytes, and of each
+    layer in the payload."""
 
     text: str
     arrays: dict[str, str]
     short: bool
     recurrent: bool
+    patterns: bool
     payload_bytes: int
     ram_bytes: int
     layer_bytes: list[int]
@@ -101,7 +104,8 @@ int {name}_init(void) {{
     ram = walk.ram + _MEMORY_BYTES + _LINE_BYTES * (columns + 2)
     assert policy.input is not None
     short = short_input(policy.input) is not None
-    return Unpacked(text, walk.arrays, short, policy.state_size > 0, len(data), ram, layer_bytes)
+    patterns = any(fits_any(layer.weight.reshape(len(layer.weight), -1)) for layer in policy.layers)
+    return Unpacked(text, walk.arrays, short, policy.state_size > 0, patterns, len(data), ram, layer_bytes)
 
 
 @dataclass

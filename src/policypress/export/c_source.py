@@ -340,5 +340,6 @@ def _source(
 #define PAYLOAD_API static
 #define PAYLOAD_SHORT {int(unpacked.short)}
 #define PAYLOAD_RECURRENT {int(unpacked.recurrent)}
+#define CODER_PATTERNS {int(unpacked.patterns)}
 {runtime("payload.c")}"""
     return file(name, [engine, "/* ---- the policy ---- */", *arrays], body)

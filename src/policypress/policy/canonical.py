@@ -19,13 +19,12 @@ from policypress.policy import reference
 from policypress.policy.contract import TestVectors
 from policypress.policy.observations import recorded
 from policypress.policy.ops import Cell, History, InputQuantization, Layer, LayerNorm, Op, Residual
+from policypress.policy.patterns import group_of
 
 if TYPE_CHECKING:
     from policypress.policy.policy import Policy
 
 _MANY = 256  # weights of a unit
-_PATTERNS = ((1, 8), (1, 4), (1, 2), (2, 4))  # N:M, the strictest first
-_TYPICAL, _LEAST_GROUPS = 0.6, 64  # of the weights that a pattern allows; fewer of either look like it by chance
 
 
 def canonical(policy: Policy, *, drop_units: bool = True, sort_units: bool = True) -> Policy:
@@ -143,16 +142,10 @@ def _sort_units(ops: list[Op], first: int, second: int) -> None:
 
 
 def _groups(outgoing: NDArray[Any]) -> NDArray[np.int64]:
-    """Where groups of units begin, and their end, that must stay together for ``outgoing`` (out, units, weights of
-    each) to stay what it is: those of its pattern N:M; single units where it has none."""
+    """Where groups of units begin that must stay together for ``outgoing`` (out, units, weights of each) to keep its
+    pattern, and the end of the last; single units where it has none."""
     units = outgoing.shape[1]
-    live = outgoing != 0
-    for allowed, size in _PATTERNS:
-        starts = np.arange(0, units, size)
-        counts = np.add.reduceat(live, starts, axis=1, dtype=np.int64)
-        if counts.size >= _LEAST_GROUPS and counts.max() <= allowed and live.sum() >= _TYPICAL * allowed * counts.size:
-            return np.append(starts, units)
-    return np.arange(units + 1)
+    return np.append(np.arange(0, units, group_of(outgoing)), units)
 
 
 def _select(layer: Layer, reader: Layer, units: NDArray[Any], count: int) -> tuple[Layer, Layer]:

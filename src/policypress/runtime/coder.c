@@ -519,7 +519,11 @@ enum { MODE, ROW, COLUMN, NEAR, FAMILY, SCALE, TRUST, ROW_SCALE, COLUMN_SCALE, S
 /* No weight is zero; a flag before each weight; zero is one of the magnitudes. */
 enum { DENSE, FLAGGED, MAGNITUDES };
 
-static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, 1, 3, 31, 3, 3, 3, 1};
+/* NEAR: what corrects the odds of flags; from PATTERN on one of PATTERNS, of so many columns so many are not zero. */
+enum { BY_NOTHING, NEARBY, PATTERN };
+static const uint8_t PATTERNS[4][2] = {{8, 1}, {4, 1}, {2, 1}, {4, 2}};
+
+static const uint8_t MOST[CODER_PARAMETERS] = {2, 3, 3, CODER_PATTERNS ? PATTERN + 3 : NEARBY, 3, 31, 3, 3, 3, 1};
 static const uint8_t TRUSTED[4] = {1, 3, 12, 50}; /* bits that a prior probability counts for, by eights */
 
 /* Weights that the mean of the matrix counts for: 0, 2, 8, 32. */
@@ -541,8 +545,9 @@ static int has(const coder_model *m, unsigned i, unsigned bits) {
 enum { CAUTION = 6 << 12, FLAG_MEMORY = 64 << 12, SIGN_MEMORY = 2 << 12, STEP = 3200 };
 
 /*
- * Contexts of corrections: the five flags before in the row; three flags of the row above; the three signs before in
- * the row, and in the column; whether the weights before and above are negative, zero or positive.
+ * Contexts of corrections: the five flags before in the row, or the place in the group of a pattern and what is live
+ * before in it; three flags of the row above; the three signs before in the row, and in the column; whether the weights
+ * before and above are negative, zero or positive.
  */
 enum { FLAG_ROW = 1, FLAG_ABOVE = 33, SIGN_ROW = 41, SIGN_COLUMN = 49, SIGN_NEAR = 61, CORRECTIONS = 66 };
 
@@ -646,6 +651,14 @@ APART static uint32_t density(pass *s) {
     return odds(a, b);
 }
 
+static unsigned remembered(pass *s, unsigned kind, unsigned bit) {
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *events = &s->lines[i]->events[kind];
+        *events = (uint8_t)(2u * *events | bit);
+    }
+    return bit;
+}
+
 /*
  * A flag (kind 0) or a sign (1), which its row and its column remember. Up to three contexts, a byte each, correct p;
  * 0 for none.
@@ -668,17 +681,24 @@ static unsigned code_event(pass *s, unsigned kind, uint32_t p, uint32_t contexts
         step = (int32_t)(error * STEP / (CAUTION + one->weight));
         one->offset += bit ? step : -step;
     }
-    for (unsigned i = 0; i < 2; i++) {
-        uint8_t *events = &s->lines[i]->events[kind];
-        *events = (uint8_t)(2u * *events | bit);
-    }
-    return bit;
+    return remembered(s, kind, bit);
 }
 
 static unsigned code_flag(pass *s, unsigned nonzero) {
     const coder_line *column = s->lines[1];
     uint32_t p = density(s), contexts = 0;
-    if (s->model.parameters[NEAR]) {
+    if (CODER_PATTERNS && s->model.parameters[NEAR] >= PATTERN) {
+        const uint8_t *pattern = PATTERNS[s->model.parameters[NEAR] - PATTERN];
+        const uint32_t place = (uint32_t)(column - s->w->columns - 1) & (pattern[0] - 1u);
+        uint32_t left = pattern[1];
+        for (unsigned before = s->line.events[0] & ((1u << place) - 1); before; before &= before - 1)
+            left--;
+        if (!left)
+            return remembered(s, 0, 0);
+        p = (left << 16) / (pattern[0] - place);
+        p = p < 65280 ? p : 65280; /* zero it may be nevertheless */
+        contexts = FLAG_ROW + 2 * place + left - 1;
+    } else if (s->model.parameters[NEAR]) {
         unsigned above = (column[-1].events[0] & 2u) << 1 | (column->events[0] & 1u) << 1 | (column[1].events[0] & 1u);
         contexts = (FLAG_ROW + (s->line.events[0] & 31u)) | (FLAG_ABOVE + above) << 8;
     }
@@ -853,11 +873,11 @@ static void search_mode(search *s, coder_model m) {
     try_model(s, m);
     for (unsigned n = 0; n < 2 * CODER_PARAMETERS; n++) {
         unsigned i = n % CODER_PARAMETERS;
-        int center = s->best.parameters[i];
-        if (i == MODE || !has(&m, i, s->bits))
+        int center = s->best.parameters[i], most = i == NEAR ? NEARBY : MOST[i];
+        if (i == MODE || !has(&m, i, s->bits) || (i == NEAR && center > most))
             continue;
         for (int x = center - 3; x <= center + 3; x++)
-            if (x != center && x >= 0 && x <= MOST[i]) {
+            if (x != center && x >= 0 && x <= most) {
                 m = s->best;
                 m.parameters[i] = (uint8_t)x;
                 try_model(s, m);
@@ -869,6 +889,22 @@ static void search_mode(search *s, coder_model m) {
 static uint8_t search_scale(uint64_t a, uint64_t b) {
     uint32_t scale = b ? log2_fixed(a, 2) - log2_fixed(b, 2) : 0;
     return (uint8_t)(scale < MOST[SCALE] ? scale : MOST[SCALE]);
+}
+
+/* The parameter NEAR of the first pattern that holds everywhere and of which weights seldom are less; else 0. */
+static uint8_t pattern_of(const int8_t *codes, uint32_t rows, uint32_t columns, uint32_t count) {
+    for (unsigned n = 0; n < 4; n++) {
+        const uint32_t size = PATTERNS[n][0], most = PATTERNS[n][1], groups = rows * ((columns + size - 1) / size);
+        uint32_t i = 0, live = 0;
+        for (; i < rows * columns && live <= most; i++) {
+            live = i % columns % size ? live : 0;
+            live += codes[i] != 0;
+        }
+        /* Fewer look like it by chance. */
+        if (live <= most && groups >= 64 && 5 * (uint64_t)count >= 3 * (uint64_t)most * groups)
+            return (uint8_t)(PATTERN + n);
+    }
+    return 0;
 }
 
 void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint32_t rows, uint32_t columns,
@@ -884,6 +920,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
         sum += (uint64_t)(codes[i] < 0 ? -codes[i] : codes[i]);
     }
     m.parameters[MODE] = count < size ? FLAGGED : DENSE;
+    m.parameters[NEAR] = count < size ? pattern_of(codes, rows, columns, count) : 0;
     m.parameters[SCALE] = search_scale(sum, count);
     search_mode(&s, m);
     *best = s.best;
@@ -891,6 +928,7 @@ void coder_matrix_search(const coder *c, coder_workspace *w, int8_t *codes, uint
         return;
     cost = s.least.positions + s.least.values;
     m.parameters[MODE] = MAGNITUDES;
+    m.parameters[NEAR] = 0;
     m.parameters[SCALE] = search_scale(4 * sum, size);
     search_mode(&s, m);
     if (s.least.positions + s.least.values < cost) {
