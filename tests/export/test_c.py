@@ -206,6 +206,22 @@ def test_payloads_of_random_policies_unpack(tmp_path):
 
 
 @needs_cc
+def test_payloads_of_patterns_unpack(tmp_path):
+    """What reads them is in the export where it is needed, and nowhere else."""
+    policy, b = make_policy("integer", "vector"), Builder("integer", 8, 5, True)
+    hidden = b.layer(32, policy.layers[0].weight.shape[1], role="hidden", name="one")
+    for live in (4, 1):
+        places = np.random.default_rng(0).random((16, 8, 4)).argsort(axis=2) < live
+        middle = b.layer(16, 32, role="hidden", name="middle")
+        middle = dataclasses.replace(middle, weight=np.where(places.reshape(16, 32), middle.weight, 0).astype(np.int8))
+        last = b.layer(policy.layers[-1].weight.shape[0], 16, role="raw", name="two")
+        one = dataclasses.replace(policy, ops=(hidden, middle, last), test_vectors=None)
+        report = export_c(one, tmp_path / "out", CExportConfig("net", weights="payload"))
+        assert report.check.startswith("self test passed")
+        assert f"#define CODER_PATTERNS {int(live == 1)}" in (tmp_path / "out/src/net.c").read_text()
+
+
+@needs_cc
 @pytest.mark.parametrize("integer_only", [False, True])
 @pytest.mark.parametrize("weights", ["auto", "payload"])
 def test_zero_points_are_compiled(weights, integer_only, tmp_path):
