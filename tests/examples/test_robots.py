@@ -271,10 +271,10 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     made.mkdir(parents=True)
     standing("go1").save(made / "policy.policy")
     (made / "result.json").write_text("{}")
-    robots.measure("go1", 3, 9.0)
+    robots.measure("go1", range(SEED, SEED + 3), 9.0)
     lines = (tmp_path / "go1" / "stands.jsonl").read_text()
     (tmp_path / "go1" / "stands.jsonl").write_text(lines[:-20])  # killed while it wrote
-    robots.measure("go1", 4, 9.0)
+    robots.measure("go1", range(SEED, SEED + 4), 9.0)
     who = robots.digest(made / "policy.policy")
     found = robots.walked("go1", "stands", who)
     assert sorted(found) == [SEED, SEED + 1, SEED + 2, SEED + 3]
@@ -288,8 +288,20 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     robots.show("go1", [original, stands])
     assert (tmp_path / "docs" / "go1.csv").read_text().count("\n") == 3
     before = found
-    robots.measure("go1", 4, 0.0)
+    robots.measure("go1", range(SEED, SEED + 4), 0.0)
     assert robots.walked("go1", "stands", who) == before
+    first = robots.CLAIM_SEED
+    robots.measure("go1", range(first, first + 2), 9.0)
+    assert sorted(robots.walked("go1", "stands", who)) == [*sorted(before), first, first + 1]
+    rows = robots.report("go1")
+    assert [(row["name"], row["first_seed"], row["episodes"]) for row in rows] == [
+        ("original", SEED, 4),
+        ("original", first, 2),
+        ("stands", SEED, 4),
+        ("stands", first, 2),
+    ]
+    robots.show("go1", rows)
+    assert (tmp_path / "docs" / "go1.csv").read_text().count("\n") == 5, "rows of other seeds stay"
 
 
 def test_a_walker_of_policypress_starts_anew() -> None:
