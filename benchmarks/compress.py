@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> None:
             student = {"seed": options.seed, "batches": options.batches, **settings.get("student", {})}
             config = plan_pressing(agent, **{**settings, "student": student})
             result = press(agent, config, folder, resume=True)
-            kept, size = result["kept"], result["size"]["payload_bytes"]
-            print(f"{folder.name}: {size:,} B, kept {kept}, {time.monotonic() - started:.0f} s", flush=True)
+            share, size = result["kept"]["share"], result["size"]["payload_bytes"]
+            print(f"{folder.name}: {size:,} B, keeps {share}, {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> None:

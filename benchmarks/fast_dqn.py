@@ -79,7 +79,6 @@ class Training:
         self.generator.manual_seed(arguments.seed)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
-        self.state: Any = None
         self.steps = self.updates = 0
         self.returns: list[float] = []
         self.running = np.zeros(count)

@@ -33,8 +33,8 @@ def canonical(policy: Policy, *, drop_units: bool = True, sort_units: bool = Tru
     Layers keep the shape they were trained in as ``trained_shape``. Units are sorted by their bias, so that a file
     need not spend log2(n!) bits on their order; those of many weights by the sum of their magnitudes. Where the next
     layer keeps N of every M neighbouring inputs, units stay with their neighbours: groups are sorted, and each in
-    itself, and only whole groups are left out. Without
-    ``drop_units`` they are sorted only, without ``sort_units`` dropped only: then float sums keep their order.
+    itself, and only whole groups are left out. Without ``drop_units`` units are sorted only, without ``sort_units``
+    dropped only: then float sums keep their order.
     """
     ops = _canonical(policy.ops, drop_units, sort_units)
     inputs = policy.input

@@ -82,64 +82,11 @@ INLINE __attribute__((target("avx2"))) __m256i dot_avx2(__m256i sum, __m256i u8,
 #define DOT(sum, u8, s8) dot_avx2(sum, u8, s8)
 #include "engine_vector.h"
 
-const kernels engine_avxvnnisparse = {
-    .name = "avxvnnisparse",
-    .lanes = LANES,
-    .groups = GROUPS,
-    .real_groups = REAL_GROUPS,
-    .dense = dense_avxvnni,
-    .sparse = sparse_avxvnni,
-    .chunk = 16,
-    .step_cost = 2,
-    .step_cost_few = 4,
-    .chunk_cost = 1,
-    .window_cost = 80,
-    .real = real_avxvnni,
-    .add = add_avxvnni,
-    .observe = observe_avxvnni,
-    .scale = scale_avxvnni,
-    .squash = squash_avxvnni,
-};
-const kernels engine_avxvnni = {
-    .name = "avxvnni",
-    .lanes = LANES,
-    .groups = GROUPS,
-    .real_groups = REAL_GROUPS,
-    .dense = dense_avxvnni,
-    .real = real_avxvnni,
-    .add = add_avxvnni,
-    .observe = observe_avxvnni,
-    .scale = scale_avxvnni,
-    .squash = squash_avxvnni,
-};
-const kernels engine_avx2sparse = {
-    .name = "avx2sparse",
-    .lanes = LANES,
-    .groups = GROUPS,
-    .real_groups = REAL_GROUPS,
-    .dense = dense_avx2,
-    .sparse = sparse_avx2,
-    .chunk = 16,
-    .step_cost = 2,
-    .step_cost_few = 4,
-    .chunk_cost = 1,
-    .window_cost = 80,
-    .real = real_avx2,
-    .add = add_avx2,
-    .observe = observe_avx2,
-    .scale = scale_avx2,
-    .squash = squash_avx2,
-};
-const kernels engine_avx2 = {
-    .name = "avx2",
-    .lanes = LANES,
-    .groups = GROUPS,
-    .real_groups = REAL_GROUPS,
-    .dense = dense_avx2,
-    .real = real_avx2,
-    .add = add_avx2,
-    .observe = observe_avx2,
-    .scale = scale_avx2,
-    .squash = squash_avx2,
-};
+#define SPARSE_OF(isa) \
+    .sparse = sparse_##isa, .chunk = 16, .step_cost = 2, .step_cost_few = 4, .chunk_cost = 1, .window_cost = 80
+
+const kernels engine_avxvnnisparse = {.name = "avxvnnisparse", KERNELS_OF(avxvnni), SPARSE_OF(avxvnni)};
+const kernels engine_avxvnni = {.name = "avxvnni", KERNELS_OF(avxvnni)};
+const kernels engine_avx2sparse = {.name = "avx2sparse", KERNELS_OF(avx2), SPARSE_OF(avx2)};
+const kernels engine_avx2 = {.name = "avx2", KERNELS_OF(avx2)};
 #endif

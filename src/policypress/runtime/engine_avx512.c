@@ -125,34 +125,15 @@ static VBMI void sparse_vbmi(const engine_step *s, unsigned char *work, size_t r
     }
 }
 
-const kernels engine_avx512 = {
-    .name = "avx512",
-    .lanes = LANES,
-    .groups = GROUPS,
-    .real_groups = REAL_GROUPS,
-    .dense = dense_avx512,
-    .real = real_avx512,
-    .add = add_avx512,
-    .observe = observe_avx512,
-    .scale = scale_avx512,
-    .squash = squash_avx512,
-};
+const kernels engine_avx512 = {.name = "avx512", KERNELS_OF(avx512)};
 const kernels engine_avx512vbmi = {
     .name = "avx512vbmi",
-    .lanes = LANES,
-    .groups = GROUPS,
-    .real_groups = REAL_GROUPS,
-    .dense = dense_avx512,
+    KERNELS_OF(avx512),
     .sparse = sparse_vbmi,
     .chunk = TABLES,
     .step_cost = 10,
     .step_cost_few = 5,
     .chunk_cost = 5,
     .window_cost = 80,
-    .real = real_avx512,
-    .add = add_avx512,
-    .observe = observe_avx512,
-    .scale = scale_avx512,
-    .squash = squash_avx512,
 };
 #endif

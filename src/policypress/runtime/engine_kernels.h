@@ -53,6 +53,11 @@ typedef struct {
     uint32_t step_cost, step_cost_few, chunk_cost, window_cost;
 } kernels;
 
+/* What every set of kernels has of its instructions. */
+#define KERNELS_OF(isa) \
+    .lanes = LANES, .groups = GROUPS, .real_groups = REAL_GROUPS, .dense = dense_##isa, .real = real_##isa, \
+    .add = add_##isa, .observe = observe_##isa, .scale = scale_##isa, .squash = squash_##isa
+
 extern const kernels engine_avx512vbmi, engine_avx512, engine_avxvnnisparse, engine_avxvnni, engine_avx2sparse,
     engine_avx2;
 

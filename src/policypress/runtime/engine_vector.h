@@ -148,11 +148,10 @@ INLINE TARGET void NAME(sparse_tile)(const engine_step *s, const prepared *p, co
     const uint16_t *steps = p->steps;
     for (uint32_t g = 0; g < p->groups; g++) {
         INTS sums[ROWS], other = SET(0);
-        uint32_t c = 0;
         UNROLL
         for (unsigned r = 0; r < rows; r++)
             sums[r] = LOAD((const int32_t *)p->bias + g * LANES);
-        for (; c < p->chunks; c++, steps++) {
+        for (uint32_t c = 0; c < p->chunks; c++, steps++) {
             INTS window[ROWS];
             UNROLL
             for (unsigned r = 0; r < rows; r++)

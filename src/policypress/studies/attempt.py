@@ -73,7 +73,7 @@ def attempt(tell: Callable[[], None], order: Order) -> Outcome:
                 write_whole(command.made, said)
             if code != 0 if command.made is None else not command.made.exists():
                 return _failed(order, code, begun, time.monotonic() - started)
-        return Outcome("done", time.monotonic() - started, figures=figures(order.out) | {"machine": _machine()})
+        return Outcome("done", time.monotonic() - started, figures=_made_here(order.out))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -120,8 +120,8 @@ def _failed(order: Order, code: int, begun: int, seconds: float) -> Outcome:
     return Outcome("failed", seconds, told.strip() or f"ended with exit code {code} and without a word")
 
 
-def _machine() -> dict[str, Any]:
-    return {"host": socket.gethostname(), **machine()}
+def _made_here(out: Path) -> dict[str, Any]:
+    return {**figures(out), "machine": {"host": socket.gethostname(), **machine()}}
 
 
 def figures(out: Path) -> dict[str, Any]:

@@ -28,17 +28,16 @@ def collect(folder: Path, runs: Sequence[Path]) -> int:
 
     Raises ConfigError for a folder that holds no finished run, and for two runs of the same settings and seed.
     """
-    cells: dict[str, tuple[Cell, Path]] = {}
-    seconds: dict[str, float] = {}
+    cells: dict[str, tuple[Cell, Path, float]] = {}
     for run in runs:
-        cell, took = _read(run)
+        cell, seconds = _read(run)
         if cell.identity in cells:
             raise ConfigError(
                 f"{cells[cell.identity][1]} and {run} are of the same settings and seed: leave one of them out."
             )
-        cells[cell.identity], seconds[cell.identity] = (cell, run), took
+        cells[cell.identity] = cell, run, seconds
     with Store(folder, new=True) as store:
-        for identity, (_, run) in cells.items():
+        for identity, (_, run, _) in cells.items():
             out = store.out(identity)
             out.mkdir(parents=True, exist_ok=True)
             for name in _KEPT:
@@ -46,7 +45,7 @@ def collect(folder: Path, runs: Sequence[Path]) -> int:
                     shutil.copytree(run / name, out / name, dirs_exist_ok=True)
                 elif (run / name).exists():
                     shutil.copy(run / name, out / name)
-        found = [(cell, seconds[one], figures(store.out(one))) for one, (cell, _) in cells.items()]
+        found = [(cell, seconds, figures(store.out(one))) for one, (cell, _, seconds) in cells.items()]
         return store.collect(found, title=folder.name)
 
 
