@@ -10,7 +10,7 @@ import policypress as pp
 from policypress.compression.schedule import PruningSchedule
 from policypress.config import TrainConfig
 from policypress.errors import ConfigError
-from policypress.presets import NAMES, Family, default_steps, ivanov2025, train_settings
+from policypress.presets import NAMES, Family, compression, default_steps, ivanov2025, train_settings
 
 SPARSITIES = {
     "continuous": [0.5, 0.7, 0.8, 0.9, 0.95, 0.975, 0.98, 0.99],
@@ -105,6 +105,12 @@ def test_training_of_the_paper_on_atari(network: str, optimizer: dict[str, float
 def test_the_paper_has_no_protocol_for_other_environments() -> None:
     with pytest.raises(ConfigError, match="preset ivanov2025 is for SAC on continuous control and DQN on Atari"):
         train_settings("ivanov2025", "other", "mlp", 1000)
+
+
+def test_a_sparsity_that_is_found() -> None:
+    found = pp.CompressionConfig(sparsity=0.995, pruning="adaptive", weight_bits=8)
+    assert compression("policypress", {"sparsity": "auto"}) == found
+    assert compression("ivanov2025", {"sparsity": "auto"}).pruning == "adaptive"
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:

@@ -46,7 +46,8 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
     joints, of how much the action differs from the one before; ``fell``.
 
     ``models``: the folder that holds the robot's own. ``command``: forward m/s, sideways m/s, turn rad/s, held for the
-    whole episode. ``pushes``, ``varied``: False leaves pushes out, or friction and masses as published.
+    whole episode. ``pushes``: how many times as hard as published, 0 for none. ``varied``: False leaves friction and
+    masses as published.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": RATE}  # type: ignore[misc]
@@ -74,7 +75,7 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
         models: str | None = None,
         render_mode: str | None = None,
         command: tuple[float, float, float] | None = None,
-        pushes: bool = True,
+        pushes: float = 1.0,
         varied: bool = True,
     ) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(folder(models) / self.name / "scene.xml"))
@@ -139,7 +140,7 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, np.float64)
         if self._pushes and self._steps in self._kicks:
-            self.data.qvel[:2] += self._kicks[self._steps]
+            self.data.qvel[:2] += self._pushes * self._kicks[self._steps]
         self._act(action)
         linear, angular = self._velocities()
         error = float(np.linalg.norm(linear[:2] - self.command[:2]))

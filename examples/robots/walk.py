@@ -197,11 +197,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--seed", type=int, default=SEED, help="episode i starts from reset(seed=seed + i)")
     parser.add_argument("--command", help="forward m/s, sideways m/s, turn rad/s, for whole episodes; default: random")
+    parser.add_argument("--pushes", type=float, default=1.0, help="how many times as hard as published; default: 1")
     parser.add_argument("--calm", action="store_true", help="without pushes, friction and masses as published")
     parser.add_argument("--gif", type=Path, help="all side by side in the first episode: a .gif, .mp4 or .png")
     parser.add_argument("--seconds", type=float, default=SHOWN_SECONDS, help="of the animation")
     given = parser.parse_args(None if arguments is None else list(arguments))
-    settings: dict[str, Any] = {"pushes": not given.calm, "varied": not given.calm}
+    settings: dict[str, Any] = {"pushes": 0.0 if given.calm else given.pushes, "varied": not given.calm}
     if given.command:
         settings["command"] = tuple(float(value) for value in given.command.split(","))
     walkers: dict[str, Walker] = {"original": ORIGINALS[given.robot]()}

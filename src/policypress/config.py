@@ -23,7 +23,7 @@ SEARCH_EPISODES = 100
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random", "movement", "snip", "grasp"]
-PruningMethod = Literal["gradual", "one-shot", "static", "set", "rigl", "rewind"]
+PruningMethod = Literal["gradual", "one-shot", "static", "set", "rigl", "rewind", "adaptive"]
 Structure = Literal["unstructured", "1:2", "2:4", "1:4", "1:8", "block4", "units"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
@@ -152,18 +152,27 @@ class CompressionConfig:
 
     sparsity: Annotated[
         float,
-        Setting("Fraction of the deployed network's weights that end as zero; biases are never pruned", PRUNING),
+        Setting(
+            "Fraction of the deployed network's weights that end as zero; biases are never pruned; train also takes "
+            "auto: as many as the return bears, --pruning adaptive",
+            PRUNING,
+        ),
     ] = 0.0
     pruning: Annotated[
         PruningMethod,
         Setting(
             "gradual: more and more weights go; one-shot: all at --prune-start; static: at random, before training; "
             "set, rigl: sparse at --prune-start, then some go and come back, at random or where gradients are large; "
-            "rewind: in rounds, and what is left starts again",
+            "rewind: in rounds, and what is left starts again; adaptive: in rounds, as long as the return holds, up to "
+            "--sparsity",
             PRUNING,
         ),
     ] = "gradual"
     """See ``policypress.compression.pruning_methods``. ``schedule`` matters to "gradual" alone."""
+    keep_return: Annotated[
+        float,
+        Setting("Share of its own best return that --pruning adaptive keeps", PRUNING, option="keep"),
+    ] = 0.95
     structure: Annotated[
         Structure,
         Setting(
@@ -237,6 +246,13 @@ class CompressionConfig:
                 f"critic_sparsity={self.critic_sparsity} must be at least 0 and below 1, for example 0.5."
             )
         self._check_structure()
+        if not 0.0 < self.keep_return <= 1.0:
+            raise ConfigError(f"keep_return={self.keep_return} must be above 0 and at most 1, for example 0.95.")
+        if self.pruning == "adaptive" and self.critic_sparsity:
+            raise ConfigError(
+                "pruning=adaptive asks what the deployed network returns, and critics are not deployed: leave "
+                "critic_sparsity at 0."
+            )
         if self.pruning == "static" and self.criterion not in ("magnitude", "random"):
             raise ConfigError(
                 f"criterion={self.criterion} with pruning=static, whose masks are drawn: leave criterion at magnitude."
@@ -274,6 +290,11 @@ class CompressionConfig:
                     f"{name}={share} with structure={structure}, which leaves {live} of {group}: give "
                     f"{name}={self._pattern_sparsity:g}."
                 )
+        if self.pruning == "adaptive" and structure in PATTERNS:
+            raise ConfigError(
+                f"structure={structure} is whole at sparsity={self._pattern_sparsity:g} alone, and pruning=adaptive "
+                "may stop before: take another pruning, or structure=unstructured."
+            )
         if self.pruning in _MOVES:
             raise ConfigError(
                 f"pruning={self.pruning} moves single weights and would break structure={structure}: take another "
@@ -601,6 +622,11 @@ class PressConfig:
                 f"criterion={compression.criterion} looks at gradients, and --method ptq does without: leave criterion "
                 "at magnitude."
             )
+        if compression.pruning == "adaptive" and (self.method != "finetune" or self.student.hidden):
+            raise ConfigError(
+                "pruning=adaptive asks for returns while the agent's own network learns: use --method finetune without "
+                "--hidden, or a search (--keep 0.95 --minutes 30)."
+            )
         if compression.critic_sparsity and (self.method != "finetune" or self.student.hidden):
             raise ConfigError(
                 f"critic_sparsity={compression.critic_sparsity} is of critics that learn, and none do here: leave it "
@@ -692,7 +718,7 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 _LATER = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
     *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
-    *(("hidden_activation", ""), ("critic_sparsity", 0.0)),
+    *(("hidden_activation", ""), ("critic_sparsity", 0.0), ("keep_return", 0.95)),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 

@@ -12,6 +12,8 @@ from policypress.errors import ConfigError
 Family = Literal["continuous", "atari", "other"]
 
 NAMES = ("policypress", "ivanov2025")
+AUTO, MOST = "auto", 0.995
+"""A sparsity that is found, and the most that it can be."""
 _DEFAULT_BITS = 8
 
 
@@ -39,7 +41,10 @@ def ivanov2025(sparsity: float = 0.0, *, quantize: bool = True) -> CompressionCo
 
 def compression(preset: str, given: Mapping[str, Any]) -> CompressionConfig:
     """The CompressionConfig of ``preset`` for training, with the fields ``given``; under the default preset none of
-    them means the dense baseline, and a sparsity alone means 8 bits."""
+    them means the dense baseline, and a sparsity alone means 8 bits. A sparsity of "auto" is found: see
+    ``policypress.compression.pruning_methods.Adaptive``."""
+    if given.get("sparsity") == AUTO:
+        given = {**given, "sparsity": MOST, "pruning": "adaptive"}
     if preset == "ivanov2025":
         return replace(ivanov2025(given.get("sparsity", 0.0)), **given)
     if given.get("sparsity", 0.0) > 0.0:

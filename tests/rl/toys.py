@@ -308,7 +308,7 @@ def _environment(env: Any, n_envs: int) -> Any:
 
 def learn(model: BaseAlgorithm, config: CompressionConfig = PRESSED, steps: int = 200, until: int = 0) -> Compressor:
     """Trains ``model`` under ``config`` for ``steps``, or stops at step ``until``; returns what compresses it."""
-    model.learn(steps, callback=[CompressionCallback(config), *([_Stop(until)] if until else [])])
+    model.learn(steps, callback=[CompressionCallback(config, returns=lambda: 1.0), *([_Stop(until)] if until else [])])
     compressor = attached_compressor(model)
     assert compressor is not None
     return compressor
@@ -316,7 +316,7 @@ def learn(model: BaseAlgorithm, config: CompressionConfig = PRESSED, steps: int 
 
 def learn_on(model: BaseAlgorithm, config: CompressionConfig = PRESSED, steps: int = 200) -> None:
     """Goes on after ``learn(..., until=...)`` to the end of ``steps``."""
-    callback = CompressionCallback(config, steps)
+    callback = CompressionCallback(config, steps, returns=lambda: 1.0)
     model.learn(steps - model.num_timesteps, callback=callback, reset_num_timesteps=False)
 
 

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 PRESETS = {
     "quick": (24, {"InvertedPendulum-v5"}),
     "robustness": (30, {"InvertedPendulum-v5", "CartPole-v1"}),
+    "sparse-ppo": (335, {"InvertedPendulum-v5"}),
+    "sparse-dqn": (165, {"CartPole-v1"}),
+    "sparse-sac": (145, {"Pendulum-v1"}),
     "ablation": (140, {"HalfCheetah-v5", "Hopper-v5"}),
     "ivanov2025-mujoco": (
         540, {f"{name}-v4" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer")}
@@ -143,7 +146,7 @@ ERRORS = {
     "nothing": ("", "it describes no run"),
     "top": ("sparsities = [0.9]", "sparsities is no key of a study; known ones are baseline, compress, cores,"),
     "grid": (GRID + "[[train]]\nsparsities = 1", "sparsities is no key of [[train]]; known ones are activation_bits,"),
-    "of the other command": (GRID + "keep = 0.9", "keep is no key of [[train.methods]]"),
+    "of the other command": (GRID + "keep_worst = 0.9", "keep_worst is no key of [[train.methods]]"),
     "missing": ('[[train]]\nenv = "A"', "[[train]] does not say algo: every run needs algo and env"),
     "single brackets": ('[train]\nenv = "A"', "[[train]] must be a list of tables"),
     "empty axis": (GRID.replace("[1, 2]", "[]"), "seed=[] leaves no run"),

@@ -60,7 +60,7 @@ def _hidden_or_auto(text: str, name: str) -> Hidden | Literal["auto"]:
 @app.command()
 @options(
     student=Fields(DistillConfig, defaults=_STUDENT, parsers={"hidden": _hidden_or_auto}),
-    compression=Fields(CompressionConfig, defaults=_COMPRESSION),
+    compression=Fields(CompressionConfig, without=("keep_return",), defaults=_COMPRESSION),
     pressing=Fields(PressConfig, defaults=_PRESSING),
     environment=Fields(Environment),
     opening=Fields(Opening),

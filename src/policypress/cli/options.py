@@ -37,7 +37,8 @@ class Fields:
             name = setting.option or one.name
             help_ = _help(one, setting, self.defaults.get(one.name))
             option = typer.Option(f"--{name.replace('_', '-')}", help=help_, rich_help_panel=setting.part or None)
-            annotation = Annotated[_kind(one).typed | None, option]  # type: ignore[valid-type]
+            typed = str if one.name in self.parsers else _kind(one).typed
+            annotation = Annotated[typed | None, option]  # type: ignore[valid-type]
             yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def taken(self, given: dict[str, Any]) -> dict[str, Any]:

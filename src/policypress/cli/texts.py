@@ -27,6 +27,14 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
         raise ConfigError(f"{name}={text!r} must be numbers with commas between, for example 0.01,0.5.") from None
 
 
+def number(text: str, name: str) -> float:
+    """``0.98``; ``name`` is the option's."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} must be a number, for example 0.98.") from None
+
+
 def hidden(text: str, name: str = "hidden") -> Hidden:
     """``24,24``, or ``none``."""
     return "none" if text == "none" else widths(text, name)

@@ -15,13 +15,21 @@ from policypress.cli.terminal import JsonOption, app, print_files, print_json, s
 from policypress.config import CompressionConfig, Environment, TrainConfig
 from policypress.errors import ConfigError
 from policypress.extras import require
-from policypress.presets import NAMES
+from policypress.presets import AUTO, NAMES
+
+
+def _number_or_auto(text: str, name: str) -> float | str:
+    return text if text == AUTO else texts.number(text, name)
 
 
 @app.command()
 @options(
     training=Fields(TrainConfig, defaults={"network": "nature for images, else mlp"}),
-    compression=Fields(CompressionConfig, defaults={"weight_bits": "8 if --sparsity is given, else 32"}),
+    compression=Fields(
+        CompressionConfig,
+        defaults={"weight_bits": "8 if --sparsity is given, else 32"},
+        parsers={"sparsity": _number_or_auto},
+    ),
     environment=Fields(Environment),
 )
 def train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,10 @@ class Compressor:
     ``step(n)`` with the number of steps done, as often as you like, before the gradient steps that follow. ``targets``
     are Graphs of target networks (same layers), ``auxiliary`` further weights of ``optimizer`` to prune if the config
     says so, ``critics`` what a ``critic_sparsity`` prunes. ``image`` inputs are in [0, 1] with one scale; others get
-    one scale a feature. Raises UnsupportedError for a network that cannot be pressed, or that answers something else
-    than its layers one after another, ConfigError for a ``critic_sparsity`` without critics.
+    one scale a feature. ``returns`` is asked by ``pruning="adaptive"`` 40 times, in ``step``: it measures what the
+    network returns as it is; where that is noisy, the lower end of an interval. Raises UnsupportedError for a network
+    that cannot be pressed, or that answers something else than its layers one after another, ConfigError for a
+    ``critic_sparsity`` without critics.
 
     It drives ``pruning``, ``quantization``, and ``critics``, the pruning of those, whose ``follow`` is its own; None
     without.
@@ -65,6 +67,7 @@ class Compressor:
         critics: ValueNetworks | None = None,
         image: bool = False,
         seed: int = 0,
+        returns: Callable[[], float] | None = None,
     ) -> None:
         self.config, self.steps, self.optimizer = config, steps, optimizer
         self.graph = network if isinstance(network, Graph) else trace(network)
@@ -86,6 +89,7 @@ class Compressor:
             for name, weight, following in trained
         ]
         self.pruning = pruning_of(config)(weights, config, steps, graphs=[self.graph], seed=seed)
+        self.pruning.returns = returns
         self.quantization = Quantization(self.graph, optimizer, config, steps, targets=targets, image=image)
         self.critics = self._of_critics(critics, seed) if config.critic_sparsity else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Pruning(ABC):
 
     looks = False
     """Whether it needs gradients itself, whatever the criterion."""
+    asks = False
+    """Whether it asks for ``returns``."""
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class Pruning(ABC):
                     f"sparsity={config.sparsity} with structure={structure} is less than one of them in every layer: "
                     "raise the sparsity."
                 )
+        self.returns: Callable[[], float] | None = None
+        """Gives the return of the network as it would be deployed now, for a way that asks for it."""
         self._saved: dict[str, Any] = {}
         self._enforcement = self.enforce()
 
@@ -82,6 +86,25 @@ class Pruning(ABC):
             names.append(one.name if graph is None or node is None else graph.label(node))
             outputs.append(graph is None or node is graph.layers[-1])
         return shapes, names, outputs
+
+    def ask(self) -> float:
+        """What ``returns`` gives now; ConfigError without."""
+        self.check_asked()
+        assert self.returns is not None
+        return self.returns()
+
+    def check_asked(self) -> None:
+        """Raises ConfigError if it asks for ``returns`` and nobody gives any."""
+        if self.asks and self.returns is None:
+            raise ConfigError(
+                f"pruning={self.config.pruning} asks what the network returns: give a function that measures it, "
+                "returns=..."
+            )
+
+    @property
+    def wanted(self) -> float:
+        """The sparsity without which training is not finished."""
+        return self.target
 
     def enforce(self) -> Enforcement:
         """What keeps the masks in every step of the optimizers."""
@@ -171,7 +194,7 @@ class Pruning(ABC):
         self.take_notes(saved)
         if "masks" in saved:
             self.generator.set_state(torch.tensor(list(base64.b64decode(saved["generator"])), dtype=torch.uint8))
-            masks = _unpacked(saved["masks"], self.weights)
+            masks = unpacked(saved["masks"], self.weights)
             for one, mask in zip(self.weights, masks, strict=True):
                 one.mask = mask  # no weight comes back: those of ``state`` are live already
             self._set(masks)
@@ -203,9 +226,9 @@ class Pruning(ABC):
             one.set_mask(mask)
         state = self.generator.get_state().numpy().tobytes()
         self._saved = {
-            "masks": [_packed(mask) for mask in masks],
+            "masks": packed(masks),
             "generator": base64.b64encode(state).decode(),
-            "target": self.target,
+            "target": self.wanted,
         }
 
 
@@ -234,11 +257,13 @@ def _global_zeros(worth: Sequence[torch.Tensor], sparsity: float) -> list[int]:
     return [int((~part).sum()) for part in mask.split([flat.numel() for flat in protected])]
 
 
-def _packed(mask: torch.Tensor) -> str:
-    return base64.b64encode(np.packbits(mask.cpu().numpy()).tobytes()).decode()
+def packed(masks: Sequence[torch.Tensor]) -> list[str]:
+    """Masks as JSON values: packed bits in base64."""
+    return [base64.b64encode(np.packbits(mask.cpu().numpy()).tobytes()).decode() for mask in masks]
 
 
-def _unpacked(packed: Sequence[str], weights: Sequence[PrunedWeight]) -> list[torch.Tensor]:
+def unpacked(packed: Sequence[str], weights: Sequence[PrunedWeight]) -> list[torch.Tensor]:
+    """The inverse of ``packed``, for ``weights``; UnsupportedError for masks of others."""
     bits = [np.frombuffer(base64.b64decode(one), np.uint8) for one in packed]
     counts = [one.weight.numel() for one in weights]
     if [len(one) for one in bits] != [-(-count // 8) for count in counts]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from policypress.compression.masks import PrunedWeight, top_k_mask
-from policypress.compression.pruning import NoPruning, Pruning
+from policypress.compression.pruning import NoPruning, Pruning, packed, unpacked
 from policypress.config import CompressionConfig, PruningMethod
 
 
@@ -136,11 +136,9 @@ class Rewinding(Pruning):
     biases too, goes back to what it was at ``prune_start``, with a fresh state of the optimizer. Target networks follow
     as their algorithm says. Source: Frankle et al. 2020 (lottery tickets with rewinding)."""
 
-    SHARE = 0.2
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rounds = max(1, math.ceil(math.log(1.0 - self.target) / math.log(1.0 - self.SHARE)))
+        self.rounds = _rounds_to(self.target)
         self.round = -1
         """The rounds that are over; -1 before there is anything to go back to."""
         optimizer_of = {id(one.weight): one for one in self.weights}
@@ -179,6 +177,64 @@ class Rewinding(Pruning):
         self.round = int(notes.get("round", -1))
 
 
+class Adaptive(Pruning):
+    """In rounds, a fifth of the live weights each, as long as the return holds: it is asked before each round, and held
+    against the best so far. Where it fails ``PATIENCE`` times in a row, the weights that went last come back; after the
+    second time pruning is over. A round that has not been seen to hold in the end is taken back too. Sources: Han et
+    al. 2015 (prune, train, look), Bellec et al. 2018 (weights come back); the comparison with its own best is ours."""
+
+    ROUNDS, PATIENCE, FAILURES = 40, 2, 2
+    asks = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.round = -1
+        self.levels = _rounds_to(self.target)
+        self.level = self.held = 0
+        """How many times a fifth of the live weights is gone, now and when the return last held."""
+        self.best: float | None = None
+        """The best return so far."""
+        self.failed = self.failures = 0
+        """Rounds in a row that did not hold, and how often that sent weights back."""
+        self._back = [one.mask for one in self.weights]
+
+    def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
+        number = self.ROUNDS * iteration // self.schedule.iterations
+        if number <= self.round or (self.failures == self.FAILURES and self.level == self.held):
+            return None
+        self.round = number
+        value = self.ask()
+        self.best = value if self.best is None else max(value, self.best)
+        over = number == self.ROUNDS
+        if value >= self.best - (1.0 - self.config.keep_return) * abs(self.best):
+            self.failed, self.held, self._back = 0, self.level, [one.mask for one in self.weights]
+            if over or self.level == self.levels:
+                return None
+            self.level += 1
+            return self.drop(_of_geometric(self.target, self.level / self.levels))
+        self.failed += 1
+        if self.level == self.held or not (over or self.failed == self.PATIENCE):
+            return None
+        self.failed, self.failures, self.level = 0, self.failures + 1, self.held
+        self.sparsity = self.target * _of_geometric(self.target, self.held / self.levels)
+        if self.config.allocation == "global":
+            self.target_zeros = [int((~mask).sum()) for mask in self._back]
+        return self._back
+
+    @property
+    def wanted(self) -> float:
+        return self.sparsity
+
+    def notes(self) -> dict[str, Any]:
+        told = {name: getattr(self, name) for name in ("round", "level", "held", "best", "failed", "failures")}
+        return {**told, "back": packed(self._back)}
+
+    def take_notes(self, notes: Mapping[str, Any]) -> None:
+        for name in ("round", "level", "held", "best", "failed", "failures"):
+            setattr(self, name, notes[name])
+        self._back = unpacked(notes["back"], self.weights)
+
+
 METHODS: dict[PruningMethod, type[Pruning]] = {
     "gradual": Gradual,
     "one-shot": OneShot,
@@ -186,12 +242,18 @@ METHODS: dict[PruningMethod, type[Pruning]] = {
     "set": SparseEvolution,
     "rigl": RigL,
     "rewind": Rewinding,
+    "adaptive": Adaptive,
 }
 
 
 def pruning_of(config: CompressionConfig) -> type[Pruning]:
     """The way of pruning that ``config`` names."""
     return METHODS[config.pruning] if config.prunes else NoPruning
+
+
+def _rounds_to(target: float) -> int:
+    """In how many rounds of a fifth of the live weights each the ``target`` sparsity is reached."""
+    return max(1, math.ceil(math.log(1.0 - target) / math.log(0.8)))
 
 
 def _of_geometric(target: float, progress: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,15 +28,22 @@ class CompressionCallback(BaseCallback):
     """Prunes and quantizes the deployed network of an SB3 agent while it learns.
 
     ``steps``: the nominal steps that the config's fractions refer to; default: the ``total_timesteps`` of ``learn``.
+    ``returns`` measures what the agent returns now, for ``pruning="adaptive"``: see ``Compressor``.
     Everything counts ``num_timesteps``, so several environments change nothing. Several calls of ``learn`` go on where
     the one before has stopped, whether they reset ``num_timesteps`` or not: say in ``steps`` how many there will be in
     all. Raises ConfigError when a window cannot be reached, UnsupportedError when the agent cannot be pressed or acts
     otherwise than its layers one after another.
     """
 
-    def __init__(self, config: CompressionConfig, steps: int | None = None, log_every: int = 1000) -> None:
+    def __init__(
+        self,
+        config: CompressionConfig,
+        steps: int | None = None,
+        log_every: int = 1000,
+        returns: Callable[[], float] | None = None,
+    ) -> None:
         super().__init__()
-        self.config, self.steps, self.log_every = config, steps, log_every
+        self.config, self.steps, self.log_every, self.returns = config, steps, log_every, returns
         self.compressor: Compressor | None = None
         self._next_log = self._before = 0
 
@@ -55,6 +62,8 @@ class CompressionCallback(BaseCallback):
                 "agent."
             )
         self.compressor = attached or attach(self.model, self.config, steps)
+        self.compressor.pruning.returns = self.returns
+        self.compressor.pruning.check_asked()
         # learn() counts from 0 again unless it is told not to.
         self._before = max(0, self.compressor.done - self.num_timesteps)
         self._advance()

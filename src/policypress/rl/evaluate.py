@@ -20,6 +20,8 @@ from policypress.rl.environments import Disturb, EnvLike, check_end, description
 
 FINAL_SEED = 1000
 """Episodes that measure a finished policy start from ``reset(seed=1000 + i)``."""
+TRAINING_SEED, ASKED_EPISODES = 500, 20
+"""Where other episodes start from, while training; of how many pruning that asks for returns hears."""
 _PARALLEL = 25
 _CHANCE_EPISODES = 20
 Act = Callable[[dict[int, Any], dict[int, Any]], Iterable[Any]]

@@ -28,6 +28,7 @@ from policypress.rl.adapters import adapter_for
 from policypress.rl.callback import CompressionCallback, divergence
 from policypress.rl.distill import Distillation, check_config
 from policypress.rl.environments import make_env
+from policypress.rl.evaluate import ASKED_EPISODES, TRAINING_SEED, evaluate
 from policypress.rl.freeze import freeze
 from policypress.rl.method import Method, Pressing
 from policypress.rl.runs import Progress
@@ -129,7 +130,7 @@ class Training:
             model.learn(
                 config.steps - model.num_timesteps,
                 callback=[
-                    CompressionCallback(config.student.compression, config.steps),
+                    CompressionCallback(config.student.compression, config.steps, returns=self._returns),
                     _Checkpoints(self._saved, config.steps, progress, seconds),
                 ],
                 reset_num_timesteps=False,
@@ -138,8 +139,15 @@ class Training:
         return bool(model.num_timesteps >= config.steps)
 
     def freeze(self) -> Policy:
+        return self._frozen(unfinished=False)
+
+    def _frozen(self, unfinished: bool) -> Policy:
         told = {**self._config.environment.as_dict(), "finetuned": self._config.steps}
-        return freeze(self._model, provenance=told)
+        return freeze(self._model, provenance=told, unfinished=unfinished)
+
+    def _returns(self) -> float:
+        low, _ = evaluate(self._frozen(unfinished=True), episodes=ASKED_EPISODES, seed=TRAINING_SEED).interval
+        return low
 
 
 def _environment(environment: Environment, vecnormalize: Path | None, training: bool) -> VecEnv:

@@ -29,7 +29,7 @@ from policypress.rl import checkpoint, dynamics
 from policypress.rl.adapters import Adapter, adapter_named
 from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
 from policypress.rl.environments import make_env
-from policypress.rl.evaluate import FINAL_SEED, evaluate
+from policypress.rl.evaluate import ASKED_EPISODES, FINAL_SEED, TRAINING_SEED, evaluate
 from policypress.rl.freeze import freeze
 from policypress.rl.runs import Progress, RunFolder
 
@@ -37,7 +37,6 @@ EVALUATION_COLUMNS = (
     *("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds"),
     *dynamics.COLUMNS,
 )
-_TRAINING_EVALUATION_SEED = 500  # other episodes than those of the final evaluation
 
 
 class TrainingFolder(RunFolder[TrainConfig]):
@@ -85,13 +84,13 @@ def _run(config: TrainConfig, folder: TrainingFolder, adapter: Adapter, progress
     env = training_env(config)
     try:
         model, state = _model(config, folder, adapter, env, found)
-        compression = [CompressionCallback(config.compression, config.steps)] if adapter.descends else []
         run = _RunCallback(config, folder, adapter, state, progress)
+        compression = [CompressionCallback(config.compression, config.steps, returns=run.returns)]
         model.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         with divergence(model):
             model.learn(
                 config.total_steps - model.num_timesteps,
-                callback=[*compression, run],
+                callback=[*(compression if adapter.descends else []), run],
                 reset_num_timesteps=found is None,
                 log_interval=None,
             )
@@ -294,9 +293,9 @@ class _RunCallback(BaseCallback):
         if not due or last == self.num_timesteps:
             return
         model: Any = self.model
-        policy = _freeze(self._config, model, self._adapter, unfinished=True)
+        policy = self._deployed()
         met = dynamics.Met(policy.observation.image)
-        result = evaluate(policy, episodes=self._config.eval_episodes, seed=_TRAINING_EVALUATION_SEED, met=met)
+        result = evaluate(policy, episodes=self._config.eval_episodes, seed=TRAINING_SEED, met=met)
         compressor = attached_compressor(model)
         low, high = result.interval
         row = {
@@ -322,6 +321,15 @@ class _RunCallback(BaseCallback):
         writer.writerows(self._rows)
         write_whole(self._folder.evaluations, text.getvalue())
         self._report()
+
+    def returns(self) -> float:
+        """The lower end of the interval of what the policy would return if it were deployed now."""
+        low, _ = evaluate(self._deployed(), episodes=ASKED_EPISODES, seed=TRAINING_SEED).interval
+        return low
+
+    def _deployed(self) -> Policy:
+        model: Any = self.model
+        return _freeze(self._config, model, self._adapter, unfinished=True)
 
     def save(self) -> None:
         model: Any = self.model
