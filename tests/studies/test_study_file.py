@@ -174,6 +174,7 @@ ERRORS = {
     "film": (GRID + '[evaluate]\nfilm = "gif"', "evaluate.film='gif' must be true or false"),
     "normalize": (GRID + '[normalize]\n"A-v0" = [1]', 'normalize."A-v0"=[1] must be the returns that are 0 and 1'),
     "baseline": (GRID + "[baseline]\nsparse = 0", "sparse is no key of [baseline]"),
+    "no such baseline": (GRID + '[baseline]\nsparsity = 0.123', "no run is what [baseline] says (sparsity 0.123)"),
     "two baselines": (GRID + '[baseline]\nalgo = "dqn"', "two runs of A-v0 would both be what others are compared"),
     "agent": ('[[compress]]\nenv = "A"\nagent = "no.zip"', "no.zip cannot be read (No such file or directory)"),
 }  # fmt: skip

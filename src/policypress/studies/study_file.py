@@ -78,7 +78,8 @@ def is_baseline(cell: Cell, baseline: Mapping[str, Any]) -> bool:
     if cell.kind != "train":
         return False
     if not baseline:
-        return "hidden" not in cell.settings and all(cell.settings[name] == value for name, value in _DENSE.items())
+        pressed = {"hidden", "critic_sparsity"} & cell.settings.keys()
+        return not pressed and all(cell.settings[name] == value for name, value in _DENSE.items())
     return all(cell.settings.get(name) == value for name, value in baseline.items())
 
 
@@ -258,3 +259,5 @@ def _one_baseline(study: Study) -> None:
                     f"({shown(cell.method)}; {shown(seen[key].method)}): say in [baseline] which is."
                 )
             seen[key] = cell
+    if study.baseline and not seen:
+        raise ConfigError(f"no run is what [baseline] says ({shown(study.baseline)}): leave it out, or add that run.")
