@@ -1,4 +1,4 @@
-"""Dense, packed or sparse weights on a Cortex-M: flash and instructions of a random layer at many densities.
+"""Dense, packed, sparse weights or quarters on a Cortex-M: flash and instructions of a random layer at many densities.
 
     python benchmarks/mcu_forms.py [--size 256] [--target cortex-m4 --target cortex-m0]
 
@@ -12,6 +12,7 @@ import argparse
 import functools
 import itertools
 import platform
+from typing import Literal
 
 import numpy as np
 
@@ -23,15 +24,21 @@ from policypress.policy.policy import Policy
 
 DENSITIES = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 70, 80, 100)  # percent
 PACKED_BITS = (2, 3, 4, 6)
+QUARTERS = "1:4"  # a density: of four neighbouring inputs one
 OUTPUTS, OBSERVATIONS = 4, 50
+Density = int | Literal["1:4"]
 
 
-def layer(outputs: int, inputs: int, bits: int, density: int, *, hidden: bool) -> Layer:
+def layer(outputs: int, inputs: int, bits: int, density: Density, *, hidden: bool) -> Layer:
     """A random layer; ``density`` in percent of the weights are not zero."""
-    rng = np.random.default_rng([outputs, inputs, bits, density])
+    rng = np.random.default_rng([outputs, inputs, bits, 25 if density == QUARTERS else density])
     limit = 2 ** (bits - 1) - 1
     weight = rng.integers(1, limit + 1, outputs * inputs) * rng.choice([-1, 1], outputs * inputs)
-    weight[rng.permutation(weight.size)[round(weight.size * density / 100) :]] = 0
+    if density == QUARTERS:
+        places = rng.random((outputs, -(-inputs // 4), 4)).argsort(axis=2).reshape(outputs, -1)[:, :inputs]
+        weight[places.ravel() != 0] = 0
+    else:
+        weight[rng.permutation(weight.size)[round(weight.size * density / 100) :]] = 0
     one = np.ones(1, np.int32)
     return Layer(
         weight.reshape(outputs, inputs).astype(np.int8),
@@ -57,7 +64,7 @@ def policy(size: int, bits: int, *hidden: Layer) -> Policy:
 
 
 @functools.cache
-def cost(size: int, target: str, form: Weights, bits: int, density: int | None) -> tuple[int, float]:
+def cost(size: int, target: str, form: Weights, bits: int, density: Density | None) -> tuple[int, float]:
     """Bytes of constants and instructions an action, of a network with or (None) without the hidden layer."""
     hidden = [] if density is None else [layer(size, size, bits, density, hidden=True)]
     observations = np.random.default_rng(0).integers(0, 256, (OBSERVATIONS, size)).astype(np.float32)
@@ -67,7 +74,7 @@ def cost(size: int, target: str, form: Weights, bits: int, density: int | None) 
     return report.footprint.constants, report.instructions
 
 
-def added(size: int, target: str, form: Weights, bits: int, density: int) -> tuple[int, float]:
+def added(size: int, target: str, form: Weights, bits: int, density: Density) -> tuple[int, float]:
     """What the hidden layer adds to both."""
     flash, instructions = cost(size, target, form, bits, density)
     without_flash, without = cost(size, target, form, bits, None)
@@ -91,16 +98,18 @@ def main() -> None:
     weights = size * size
     print(f"{size} x {size} weights, -O2; emulated, so the machine ({platform.machine()}) does not matter")
     for target in targets:
-        print(f"\n{target}\n{'form':>9} {'density':>8} {'flash':>8} {'instructions':>13} {'each weight':>12}"
+        print(f"\n{target}\n{'form':>10} {'density':>8} {'flash':>8} {'instructions':>13} {'each weight':>12}"
               f" {'each nonzero':>13}")  # fmt: skip
         dense_flash, dense = added(size, target, "dense", 8, 100)
         sparse = [(density, *added(size, target, "sparse", 8, density)) for density in DENSITIES]
-        rows = [("dense 8", 100, dense_flash, dense)]
+        rows: list[tuple[str, int, int, float]] = [("dense 8", 100, dense_flash, dense)]
         rows += [(f"packed {bits}", 100, *added(size, target, "packed", bits, 100)) for bits in PACKED_BITS]
         rows += [("sparse 8", *row) for row in sparse]
+        rows += [("sparse 1:4", 25, *added(size, target, "sparse", 8, QUARTERS))]
+        rows += [("quarters", 25, *added(size, target, "quarters", 8, QUARTERS))]
         for form, density, flash, instructions in rows:
             nonzero = weights * density / 100
-            print(f"{form:>9} {density:>6} % {flash:>8,} {instructions:>13,.0f} {instructions / weights:>12.2f}"
+            print(f"{form:>10} {density:>6} % {flash:>8,} {instructions:>13,.0f} {instructions / weights:>12.2f}"
                   f" {instructions / nonzero:>13.2f}")  # fmt: skip
         faster = crossing([(density, instructions) for density, _, instructions in sparse], dense)
         smaller = crossing([(density, flash) for density, flash, _ in sparse], dense_flash)

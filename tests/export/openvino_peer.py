@@ -20,7 +20,7 @@ class OpenVinoRunner:
     def __init__(self, model: bytes, extra: Iterable[str] = (), integers: bool = False) -> None:
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         if not integers:
-            options["LP_TRANSFORMS_MODE"] = "NO"
+            options |= {"LP_TRANSFORMS_MODE": "NO", "EXECUTION_MODE_HINT": "ACCURACY"}
         core = openvino.Core()
         self._model = core.compile_model(core.read_model(model), "CPU", options)
         (observation,) = self._model.inputs

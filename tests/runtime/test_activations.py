@@ -90,7 +90,7 @@ def limited(layer: Layer, low: int, high: int) -> Layer:
 def assert_compiled_agrees(policy: Policy, folder: Path, flags: tuple[str, ...] = ("-O2",)) -> None:
     """Exported with every form of weights that is taken for it."""
     batch = random_observations(policy, 20, 1)
-    for weights in WEIGHTS[:: 4 if policy.input is not None else 5]:
+    for weights in (WEIGHTS[0], WEIGHTS[-1]) if policy.input is not None else WEIGHTS[:1]:
         export_c(policy, folder / weights, CExportConfig(name="functions", weights=weights, check=False))
         compiled = CompiledPolicy(folder / weights, flags=flags)
         assert compiled.self_test() == 0
@@ -120,7 +120,7 @@ def test_exported_c_has_every_function_in_all_bits(numerics: Numerics, tmp_path:
 def test_sanitizers_find_nothing(numerics: Numerics, tmp_path: Path) -> None:
     for bits in range(2, 9):
         policy = every_function(numerics, bits, bits + 20, bool(bits % 2))
-        for weights in WEIGHTS[:: 4 if policy.input is not None else 5]:
+        for weights in (WEIGHTS[0], WEIGHTS[-1]) if policy.input is not None else WEIGHTS[:1]:
             folder = tmp_path / f"{weights}{bits}"
             export_c(policy, folder, CExportConfig(name="functions", weights=weights, check=False))
             check_folder(folder, compiler() or [], SANITIZED)

@@ -14,19 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policypress.errors import UnsupportedError
-from policypress.export.c import CExportConfig, Weights, export_c
+from policypress.export.c import CExportConfig, Weights, export_c, program_of
 from policypress.export.compile import STRICT, facts_of
 from policypress.measure.microcontroller import expected_answers
+from policypress.policy.contract import ActionTransform, ObservationTransform
+from policypress.policy.ops import InputQuantization
 from policypress.policy.policy import Policy
 from policypress.policy.reference import arrange
-from policypress.runtime.lower import fours
-from policypress.testing import accepted, make_policy, observations, random_policy
+from policypress.runtime.lower import fours, quarters
+from policypress.runtime.structures import Form
+from policypress.testing import Builder, accepted, make_policy, observations, random_policy, thinned
+from quick import quick
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="There is no C compiler: install gcc.")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 INTRINSICS = Path(__file__).parent / "arm"
 NEON = (f"-isystem{INTRINSICS}", "-D__ARM_NEON", "-D__aarch64__")
 EMULATED = {
+    "none": (),
     "DSP": ("-DENGINE_EMULATE_DSP",),
     "Helium": (f"-isystem{INTRINSICS}", "-D__ARM_FEATURE_MVE"),
     "NEON": NEON,
@@ -65,12 +70,63 @@ def assert_emulated_agrees(policy: Policy, weights: Weights, folder: Path, instr
 @needs_cc
 @pytest.mark.parametrize(
     ("kind", "weights", "instructions"),
-    [("vector", "sparse", "DSP"), *(("image", "dense", instructions) for instructions in EMULATED)],
+    [
+        ("vector", "sparse", "DSP"),
+        ("vector", "quarters", "DSP"),
+        *(("image", "dense", instructions) for instructions in EMULATED),
+    ],
 )
 def test_emulated_instructions_give_the_bits_of_the_reference(
     kind, weights: Weights, instructions: str, tmp_path: Path
 ) -> None:
-    assert_emulated_agrees(make_policy("integer", kind, 8), weights, tmp_path, instructions)
+    policy = make_policy("integer", kind, 8)
+    assert_emulated_agrees(thinned(policy) if weights == "quarters" else policy, weights, tmp_path, instructions)
+
+
+@needs_cc
+@pytest.mark.parametrize("widths", quick([(70, 5), (33, 2), (64, 1), (32, 7), (4, 3), (1, 1)], [(70, 5), (33, 2)]))
+@pytest.mark.parametrize("instructions", ["DSP", "none"])
+def test_quarters_of_all_widths(widths: tuple[int, int], instructions: str, tmp_path: Path) -> None:
+    """Whole and partial blocks of 32 inputs, an odd and an even number of them, and of outputs."""
+    inputs, outputs = widths
+    b = Builder("integer", 8, 1, per_output=False)
+    ops = (b.layer(outputs, inputs, role="hidden", name="a"), b.layer(2, outputs, role="raw", name="b"))
+    bound = np.ones(2, np.float32)
+    policy = Policy(
+        ops,
+        ObservationTransform((inputs,), "float32"),
+        ActionTransform("box", (2,), low=-bound, high=bound),
+        InputQuantization(np.full(1, 20, np.float32), -127, 127, 8),
+        baseline_bytes=1,
+    )
+    assert program_of(thinned(policy), "quarters").steps[0].form == Form.QUARTERS
+    assert_emulated_agrees(thinned(policy), "quarters", tmp_path, instructions)
+
+
+def test_who_has_two_weights_of_four_neighbours_is_no_quarter() -> None:
+    policy = make_policy("integer", "vector", 8)
+    assert {step.form for step in program_of(policy, "quarters").steps if step.form is not None} == {Form.FOURS}
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 4), st.integers(1, 70), st.integers(0, 9))
+def test_quarters_lie_as_the_header_says(outputs: int, inputs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = np.zeros((outputs, inputs), np.int8)
+    for first in range(0, inputs, 4):
+        places = first + rng.integers(0, min(4, inputs - first), outputs)
+        weight[np.arange(outputs), places] = rng.integers(-127, 128, outputs)
+    found = quarters(weight)
+    assert found.shape == (outputs, -(-inputs // 32), 12)
+    again = np.zeros((outputs, 32 * found.shape[1]), np.int8)
+    for o, block in np.ndindex(found.shape[:2]):
+        values, pairs = found[o, block, :8].view(np.int8)[[0, 2, 1, 3, 4, 6, 5, 7]], found[o, block, 8:]
+        for four in range(8):
+            number = int(pairs[four // 2])
+            assert number // 16 == four // 2 + 4 * (block % 2)
+            again[o, 32 * block + 4 * four + (number % 4 if four % 2 == 0 else number // 4 % 4)] = values[four]
+    assert np.array_equal(again[:, :inputs], weight)
+    assert not again[:, inputs:].any()
 
 
 @needs_cc
@@ -103,6 +159,8 @@ def test_the_emulation_is_what_is_compiled(tmp_path: Path) -> None:
         "NEON, dot products": "sums = vdotq_laneq_u32(sums,",
     }
     for instructions, flags in EMULATED.items():
+        if instructions == "none":
+            continue
         assert found[instructions] in preprocessed(*flags)
         assert found[instructions] not in preprocessed()
 

@@ -351,7 +351,8 @@ def export(
         bool | None, typer.Option("--integer-only", help="Of c: codes in, sums out, no float operation.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of c: auto, dense, packed, sparse or payload. Default: auto, the fewest bytes.")
+        str | None,
+        typer.Option(help="Of c: auto, dense, packed, sparse, quarters or payload. Default: auto, the fewest bytes."),
     ] = None,
     measure: Annotated[
         bool,

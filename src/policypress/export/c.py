@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -38,13 +38,17 @@ from policypress.version import __version__
 
 __all__ = ["CExport", "CExportConfig", "CompiledPolicy", "LayerFlash", "export_c"]
 
-Weights = Literal["auto", "dense", "packed", "sparse", "payload"]
-WEIGHTS: tuple[Weights, ...] = ("auto", "dense", "packed", "sparse", "payload")
+Weights = Literal["auto", "dense", "packed", "sparse", "quarters", "payload"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 _OBSERVATIONS = ("float64", "float32", "int16")
 _VECTOR_BYTES = 2**16  # of observations, so that images do not fill a controller
 _SCALE_LIMIT = 2.0**96  # times 2^31 still a float32
-_CODE_BYTES = {Form.FOURS: 480, Form.SPARSE: 200, Form.PACKED: 430}
+_CODE_BYTES = {Form.FOURS: 480, Form.SPARSE: 200, Form.PACKED: 430, Form.QUARTERS: 1060}
 """What engine.c takes more for each form, on a Cortex-M4 with gcc -Os (docs/c-export.md)."""
+_INSTRUCTIONS = {Form.FOURS: 1.7, Form.SPARSE: 2.8, Form.PACKED: 8.0, Form.QUARTERS: 1.75}
+"""About, of a byte of weights there."""
+_NEAR = 0.01
+"""Of the fewest bytes: so many more are given for fewer instructions."""
 
 
 @dataclass(frozen=True)
@@ -191,18 +195,26 @@ def program_of(policy: Policy, weights: Weights) -> Program:
     if not sizes:
         return program
 
+    def fewest(size: dict[Form, int], forms: Iterable[Form]) -> Form:
+        return min((form for form in forms if form in size), key=lambda form: size[form])
+
     def total(forms: tuple[Form, ...]) -> float:
-        weight_bytes = sum(min(size.get(form, math.inf) for form in forms) for size in sizes)
+        weight_bytes = sum(size[fewest(size, forms)] for size in sizes)
         return weight_bytes + sum(_CODE_BYTES[form] for form in forms)
 
-    choices = [forms for n in (1, 2, 3) for forms in itertools.combinations(_CODE_BYTES, n)]
-    best = min(choices, key=total)
+    def instructions(forms: tuple[Form, ...]) -> float:
+        chosen = [(size, fewest(size, forms)) for size in sizes]
+        return sum(_INSTRUCTIONS[form] * size[form] for size, form in chosen)
 
-    def fewest(layer: Layer, pairs: int) -> Form:
-        found = _sizes(layer, pairs)
-        return min((form for form in best if form in found), key=lambda form: found[form])
-
-    return lower.lower(policy, fewest)
+    choices = [
+        forms
+        for n in range(1, len(_CODE_BYTES) + 1)
+        for forms in itertools.combinations(_CODE_BYTES, n)
+        if all(size.keys() & set(forms) for size in sizes)
+    ]
+    most = (1 + _NEAR) * min(map(total, choices))
+    best = min((forms for forms in choices if total(forms) <= most), key=instructions)
+    return lower.lower(policy, lambda layer, pairs: fewest(_sizes(layer, pairs), best))
 
 
 def _sizes(layer: Layer, pairs: int) -> dict[Form, int]:
@@ -210,6 +222,8 @@ def _sizes(layer: Layer, pairs: int) -> dict[Form, int]:
     outputs, size = len(layer.weight), layer.weight.size
     found = {Form.FOURS: size, Form.SPARSE: 2 * (pairs + outputs)}
     bits = lower.packed_bits(layer.weight)
+    if lower.fits_quarters(layer.weight):
+        found[Form.QUARTERS] = 12 * outputs * -(-(size // outputs) // 32)
     if bits < 8:
         found[Form.PACKED] = outputs * -(-(size // outputs * bits) // 8)
     return found

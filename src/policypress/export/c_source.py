@@ -57,6 +57,9 @@ def uses(program: Program, *, integer_only: bool) -> dict[str, int]:
         "ENGINE_USE_DENSE": bool(forms & {Form.DENSE, Form.FOURS}),
         "ENGINE_USE_FOURS": Form.FOURS in forms,
         "ENGINE_USE_SPARSE": Form.SPARSE in forms,
+        "ENGINE_USE_QUARTERS": max(
+            [-(-step.channels // 32) for step in layers if step.form == Form.QUARTERS], default=0
+        ),
         "ENGINE_USE_COUNTS": any(step.counts is not None for step in steps),
         "ENGINE_USE_PACKED": sum({1 << step.bits for step in layers if step.form == Form.PACKED}),
         "ENGINE_USE_TABLES": tables,

@@ -497,6 +497,113 @@ INTEGER_POSITION(position_u8, uint8_t, unsigned, TWO_PAIRS_OF_BYTES, QUADS_OF_BY
 INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS, FOURS_OF_WORDS)
 #endif
 
+#if ENGINE_USE_QUARTERS
+/*
+ * Layers of QUARTERS. With DSP instructions two products are one: of two weights, and of two inputs that lie together in
+ * a table of all pairs of two fours.
+ */
+#if ENGINE_DSP
+/* Loads do not run ahead of sums: compilers would spill them. */
+#ifdef ENGINE_EMULATE_DSP
+#define ONE_BY_ONE(sum, from) (void)0
+#else
+#define ONE_BY_ONE(sum, from) __asm__("" : "+r"(sum), "+r"(from))
+#endif
+#define QUARTERS_OF(SUM, w, at)                                                       \
+    word = dsp_word(w + at);                                                          \
+    SUM = dsp_add_products(SUM, pair[w[at + 8]], dsp_even_signed(word));              \
+    SUM = dsp_add_products(SUM, pair[w[at + 9]], dsp_odd_signed(word));               \
+    ONE_BY_ONE(SUM, w);                                                               \
+    word = dsp_word(w + at + 4);                                                      \
+    SUM = dsp_add_products(SUM, pair[w[at + 10]], dsp_even_signed(word));             \
+    SUM = dsp_add_products(SUM, pair[w[at + 11]], dsp_odd_signed(word));              \
+    ONE_BY_ONE(SUM, w);
+#define QUARTERS_BLOCK(at)       \
+    QUARTERS_OF(sum, w, at)      \
+    QUARTERS_OF(other, v, at)
+#define QUARTERS_PAIRS(j)                        \
+    pair[4 * j] = a | (high >> 8 * j & 0xFF) << 16;       \
+    pair[4 * j + 1] = b | (high >> 8 * j & 0xFF) << 16;   \
+    pair[4 * j + 2] = c | (high >> 8 * j & 0xFF) << 16;   \
+    pair[4 * j + 3] = d | (high >> 8 * j & 0xFF) << 16;
+
+/* The pairs of eight inputs. */
+INLINED void quarters_pairs(const uint8_t *x, uint32_t *pair) {
+    const uint32_t low = dsp_word(x), high = dsp_word(x + 4);
+    const uint32_t a = low & 0xFF, b = low >> 8 & 0xFF, c = low >> 16 & 0xFF, d = low >> 24;
+    QUARTERS_PAIRS(0)
+    QUARTERS_PAIRS(1)
+    QUARTERS_PAIRS(2)
+    QUARTERS_PAIRS(3)
+}
+
+FOR_TIME APART static void position_quarters(const engine_step *s, const uint8_t *x, unsigned char *target) {
+    const ending e = ending_of(s);
+    const uint32_t *bias = s->bias;
+    const uint8_t *w = s->weight;
+    const size_t n = s->channels, blocks = (n + 31) / 32, outputs = s->out_channels;
+    uint32_t table[64 * ENGINE_USE_QUARTERS], *pair = table, word;
+    uint8_t last[32] = {0}; /* a block that is not whole */
+    for (const uint8_t *const end = x + (n & ~(size_t)31); x != end; x += 8, pair += 16)
+        quarters_pairs(x, pair);
+    memcpy(last, x, n & 31);
+    for (size_t k = 0; k < (n & 31); k += 8, pair += 16)
+        quarters_pairs(last + k, pair);
+    for (size_t o = 0; o < outputs; o += 2) { /* two at a time: loops cost as much as products */
+        const size_t both = outputs - o > 1;
+        const uint8_t *v = w + both * 12 * blocks;
+        uint32_t sum = bias[o], other = bias[o + both];
+        pair = table;
+        for (const uint32_t *const end = table + 64 * (blocks & ~(size_t)1); pair != end; pair += 128) {
+            QUARTERS_BLOCK(0)
+            QUARTERS_BLOCK(12)
+            w += 24;
+            v += 24;
+        }
+        if (blocks & 1) {
+            QUARTERS_BLOCK(0)
+            v += 12;
+        }
+        finish(s, &e, target, o, o, sum);
+        if (both)
+            finish(s, &e, target, o + 1, o + 1, other);
+        w = v;
+    }
+}
+#else
+/* The product of the one weight of four k. */
+#define QUARTER(k)                                                                                                 \
+    sum += (uint32_t)(int32_t)((int8_t)w[((k)&4) + ((k)&1) * 2 + ((k) >> 1 & 1)] *                                   \
+                               x[4 * (k) + (w[8 + (k) / 2] >> ((k)&1) * 2 & 3)]);
+
+APART static uint32_t quarters_sum(const uint8_t *x, const ENGINE_ROM uint8_t *w, size_t fours, uint32_t sum) {
+    for (; fours >= 8; fours -= 8, x += 32, w += 12) {
+        QUARTER(0)
+        QUARTER(1)
+        QUARTER(2)
+        QUARTER(3)
+        QUARTER(4)
+        QUARTER(5)
+        QUARTER(6)
+        QUARTER(7)
+    }
+    for (size_t k = 0; k < fours; k++) {
+        QUARTER(k)
+    }
+    return sum;
+}
+
+APART static void position_quarters(const engine_step *s, const uint8_t *x, unsigned char *target) {
+    const ending e = ending_of(s);
+    const ENGINE_ROM uint32_t *bias = s->bias;
+    const ENGINE_ROM uint8_t *w = s->weight;
+    const size_t fours = ((size_t)s->channels + 3) / 4, outputs = s->out_channels;
+    for (size_t o = 0; o < outputs; o++, w += 12 * ((fours + 7) / 8))
+        finish(s, &e, target, o, o, quarters_sum(x, w, fours, bias[o]));
+}
+#endif
+#endif
+
 #if ENGINE_USE_FLOAT
 /* Whether every value of a window is finite. */
 static int all_finite(const engine_step *s, const window *v, const float *x) {
@@ -590,6 +697,12 @@ static inline void position(const engine_step *s, const window *v, const unsigne
     }
 #endif
     (void)positions;
+#if ENGINE_USE_QUARTERS
+    if (s->form == ENGINE_QUARTERS) {
+        position_quarters(s, source, target);
+        return;
+    }
+#endif
     position_u8(s, v, source + at, target, i * s->out_channels);
 }
 

@@ -90,6 +90,9 @@ extern "C" {
 #ifndef ENGINE_USE_SPARSE
 #define ENGINE_USE_SPARSE 1
 #endif
+#ifndef ENGINE_USE_QUARTERS /* the most blocks of 32 inputs that a layer of QUARTERS has */
+#define ENGINE_USE_QUARTERS 0
+#endif
 #ifndef ENGINE_USE_COUNTS /* what sparse layers have, of integers or float */
 #define ENGINE_USE_COUNTS 1
 #endif
@@ -186,8 +189,13 @@ enum engine_kind { ENGINE_KINDS(ENGINE_NAME) };
  * on in memory, in elements, and the int8 to multiply with. REAL: float32. FOURS: those of DENSE for four outputs at a
  * time, line after line of the window: blocks of four inputs, (4 outputs, 4 inputs), and behind them the inputs that are
  * left, (inputs, 4 outputs), each byte 128 more than its weight; outputs that are left at the end are as in DENSE.
+ * QUARTERS: of every four neighbouring inputs of a vector one at most has a weight. For each output 12 bytes for 32
+ * inputs: the int8 of fours 0, 2, 1, 3, 4, 6, 5 and 7, and for fours 2k and 2k + 1, k from 0 to 3, 16 k + i + 4 j, where
+ * i and j are the places in them that have the weights; every second time 64 more.
  */
-#define ENGINE_FORMS(NAME) NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL) NAME(ENGINE_FOURS)
+#define ENGINE_FORMS(NAME)                                                                                             \
+    NAME(ENGINE_DENSE) NAME(ENGINE_PACKED) NAME(ENGINE_SPARSE) NAME(ENGINE_REAL) NAME(ENGINE_FOURS)                    \
+    NAME(ENGINE_QUARTERS)
 enum engine_form { ENGINE_FORMS(ENGINE_NAME) };
 
 /*

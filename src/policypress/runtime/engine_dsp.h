@@ -29,7 +29,11 @@ static inline uint32_t dsp_odd(uint32_t word) {
     return word >> 8 & 0x00FF00FFu;
 }
 
-/* Bytes 1 and 3 as two signed numbers of 16 bits. */
+/* Bytes 0 and 2, and 1 and 3, as two signed numbers of 16 bits. */
+static inline uint32_t dsp_even_signed(uint32_t word) {
+    return ((uint32_t)(int8_t)(word & 0xFF) & 0xFFFFu) | (uint32_t)(int8_t)(word >> 16 & 0xFF) << 16;
+}
+
 static inline uint32_t dsp_odd_signed(uint32_t word) {
     return ((uint32_t)(int8_t)(word >> 8 & 0xFF) & 0xFFFFu) | (uint32_t)(int8_t)(word >> 24) << 16;
 }
@@ -55,6 +59,12 @@ static inline uint32_t dsp_even(uint32_t word) {
 static inline uint32_t dsp_odd(uint32_t word) { /* GCC makes two instructions of this in C */
     uint32_t found;
     __asm__("uxtb16 %0, %1, ror #8" : "=r"(found) : "r"(word));
+    return found;
+}
+
+static inline uint32_t dsp_even_signed(uint32_t word) {
+    uint32_t found;
+    __asm__("sxtb16 %0, %1" : "=r"(found) : "r"(word));
     return found;
 }
 

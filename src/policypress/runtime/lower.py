@@ -365,7 +365,7 @@ class _Lowering:
         weight = np.ascontiguousarray(weight.reshape(len(weight), -1))
         kernel = layer.weight.shape[2:] if layer.is_conv else (1, 1)
         step = Step(Kind.LAYER, relu=int(layer.relu), bias=layer.bias, layer=layer.name, dense=weight, turn=turn)
-        self._weights_of(layer, weight, _places(x, kernel), kernel[0], step)
+        self._weights_of(layer, weight, x, kernel, step)
         if self._integer:
             largest = np.abs(weight.astype(np.int64)).sum(axis=1) * max(-x.low, x.high)
             step.reach = int((largest + np.abs(layer.bias.astype(np.int64))).max())
@@ -378,18 +378,18 @@ class _Lowering:
         self._unordered = None
         return self._window(step, x, target, kernel, layer.stride, len(weight))
 
-    def _weights_of(
-        self, layer: Layer, weight: NDArray[Any], places: NDArray[np.int64], lines: int, step: Step
-    ) -> None:
+    def _weights_of(self, layer: Layer, weight: NDArray[Any], x: Tensor, kernel: tuple[int, ...], step: Step) -> None:
         step.weight = weight
         if layer.weight_bits == FLOAT_BITS:
             step.form = Form.REAL
             return
-        pairs, counts = sparse_pairs(weight, places)
+        pairs, counts = sparse_pairs(weight, _places(x, kernel))
         fits = int(counts.max(initial=0)) <= _MAX_COUNT
         if self._integer:
             form = self._choose(layer, len(pairs))
             form = Form.DENSE if form == Form.SPARSE and not fits else form
+            # What is behind an image lies in another order than in the layer.
+            form = Form.FOURS if form == Form.QUARTERS and not (x.type == Type.U8 and fits_quarters(weight)) else form
         elif np.all(weight):
             form = Form.DENSE
         else:  # zero weights must be left out: one of them may meet an infinite value
@@ -403,7 +403,9 @@ class _Lowering:
             step.bits = packed_bits(weight)
             step.weight = packed(weight, step.bits)
         elif form == Form.FOURS:
-            step.weight = fours(weight, lines)
+            step.weight = fours(weight, kernel[0])
+        elif form == Form.QUARTERS:
+            step.weight = quarters(weight)
 
     def _finish(self, layer: Layer, step: Step, fold: bool, function: Activation | None) -> Tensor:
         requantize = layer.requantize
@@ -570,6 +572,27 @@ def fours(weight: NDArray[np.int8], lines: int) -> NDArray[np.uint8]:
     others = bytes_[..., even:].swapaxes(2, 3).reshape(blocks, lines, 4 * (run - even))
     summed = np.concatenate([quads, others], axis=2)
     return np.concatenate([summed.ravel(), weight[4 * blocks :].view(np.uint8).ravel()])
+
+
+def fits_quarters(weight: NDArray[Any]) -> bool:
+    """Whether ``weight`` is (outputs, inputs), and one of four neighbouring inputs of an output has one at most."""
+    return weight.ndim == 2 and bool((_by_four(weight != 0).sum(axis=2) <= 1).all())
+
+
+def quarters(weight: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Weights (outputs, inputs) as ``engine.h`` says of QUARTERS, (outputs, blocks, 12)."""
+    fours = _by_four(weight)
+    places, values = (fours != 0).argmax(axis=2).astype(np.uint8), fours.sum(axis=2, dtype=np.int8)
+    places, values = (each.reshape(len(weight), -1, 8) for each in (places, values))
+    first = 16 * np.arange(8, dtype=np.uint8).reshape(1, 2, 4).repeat(places.shape[1], axis=0).reshape(-1, 4)
+    pairs = first[: places.shape[1]] + places[..., ::2] + 4 * places[..., 1::2]
+    return np.concatenate([values[..., [0, 2, 1, 3, 4, 6, 5, 7]].view(np.uint8), pairs], axis=2)
+
+
+def _by_four(values: NDArray[Any]) -> NDArray[Any]:
+    """(outputs, inputs) as (outputs, fours, 4), filled up with zeros to whole blocks of 32 inputs."""
+    outputs, inputs = values.shape
+    return np.pad(values, ((0, 0), (0, -inputs % 32))).reshape(outputs, -1, 4)
 
 
 def _codes(low: int, high: int, shape: tuple[int, int, int]) -> Tensor:

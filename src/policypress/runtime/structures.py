@@ -72,6 +72,7 @@ class Form(Name):
     SPARSE = engine.NAMES["ENGINE_SPARSE"]
     REAL = engine.NAMES["ENGINE_REAL"]
     FOURS = engine.NAMES["ENGINE_FOURS"]
+    QUARTERS = engine.NAMES["ENGINE_QUARTERS"]
 
 
 class Finish(Name):

@@ -14,7 +14,7 @@ from policypress.policy.observations import (
 )
 from policypress.testing.activated import ACTIVATIONS, activated, activation_name, every_function
 from policypress.testing.agreement import ENGINES, Agreement, DisagreementError, agree
-from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, tanh_op, with_zero_points
+from policypress.testing.policies import NUMERICS, Builder, Kind, make_policy, tanh_op, thinned, with_zero_points
 from policypress.testing.random_policies import random_linear_policy, random_policy, random_recurrent_policy
 from policypress.testing.same import assert_same
 from policypress.testing.stored import stored_policies
@@ -44,6 +44,7 @@ __all__ = [
     "random_recurrent_policy",
     "stored_policies",
     "tanh_op",
+    "thinned",
     "usual_observations",
     "with_zero_points",
 ]

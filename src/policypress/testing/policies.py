@@ -163,3 +163,17 @@ def with_zero_points(policy: Policy, *points: int) -> Policy:
     assert policy.input is not None
     points_of_all = np.resize(np.array(points, np.int32), policy.input.inverse_scale.size)
     return dataclasses.replace(policy, input=dataclasses.replace(policy.input, zero_point=points_of_all))
+
+
+def thinned(policy: Policy) -> Policy:
+    """Of every four neighbouring inputs of a linear layer's output the largest weight alone."""
+
+    def thin(op: Op) -> Op:
+        if not isinstance(op, Layer) or op.is_conv:
+            return op
+        outputs, inputs = op.weight.shape
+        fours = np.pad(op.weight, ((0, 0), (0, -inputs % 4))).reshape(outputs, -1, 4)
+        largest = np.abs(fours.astype(int)).argmax(axis=2)[..., None] == np.arange(4)
+        return dataclasses.replace(op, weight=(fours * largest).reshape(outputs, -1)[:, :inputs].astype(np.int8))
+
+    return dataclasses.replace(policy, ops=tuple(map(thin, policy.ops)), test_vectors=None)
