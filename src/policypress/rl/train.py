@@ -28,6 +28,7 @@ from policypress.policy.policy import Policy
 from policypress.rl import checkpoint, dynamics
 from policypress.rl.adapters import Adapter, adapter_named
 from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
+from policypress.rl.cost import TrainingCost
 from policypress.rl.environments import make_env
 from policypress.rl.evaluate import ASKED_EPISODES, FINAL_SEED, TRAINING_SEED, evaluate
 from policypress.rl.freeze import freeze
@@ -115,6 +116,7 @@ def _finish(
         "wall_seconds": round(run.seconds, 1),
         "evaluation": evaluation,
         "size": sizes(policy),
+        "training": run.cost,
         "numerics": policy.numerics,
         "versions": policy.provenance["versions"],
     }
@@ -256,6 +258,8 @@ class _RunCallback(BaseCallback):
             self._visited.load_state_dict(state["visited"])
         self._seconds_before = float(state.get("seconds", 0.0))
         self._started = time.monotonic()
+        self._cost: TrainingCost | None = None
+        self._cost_before = state.get("cost")
         self._checkpoint_every = max(1, config.total_steps // 100)
         self._next_checkpoint = self._checkpoint_every
 
@@ -264,7 +268,19 @@ class _RunCallback(BaseCallback):
         """Wall time of the run so far, sessions before a resume included."""
         return self._seconds_before + time.monotonic() - self._started
 
+    @property
+    def cost(self) -> dict[str, int] | None:
+        """What training took so far; None where what is trained is not what is deployed."""
+        if self._cost is None:
+            return None
+        self._cost.add(self.model)
+        return self._cost.as_dict(self.model)
+
     def _on_training_start(self) -> None:
+        if self._adapter.while_learning and self._adapter.descends:
+            self._cost = TrainingCost(self._adapter, self.model)
+            if self._cost_before is not None:
+                self._cost.load_state_dict(self._cost_before)
         self._next_checkpoint = self.num_timesteps + self._checkpoint_every
         self._report()
 
@@ -311,6 +327,8 @@ class _RunCallback(BaseCallback):
             **dynamics.dynamics(self._adapter, model, policy, met, self._visited),
         }
         self._rows.append(row)
+        for name, value in (self.cost or {}).items():
+            self.logger.record(f"training/{name}", value)
         for name in ("mean", "low", "high", *dynamics.COLUMNS):
             if row[name] is not None:
                 self.logger.record(f"evaluation/{name}", row[name])
@@ -334,6 +352,8 @@ class _RunCallback(BaseCallback):
     def save(self) -> None:
         model: Any = self.model
         state = {"evaluations": self._rows, "seconds": self.seconds, "visited": self._visited.state_dict()}
+        if self.cost is not None and self._cost is not None:
+            state["cost"] = self._cost.state_dict()
         checkpoint.save_checkpoint(model, self._folder.checkpoint, state)
 
     def _report(self) -> None:
