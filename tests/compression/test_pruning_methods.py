@@ -455,11 +455,23 @@ def test_what_the_return_does_not_bear_comes_back(holds: float, fails: float, al
 
     pruning, counts = adaptive(returns, allocation=allocation)
     # Twice one more is tried, for as long as patience lasts, and then no more.
-    assert levels == [0, 1, 2, 3, 4, 5, 5, 4, 5, 5]
+    assert levels == [0, 1, 2, 3, 4, 5, 5, 4, 5, 5] + 31 * [4]
     assert [counts[-1], max(counts)] == pytest.approx([180 * (1 - 0.1 ** (level / 11)) for level in (4, 5)], abs=1)
     assert counts[-1] == sum(pruning.target_zeros) or allocation == "erk"
     assert pruning.wanted == pytest.approx(1 - 0.1 ** (4 / 11))
     assert sum(int(one.weight.count_nonzero()) for one in pruning.weights) > 180 - max(counts)  # what is back, learns
+
+
+def test_a_better_return_is_another_chance() -> None:
+    levels: list[int] = []
+
+    def returns(pruning: Adaptive) -> float:
+        levels.append(pruning.level)
+        return 20.0 if len(levels) > 20 else 10.0 if pruning.level <= 2 else 9.0
+
+    pruning, _ = adaptive(returns)
+    assert levels[:22] == [0, 1, 2, 3, 3, 2, 3, 3] + 13 * [2] + [3]
+    assert pruning.level == pruning.held == 11
 
 
 def test_a_little_less_is_borne_and_what_was_not_seen_to_hold_in_the_end_comes_back() -> None:

@@ -180,8 +180,9 @@ class Rewinding(Pruning):
 class Adaptive(Pruning):
     """In rounds, a fifth of the live weights each, as long as the return holds: it is asked before each round, and held
     against the best so far. Where it fails ``PATIENCE`` times in a row, the weights that went last come back; after the
-    second time pruning is over. A round that has not been seen to hold in the end is taken back too. Sources: Han et
-    al. 2015 (prune, train, look), Bellec et al. 2018 (weights come back); the comparison with its own best is ours."""
+    second time nothing more goes until the return is better than ever. A round that has not been seen to hold in the
+    end is taken back too. Sources: Han et al. 2015 (prune, train, look), Bellec et al. 2018 (weights come back); the
+    comparison with its own best is ours."""
 
     ROUNDS, PATIENCE, FAILURES = 40, 2, 2
     asks = True
@@ -195,20 +196,21 @@ class Adaptive(Pruning):
         self.best: float | None = None
         """The best return so far."""
         self.failed = self.failures = 0
-        """Rounds in a row that did not hold, and how often that sent weights back."""
+        """Rounds in a row that did not hold, and how often that sent weights back since the best return."""
         self._back = [one.mask for one in self.weights]
 
     def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
         number = self.ROUNDS * iteration // self.schedule.iterations
-        if number <= self.round or (self.failures == self.FAILURES and self.level == self.held):
+        if number <= self.round:
             return None
         self.round = number
         value = self.ask()
-        self.best = value if self.best is None else max(value, self.best)
+        if self.best is None or value > self.best:
+            self.best, self.failures = value, 0
         over = number == self.ROUNDS
         if value >= self.best - (1.0 - self.config.keep_return) * abs(self.best):
             self.failed, self.held, self._back = 0, self.level, [one.mask for one in self.weights]
-            if over or self.level == self.levels:
+            if over or self.level == self.levels or self.failures == self.FAILURES:
                 return None
             self.level += 1
             return self.drop(_of_geometric(self.target, self.level / self.levels))
