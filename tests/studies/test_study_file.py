@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PRESETS = {
     "quick": (24, {"InvertedPendulum-v5"}),
     "robustness": (30, {"InvertedPendulum-v5", "CartPole-v1"}),
-    "sparse-ppo": (350, {"InvertedPendulum-v5"}),
+    "sparse-ppo": (345, {"InvertedPendulum-v5"}),
     "sparse-dqn": (165, {"CartPole-v1"}),
     "sparse-sac": (145, {"Pendulum-v1"}),
     "ablation": (140, {"HalfCheetah-v5", "Hopper-v5"}),
