@@ -192,6 +192,10 @@ def test_scaled_widths_leave_residual_blocks_alone() -> None:
         ({"method": "finetune", "hidden": None}, "say how long to train on, for example --steps 100000"),
         ({"method": "finetune", "hidden": (4, 4)}, "say how long to train on, for example --steps 100000"),
         ({"method": "prune"}, "method='prune' is not one of distill, ptq, finetune"),
+        (
+            {"compression": {"sparsity": 0.9, "pruning": "adaptive"}},
+            "own network learns: use --method finetune",
+        ),
         ({"compression": {"weight_bits": 32, "rate_weight": 0.1}}, "rate_weight=0.1 must be at least 0, and needs"),
     ],
     ids=str,

@@ -80,6 +80,24 @@ def test_an_agent_is_trained_on(algo: str, tmp_path: Path, monkeypatch: pytest.M
     assert (policy.provenance["env"], policy.provenance["finetuned"]) == (ENVS[algo], 200)
 
 
+def test_a_sparsity_is_found_while_it_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, asked = saved("dqn", tmp_path), list[float]()
+
+    def returns(training: Any) -> float:
+        assert np.isfinite(measured(training))
+        asked.append(10.0 if len(asked) < 3 else 0.0)
+        return asked[-1]
+
+    measured = FINETUNE.Training._returns
+    monkeypatch.setattr(FINETUNE.Training, "_returns", returns)
+    settings = {"steps": 200, "episodes": 4}
+    compression = {"sparsity": 0.9, "pruning": "adaptive", "quantize_start": 0.9}
+    config = plan(source, "dqn", PICK, method="finetune", compression=compression, settings=settings)
+    result = press(source, config, tmp_path / "run")
+    assert len(asked) > 20
+    assert 0.3 < result["size"]["sparsity"] < 0.8  # 0.34 of weights are pruned, and some round to 0
+
+
 @pytest.mark.parametrize(("algo", "stop"), crossed(["dqn", "ppo"], [60, 180]))  # before and while it quantizes
 def test_an_interrupted_agent_goes_on(algo: str, stop: int, tmp_path: Path) -> None:
     source = saved(algo, tmp_path)

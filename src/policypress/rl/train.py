@@ -352,7 +352,8 @@ class _RunCallback(BaseCallback):
     def save(self) -> None:
         model: Any = self.model
         state = {"evaluations": self._rows, "seconds": self.seconds, "visited": self._visited.state_dict()}
-        if self.cost is not None and self._cost is not None:
+        if self._cost is not None:
+            self._cost.add(model)
             state["cost"] = self._cost.state_dict()
         checkpoint.save_checkpoint(model, self._folder.checkpoint, state)
 
