@@ -20,8 +20,8 @@ go on where they were interrupted, in any session, and repeat nothing that is fi
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. These may be
   looked at while a way of pressing is chosen; what is then claimed of it is walked with ``--claim``, from
-  reset(seed=12000 + i), which must have chosen nothing. Then each policy acts on observations of its own walk on an
-  emulated Cortex-M4, where the tools for it are installed.
+  reset(seed=12000 + i) or from the seed behind it, which must have chosen nothing. Then each policy acts on
+  observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
 - ``report`` writes docs/robots/ROBOT.csv, in which rows stay whose runs are gone, and prints the table.
 
 No more falls: ``p_falls`` is the probability that, of the seeds at which one of the two falls and the other does not,
@@ -37,6 +37,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -351,7 +352,9 @@ def main() -> None:
     verbs.choices["tune"].add_argument("--name", required=True, help="of the pressed policy")
     verbs.choices["tune"].add_argument("--episodes", type=int, default=60)
     verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
-    verbs.choices["measure"].add_argument("--claim", action="store_true", help="from seeds that chose nothing")
+    verbs.choices["measure"].add_argument(
+        "--claim", type=int, nargs="?", const=CLAIM_SEED, help="the first of seeds that chose nothing; 12000 by default"
+    )
     verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
     verbs.add_parser("report")
     given = parser.parse_args(arguments)
@@ -363,7 +366,9 @@ def main() -> None:
         case "tune":
             tune(given.robot, given.name, given.episodes)
         case "measure":
-            first = CLAIM_SEED if given.claim else SEED
+            first = SEED if given.claim is None else given.claim
+            if given.claim is not None and not CLAIM_SEED <= first <= TUNING_SEED - given.episodes:
+                parser.error(f"--claim is of seeds from {CLAIM_SEED} on, and below those that tune, from {TUNING_SEED}")
             measure(given.robot, range(first, first + given.episodes), given.minutes)
         case "report":
             for robot in ROBOTS:
@@ -372,4 +377,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a press that is ended ends what it began
     main()
