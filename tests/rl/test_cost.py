@@ -70,16 +70,16 @@ def test_updates_add_up_at_the_sparsity_that_they_had() -> None:
     model = agent("sac", FOLLOW)
     cost = TrainingCost(adapter_for(model), model)
     learn(model, until=40)
-    cost.add(model)
+    cost.so_far(model)
     half, updates = cost.state_dict(), model._n_updates
     assert half["multiply_adds"] == updates * model.batch_size * now_of(adapter_for(model), model)["multiply_adds"]
     other = TrainingCost(adapter_for(model), model)
     other.load_state_dict(json.loads(json.dumps(half)))
     model.learn(160, reset_num_timesteps=False)
     for one in (cost, other):
-        one.add(model)
+        one.so_far(model)
     assert cost.state_dict() == other.state_dict()
-    assert cost.as_dict(model)["dense_multiply_adds"] % model._n_updates == 0
+    assert cost.so_far(model)["dense_multiply_adds"] % model._n_updates == 0
     assert cost.state_dict()["updates"] == model._n_updates > updates
 
 

@@ -21,7 +21,7 @@ BACK = 3
 
 
 class TrainingCost:
-    """Adds up what ``model``'s training takes, as ``add`` is called on the way.
+    """Adds up what ``model``'s training takes, as it is asked on the way.
 
     Multiply-adds of a sample are three for each weight that learns, the deployed network's and the value networks', and
     one for each of target networks; those of weights that are zero are counted as hardware would that skips them
@@ -34,18 +34,15 @@ class TrainingCost:
         self._updates = int(getattr(model, "_n_updates", 0))
         self._spent = {"multiply_adds": 0, "dense_multiply_adds": 0}
 
-    def add(self, model: BaseAlgorithm) -> None:
-        """Counts the updates since the last call, at the sparsity of now."""
+    def so_far(self, model: BaseAlgorithm) -> dict[str, int]:
+        """``multiply_adds`` so far and ``bytes`` now, of live weights, and ``dense_...`` of all: updates since the last
+        call are counted at the sparsity of now."""
         updates = int(getattr(model, "_n_updates", 0))
         samples = (updates - self._updates) * samples_of(model)
         self._updates = updates
         now = now_of(self._adapter, model)
         for name in self._spent:
             self._spent[name] += samples * now[name]
-
-    def as_dict(self, model: BaseAlgorithm) -> dict[str, int]:
-        """``multiply_adds`` so far and ``bytes`` now, of live weights, and ``dense_...`` of all."""
-        now = now_of(self._adapter, model)
         return {**self._spent, "bytes": now["bytes"], "dense_bytes": now["dense_bytes"]}
 
     def state_dict(self) -> dict[str, int]:

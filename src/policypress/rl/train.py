@@ -271,10 +271,7 @@ class _RunCallback(BaseCallback):
     @property
     def cost(self) -> dict[str, int] | None:
         """What training took so far; None where what is trained is not what is deployed."""
-        if self._cost is None:
-            return None
-        self._cost.add(self.model)
-        return self._cost.as_dict(self.model)
+        return None if self._cost is None else self._cost.so_far(self.model)
 
     def _on_training_start(self) -> None:
         if self._adapter.while_learning and self._adapter.descends:
@@ -353,7 +350,7 @@ class _RunCallback(BaseCallback):
         model: Any = self.model
         state = {"evaluations": self._rows, "seconds": self.seconds, "visited": self._visited.state_dict()}
         if self._cost is not None:
-            self._cost.add(model)
+            self._cost.so_far(model)
             state["cost"] = self._cost.state_dict()
         checkpoint.save_checkpoint(model, self._folder.checkpoint, state)
 

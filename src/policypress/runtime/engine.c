@@ -521,7 +521,7 @@ INTEGER_POSITION(position_s32, int32_t, uint32_t, TWO_PAIRS, QUADS, FOURS_OF_WOR
 #define QUARTERS_BLOCK(at)       \
     QUARTERS_OF(sum, w, at)      \
     QUARTERS_OF(other, v, at)
-#define QUARTERS_PAIRS(j)                        \
+#define QUARTERS_PAIRS(j)                                 \
     pair[4 * j] = a | (high >> 8 * j & 0xFF) << 16;       \
     pair[4 * j + 1] = b | (high >> 8 * j & 0xFF) << 16;   \
     pair[4 * j + 2] = c | (high >> 8 * j & 0xFF) << 16;   \

@@ -82,11 +82,11 @@ INLINE __attribute__((target("avx2"))) __m256i dot_avx2(__m256i sum, __m256i u8,
 #define DOT(sum, u8, s8) dot_avx2(sum, u8, s8)
 #include "engine_vector.h"
 
-#define SPARSE_OF(isa) \
-    .sparse = sparse_##isa, .chunk = 16, .step_cost = 2, .step_cost_few = 4, .chunk_cost = 1, .window_cost = 80
+#define SPARSE_OF(isa, cost) \
+    .sparse = sparse_##isa, .chunk = 16, .step_cost = cost, .step_cost_few = 4, .chunk_cost = 1, .window_cost = 80
 
-const kernels engine_avxvnnisparse = {.name = "avxvnnisparse", KERNELS_OF(avxvnni), SPARSE_OF(avxvnni)};
+const kernels engine_avxvnnisparse = {.name = "avxvnnisparse", KERNELS_OF(avxvnni), SPARSE_OF(avxvnni, 3)};
 const kernels engine_avxvnni = {.name = "avxvnni", KERNELS_OF(avxvnni)};
-const kernels engine_avx2sparse = {.name = "avx2sparse", KERNELS_OF(avx2), SPARSE_OF(avx2)};
+const kernels engine_avx2sparse = {.name = "avx2sparse", KERNELS_OF(avx2), SPARSE_OF(avx2, 2)};
 const kernels engine_avx2 = {.name = "avx2", KERNELS_OF(avx2)};
 #endif

@@ -575,7 +575,7 @@ def fours(weight: NDArray[np.int8], lines: int) -> NDArray[np.uint8]:
 
 
 def fits_quarters(weight: NDArray[Any]) -> bool:
-    """Whether ``weight`` is (outputs, inputs), and one of four neighbouring inputs of an output has one at most."""
+    """Whether ``weight`` is (outputs, inputs), and no output reads two of the same four neighbouring inputs."""
     return weight.ndim == 2 and bool((_by_four(weight != 0).sum(axis=2) <= 1).all())
 
 
