@@ -3,7 +3,7 @@
 Three SAC agents on HalfCheetah-v5 (17-256-256-6, batch 256) take turns of ``--chunk`` environment steps: plain
 Stable-Baselines3, one that is being pruned (the masks change every few steps), and one that computes in integers.
 CPU time of this process is measured, so that a neighbour on the machine does not decide the ratio. With ``--methods``
-it is one agent for each way of pruning, all of them while they prune.
+it is one agent for each way of pruning, all of them while they prune, and for each way of learning values.
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --methods --sparsity 0.9
@@ -22,8 +22,8 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from policypress.config import CompressionConfig
-from policypress.rl import CompressionCallback
+from policypress.config import CompressionConfig, ValueConfig
+from policypress.rl import CompressionCallback, ValueCallback
 from policypress.rl.environments import make_env
 
 WARM_UP = 400
@@ -53,55 +53,67 @@ AGENTS = {"sac": sac, "dqn": dqn}
 TARGETS = {"pruning": 0.95, "quantizing": 0.85}
 
 
-def methods(sparsity: float) -> dict[str, CompressionConfig | None]:
-    """Each way of pruning, from the first to the last step; patterns have a sparsity of their own."""
+Ways = dict[str, list[BaseCallback]]
+"""Callbacks of agents, by name."""
+
+
+def methods(sparsity: float) -> Ways:
+    """Each way of pruning, from the first to the last step; patterns have a sparsity of their own. Behind them, without
+    pruning, how values are learned."""
     ways: dict[str, dict[str, Any]] = {
         **{name: {"pruning": name} for name in ("gradual", "static", "set", "rigl", "rewind")},
-        **{name: {"criterion": name} for name in ("movement", "flow", "snip")},
+        **{name: {"criterion": name} for name in ("movement", "flow", "snip", "activation")},
         **{name: {"structure": name} for name in ("units", "block4")},
         "2:4": {"structure": "2:4", "sparsity": 0.5},
         "critics too": {"critic_sparsity": sparsity},
     }
     window = {"prune_start": 0.0, "prune_end": 1.0}
-    return {"plain": None} | {
-        name: CompressionConfig(**{"sparsity": sparsity, **window, **way}) for name, way in ways.items()
+    values = {
+        "3 steps": ValueConfig(target_steps=3, target_start=0.0),
+        "forgetting": ValueConfig(buffer_distance=0.2),
+        "optimism": ValueConfig(optimism=1.0),
     }
+    return (
+        {"plain": []}
+        | {name: [pruned(**{"sparsity": sparsity, **window, **way})] for name, way in ways.items()}
+        | {name: [ValueCallback(config, NOMINAL_STEPS)] for name, config in values.items()}
+    )
 
 
-def configs(sparsity: float) -> dict[str, CompressionConfig | None]:
+def pruned(**config: Any) -> BaseCallback:
+    return CompressionCallback(CompressionConfig(**config), NOMINAL_STEPS)
+
+
+def configs(sparsity: float) -> Ways:
     # Pruning from the first to the last step; quantizing a network pruned already, as at the end of a run.
+    quantizing = pruned(
+        sparsity=sparsity,
+        schedule="constant",
+        prune_start=0.0,
+        prune_end=300 / NOMINAL_STEPS,
+        weight_bits=8,
+        quantize_start=350 / NOMINAL_STEPS,
+        observe=100 / NOMINAL_STEPS,
+    )
     return {
-        "plain": None,
-        "pruning": CompressionConfig(sparsity=sparsity, prune_start=0.0, prune_end=1.0),
-        "quantizing": CompressionConfig(
-            sparsity=sparsity,
-            schedule="constant",
-            prune_start=0.0,
-            prune_end=300 / NOMINAL_STEPS,
-            weight_bits=8,
-            quantize_start=350 / NOMINAL_STEPS,
-            observe=100 / NOMINAL_STEPS,
-        ),
+        "plain": [],
+        "pruning": [pruned(sparsity=sparsity, prune_start=0.0, prune_end=1.0)],
+        "quantizing": [quantizing],
     }
 
 
-def measure(algo: str, of: dict[str, CompressionConfig | None], chunk: int, rounds: int) -> dict[str, list[float]]:
+def measure(algo: str, of: Ways, chunk: int, rounds: int) -> dict[str, list[float]]:
     """CPU seconds of every turn, by the name of the agent."""
-    agents: dict[str, tuple[BaseAlgorithm, BaseCallback | None]] = {}
-    for name, config in of.items():
-        agents[name] = (
-            AGENTS[algo](),
-            None if config is None else CompressionCallback(config, NOMINAL_STEPS),
-        )
+    agents = {name: (AGENTS[algo](), callbacks) for name, callbacks in of.items()}
     seconds: dict[str, list[float]] = {name: [] for name in agents}
     for turn in range(rounds + 1):
-        for name, (model, callback) in agents.items():
+        for name, (model, callbacks) in agents.items():
             # SB3 takes the steps of one call as the whole run; the windows refer to NOMINAL_STEPS.
             steps = chunk if turn else WARM_UP
             started = time.process_time()
             model.learn(
                 NOMINAL_STEPS,
-                callback=_stopping(callback, model.num_timesteps + steps),
+                callback=[*callbacks, _Stop(model.num_timesteps + steps)],
                 reset_num_timesteps=turn == 0,
             )
             if turn:
@@ -116,10 +128,6 @@ class _Stop(BaseCallback):
 
     def _on_step(self) -> bool:
         return self.num_timesteps < self.at
-
-
-def _stopping(callback: BaseCallback | None, at: int) -> list[BaseCallback]:
-    return [*([callback] if callback is not None else []), _Stop(at)]
 
 
 def main() -> None:

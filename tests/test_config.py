@@ -19,6 +19,7 @@ from policypress.config import (
     DistillConfig,
     PressConfig,
     TrainConfig,
+    ValueConfig,
     dumps,
     from_json,
     hidden_text,
@@ -66,6 +67,7 @@ def trainings(draw: st.DrawFn) -> TrainConfig:
         extension=draw(fractions),
         seed=draw(st.integers(0, 2**31)),
         compression=draw(compressions()),
+        values=ValueConfig(draw(st.integers(1, 9)), draw(st.floats(0, 0.99)), draw(fractions), draw(fractions) / 2),
         network=draw(st.sampled_from(["mlp", "nature", "resnet"])),
         hidden=tuple(draw(st.lists(st.integers(1, 512), max_size=3))),
         n_envs=draw(st.integers(1, 8)),
@@ -88,12 +90,27 @@ def test_compression_survives_json(config: CompressionConfig) -> None:
     assert from_json(CompressionConfig, data) == config
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"target_steps": 0}, "target_steps=0 must be at least 1"),
+        ({"target_start": 1.0}, r"target_start=1 must be a fraction of the steps, for example 0\.1"),
+        ({"buffer_distance": -1.0}, r"buffer_distance=-1 must not be negative, for example 0\.2"),
+        ({"optimism": 1.5}, r"optimism=1\.5 must be at least 0 and at most 1, for example 1"),
+    ],
+)
+def test_values_that_cannot_be_say_what_can(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ValueConfig(**values)
+
+
 @given(trainings())
 def test_training_survives_json(config: TrainConfig) -> None:
     again = from_json(TrainConfig, json.loads(dumps(config)))
     assert again == config
     assert type(again.hidden) is tuple
     assert type(again.compression) is CompressionConfig
+    assert type(again.values) is ValueConfig
 
 
 def test_every_field_is_in_the_json() -> None:
@@ -103,7 +120,10 @@ def test_every_field_is_in_the_json() -> None:
     assert to_json(config).keys() == {"version"} | fields - later  # as it was
     assert to_json(CompressionConfig(pruning="set")).keys() == {"version"} | fields - later | {"pruning"}
     training = TrainConfig("sac", "Pendulum-v1", 1000)
-    assert to_json(training).keys() == {"version"} | {field.name for field in dataclasses.fields(training)}
+    fields = {field.name for field in dataclasses.fields(training)}
+    assert to_json(training).keys() == {"version"} | fields - {"values"}
+    told = to_json(TrainConfig("sac", "Pendulum-v1", 1000, values=ValueConfig(optimism=1.0)))
+    assert told["values"] == {"optimism": 1.0}
 
 
 def test_reading_leaves_the_given_data_alone() -> None:
@@ -186,7 +206,7 @@ def test_json_of_the_wrong_type_is_a_config_error(broken: dict[str, Any]) -> Non
         ({"schedule": "cosine"}, "schedule='cosine' is not one of cubic, linear, one-shot, constant"),
         (
             {"criterion": "gradient"},
-            "criterion='gradient' is not one of magnitude, flow, random, movement, snip, grasp",
+            "criterion='gradient' is not one of magnitude, flow, random, movement, snip, grasp, activation",
         ),
         ({"pruning": "prune"}, "pruning='prune' is not one of gradual, one-shot, static, set, rigl, rewind"),
         ({"critic_sparsity": 1.0}, r"critic_sparsity=1\.0 must be at least 0 and below 1, for example 0\.5"),
@@ -385,7 +405,7 @@ def test_a_student_may_quantize_from_its_first_batch() -> None:
         ({"episodes": 1}, "episodes=1 must be at least 2"),
         (
             {"method": "ptq", "student": DistillConfig(CompressionConfig(criterion="snip"))},
-            "criterion=snip looks at gradients, and --method ptq does without: leave criterion at magnitude",
+            "criterion=snip looks at training, and --method ptq does none: leave criterion at magnitude",
         ),
         (
             {"student": DistillConfig(CompressionConfig(critic_sparsity=0.5))},

@@ -22,7 +22,7 @@ SEARCH_EPISODES = 100
 
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
-Criterion = Literal["magnitude", "flow", "random", "movement", "snip", "grasp"]
+Criterion = Literal["magnitude", "flow", "random", "movement", "snip", "grasp", "activation"]
 PruningMethod = Literal["gradual", "one-shot", "static", "set", "rigl", "rewind", "adaptive"]
 Structure = Literal["unstructured", "1:2", "2:4", "1:4", "1:8", "block4", "units"]
 Granularity = Literal["auto", "tensor", "channel"]
@@ -32,8 +32,8 @@ MemoryKind = Literal["gru", "lstm", "history"]
 LARGEST_MEMORY = 1024
 PATTERNS: dict[Structure, tuple[int, int]] = {"1:2": (1, 2), "2:4": (2, 4), "1:4": (1, 4), "1:8": (1, 8)}
 """N:M: of so many neighbouring inputs so many live."""
-BY_GRADIENTS: tuple[Criterion, ...] = ("movement", "snip", "grasp")
-"""Criteria that add up gradients of the training."""
+BY_TRAINING: tuple[Criterion, ...] = ("movement", "snip", "grasp", "activation")
+"""Criteria that add up what training does with a weight."""
 _MOVES: tuple[PruningMethod, ...] = ("set", "rigl")
 Hidden = tuple[int, ...] | Literal["none"]
 """Widths of hidden layers, a student's last ones; (): the algorithm's, or the teacher's; "none": it is linear."""
@@ -100,7 +100,7 @@ def fields_of(cls: Any) -> tuple[ConfigField, ...]:
     return tuple(found)
 
 
-PRUNING, QUANTIZATION, EVALUATION = "Pruning", "Quantization", "Evaluation"
+PRUNING, QUANTIZATION, EVALUATION, VALUES = "Pruning", "Quantization", "Evaluation", "How values are learned"
 OPENING = "The file"
 ENVIRONMENT, STUDENT, SEARCH = "The environment", "The student", "Search for the smallest policy"
 OTHER_METHODS = "Other methods"
@@ -195,13 +195,14 @@ class CompressionConfig:
     criterion: Annotated[
         Criterion,
         Setting(
-            "What a weight is kept for: its own magnitude, the flow of all paths through it, at random, or by "
-            "gradients: movement away from zero, snip (effect on the loss), grasp (on its gradient)",
+            "What a weight is kept for: its own magnitude, the flow of all paths through it, at random, activation "
+            "(how strong what it reads is; of units, what they say), or by gradients: movement away from zero, snip "
+            "(effect on the loss), grasp (on its gradient)",
             PRUNING,
         ),
     ] = "magnitude"
-    """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units; by gradients of the
-    training: see ``policypress.compression.saliency``."""
+    """"magnitude" of the weight itself; "flow": of all paths through it, which empties whole units; by what
+    training does: see ``policypress.compression.saliency``."""
     prune_start: Annotated[float, Setting("Fraction of the steps at which pruning starts", PRUNING)] = 0.2
     prune_end: Annotated[float, Setting("Fraction of the steps at which pruning ends", PRUNING)] = 0.8
     prune_iterations: int = 600
@@ -391,6 +392,43 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class ValueConfig:
+    """How values are learned beside a network that is sparse or small. The default changes nothing."""
+
+    target_steps: Annotated[
+        int, Setting("Steps of reward in a value's target, from --target-start on", VALUES, Span(1))
+    ] = 1
+    target_start: Annotated[
+        float, Setting("Fraction of the steps before which a value's target has one step of reward", VALUES)
+    ] = 0.1
+    buffer_distance: Annotated[
+        float,
+        Setting(
+            "The replay buffer forgets its oldest tenth while the policy acts further than this from what it did then, "
+            "half the mean square of actions from -1 to 1, for example 0.2; 0 for never",
+            VALUES,
+        ),
+    ] = 0.0
+    optimism: Annotated[
+        float,
+        Setting(
+            "For a small actor: how far a value's target is lifted from the least of the critics towards their mean, 0 "
+            "to 1",
+            VALUES,
+        ),
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if not 0.0 <= self.target_start < 1.0:
+            raise ConfigError(f"target_start={self.target_start:g} must be a fraction of the steps, for example 0.1.")
+        if self.buffer_distance < 0.0:
+            raise ConfigError(f"buffer_distance={self.buffer_distance:g} must not be negative, for example 0.2.")
+        if not 0.0 <= self.optimism <= 1.0:
+            raise ConfigError(f"optimism={self.optimism:g} must be at least 0 and at most 1, for example 1.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run of ``policypress train``; everything that decides the resulting policy."""
 
@@ -402,6 +440,7 @@ class TrainConfig:
     """Training goes on for this fraction of ``steps`` beyond them (0.3 in the paper)."""
     seed: Annotated[int, Setting("Random seed")] = 1
     compression: CompressionConfig = field(default_factory=CompressionConfig)
+    values: ValueConfig = field(default_factory=ValueConfig)
     network: Annotated[Literal["mlp", "nature", "resnet"], Setting("mlp; for images nature or resnet")] = "mlp"
     hidden: Annotated[
         Hidden,
@@ -617,10 +656,10 @@ class PressConfig:
         if not 0.0 <= self.noise <= 2.0:
             raise ConfigError(f"noise={self.noise:g} must be 0 to 2, for example 0.1.")
         compression = self.student.compression
-        if self.method == "ptq" and compression.criterion in BY_GRADIENTS:
+        if self.method == "ptq" and compression.criterion in BY_TRAINING:
             raise ConfigError(
-                f"criterion={compression.criterion} looks at gradients, and --method ptq does without: leave criterion "
-                "at magnitude."
+                f"criterion={compression.criterion} looks at training, and --method ptq does none: leave criterion at "
+                "magnitude."
             )
         if compression.pruning == "adaptive" and (self.method != "finetune" or self.student.hidden):
             raise ConfigError(
@@ -712,13 +751,14 @@ def _share(value: float, example: float) -> float:
 
 
 Config = CompressionConfig | TrainConfig | DistillConfig | PressConfig
-_NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig}
+_NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": DistillConfig, "values": ValueConfig}
 
 
-_LATER = (
+_LATER: tuple[tuple[str, Any], ...] = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
     *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
     *(("hidden_activation", ""), ("critic_sparsity", 0.0), ("keep_return", 0.95)),
+    *(("target_steps", 1), ("target_start", 0.1), ("buffer_distance", 0.0), ("optimism", 0.0), ("values", {})),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
 

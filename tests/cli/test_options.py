@@ -20,6 +20,7 @@ from policypress.config import (
     Setting,
     Span,
     TrainConfig,
+    ValueConfig,
     Zipped,
     fields_of,
 )
@@ -36,7 +37,7 @@ from rl.toys import PICK, save_picker
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 OFFERED = {
-    "train": (TrainConfig, CompressionConfig, Environment),
+    "train": (TrainConfig, CompressionConfig, ValueConfig, Environment),
     "compress": (PressConfig, DistillConfig, CompressionConfig, Environment),
     "evaluate": (Environment, Zipped),
     "info": (Zipped,),

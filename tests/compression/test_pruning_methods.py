@@ -91,7 +91,8 @@ def test_counts_are_exact_at_every_step(
             assert sum(zeros) == round(pruning.sparsity * total)
         else:
             share = pruning.sparsity / sparsity
-            assert zeros == [round(count * share) for count in pruning.target_zeros]
+            wanted = [count * share for count in pruning.target_zeros]
+            assert all(abs(found - exact) <= 0.5 + 1e-9 for found, exact in zip(zeros, wanted, strict=True))
         assert all(bool((one.weight[~one.mask] == 0).all()) for one in pruning.weights)
         counts.append(sum(zeros))
         learn(module, compressor.optimizer, step)
@@ -222,7 +223,9 @@ def test_target_networks_lose_and_gain_what_their_weights_do() -> None:
 # Gradients that nobody sees
 
 
-@pytest.mark.parametrize("given", [{"pruning": "rigl"}, *({"criterion": name} for name in SALIENCIES)])
+@pytest.mark.parametrize(
+    "given", [{"pruning": "rigl"}, *({"criterion": name} for name, one in SALIENCIES.items() if one.by_gradients)]
+)
 @pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Adam])
 def test_a_closure_hides_the_gradients(kind: Any, given: dict[str, Any]) -> None:
     module = network()

@@ -1,4 +1,4 @@
-"""What weights are worth by the gradients of training."""
+"""What weights are worth by what training does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 
 from policypress.compression import Compressor
 from policypress.compression.masks import top_k_mask
-from policypress.compression.saliency import SALIENCIES, Saliency
-from policypress.config import BY_GRADIENTS, CompressionConfig, Criterion
+from policypress.compression.saliency import SALIENCIES, Activation, Saliency
+from policypress.config import BY_TRAINING, CompressionConfig, Criterion
+from policypress.errors import UnsupportedError
 
 
 def network() -> nn.Sequential:
@@ -47,8 +48,8 @@ def scores_of(compressor: Compressor) -> list[torch.Tensor]:
 
 
 def test_the_table_and_the_config_name_the_same() -> None:
-    assert tuple(SALIENCIES) == BY_GRADIENTS
-    assert set(BY_GRADIENTS) < set(get_args(Criterion))
+    assert tuple(SALIENCIES) == BY_TRAINING
+    assert set(BY_TRAINING) < set(get_args(Criterion))
 
 
 def test_movement_is_the_way_away_from_zero() -> None:
@@ -113,3 +114,80 @@ def test_a_weight_without_a_gradient_is_not_counted() -> None:
     module(torch.ones(2, 6)).sum().backward()
     compressor.optimizer.step()
     assert saliency.seen == [2, 1]
+
+
+def test_activation_is_the_strength_of_what_a_weight_reads() -> None:
+    compressor, _ = trained("activation", steps=10)
+    strengths = [torch.zeros(6, dtype=torch.float64), torch.zeros(20, dtype=torch.float64)]
+    module = network()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for step in range(10):
+        if step % Activation.STRIDE == 0:
+            inputs = torch.randn(32, 6, generator=torch.Generator().manual_seed(step))
+            for strength, values in zip(strengths, (inputs, module[:2](inputs)), strict=True):
+                strength.lerp_(values.detach().double().square().mean(0), 0.01)
+        learn(module, optimizer, step)
+    for one, found, strength in zip(compressor.pruning.weights, scores_of(compressor), strengths, strict=True):
+        wanted = one.weight.detach().double().abs() * strength.sqrt()
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-9)
+
+
+def test_of_units_activation_is_the_strength_of_what_they_say() -> None:
+    module = network()
+    with torch.no_grad():
+        layer: Any = module[0]
+        layer.bias[:10] -= 100.0  # these never say anything
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+    config = CompressionConfig(
+        sparsity=0.3, criterion="activation", structure="units", pruning="one-shot", prune_start=0.1
+    )
+    compressor = Compressor(module, optimizer, config, 100)
+    for step in range(20):
+        compressor.step(step)
+        learn(module, optimizer, step)
+    gone = ~compressor.pruning.weights[0].mask.any(1)
+    assert 0 < int(gone.sum()) <= 10
+    assert not bool(gone[10:].any())
+
+
+def test_activation_goes_on_in_the_layers_that_quantize_and_ends() -> None:
+    module = network()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    config = CompressionConfig(
+        sparsity=0.5, criterion="activation", weight_bits=8, quantize_start=0.2, observe=0.1, prune_start=0.5
+    )
+    compressor = Compressor(module, optimizer, config, 100)
+    for step in range(40):
+        compressor.step(step)
+        learn(module, optimizer, step)
+    saliency = compressor.pruning._saliency
+    assert saliency is not None
+    assert saliency.seen == [39, 39]  # the modules that stand for layers are found anew with the next step
+    compressor.remove()
+    learn(module, optimizer, 40)
+    assert saliency.seen == [39, 39]
+
+
+def test_activation_of_convolutions_is_by_channel() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+    compressor = Compressor(module, optimizer, CompressionConfig(sparsity=0.5, criterion="activation"), 100)
+    x = torch.rand(5, 2, 4, 4) * torch.tensor([1.0, 10.0]).view(1, 2, 1, 1)
+    module(x).sum().backward()
+    optimizer.step()
+    found = scores_of(compressor)[0] / module[0].weight.detach().abs()
+    wanted = (0.01 * x.square().mean((0, 2, 3))).sqrt().view(1, 2, 1, 1).expand_as(found)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_activation_needs_layers_of_their_own_and_no_gradients() -> None:
+    cell = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.Adam([*cell.parameters(), head := nn.Parameter(torch.ones(2, 4))])
+    config = CompressionConfig(sparsity=0.5, criterion="activation", prune_auxiliary=True)
+    with pytest.raises(UnsupportedError, match="criterion=activation sees no inputs of log_std"):
+        Compressor(cell, optimizer, config, 100, auxiliary=[("log_std", head)])
+    module = network()
+    closing = torch.optim.LBFGS(module.parameters())
+    Compressor(module, closing, CompressionConfig(sparsity=0.5, criterion="activation"), 100)
+    closing.step(lambda: (module(torch.ones(1, 6)) - 1).square().sum())

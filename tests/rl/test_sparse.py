@@ -130,7 +130,7 @@ def test_every_method_trains_convolutions(method: str, algo: str, tmp_path: Path
         for algo in VECTORS
     ],
 )
-def test_criteria_by_gradients_fit_every_algorithm(criterion: str, algo: str, tmp_path: Path) -> None:
+def test_criteria_by_training_fit_every_algorithm(criterion: str, algo: str, tmp_path: Path) -> None:
     given = {"criterion": criterion, "prune_end": 0.8}
     check(algo, VECTORS[algo], config_of(**given), tmp_path)
 

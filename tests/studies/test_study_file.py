@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 PRESETS = {
     "quick": (24, {"InvertedPendulum-v5"}),
     "robustness": (30, {"InvertedPendulum-v5", "CartPole-v1"}),
-    "sparse-ppo": (345, {"InvertedPendulum-v5"}),
+    "sparse-ppo": (385, {"InvertedPendulum-v5"}),
     "sparse-dqn": (165, {"CartPole-v1"}),
-    "sparse-sac": (145, {"Pendulum-v1"}),
+    "sparse-sac": (185, {"Pendulum-v1"}),
     "ablation": (140, {"HalfCheetah-v5", "Hopper-v5"}),
     "ivanov2025-mujoco": (
         540, {f"{name}-v4" for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer")}

@@ -12,7 +12,7 @@ from policypress.cli import texts
 from policypress.cli.live import bars, resumable
 from policypress.cli.options import ENV, Fields, options
 from policypress.cli.terminal import JsonOption, app, print_files, print_json, stdout
-from policypress.config import CompressionConfig, Environment, TrainConfig
+from policypress.config import CompressionConfig, Environment, TrainConfig, ValueConfig
 from policypress.errors import ConfigError
 from policypress.extras import require
 from policypress.presets import AUTO, NAMES
@@ -30,6 +30,7 @@ def _number_or_auto(text: str, name: str) -> float | str:
         defaults={"weight_bits": "8 if --sparsity is given, else 32"},
         parsers={"sparsity": _number_or_auto},
     ),
+    values=Fields(ValueConfig),
     environment=Fields(Environment),
 )
 def train(
@@ -38,6 +39,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; made if missing.")],
     training: dict[str, Any],
     compression: dict[str, Any],
+    values: dict[str, Any],
     environment: dict[str, Any],
     preset: Annotated[str, typer.Option(help="policypress, or ivanov2025: the paper's protocol.")] = NAMES[0],
     set_: Annotated[
@@ -62,7 +64,7 @@ def train(
         training.pop("steps", None),
         preset=preset,
         compression=compression,
-        training=training | environment,
+        training=training | environment | {"values": ValueConfig(**values)},
         algo_kwargs=texts.settings(set_ or ()),
     )
     runs = {"pressed" if compare else "agent": (config, out)}

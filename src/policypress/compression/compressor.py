@@ -190,7 +190,7 @@ class Compressor:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What pruning remembers in the shape of weights, by name: live, changed in place as training goes on."""
+        """What pruning remembers in tensors, by name: live, changed in place as training goes on."""
         critics = {} if self.critics is None else self.critics.tensors
         return self.pruning.tensors | {_OF_CRITICS + name: values for name, values in critics.items()}
 

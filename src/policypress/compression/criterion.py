@@ -33,7 +33,7 @@ def scores(
     saliency: Saliency | None = None,
 ) -> list[torch.Tensor]:
     """Scores of each weight's shape, the lowest go first; "flow" looks at the ``graphs`` that the weights are part of,
-    ``generator`` decides for "random", and criteria by gradients have added them up in ``saliency``."""
+    ``generator`` decides for "random", and criteria by training have added up in ``saliency``."""
     match criterion:
         case "magnitude":
             return [weight.detach().abs() for weight in weights]
@@ -45,7 +45,7 @@ def scores(
                 by_name = flow(graph.nodes)
                 found |= {id(node.module.weight): by_name[node.name] for node in graph.layers}
             return [found[id(weight)] for weight in weights]
-        case "movement" | "snip" | "grasp":
+        case "movement" | "snip" | "grasp" | "activation":
             assert saliency is not None
             return saliency.scores()
         case _:

@@ -53,9 +53,10 @@ class Pruning(ABC):
         self.generator = torch.Generator().manual_seed(seed)
         self._graphs = tuple(graphs)
         saliency = SALIENCIES.get(config.criterion) if config.prunes else None
-        self._saliency = None if saliency is None else saliency(self.weights)
+        units = config.structure == "units"
+        self._saliency = None if saliency is None else saliency(self.weights, self._graphs, units)
         self.tensors: dict[str, torch.Tensor] = {} if self._saliency is None else dict(self._saliency.sums)
-        """What it remembers in the shape of weights: always the same tensors, which change in place."""
+        """What it remembers in tensors: always the same tensors, which change in place."""
         structure = config.structure if config.prunes else "unstructured"
         self.structure = STRUCTURES[structure]
         shapes, names, outputs = self._layers(structure)
@@ -113,7 +114,8 @@ class Pruning(ABC):
             f"{needs} looks at gradients before an optimizer's step, and this one takes a closure that computes them "
             "within: take an optimizer without one, for example Adam, or pruning=set with criterion=magnitude."
         )
-        return Enforcement(self.weights, self.look, blind if self.looks or self._saliency else "")
+        gradients = self.looks or (self._saliency is not None and self._saliency.by_gradients)
+        return Enforcement(self.weights, self.look, blind if gradients else "")
 
     @abstractmethod
     def update(self, iteration: int, due: float) -> list[torch.Tensor] | None:
@@ -220,6 +222,8 @@ class Pruning(ABC):
     def remove(self) -> None:
         """Stops enforcing; present weights stay."""
         self._enforcement.remove()
+        if self._saliency is not None:
+            self._saliency.remove()
 
     def _set(self, masks: Sequence[torch.Tensor]) -> None:
         for one, mask in zip(self.weights, masks, strict=True):

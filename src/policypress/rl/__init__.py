@@ -11,5 +11,15 @@ if find_spec("torch") and find_spec("stable_baselines3"):
     from policypress.rl.checkpoint import load
     from policypress.rl.resnet import ResNetExtractor
     from policypress.rl.train import train
+    from policypress.rl.values import ValueCallback
 
-__all__ = ["CompressionCallback", "Evaluation", "ResNetExtractor", "evaluate", "flatten_observation", "load", "train"]
+__all__ = [
+    "CompressionCallback",
+    "Evaluation",
+    "ResNetExtractor",
+    "ValueCallback",
+    "evaluate",
+    "flatten_observation",
+    "load",
+    "train",
+]

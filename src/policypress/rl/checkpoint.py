@@ -24,7 +24,8 @@ from policypress.rl.callback import STATE_ATTRIBUTE, TENSORS_ATTRIBUTE, attach
 
 QUANTIZER_KEY = ".policypress_quantizer."
 ADD_KEY = ".add."
-_BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "means")
+_BUFFER_PLACE = ("pos", "full", "forgotten")
 
 
 def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> BaseAlgorithm:
@@ -185,7 +186,7 @@ def save_checkpoint(model: BaseAlgorithm, folder: Path, state: dict[str, Any]) -
         flush_replay_buffer(buffer)
     everything = {**state, "random": random_state()}
     if isinstance(buffer, ReplayBuffer):
-        everything["buffer"] = {"pos": buffer.pos, "full": buffer.full}
+        everything["buffer"] = {name: getattr(buffer, name) for name in _BUFFER_PLACE if hasattr(buffer, name)}
     with new_folder(final) as partial:
         model.save(partial / "agent.zip")
         (partial / "state.json").write_text(json.dumps(everything))
@@ -205,7 +206,7 @@ def restore_checkpoint(model: BaseAlgorithm, checkpoint: Path) -> dict[str, Any]
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     buffer = getattr(model, "replay_buffer", None)
     if isinstance(buffer, ReplayBuffer):
-        buffer.pos, buffer.full = int(state["buffer"]["pos"]), bool(state["buffer"]["full"])
+        vars(buffer).update(state["buffer"])
     set_random_state(state["random"])
     return state
 

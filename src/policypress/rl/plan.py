@@ -19,6 +19,7 @@ from policypress.config import (
     Hidden,
     PressConfig,
     TrainConfig,
+    ValueConfig,
 )
 from policypress.errors import ConfigError
 from policypress.rl.adapters import adapter_named
@@ -77,7 +78,7 @@ def plan_training(
 
 def dense_baseline(config: TrainConfig) -> TrainConfig:
     """The same run without any compression."""
-    return replace(config, compression=CompressionConfig(), hidden=())
+    return replace(config, compression=CompressionConfig(), values=ValueConfig(), hidden=())
 
 
 def plan_pressing(

@@ -25,7 +25,7 @@ from policypress.errors import ConfigError, PolicypressError
 from policypress.files import replace_file, write_whole
 from policypress.measure.size import sizes
 from policypress.policy.policy import Policy
-from policypress.rl import checkpoint, dynamics
+from policypress.rl import checkpoint, dynamics, values
 from policypress.rl.adapters import Adapter, adapter_named
 from policypress.rl.callback import CompressionCallback, attach, attached_compressor, divergence
 from policypress.rl.cost import TrainingCost
@@ -33,6 +33,7 @@ from policypress.rl.environments import make_env
 from policypress.rl.evaluate import ASKED_EPISODES, FINAL_SEED, TRAINING_SEED, evaluate
 from policypress.rl.freeze import freeze
 from policypress.rl.runs import Progress, RunFolder
+from policypress.rl.values import ValueCallback
 
 EVALUATION_COLUMNS = (
     *("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds"),
@@ -86,12 +87,15 @@ def _run(config: TrainConfig, folder: TrainingFolder, adapter: Adapter, progress
     try:
         model, state = _model(config, folder, adapter, env, found)
         run = _RunCallback(config, folder, adapter, state, progress)
-        compression = [CompressionCallback(config.compression, config.steps, returns=run.returns)]
+        pressing = [
+            CompressionCallback(config.compression, config.steps, returns=run.returns),
+            ValueCallback(config.values, config.steps),
+        ]
         model.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         with divergence(model):
             model.learn(
                 config.total_steps - model.num_timesteps,
-                callback=[*(compression if adapter.descends else []), run],
+                callback=[*(pressing if adapter.descends else []), run],
                 reset_num_timesteps=found is None,
                 log_interval=None,
             )
@@ -151,9 +155,11 @@ def _model(
         model: Any = checkpoint.load(found / "agent.zip", config.algo, env=env, device=config.device)
         # Loading seeded the environment for the run's first episode; it starts one of its own instead.
         env.seed(config.seed + model.num_timesteps)
+        values.prepare(model, config.values)
         checkpoint.map_replay_buffer(model, folder.replay, resume=True)
         return model, checkpoint.restore_checkpoint(model, found)
     model = new_model(config, adapter, env)
+    values.prepare(model, config.values)
     checkpoint.map_replay_buffer(model, folder.replay, resume=False)
     return model, {}
 
@@ -234,6 +240,7 @@ def check(config: TrainConfig) -> Adapter:
             raise ConfigError(f"learning starts at step {learning_starts}, after the last one: train longer.")
         if adapter.descends or config.compression.prunes or config.compression.quantizes:
             attach(model, config.compression, config.steps)
+        values.prepare(model, config.values)
     finally:
         trial.close()
     return adapter

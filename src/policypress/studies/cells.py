@@ -19,6 +19,7 @@ from policypress.config import (
     Opening,
     PressConfig,
     TrainConfig,
+    ValueConfig,
     check_value,
     fields_of,
 )
@@ -42,7 +43,7 @@ DIGESTS = ("agent_sha256", "vecnormalize_sha256")
 """Settings that are no option: what the files were when the study was read."""
 
 _CONFIGS: dict[Kind, tuple[Any, ...]] = {
-    "train": (TrainConfig, CompressionConfig, Environment),
+    "train": (TrainConfig, CompressionConfig, ValueConfig, Environment),
     "compress": (DistillConfig, CompressionConfig, PressConfig, Environment, Opening),
 }
 _TEXTS: dict[Kind, tuple[str, ...]] = {
@@ -52,7 +53,7 @@ _TEXTS: dict[Kind, tuple[str, ...]] = {
 _FLAGS: dict[Kind, tuple[str, ...]] = {"train": (), "compress": ("force", "trust")}
 _REQUIRED: dict[Kind, tuple[str, ...]] = {"train": ("algo", "env"), "compress": ("agent", "env")}
 _WIDTHS = {"train": re.compile(r"none|\d+(,\d+)*"), "compress": re.compile(r"auto|none|\d+(,\d+)*")}
-_METHOD = (*(one.name for one in fields_of(CompressionConfig)), "hidden")
+_METHOD = (*(one.name for config in (CompressionConfig, ValueConfig) for one in fields_of(config)), "hidden")
 """Settings of training that say how a network is pressed, and not what it learns."""
 _TASK = ("agent", "env", "algo", "vecnormalize", "env_kwargs", "wrapper", "frame_stack", "episodes", *DIGESTS)
 """Settings of pressing that say what is pressed, and not how."""

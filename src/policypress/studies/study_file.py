@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from policypress import presets
-from policypress.config import CompressionConfig, fields_of
+from policypress.config import CompressionConfig, ValueConfig, fields_of
 from policypress.errors import ConfigError
 from policypress.studies.cells import (
     BENCH,
@@ -43,6 +43,7 @@ LINKED = ("environments", "agents", "networks", "methods")
 _TOP = ("title", "cores", "baseline", "normalize", "evaluate")
 _LEAST = {"episodes": 2, "seed": 0}
 """Settings of a measurement, and the least value of each."""
+_OF_VALUES = tuple(one.name for one in fields_of(ValueConfig))
 _COMPRESSION = tuple(one.name for one in fields_of(CompressionConfig) if one.setting is not None)
 _DENSE = {"sparsity": 0.0, "weight_bits": 32}
 
@@ -78,7 +79,7 @@ def is_baseline(cell: Cell, baseline: Mapping[str, Any]) -> bool:
     if cell.kind != "train":
         return False
     if not baseline:
-        pressed = {"hidden", "critic_sparsity"} & cell.settings.keys()
+        pressed = {"hidden", "critic_sparsity", *_OF_VALUES} & cell.settings.keys()
         return not pressed and all(cell.settings[name] == value for name, value in _DENSE.items())
     return all(cell.settings.get(name) == value for name, value in baseline.items())
 
