@@ -35,6 +35,8 @@ _POSE = np.tile([-0.1, 0.0, 0.0, 0.3, -0.2, 0.0], 2)
 _KP = np.tile([100.0, 100.0, 100.0, 150.0, 40.0, 40.0], 2)
 _KD = np.tile([2.0, 2.0, 2.0, 4.0, 2.0, 2.0], 2)
 _SCALE = 0.25
+_TORQUES = _KP * _SCALE / 25.0
+"""Of actions of 1, in the units of `G1Leg`."""
 _HEIGHT = 0.793
 _CLOCK = 0.8
 
@@ -83,8 +85,11 @@ class G1(Legged):
 
 
 class G1Leg(G1):
-    """The G1 as a policy of its left leg walks it: 6 numbers an action. Two steps make one of the robot's: the first
-    observation is its own, the second that in a mirror, which asks for the right leg. The reward comes with the second.
+    """The G1 as a policy of its left leg walks it. Two steps make one of the robot's: the first observation is its own,
+    the second that in a mirror, which asks for the right leg. The reward comes with the second.
+
+    An action is 6 torques in units of 25 N m, with which the joints are drawn out of the pose: an angle times kp. So a
+    student that makes all of its errors alike makes those small that move the robot most.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -113,19 +118,20 @@ def mirrored(observations: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def both_legs(left: NDArray[Any], mirrored_right: NDArray[Any]) -> NDArray[np.float64]:
-    """The action (12,) of what a policy of the left leg says of an observation, and of the same in a mirror."""
-    return np.concatenate([left, LEG * mirrored_right])
+    """The G1's action (12,), by what a policy of the left leg says of an observation, and of the same in a mirror."""
+    return np.concatenate([left, LEG * mirrored_right]) / _TORQUES
 
 
 def leg(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What the left leg does, (n, 6): by a policy of both legs without a memory, and by the same in a mirror, the mean.
+    """What the left leg does, (n, 6), as `G1Leg` takes it: by a policy of both legs without a memory, and by the same
+    in a mirror, the mean.
 
     The policy's own two legs are not quite alike; the mean of both is, and walks as well.
     """
     policy, observations = _teacher(), np.asarray(observations, np.float32)
     seen: NDArray[np.float64] = np.asarray(policy.predict(observations)[0], np.float64)
     other = np.asarray(policy.predict(mirrored(observations))[0], np.float64)
-    return (seen[:, :6] + LEG * other[:, 6:]) / 2.0
+    return _TORQUES[:6] * (seen[:, :6] + LEG * other[:, 6:]) / 2.0
 
 
 @cache

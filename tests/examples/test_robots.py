@@ -151,13 +151,17 @@ def test_observations_are_those_of_the_contract(robot: str, gravity: slice) -> N
         np.testing.assert_allclose(observation[45:], [np.sin(0.05 * np.pi), np.cos(0.05 * np.pi)], atol=1e-5)
 
 
+TORQUES = np.array([1.0, 1.0, 1.0, 1.5, 0.4, 0.4])
+"""Of an action of 1 of a leg's joints, in units of 25 N m: a quarter of kp."""
+
+
 def swaying(one_leg: bool = False) -> Policy:
     """A policy of the G1 that answers all that it sees; of both legs it answers in a mirror what it answers, mirrored,
-    and of one leg the same."""
+    and of one leg the same, as torques."""
     rng = np.random.default_rng(0)
     left = 0.03 * rng.standard_normal((6, 47)).astype(np.float32)
     right = g1.LEG[:, None].astype(np.float32) * g1.mirrored(left)
-    weights = left if one_leg else np.concatenate([left, right])
+    weights = left * TORQUES[:, None].astype(np.float32) if one_leg else np.concatenate([left, right])
     size = len(weights)
     layer = Layer(weights, np.zeros(size, np.float32), 32, np.ones(1, np.float32), False)
     action = ActionTransform("box", (size,), low=np.full(size, -9, np.float32), high=np.full(size, 9, np.float32))
@@ -175,7 +179,7 @@ def test_a_mirror_swaps_legs_and_sides() -> None:
     env.reset(seed=0)
     other.data.qpos[7:] = np.concatenate([g1.LEG * env.data.qpos[13:], g1.LEG * env.data.qpos[7:13]])
     other.data.time = 0.4
-    seen, *_ = other.step(g1.both_legs(g1.LEG * action[6:], action[:6]))
+    seen, *_ = other.step(g1.both_legs(TORQUES * g1.LEG * action[6:], TORQUES * action[:6]))
     np.testing.assert_allclose(g1.mirrored(seen), one, atol=2e-2)  # the two legs of the model are not quite alike
     assert np.abs(seen - one).max() > 0.3
     np.testing.assert_array_equal(g1.mirrored(g1.mirrored(one)), one)
