@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policypress import presets
-from policypress.config import CompressionConfig, DistillConfig, Environment, PressConfig, TrainConfig
+from policypress.config import CompressionConfig, DistillConfig, Environment, PressConfig, TrainConfig, ValueConfig
 from policypress.errors import (
     ArtifactError,
     ConfigError,
@@ -49,6 +49,7 @@ __all__ = [
     "RunError",
     "TrainConfig",
     "UnsupportedError",
+    "ValueConfig",
     "bench",
     "compress",
     "evaluate",

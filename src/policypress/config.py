@@ -23,7 +23,9 @@ SEARCH_EPISODES = 100
 Allocation = Literal["erk", "uniform", "ivanov2025", "global"]
 Schedule = Literal["cubic", "linear", "one-shot", "constant"]
 Criterion = Literal["magnitude", "flow", "random", "movement", "snip", "grasp", "activation"]
-PruningMethod = Literal["gradual", "one-shot", "static", "set", "rigl", "rewind", "adaptive"]
+PruningMethod = Literal["gradual", "one-shot", "static", "set", "rigl", "rewind", "adaptive", "competing"]
+FOUND: tuple[PruningMethod, ...] = ("adaptive", "competing")
+"""Ways that find the sparsity, ``sparsity`` at most."""
 Structure = Literal["unstructured", "1:2", "2:4", "1:4", "1:8", "block4", "units"]
 Granularity = Literal["auto", "tensor", "channel"]
 WeightRange = Literal["mse", "minmax", "learned"]
@@ -164,7 +166,7 @@ class CompressionConfig:
             "gradual: more and more weights go; one-shot: all at --prune-start; static: at random, before training; "
             "set, rigl: sparse at --prune-start, then some go and come back, at random or where gradients are large; "
             "rewind: in rounds, and what is left starts again; adaptive: in rounds, as long as the return holds, up to "
-            "--sparsity",
+            "--sparsity; competing: in rounds, as long as sparser copies learn better, for DQN",
             PRUNING,
         ),
     ] = "gradual"
@@ -249,10 +251,19 @@ class CompressionConfig:
         self._check_structure()
         if not 0.0 < self.keep_return <= 1.0:
             raise ConfigError(f"keep_return={self.keep_return} must be above 0 and at most 1, for example 0.95.")
-        if self.pruning == "adaptive" and self.critic_sparsity:
+        if self.pruning in FOUND and self.critic_sparsity:
             raise ConfigError(
-                "pruning=adaptive asks what the deployed network returns, and critics are not deployed: leave "
+                f"pruning={self.pruning} asks how well the deployed network does, and critics are not deployed: leave "
                 "critic_sparsity at 0."
+            )
+        if (
+            self.pruning == "competing"
+            and self.quantizes
+            and self.prune_end > self.quantize_start - self.observe + 1e-9
+        ):
+            raise ConfigError(
+                f"pruning=competing is over before ranges are measured, {self.observe:g} before quantize_start: lower "
+                f"prune_end={self.prune_end:g} or raise quantize_start={self.quantize_start:g}."
             )
         if self.pruning == "static" and self.criterion not in ("magnitude", "random"):
             raise ConfigError(
@@ -291,10 +302,10 @@ class CompressionConfig:
                     f"{name}={share} with structure={structure}, which leaves {live} of {group}: give "
                     f"{name}={self._pattern_sparsity:g}."
                 )
-        if self.pruning == "adaptive" and structure in PATTERNS:
+        if self.pruning in FOUND and structure in PATTERNS:
             raise ConfigError(
-                f"structure={structure} is whole at sparsity={self._pattern_sparsity:g} alone, and pruning=adaptive "
-                "may stop before: take another pruning, or structure=unstructured."
+                f"structure={structure} is whole at sparsity={self._pattern_sparsity:g} alone, and "
+                f"pruning={self.pruning} may stop before: take another pruning, or structure=unstructured."
             )
         if self.pruning in _MOVES:
             raise ConfigError(
@@ -661,10 +672,10 @@ class PressConfig:
                 f"criterion={compression.criterion} looks at training, and --method ptq does none: leave criterion at "
                 "magnitude."
             )
-        if compression.pruning == "adaptive" and (self.method != "finetune" or self.student.hidden):
+        if compression.pruning in FOUND and (self.method != "finetune" or self.student.hidden):
             raise ConfigError(
-                "pruning=adaptive asks for returns while the agent's own network learns: use --method finetune without "
-                "--hidden, or a search (--keep 0.95 --minutes 30)."
+                f"pruning={compression.pruning} finds the sparsity while the agent's own network learns: use --method "
+                "finetune without --hidden, or a search (--keep 0.95 --minutes 30)."
             )
         if compression.critic_sparsity and (self.method != "finetune" or self.student.hidden):
             raise ConfigError(

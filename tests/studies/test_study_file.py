@@ -20,7 +20,7 @@ PRESETS = {
     "quick": (24, {"InvertedPendulum-v5"}),
     "robustness": (30, {"InvertedPendulum-v5", "CartPole-v1"}),
     "sparse-ppo": (385, {"InvertedPendulum-v5"}),
-    "sparse-dqn": (165, {"CartPole-v1"}),
+    "sparse-dqn": (170, {"CartPole-v1"}),
     "sparse-sac": (185, {"Pendulum-v1"}),
     "ablation": (140, {"HalfCheetah-v5", "Hopper-v5"}),
     "ivanov2025-mujoco": (

@@ -2,6 +2,7 @@
 
 from policypress.compression.compressor import Compressor
 from policypress.compression.graph import Graph, Residual, trace
+from policypress.compression.pruning import Challenge
 from policypress.compression.quantization import Phase
 
-__all__ = ["Compressor", "Graph", "Phase", "Residual", "trace"]
+__all__ = ["Challenge", "Compressor", "Graph", "Phase", "Residual", "trace"]

@@ -12,7 +12,7 @@ from torch import nn
 from policypress.compression.answers import check_layers
 from policypress.compression.graph import Graph, check_pressable, trace
 from policypress.compression.masks import PrunedWeight
-from policypress.compression.pruning import Pruning
+from policypress.compression.pruning import Challenge, Pruning
 from policypress.compression.pruning_methods import pruning_of
 from policypress.compression.quantization import Phase, Quantization
 from policypress.config import CompressionConfig
@@ -47,7 +47,8 @@ class Compressor:
     are Graphs of target networks (same layers), ``auxiliary`` further weights of ``optimizer`` to prune if the config
     says so, ``critics`` what a ``critic_sparsity`` prunes. ``image`` inputs are in [0, 1] with one scale; others get
     one scale a feature. ``returns`` is asked by ``pruning="adaptive"`` 40 times, in ``step``: it measures what the
-    network returns as it is; where that is noisy, the lower end of an interval. Raises UnsupportedError for a network
+    network returns as it is; where that is noisy, the lower end of an interval. ``challenge`` is what
+    networks compete in by ``pruning="competing"``. Raises UnsupportedError for a network
     that cannot be pressed, or that answers something else than its layers one after another, ConfigError for a
     ``critic_sparsity`` without critics.
 
@@ -68,6 +69,7 @@ class Compressor:
         image: bool = False,
         seed: int = 0,
         returns: Callable[[], float] | None = None,
+        challenge: Challenge | None = None,
     ) -> None:
         self.config, self.steps, self.optimizer = config, steps, optimizer
         self.graph = network if isinstance(network, Graph) else trace(network)
@@ -89,7 +91,7 @@ class Compressor:
             for name, weight, following in trained
         ]
         self.pruning = pruning_of(config)(weights, config, steps, graphs=[self.graph], seed=seed)
-        self.pruning.returns = returns
+        self.pruning.returns, self.pruning.challenge = returns, challenge
         self.quantization = Quantization(self.graph, optimizer, config, steps, targets=targets, image=image)
         self.critics = self._of_critics(critics, seed) if config.critic_sparsity else None
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import base64
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from policypress.compression.criterion import scores
 from policypress.compression.graph import Graph
@@ -20,6 +23,16 @@ from policypress.compression.saliency import SALIENCIES
 from policypress.compression.schedule import PruningSchedule
 from policypress.config import CompressionConfig
 from policypress.errors import ConfigError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What networks compete in: ``loss`` of ``network``, which the optimizer trains, or of a copy of it with other
+    weights, on the batch of the present step. ``clip``: the largest norm of a gradient that is not scaled down."""
+
+    network: nn.Module
+    loss: Callable[[nn.Module], torch.Tensor]
+    clip: float = math.inf
 
 
 class Pruning(ABC):
@@ -35,6 +48,8 @@ class Pruning(ABC):
     """Whether it needs gradients itself, whatever the criterion."""
     asks = False
     """Whether it asks for ``returns``."""
+    competes = False
+    """Whether it needs a ``challenge``."""
 
     def __init__(
         self,
@@ -72,6 +87,8 @@ class Pruning(ABC):
                 )
         self.returns: Callable[[], float] | None = None
         """Gives the return of the network as it would be deployed now, for a way that asks for it."""
+        self.challenge: Challenge | None = None
+        """What networks compete in, for a way that lets them."""
         self._saved: dict[str, Any] = {}
         self._enforcement = self.enforce()
 
@@ -95,11 +112,16 @@ class Pruning(ABC):
         return self.returns()
 
     def check_asked(self) -> None:
-        """Raises ConfigError if it asks for ``returns`` and nobody gives any."""
+        """Raises ConfigError if it asks for ``returns`` or a ``challenge`` and nobody gives any."""
         if self.asks and self.returns is None:
             raise ConfigError(
                 f"pruning={self.config.pruning} asks what the network returns: give a function that measures it, "
                 "returns=..."
+            )
+        if self.competes and self.challenge is None:
+            raise ConfigError(
+                f"pruning={self.config.pruning} lets networks compete by their loss on a batch, in Stable-Baselines3 "
+                "those of DQN: give challenge=Challenge(network, loss), or take another pruning."
             )
 
     @property
@@ -134,6 +156,8 @@ class Pruning(ABC):
 
     def step(self, step: int) -> None:
         """Brings the masks to where the schedule wants them after ``step`` training steps."""
+        if self._saliency is not None:
+            self._saliency.watch()
         iteration = self.schedule.iteration(step)
         if step >= self.schedule.start and (self._saliency is None or self._saliency.ready):
             masks = self.update(iteration, self.schedule.due(step))

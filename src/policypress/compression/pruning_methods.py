@@ -1,7 +1,7 @@
 """The ways of pruning.
 
-A new way is a subclass of ``Pruning`` with an ``update`` of its own, a line in ``METHODS``, and its name in
-``policypress.config.PruningMethod``.
+A new way is a subclass of ``Pruning`` with an ``update`` of its own, here or in a file of its own, a line in
+``METHODS``, and its name in ``policypress.config.PruningMethod``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from policypress.compression.competition import Competing
 from policypress.compression.masks import PrunedWeight, top_k_mask
 from policypress.compression.pruning import NoPruning, Pruning, packed, unpacked
 from policypress.config import CompressionConfig, PruningMethod
@@ -245,6 +246,7 @@ METHODS: dict[PruningMethod, type[Pruning]] = {
     "rigl": RigL,
     "rewind": Rewinding,
     "adaptive": Adaptive,
+    "competing": Competing,
 }
 
 

@@ -62,7 +62,10 @@ class Saliency(ABC):
         for place, _ in found:
             self.seen[place] += 1
 
-    def remove(self) -> None:  # noqa: B027 - most have nothing to end
+    def watch(self) -> None:  # noqa: B027 - most look at weights alone
+        """Goes on with the modules that stand for the layers now: quantization puts others in their places."""
+
+    def remove(self) -> None:  # noqa: B027 - as above
         """Ends looking."""
 
     @abstractmethod
@@ -152,7 +155,7 @@ class Activation(Saliency):
         self._nodes = [self._node(one, known.get(id(one.weight))) for one in self._weights]
         self._strength = self.add_up("strength", 0 if units else 1)
         self._watched: list[tuple[nn.Module, RemovableHandle] | None] = [None] * len(self._weights)
-        self._watch()
+        self.watch()
 
     @staticmethod
     def _node(one: PrunedWeight, node: LayerNode | None) -> LayerNode:
@@ -164,10 +167,9 @@ class Activation(Saliency):
         return node
 
     def look(self, weights: Sequence[PrunedWeight]) -> None:
-        """Goes on with the modules that stand for the layers now: quantization puts others in their places."""
-        self._watch()
+        """Nothing: it looks at passes."""
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
         for place, node in enumerate(self._nodes):
             watched = self._watched[place]
             if watched is None or watched[0] is not node.module:

@@ -34,6 +34,7 @@ from torch.nn.utils import skip_init
 from policypress.compression.answers import SCALES, TOLERANCE, compare, differs, probes, undisturbed
 from policypress.compression.compressor import ValueNetworks
 from policypress.compression.graph import Graph, trace
+from policypress.compression.pruning import Challenge
 from policypress.compression.recurrent import Recurrent
 from policypress.compression.student import unroll
 from policypress.config import Hidden, TrainConfig
@@ -43,6 +44,7 @@ from policypress.policy.contract import ActionTransform, ObservationTransform
 from policypress.rl.environments import check_taken, flat_size
 from policypress.rl.resnet import EXTRACTOR_KWARGS, ResNetExtractor
 from policypress.rl.statistics import frames_over, statistics_of
+from policypress.rl.values import replaced
 
 try:
     import sb3_contrib
@@ -169,6 +171,10 @@ class Adapter(ABC):
     def value_optimizer(self, model: BaseAlgorithm) -> torch.optim.Optimizer:
         """The optimizer that trains ``value_networks``."""
         return self.optimizer(model)
+
+    def challenge(self, model: BaseAlgorithm) -> Challenge | None:
+        """What networks like the deployed one compete in while it learns; None where the algorithm has no such loss."""
+        return None
 
     def auxiliary(self, model: BaseAlgorithm) -> list[tuple[str, nn.Parameter]]:
         """Weights that act with the deployed path in training and are not deployed."""
@@ -513,6 +519,25 @@ class _ValueAdapter(Adapter):
         return -sum(p * math.log(p) for p in (1.0 - others * other, *[other] * others) if p > 0.0)
 
 
+class _TemporalDifference:
+    """The loss that DQN's ``train`` takes of its network, of a ``network`` like it and on the batch drawn last."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._buffer = replaced(model, "pruning=competing", "take another pruning")
+        self._batch: Any = None
+
+    def __call__(self, network: nn.Module) -> torch.Tensor:
+        batch: Any = self._buffer.latest
+        if self._batch is not batch:
+            self._batch = batch
+            with torch.no_grad():
+                following = self._model.q_net_target(batch.next_observations).amax(1, keepdim=True)
+                self._targets = batch.rewards + (1 - batch.dones) * batch.discounts * following
+        values = network(batch.observations).gather(1, batch.actions.long())
+        return F.smooth_l1_loss(values, self._targets)
+
+
 class DQNAdapter(_ValueAdapter):
     name, model_class, policy_module = "dqn", DQN, "stable_baselines3.dqn.policies"
 
@@ -524,6 +549,9 @@ class DQNAdapter(_ValueAdapter):
 
     def outputs(self, model: Any, observations: Any) -> torch.Tensor:
         return model.q_net(observations)  # type: ignore[no-any-return]
+
+    def challenge(self, model: Any) -> Challenge | None:
+        return Challenge(model.q_net, _TemporalDifference(model), model.max_grad_norm)
 
     @staticmethod
     def _q_graph(network: Any) -> Graph:

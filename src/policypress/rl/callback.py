@@ -62,8 +62,11 @@ class CompressionCallback(BaseCallback):
                 "agent."
             )
         self.compressor = attached or attach(self.model, self.config, steps)
-        self.compressor.pruning.returns = self.returns
-        self.compressor.pruning.check_asked()
+        pruning = self.compressor.pruning
+        pruning.returns = self.returns
+        if pruning.competes:
+            pruning.challenge = adapter_for(self.model).challenge(self.model)
+        pruning.check_asked()
         # learn() counts from 0 again unless it is told not to.
         self._before = max(0, self.compressor.done - self.num_timesteps)
         self._advance()

@@ -74,21 +74,27 @@ class RecentReplayBuffer(NStepReplayBuffer):
 
     forgotten = 0
     means: NDArray[np.float32] | None = None
-    acts: Acts | None = None
+    latest: ReplayBufferSamples | None = None
+    """What it gave last."""
+    _acts: Acts | None = None
 
     @classmethod
-    def of(cls, buffer: ReplayBuffer, gamma: float, acts: Acts | None) -> RecentReplayBuffer:
-        """``buffer`` itself, with its arrays; ``acts`` answers raw observations (n, ...), if distances are asked for.
-        What is in it already counts as done as the actions say."""
+    def of(cls, buffer: ReplayBuffer, gamma: float) -> RecentReplayBuffer:
+        """``buffer`` itself, with its arrays."""
         found = cls.__new__(cls)
-        vars(found).update(vars(buffer), n_steps=1, gamma=gamma, acts=acts)
-        if acts is not None:
-            found.means = buffer.actions.astype(np.float32)
+        vars(found).update(vars(buffer), n_steps=1, gamma=gamma)
         return found
+
+    def compare(self, acts: Acts) -> None:
+        """From now on ``means`` are kept; ``acts`` answers raw observations (n, ...). What is in it already counts as
+        done as the actions say."""
+        self._acts = acts
+        if self.means is None:
+            self.means = self.actions.astype(np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the agent, which whoever goes on gives again."""
-        return {**vars(self), "acts": None}
+        return {**vars(self), "_acts": None, "latest": None}
 
     @property
     def kept(self) -> int:
@@ -96,21 +102,23 @@ class RecentReplayBuffer(NStepReplayBuffer):
         return self.size() - self.forgotten
 
     def add(self, obs: NDArray[Any], *args: Any, **kwargs: Any) -> None:
-        if self.acts is not None and self.means is not None:
-            self.means[self.pos] = self.acts(obs).reshape(self.means[self.pos].shape)
+        if self._acts is not None and self.means is not None:
+            self.means[self.pos] = self._acts(obs).reshape(self.means[self.pos].shape)
         self.forgotten = max(0, self.forgotten - self.full)  # the oldest makes room
         super().add(obs, *args, **kwargs)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        return self._get_samples(self._rows(np.random.randint(0, self.kept, size=batch_size)), env)  # noqa: NPY002
+        rows = self._rows(np.random.randint(0, self.kept, size=batch_size))  # noqa: NPY002 - as its parent draws
+        self.latest = self._get_samples(rows, env)
+        return self.latest
 
     def distance(self, count: int) -> float:
         """How far the policy acts now from what it did then, of the ``count`` oldest steps: half the mean square."""
-        assert self.acts is not None
+        assert self._acts is not None
         assert self.means is not None
         rows = self._rows(np.arange(min(count, self.kept)))
         observations = self.observations[rows]
-        now = self.acts(observations.reshape(-1, *observations.shape[2:]))
+        now = self._acts(observations.reshape(-1, *observations.shape[2:]))
         return float(np.square(now - self.means[rows].reshape(now.shape)).mean() / 2)
 
     def forget(self, share: float) -> None:
@@ -127,8 +135,13 @@ def prepare(model: BaseAlgorithm, config: ValueConfig) -> None:
     """``model`` learns its values by ``config`` from now on; a second call changes nothing. Raises ConfigError."""
     if config.optimism:
         _lift(model, config.optimism)
-    if config.target_steps > 1 or config.buffer_distance:
-        _replace_buffer(model, config)
+    if config.target_steps > 1:
+        replaced(model, f"target_steps={config.target_steps}", "leave it at 1")
+    if config.buffer_distance:
+        asked = f"buffer_distance={config.buffer_distance:g}"
+        if not isinstance(model.action_space, spaces.Box):
+            raise ConfigError(f"{asked} is one between continuous actions, and there are none here: leave it at 0.")
+        replaced(model, asked, "leave it at 0").compare(lambda observations: _scaled_actions(model, observations))
 
 
 def recent(model: Any) -> RecentReplayBuffer:
@@ -137,29 +150,20 @@ def recent(model: Any) -> RecentReplayBuffer:
     return model.replay_buffer
 
 
-def _replace_buffer(model: Any, config: ValueConfig) -> None:
+def replaced(model: Any, asked: str, off: str) -> RecentReplayBuffer:
+    """The replay buffer of ``model``, which is one of these from now on; ConfigError if it has none that can be, for
+    what was ``asked``, and how to turn that ``off``."""
     buffer, name = getattr(model, "replay_buffer", None), type(model).__name__
-    acts = (lambda observations: _scaled_actions(model, observations)) if config.buffer_distance else None
     if isinstance(buffer, RecentReplayBuffer):
-        buffer.acts = acts
-        return
-    asked, off = f"buffer_distance={config.buffer_distance:g}", "leave it at 0"
-    if config.target_steps > 1:
-        asked, off = f"target_steps={config.target_steps}", "leave it at 1"
+        return buffer
     if buffer is None:
         raise ConfigError(f"{asked} needs a replay buffer, and {name} has none: {off}.")
     if type(buffer) is NStepReplayBuffer:
-        raise ConfigError(
-            f"n_steps={buffer.n_steps} of {name} counts from the first step on: leave it at 1, and give target_steps."
-        )
+        raise ConfigError(f"{asked} needs n_steps=1 of {name}, whose buffer has {buffer.n_steps}: {off}.")
     if type(buffer) is not ReplayBuffer or buffer.optimize_memory_usage:
         raise ConfigError(f"{asked} needs the replay buffer of {name} as it is made for vectors and images: {off}.")
-    if config.buffer_distance and not isinstance(model.action_space, spaces.Box):
-        raise ConfigError(
-            f"buffer_distance={config.buffer_distance:g} is one between continuous actions, and {name} has none here: "
-            "leave it at 0."
-        )
-    model.replay_buffer = RecentReplayBuffer.of(buffer, model.gamma, acts)
+    model.replay_buffer = RecentReplayBuffer.of(buffer, model.gamma)
+    return recent(model)
 
 
 def _scaled_actions(model: Any, observations: NDArray[Any]) -> NDArray[np.float32]:
