@@ -3,6 +3,7 @@
     python -m benchmarks.robots press go1 --name 32-32 -- --hidden 32,32 --rate-weight 0.001
     python -m benchmarks.robots press go1 --name small -- --keep 0.97 --minutes 20
     python -m benchmarks.robots tune g1 --name leg-1
+    python -m benchmarks.robots choose g1 --name leg --of leg-1-tuned --of leg-2-tuned
     python -m benchmarks.robots measure go1 --episodes 200 --minutes 10
     python -m benchmarks.robots measure go1 --episodes 200 --claim
     python -m benchmarks.robots report
@@ -17,6 +18,8 @@ go on where they were interrupted, in any session, and repeat nothing that is fi
   forward and sideways, by the codec's own steps, as long as it tracks better in ``--episodes`` from
   reset(seed=40000 + i), and ``p_falls`` does not say that it falls more than before. That takes no bytes, or hardly
   one; it leaves NAME-tuned.
+- ``choose`` keeps of several pressed policies the one that falls least in ``--episodes`` from reset(seed=50000 + i), of
+  those that fall alike the one that tracks best; it walks them at once, each on a core of its own, and leaves NAME.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
   original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. These may be
   looked at while a way of pressing is chosen; what is then claimed of it is walked with ``--claim``, from
@@ -37,13 +40,16 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +71,7 @@ HERTZ = 168e6
 """Of an STM32F4, a usual Cortex-M4."""
 TUNING_SEED = 40_000
 CLAIM_SEED = 12_000
+CHOOSING_SEED = 50_000
 _FALLS_MORE = 0.05
 _RESAMPLES = 10_000
 _OBSERVED = 64
@@ -153,6 +160,28 @@ def error(episodes: Sequence[Episode]) -> float:
     return float(np.mean([one.tracking_error for one in episodes]))
 
 
+# Choosing
+
+
+def choose(robot: str, name: str, others: Sequence[str], episodes: int) -> None:
+    """Leaves FOLDER/ROBOT/NAME: the one of ``others`` that falls least, then tracks best."""
+    files = {other: FOLDER / robot / other / "policy.policy" for other in others}
+    if absent := [other for other, file in files.items() if not file.exists()]:
+        sys.exit(f"{absent[0]} is not pressed: press it first")
+    seeds = range(CHOOSING_SEED, CHOOSING_SEED + episodes)
+    out = FOLDER / robot / name
+    with clocked(out.with_name(f"{name}.seconds.json"), f"choose of {' '.join(others)} --episodes {episodes}"):
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(walk_pressed, repeat(robot), others, repeat(seeds)))
+        found = {other: walked(robot, other, digest(file)) for other, file in files.items()}
+        lines = {other: [theirs[seed] for seed in seeds] for other, theirs in found.items()}
+        best = min(lines, key=lambda other: (falls(lines[other]), error(lines[other])))
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files[best], out / "policy.policy")
+    result = {other: {"falls": falls(them), "tracking_error": error(them)} for other, them in lines.items()}
+    write_whole(out / "result.json", json.dumps({"chosen": best, **result}, indent=2))
+
+
 # Measuring
 
 
@@ -161,10 +190,13 @@ def measure(robot: str, seeds: range, minutes: float) -> None:
     deadline = time.monotonic() + 60.0 * minutes
     walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], seeds, deadline)
     for file in policies(robot):
-        walk_all(
-            robot, file.parent.name, digest(file), lambda file=file: pressed(policypress.load(file)), seeds, deadline
-        )
+        walk_pressed(robot, file.parent.name, seeds, deadline)
         on_microcontroller(robot, file)
+
+
+def walk_pressed(robot: str, name: str, seeds: range, deadline: float = math.inf) -> None:
+    file = FOLDER / robot / name / "policy.policy"
+    walk_all(robot, name, digest(file), lambda: pressed(policypress.load(file)), seeds, deadline)
 
 
 def policies(robot: str) -> list[Path]:
@@ -344,13 +376,16 @@ def main() -> None:
     arguments, options = sys.argv[1:cut], sys.argv[cut + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("press", "tune", "measure"):
+    for verb in ("press", "tune", "choose", "measure"):
         verbs.add_parser(verb).add_argument("robot", choices=ROBOTS)
     verbs.choices["press"].add_argument("--name", required=True, help="of the folder that it leaves")
     verbs.choices["press"].add_argument("--leg", action="store_true", help="of the G1: a policy of one leg")
     verbs.choices["press"].add_argument("--teacher", help="name of a pressed policy to learn from, not the makers'")
     verbs.choices["tune"].add_argument("--name", required=True, help="of the pressed policy")
     verbs.choices["tune"].add_argument("--episodes", type=int, default=60)
+    verbs.choices["choose"].add_argument("--name", required=True, help="of the folder that it leaves")
+    verbs.choices["choose"].add_argument("--of", action="append", required=True, help="a pressed policy; repeat")
+    verbs.choices["choose"].add_argument("--episodes", type=int, default=200)
     verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
     verbs.choices["measure"].add_argument(
         "--claim", type=int, nargs="?", const=CLAIM_SEED, help="the first of seeds that chose nothing; 12000 by default"
@@ -365,6 +400,8 @@ def main() -> None:
             press(given.robot, given.name, options, given.teacher, given.leg)
         case "tune":
             tune(given.robot, given.name, given.episodes)
+        case "choose":
+            choose(given.robot, given.name, given.of, given.episodes)
         case "measure":
             first = SEED if given.claim is None else given.claim
             if given.claim is not None and not CLAIM_SEED <= first <= TUNING_SEED - given.episodes:

@@ -387,3 +387,32 @@ def test_a_policy_is_tuned_as_long_as_it_tracks_better_and_stands(
     standing("g1").save(tmp_path / "g1" / "leg" / "policy.policy")
     with pytest.raises(SystemExit, match="leg takes floats"):
         robots.main()
+
+
+def test_of_several_the_one_that_falls_least_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that fall alike the one that tracks best."""
+    monkeypatch.setattr(robots, "FOLDER", tmp_path)
+    behaviours = {"falls": (3, 0.1), "drifts": (1, 0.3), "follows": (1, 0.2)}
+    for place, name in enumerate(behaviours):
+        (tmp_path / "g1" / name).mkdir(parents=True)
+        weights = np.full((12, 47), place, np.float32)
+        layer = Layer(weights, np.zeros(12, np.float32), 32, np.ones(1, np.float32), False)
+        replace(standing("g1"), ops=(layer,)).save(tmp_path / "g1" / name / "policy.policy")
+
+    def walked(env: Any, walker: Any, seed: int) -> Episode:
+        falls, error = list(behaviours.values())[int(walker._policy.layers[0].weight[0, 0])]
+        return Episode(seed, 1.0, seed < robots.CHOOSING_SEED + falls, error, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(robots, "walk", walked)
+    told = [argument for name in behaviours for argument in ("--of", name)]
+    monkeypatch.setattr("sys.argv", ["robots", "choose", "g1", "--name", "best", *told, "--episodes", "5"])
+    robots.main()
+    best = tmp_path / "g1" / "best"
+    assert (best / "policy.policy").read_bytes() == (tmp_path / "g1" / "follows" / "policy.policy").read_bytes()
+    result = json.loads((best / "result.json").read_text())
+    assert result["chosen"] == "follows"
+    assert result["falls"] == {"falls": 3, "tracking_error": pytest.approx(0.1)}
+    assert robots.policies("g1") == [best / "policy.policy"]
+    monkeypatch.setattr("sys.argv", ["robots", "choose", "g1", "--name", "best", "--of", "nobody"])
+    with pytest.raises(SystemExit, match="nobody is not pressed: press it first"):
+        robots.main()
