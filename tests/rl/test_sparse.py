@@ -287,6 +287,15 @@ def test_networks_compete_by_the_loss_that_dqn_takes() -> None:
     assert rounds == {0, 10, 20, 30}
 
 
+def test_a_network_that_no_sparser_one_beats_is_finished_too(recwarn: pytest.WarningsRecorder) -> None:
+    model = agent("dqn", PICK, train_freq=50)  # the first gradient comes after the last round
+    compressor = learn(model, config_of("competing"), STEPS)
+    assert compressor.sparsity == 0.0
+    assert missing(model) == ""
+    pp.freeze(model)
+    assert not [one for one in recwarn if "sparse instead of" in str(one.message)]
+
+
 def test_a_callback_that_nobody_tells_returns_says_so() -> None:
     with pytest.raises(ConfigError, match="pruning=adaptive asks what the network returns: give a function"):
         agent("sac", FOLLOW).learn(STEPS, callback=CompressionCallback(config_of("adaptive")))

@@ -151,6 +151,13 @@ def test_several_steps_count_from_their_time_on(algo: str, env: str) -> None:
     assert watch.steps[STEPS:] == [3] * 10
 
 
+def test_a_second_learn_goes_on_where_the_first_has_stopped() -> None:
+    model, watch = agent("sac", FOLLOW), Watch()
+    for _ in range(2):  # each counts from 0 again
+        model.learn(30, callback=[ValueCallback(ValueConfig(target_steps=3, target_start=0.25), steps=60), watch])
+    assert watch.steps == [1] * 14 + [3] * 46
+
+
 def test_rlx2_trains_and_counts_exactly() -> None:
     config = CompressionConfig(
         sparsity=0.6, critic_sparsity=0.5, pruning="rigl", prune_start=0.2, prune_end=0.8, prune_iterations=10

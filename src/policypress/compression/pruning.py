@@ -201,7 +201,7 @@ class Pruning(ABC):
     def state_dict(self, tensors: bool = True) -> dict[str, Any]:
         """JSON values; under "pruning", what only going on needs: masks as packed bits in base64, packed when they
         change, so that asking is cheap, and ``tensors`` unless the caller keeps them."""
-        going_on = {**self._saved, **self.notes()}
+        going_on = {**self._saved, **({"target": self.wanted} if self.config.prunes else {}), **self.notes()}
         if self._saliency is not None:
             going_on["seen"] = list(self._saliency.seen)
         if self.tensors and tensors:
@@ -256,7 +256,6 @@ class Pruning(ABC):
         self._saved = {
             "masks": packed(masks),
             "generator": base64.b64encode(state).decode(),
-            "target": self.wanted,
         }
 
 

@@ -25,7 +25,7 @@ from policypress.rl.callback import STATE_ATTRIBUTE, TENSORS_ATTRIBUTE, attach
 QUANTIZER_KEY = ".policypress_quantizer."
 ADD_KEY = ".add."
 _BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "means")
-_BUFFER_PLACE = ("pos", "full", "forgotten")
+_BUFFER_PLACE = ("pos", "full", "forgotten", "added")
 
 
 def load(path: str | Path, algo: str, env: Any = None, device: str = "cpu") -> BaseAlgorithm:

@@ -65,7 +65,9 @@ class ValueCallback(BaseCallback):
 
     def _set_steps(self) -> None:
         if self.config.target_steps > 1:
-            recent(self.model).n_steps = self.config.target_steps if self.num_timesteps >= self._from else 1
+            buffer = recent(self.model)  # learn() may count from 0 again, and a loaded agent's buffer is empty
+            done = max(self.num_timesteps, buffer.added)
+            buffer.n_steps = self.config.target_steps if done >= self._from else 1
 
 
 class RecentReplayBuffer(NStepReplayBuffer):
@@ -73,6 +75,8 @@ class RecentReplayBuffer(NStepReplayBuffer):
     done without noise, in units of the actions that are stored."""
 
     forgotten = 0
+    added = 0
+    """Environment steps that it has been given in all, by however many calls of ``learn``."""
     means: NDArray[np.float32] | None = None
     latest: ReplayBufferSamples | None = None
     """What it gave last."""
@@ -82,7 +86,7 @@ class RecentReplayBuffer(NStepReplayBuffer):
     def of(cls, buffer: ReplayBuffer, gamma: float) -> RecentReplayBuffer:
         """``buffer`` itself, with its arrays."""
         found = cls.__new__(cls)
-        vars(found).update(vars(buffer), n_steps=1, gamma=gamma)
+        vars(found).update(vars(buffer), n_steps=1, gamma=gamma, added=buffer.size() * buffer.n_envs)
         return found
 
     def compare(self, acts: Acts) -> None:
@@ -105,6 +109,7 @@ class RecentReplayBuffer(NStepReplayBuffer):
         if self._acts is not None and self.means is not None:
             self.means[self.pos] = self._acts(obs).reshape(self.means[self.pos].shape)
         self.forgotten = max(0, self.forgotten - self.full)  # the oldest makes room
+        self.added += self.n_envs
         super().add(obs, *args, **kwargs)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
