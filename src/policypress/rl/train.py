@@ -33,7 +33,6 @@ from policypress.rl.environments import make_env
 from policypress.rl.evaluate import ASKED_EPISODES, FINAL_SEED, TRAINING_SEED, evaluate
 from policypress.rl.freeze import freeze
 from policypress.rl.runs import Progress, RunFolder
-from policypress.rl.values import ValueCallback
 
 EVALUATION_COLUMNS = (
     *("step", "mean", "low", "high", "episodes", "sparsity", "phase", "numerics", "seconds"),
@@ -89,7 +88,7 @@ def _run(config: TrainConfig, folder: TrainingFolder, adapter: Adapter, progress
         run = _RunCallback(config, folder, adapter, state, progress)
         pressing = [
             CompressionCallback(config.compression, config.steps, returns=run.returns),
-            ValueCallback(config.values, config.steps),
+            values.ValueCallback(config.values, config.steps),
         ]
         model.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
         with divergence(model):

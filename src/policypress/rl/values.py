@@ -21,9 +21,8 @@ from torch import nn
 from policypress.config import ValueConfig
 from policypress.errors import ConfigError
 
-_LOOKS = 300
-"""How often in a training the oldest transitions are looked at; and so many of them."""
-_OLDEST = 2048
+_LOOKS, _OLDEST = 300, 2048
+"""How often in a training the oldest transitions are looked at, and how many of them."""
 _SHARE = 0.1
 """Of what is in the buffer: so much goes at once. Of its size: so much stays."""
 
@@ -43,7 +42,7 @@ class ValueCallback(BaseCallback):
     def __init__(self, config: ValueConfig, steps: int | None = None) -> None:
         super().__init__()
         self.config, self.steps = config, steps
-        self._every = self._next = 0
+        self._from = self._every = self._next = 0
 
     def _on_training_start(self) -> None:
         prepare(self.model, self.config)
