@@ -27,6 +27,7 @@ from policypress.files import write_whole
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
 from policypress.rl.evaluate import Evaluation
+from policypress.rl.finetune import Finetune
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
 from policypress.rl.lines import Aim, Candidate, Line, Shape
@@ -401,6 +402,23 @@ def test_batches_fill_the_time_of_a_student(source: Source, tmp_path: Path, monk
     assert seconds > 0
     lines._config = planned(source, minutes=30.0)
     assert lines._timed(first) == (batches, seconds, measuring), "the same in every call of one run"
+
+
+def test_steps_of_a_training_fill_its_part_of_the_time(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PressConfig] = []
+    monkeypatch.setattr(Finetune, "pace", lambda _, agent, config: asked.append(config) or 130.0)
+    lines = object.__new__(SEARCH._Lines)
+    lines._agent, lines._run = open_agent(source, "dqn", PICK), PressFolder(tmp_path)
+    line = Line("down", "finetune", Shape((4,)))
+    for lines._config, share in ((planned(source), 0.4), (planned(source, bytes=128), 0.7)):
+        lines._aim = Aim(0.5, 0.3, lines._config.bytes)
+        assert lines._tuned_steps(line, 1_000.0) == round(share * 100_000)
+        assert lines._tuned_steps(line, 1.0) == 5_000, "what it takes to learn anything"
+        assert lines._tuned_steps(line, 1e6) == 300_000
+    (config,) = asked
+    assert (config.method, config.student.hidden, config.keep) == ("finetune", (4,), 0.0)
 
 
 # Agents that remember

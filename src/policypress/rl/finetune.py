@@ -58,6 +58,12 @@ class Finetune(Method):
                 "trust the file, or use --method distill."
             )
 
+    def pace(self, agent: OpenedAgent, config: PressConfig) -> float:
+        """Environment steps a second in which a student is trained on, measured on those of ``config``."""
+        with self.prepare(agent, config, None) as work:
+            assert isinstance(work, DistilledTraining)
+            return work.pace()
+
     @contextmanager
     def prepare(
         self, agent: OpenedAgent, config: PressConfig, folder: Path | None, jobs: int = 1
@@ -99,9 +105,17 @@ class DistilledTraining:
         distilling = None if progress is None else lambda done, of, _: progress(done, of, None)
         if not self._distillation.run(distilling, seconds):
             return False
-        start, inputs = self._distillation.compressor, self._distillation.inputs(_INPUTS)
-        self._training = StudentTraining(self._agent, start, inputs, self._env, self._config, self._folder)
+        self._training = self._begun()
         return self._training.run(progress, deadline - time.monotonic())
+
+    def pace(self) -> float:
+        """Environment steps of training a second, measured on those of ``config``."""
+        self._distillation.run()
+        return self._begun().pace()
+
+    def _begun(self) -> StudentTraining:
+        start, inputs = self._distillation.compressor, self._distillation.inputs(_INPUTS)
+        return StudentTraining(self._agent, start, inputs, self._env, self._config, self._folder)
 
     def freeze(self) -> Policy:
         return self._distillation.freeze() if self._training is None else self._training.freeze()

@@ -31,6 +31,7 @@ from policypress.policy.policy import Policy
 from policypress.rl.curves import Point, plot_frontier
 from policypress.rl.evaluate import evaluate
 from policypress.rl.executors import Executor, check_place, executor
+from policypress.rl.finetune import Finetune
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
 from policypress.rl.lines import LINEAR, Aim, Candidate, Known, Line, Shape, Slice, Widths, propose
@@ -64,7 +65,9 @@ _OPENING_SECONDS = 5.0  # of a process, before any is timed
 _FINAL_SHARE = 0.15  # of the time, at most, is kept for the final measurement
 _FINALISTS = 8
 _NEAREST, _QUICK = 3, 0.03  # lines that are measured where nothing arrived, and what it may take of the time, each
-_TUNED_STEPS = (5_000, 300_000, 40.0)  # of a line of finetune: least, most, and how many a second of the time left
+_TUNED_STEPS = 5_000, 300_000  # of a line of finetune, at least and at most
+_PACED_STEPS = 300  # that tell how many it makes a second
+_TUNED_SHARE, _TUNED_SHARE_OF_BYTES = 0.4, 0.7  # of the time left is its own: a search for the smallest trains several
 _PLAYED = 0.5  # of the time that a student learns, at most, its states take where the agent remembers
 _SMALL_BATCHES = 8_000  # of a student so small that what it keeps is not yet what counts
 _ENDLESS = 10**9  # environment steps of a line that is given as much time as is worth it
@@ -161,6 +164,14 @@ def search(
 def _single(config: PressConfig, shape: Shape) -> PressConfig:
     """A single student of this shape."""
     return replace(config, student=replace(config.student, **_built(shape)), **_NO_SEARCH)
+
+
+def _probe(config: PressConfig, shape: Shape) -> PressConfig:
+    """A student of this shape of few batches, that tells how long they take."""
+    student = replace(config.student, batches=_TIMED_BATCHES, collections=1, **_built(shape))
+    compression = replace(student.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
+    states = max(student.batch_size, _TIMED_STATES)
+    return replace(config, student=replace(student, states=states, compression=compression), **_NO_SEARCH)
 
 
 @dataclass(frozen=True)
@@ -288,10 +299,8 @@ class _Lines:
         elif start is not None and (given := self._folder / start.line.name / "checkpoint").exists():
             shutil.copytree(given, checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
-        least, most, pace = _TUNED_STEPS
-        left = left / 2 if self._space.evolves_well(line.shape) else left  # the rest is evolution's
-        steps = {"finetune": round(min(max(pace * left, least), most), -3), "evolve": _ENDLESS}.get(line.method, 0)
-        told = {**_as_dict(line), "steps": int(steps), "start": None if start is None else start.name}
+        steps = {"finetune": lambda: self._tuned_steps(line, left), "evolve": lambda: _ENDLESS}.get(line.method, int)()
+        told = {**_as_dict(line), "steps": steps, "start": None if start is None else start.name}
         write_whole(folder / "line.json", json.dumps(told))
 
     def _arguments(self, line: Line, seconds: float) -> tuple[Any, ...]:
@@ -338,17 +347,11 @@ class _Lines:
             share = 60.0 * self._config.minutes / ROUNDS
             measuring = time.monotonic() - self._begun
             self._watch(Standing("timing a student", measuring, self._in_all))
-            config = _single(self._config, first)
-            states = max(config.student.batch_size, _TIMED_STATES)
-            probe = replace(config.student, states=states, batches=_TIMED_BATCHES, collections=1)
-            compression = replace(probe.compression, quantize_start=0.0, observe=0.0, rate_weight=0.0)
             marks: list[float] = []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # so few batches may leave a student without a weight
                 METHODS["distill"].press(
-                    self._agent,
-                    replace(config, student=replace(probe, compression=compression)),
-                    progress=lambda *_: marks.append(time.monotonic()),
+                    self._agent, _probe(self._config, first), progress=lambda *_: marks.append(time.monotonic())
                 )
             timed = _TIMED_BATCHES * (len(marks) - 1) / len(marks)  # without the first ones, and what comes before
             pace = _SPEED_MARGIN * (marks[-1] - marks[0]) / timed
@@ -356,6 +359,19 @@ class _Lines:
             write_whole(file, json.dumps([int(batches), round(batches * pace, 1), round(measuring, 1)]))
         batches, distilling, measuring = json.loads(file.read_text())
         return batches, distilling, measuring
+
+    def _tuned_steps(self, line: Line, left: float) -> int:
+        """How many steps fill a finetune's part of the time that is ``left``; the pace is measured once in a run."""
+        file = self._run.out / "paced.json"
+        if not file.exists():
+            config = replace(_probe(self._config, line.shape), method="finetune", steps=_PACED_STEPS)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                write_whole(file, json.dumps(round(Finetune().pace(self._agent, config), 1)))
+        pace = json.loads(file.read_text()) / _SPEED_MARGIN
+        share = _TUNED_SHARE_OF_BYTES if self._aim.bytes else _TUNED_SHARE
+        least, most = _TUNED_STEPS
+        return int(round(min(max(pace * share * left, least), most), -3))
 
     # What came of it
 

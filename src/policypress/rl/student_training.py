@@ -139,11 +139,10 @@ class StudentTraining:
         model, steps, deadline = self._model, self._config.steps, time.monotonic() + seconds
         every = max(1, steps // _EVALUATIONS)
         _, callback = model._setup_learn(steps, None, reset_num_timesteps=False)
-        learn = self._off_policy if isinstance(model, OffPolicyAlgorithm) else self._on_policy
         if not self._rows:
             self._evaluate(progress)
         with divergence(model):
-            for done in learn(callback):
+            for done in self._learn(callback):
                 if done // every > self._rows[-1]["step"] // every or done >= steps:
                     self._evaluate(progress)
                     self._save()
@@ -151,10 +150,22 @@ class StudentTraining:
                         break
         return bool(model.num_timesteps >= steps)
 
+    def pace(self) -> float:
+        """Environment steps a second, measured on the steps of ``config``; neither evaluated nor kept."""
+        _, callback = self._model._setup_learn(self._config.steps, None, reset_num_timesteps=False)
+        begun = time.monotonic()
+        done = list(self._learn(callback))[-1]
+        return done / (time.monotonic() - begun)
+
     def freeze(self) -> Policy:
         """The student of the best mean and worst tenth of those whose payload has not grown where bits have a price."""
         assert self._best is not None
         return self._best[1]
+
+    def _learn(self, callback: Any) -> Iterator[int]:
+        """Trains to the end, and tells on the way how many steps are done."""
+        off_policy = isinstance(self._model, OffPolicyAlgorithm)
+        return self._off_policy(callback) if off_policy else self._on_policy(callback)
 
     # Off-policy
 
