@@ -38,7 +38,8 @@ from policypress.rl.evaluate import evaluate
 @dataclass(frozen=True)
 class Row:
     """An agent, and what of it must be kept in how many bytes (0: as few as possible) and minutes; ``steps``: how long
-    it is trained, if it is not given; ``env_kwargs``: what its environment is made with, NAME:VALUE."""
+    it is trained, if it is not given; ``env_kwargs``: what its environment is made with, NAME:VALUE; ``pressing``:
+    options of ``compress`` where nothing is searched."""
 
     agent: str
     algo: str
@@ -48,6 +49,7 @@ class Row:
     minutes: int
     steps: int = 0
     env_kwargs: tuple[str, ...] = ()
+    pressing: tuple[str, ...] = ()
 
     def training(self, out: Path) -> list[str]:
         return [
@@ -56,10 +58,12 @@ class Row:
         ]
 
     def command(self, agent: Path, seed: int, out: Path) -> list[str]:
+        limit = ("--bytes", str(self.bytes)) if self.bytes else ()
+        searched = ("--keep", f"{self.keep:g}", *limit, "--minutes", str(self.minutes))
         return [
-            *(sys.executable, "-m", "policypress", "compress", str(agent), "--algo", self.algo),
-            *("--env", self.env, "--keep", f"{self.keep:g}", *(("--bytes", str(self.bytes)) if self.bytes else ())),
-            *("--minutes", str(self.minutes), "--seed", str(seed), "--out", str(out), "--resume"),
+            *(sys.executable, "-m", "policypress", "compress", str(agent), "--algo", self.algo, "--env", self.env),
+            *(self.pressing or searched),
+            *("--seed", str(seed), "--out", str(out), "--resume"),
             *(part for pair in self.env_kwargs for part in ("--env-kwargs", pair)),
         ]
 
@@ -76,6 +80,7 @@ CHEETAH = ("sac-HalfCheetah-1M.zip", "sac", "HalfCheetah-v5")
 ANT = ("Ant-v5.zip", "sac", "Ant-v5")
 HUMANOID = ("Humanoid-v5.zip", "sac", "Humanoid-v5")
 YOUNG_CHEETAH = ("HalfCheetah-v5-sac.zip", "sac", "HalfCheetah-v5")
+SPARSE = ("--method=finetune", "--sparsity=0.98", "--steps=200000", "--episodes=100", "--trust")
 ROWS = {
     "swimmer-30": Row(*SWIMMER, 0.99, 32, 30),
     "hopper-30": Row(*HOPPER, 1.0, 64, 30),
@@ -87,6 +92,7 @@ ROWS = {
     "cheetah-200k-120": Row(*YOUNG_CHEETAH, 1.1, 100, 120),
     "walker-120": Row(*WALKER, 1.2, 128, 120),
     "cheetah-120": Row(*CHEETAH, 0.95, 500, 120),
+    "cheetah-98-120": Row(*CHEETAH, 0.94, 0, 120, pressing=SPARSE),
     "ant-120": Row(*ANT, 0.95, 400, 120, env_kwargs=plain("Ant-v5")),
     "humanoid-120": Row(*HUMANOID, 0.95, 0, 120, env_kwargs=plain("Humanoid-v5")),
 }
@@ -102,6 +108,8 @@ ROWS |= {
         ("lunar-lander", "ars", "LunarLander-v3", 2_000_000),
     )
 }
+KEEP_WORST = 0.9
+"""Of an agent's worst tenth, what a row must keep, as a search does by default."""
 ZOO_SEED = 20_000
 """Policies of the zoo are measured from ``reset(seed=20000 + i)``: no other seed is near."""
 COLUMNS = (
@@ -145,12 +153,15 @@ def report(arguments: argparse.Namespace) -> None:
         with arguments.csv.open() as file:
             rows = {(row["row"], row["seed"]): row for row in csv.DictReader(file)}
     for name, seed, result in finished(arguments.runs):
-        row, measured = ROWS[name], result["evaluation"]
+        row, measured, kept = ROWS[name], result["evaluation"], result["kept"]
+        # A search tells these two itself.
+        worst_share = kept.get("worst_share", measured["worst_tenth"] / result["teacher"]["worst_tenth"])
+        reached = result.get("reached", kept["low"] >= row.keep and worst_share >= KEEP_WORST)
         values = (
             {"row": name, "seed": seed, "env": row.env, "minutes": row.minutes, "keep": row.keep, "bytes": row.bytes}
             | {key: measured[key] for key in ("mean", "low", "high", "ended_early", "episodes")}
-            | {"share": result["kept"]["share"], "worst_share": result["kept"]["worst_share"]}
-            | {"reached": result["reached"], "payload_bytes": result["size"]["payload_bytes"]}
+            | {"share": kept["share"], "worst_share": worst_share}
+            | {"reached": reached, "payload_bytes": result["size"]["payload_bytes"]}
             | {"agent_bytes": result["size"]["baseline_bytes"]}
             | {"agent_mean": result["teacher"]["mean"], "wall_minutes": result["wall_seconds"] / 60}
         )

@@ -550,7 +550,7 @@ def test_widths_grow_from_nothing_to_the_agents_own(algo: str, env: str, tmp_pat
     path = tmp_path / "agent.zip"
     agent(algo, env, policy_kwargs={"net_arch": [40, 30]}).save(path)
     space = space_of(open_agent(Source(path), algo, env), frozenset({"distill"}))
-    assert space.ladder[:3] == (Shape(), Shape((4,)), Shape((8,)))
+    assert space.ladder[:3] == (Shape(), Shape((4,)), Shape((6,)))
     assert space.ladder[-1] == Shape((40, 30))
     assert Shape((32, 32)) not in space.ladder, "wider than the agent's second layer"
     assert list(space.weights) == sorted(space.weights)

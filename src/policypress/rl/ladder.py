@@ -16,7 +16,7 @@ from policypress.rl.plan import AUTO_SHRINK
 from policypress.rl.sources import OpenedAgent
 from policypress.rl.teacher import Teacher, scaled_hidden
 
-_SINGLE = (4, 8, 16)
+_SINGLE = (4, 6, 8, 16)
 _DOUBLE = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 _FEED_FORWARD: tuple[Widths, ...] = ((), *((width,) for width in _SINGLE), *((width, width) for width in _DOUBLE))
 _BLACK_BOX_FIRST: Widths = (24, 24)

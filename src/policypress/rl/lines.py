@@ -63,6 +63,7 @@ _DISTILLED_BITS, _DISTILLED_STEP = 6.5, 0.92  # of a weight at the first price; 
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 500  # weights
 _NOISES = (0.1, 0.4, 0.2)
+_NOISE_OF_TRAINED = 0.05  # more undoes what they learned by gradient
 _SEEDS = len(_NOISES)  # of an evolved line, before a wider one: some stay where others pass
 _YOUNG, _TREND = 3, 6  # slices before a line is judged, and those that it is judged by
 _LEADS = 0.5  # of all time, at most, is the leader's
@@ -70,7 +71,7 @@ _OPENING = 0.3  # of all time: later, no line is begun for its own sake in a sea
 # Steps of (rung, coarsen) of distilled students: while none is good, and from the smallest good one.
 _LARGER = ((1, 0), (0, -2), (2, 0), (1, -2), (2, -2), (3, -2), (4, -4), (6, -4))
 _SMALLER = ((-1, 0), (0, 2), (-1, 2), (0, 1), (-1, 1), (-1, -1), (-2, 0), (0, 3), (-2, 2))
-_FINE = 4  # at most, of a distilled student that is begun because it is the widest that fits
+_FINE = 2  # at most, of a distilled student that is begun because it is the widest that fits
 _COARSER = (4, 2, 1)  # steps of an evolved one
 
 
@@ -98,7 +99,7 @@ class Line:
     @property
     def noise(self) -> float:
         """What an evolved student begins with: seeds are tried anyway, and no noise suits every task."""
-        return _NOISES[(self.seed - 1) % len(_NOISES)]
+        return _NOISE_OF_TRAINED if self.end == "down" else _NOISES[(self.seed - 1) % len(_NOISES)]
 
     @property
     def name(self) -> str:
