@@ -80,7 +80,7 @@ CHEETAH = ("sac-HalfCheetah-1M.zip", "sac", "HalfCheetah-v5")
 ANT = ("Ant-v5.zip", "sac", "Ant-v5")
 HUMANOID = ("Humanoid-v5.zip", "sac", "Humanoid-v5")
 YOUNG_CHEETAH = ("HalfCheetah-v5-sac.zip", "sac", "HalfCheetah-v5")
-SPARSE = ("--method=finetune", "--sparsity=0.98", "--steps=200000", "--episodes=100", "--trust")
+SPARSE = ("--method=finetune", "--hidden=256,256", "--sparsity=0.98", "--learning-rate=0.0005", "--steps=300000")
 ROWS = {
     "swimmer-30": Row(*SWIMMER, 0.99, 32, 30),
     "hopper-30": Row(*HOPPER, 1.0, 64, 30),
@@ -92,7 +92,7 @@ ROWS = {
     "cheetah-200k-120": Row(*YOUNG_CHEETAH, 1.1, 100, 120),
     "walker-120": Row(*WALKER, 1.2, 128, 120),
     "cheetah-120": Row(*CHEETAH, 0.95, 500, 120),
-    "cheetah-98-120": Row(*CHEETAH, 0.94, 0, 120, pressing=SPARSE),
+    "cheetah-98-120": Row(*CHEETAH, 0.94, 0, 120, pressing=(*SPARSE, "--episodes=100")),
     "ant-120": Row(*ANT, 0.95, 400, 120, env_kwargs=plain("Ant-v5")),
     "humanoid-120": Row(*HUMANOID, 0.95, 0, 120, env_kwargs=plain("Humanoid-v5")),
 }
