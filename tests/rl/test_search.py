@@ -22,7 +22,7 @@ import torch
 
 import policypress as pp
 from policypress.config import PressConfig
-from policypress.errors import ConfigError, DivergedError, RunError
+from policypress.errors import ConfigError, DivergedError, RunError, UnsupportedError
 from policypress.files import write_whole
 from policypress.policy.policy import Policy
 from policypress.rl.distill import Distill
@@ -419,6 +419,18 @@ def test_steps_of_a_training_fill_its_part_of_the_time(
         assert lines._tuned_steps(line, 1e6) == 300_000
     (config,) = asked
     assert (config.method, config.student.hidden, config.keep) == ("finetune", (4,), 0.0)
+
+
+def test_a_training_that_cannot_be_paced_does_not_end_the_search(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> float:
+        raise UnsupportedError("an agent of squash_output=True explores by gSDE alone: use --method distill.")
+
+    monkeypatch.setattr(Finetune, "pace", refused)
+    lines = object.__new__(SEARCH._Lines)
+    lines._agent, lines._run, lines._config = open_agent(source, "dqn", PICK), PressFolder(tmp_path), planned(source)
+    assert lines._tuned_steps(Line("down", "finetune", Shape((4,))), 1_000.0) == 5_000
 
 
 # Agents that remember

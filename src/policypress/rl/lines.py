@@ -63,7 +63,7 @@ _DISTILLED_BITS, _DISTILLED_STEP = 6.5, 0.92  # of a weight at the first price; 
 _EVOLVED_BITS = 2.05  # of a normal variable of deviation 1, rounded
 _EVOLVES, _EVOLVES_WELL = 5_000, 500  # weights
 _NOISES = (0.1, 0.4, 0.2)
-_NOISE_OF_TRAINED = 0.05  # more undoes what they learned by gradient
+_GENTLE_NOISE = 0.05  # of students from the other end: more undoes what they learned by gradient
 _SEEDS = len(_NOISES)  # of an evolved line, before a wider one: some stay where others pass
 _YOUNG, _TREND = 3, 6  # slices before a line is judged, and those that it is judged by
 _LEADS = 0.5  # of all time, at most, is the leader's
@@ -98,8 +98,8 @@ class Line:
 
     @property
     def noise(self) -> float:
-        """What an evolved student begins with: seeds are tried anyway, and no noise suits every task."""
-        return _NOISE_OF_TRAINED if self.end == "down" else _NOISES[(self.seed - 1) % len(_NOISES)]
+        """What an evolved student begins with: those that climb try others by seed, as none suits every task."""
+        return _GENTLE_NOISE if self.end == "down" else _NOISES[(self.seed - 1) % len(_NOISES)]
 
     @property
     def name(self) -> str:

@@ -299,7 +299,9 @@ class _Lines:
         elif start is not None and (given := self._folder / start.line.name / "checkpoint").exists():
             shutil.copytree(given, checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
-        steps = {"finetune": lambda: self._tuned_steps(line, left), "evolve": lambda: _ENDLESS}.get(line.method, int)()
+        steps = _ENDLESS if line.method == "evolve" else 0
+        if line.method == "finetune":
+            steps = self._tuned_steps(line, left)
         told = {**_as_dict(line), "steps": steps, "start": None if start is None else start.name}
         write_whole(folder / "line.json", json.dumps(told))
 
@@ -362,15 +364,19 @@ class _Lines:
 
     def _tuned_steps(self, line: Line, left: float) -> int:
         """How many steps fill a finetune's part of the time that is ``left``; the pace is measured once in a run."""
+        least, most = _TUNED_STEPS
         file = self._run.out / "paced.json"
         if not file.exists():
             config = replace(_probe(self._config, line.shape), method="finetune", steps=_PACED_STEPS)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                write_whole(file, json.dumps(round(Finetune().pace(self._agent, config), 1)))
+                try:
+                    pace = Finetune().pace(self._agent, config)
+                except (ConfigError, DivergedError, UnsupportedError):
+                    return least  # the line meets it too, and dies of it alone
+            write_whole(file, json.dumps(round(pace, 1)))
         pace = json.loads(file.read_text()) / _SPEED_MARGIN
         share = _TUNED_SHARE_OF_BYTES if self._aim.bytes else _TUNED_SHARE
-        least, most = _TUNED_STEPS
         return int(round(min(max(pace * share * left, least), most), -3))
 
     # What came of it
