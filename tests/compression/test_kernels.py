@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -53,7 +55,7 @@ def test_nan_stays_nan() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("limits", LIMITS[:4])
 @settings(max_examples=25)
-@given(exponent=st.integers(-16, 3), spread=st.sampled_from([10.0, 3e4, 1e7]), seed=st.integers(0, 99))
+@given(exponent=st.integers(-24, 3), spread=st.sampled_from([10.0, 3e4, 1e7]), seed=st.integers(0, 99))
 def test_requantize(shape: tuple[int, ...], limits: tuple[int, int], exponent: int, spread: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     acc = (torch.randn(shape, generator=generator) * spread).round()
@@ -63,9 +65,10 @@ def test_requantize(shape: tuple[int, ...], limits: tuple[int, int], exponent: i
         per_channel = ratio.reshape(-1, *[1] * (len(shape) - 2)).double()
         codes = torch.floor(acc.double() * per_channel + 0.5)
         wanted = codes.clamp(*limits).float() * scale
-        assert torch.equal(kernels.requantize(acc.clone(), ratio, limits, scale), wanted)
-        for given_acc in (acc.clone(), strided(acc), acc.double()):
-            values, found = kernels.requantize_with_codes(given_acc, ratio, limits, scale)
+        ratios = [ratio.double()] if exponent < -16 else [ratio, ratio.double()]
+        for own, given_acc in itertools.product(ratios, (acc, strided(acc), acc.double())):
+            assert torch.equal(kernels.requantize(given_acc.clone(), own, limits, scale), wanted)
+            values, found = kernels.requantize_with_codes(given_acc.clone(), own, limits, scale)
             assert torch.equal(values, wanted)
             inside = (codes >= limits[0]) & (codes <= limits[1])
             assert torch.equal((found >= limits[0]) & (found <= limits[1]), inside)
@@ -91,3 +94,44 @@ def test_weight_codes(shape: tuple[int, ...], bits: int, seed: int) -> None:
             codes, found = kernels.weight_codes(strided(weight), input_scale, inverse, limit)
             assert torch.equal(codes, wanted)
             assert found == largest
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@settings(max_examples=25)
+@given(largest=st.integers(1, 255), spread=st.sampled_from([0.1, 3.0, 1e6]), seed=st.integers(0, 99))
+def test_look_up(shape: tuple[int, ...], largest: int, spread: float, seed: int) -> None:
+    x = numbers(shape, spread, seed)
+    x.flatten()[-1:] = torch.nan
+    table = torch.randn(2 * largest + 2, 2)
+    table[-1] = torch.nan
+    for limits in ((-largest, largest), (0, largest)):
+        codes = (x * 0.75).round().clamp(*limits)
+        wanted = table[torch.where(codes.isnan(), 2 * largest + 1, codes + largest).long()]
+        for given_x in (x, strided(x)):
+            found = kernels.look_up(given_x, 0.75, limits, table)
+            for ours, theirs in zip(found, (wanted[..., 0], wanted[..., 1]), strict=True):
+                assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())
+                assert torch.equal(ours.isnan(), theirs.isnan())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 30), (4, 3, 2, 5)])
+@settings(max_examples=25)
+@given(seed=st.integers(0, 99))
+def test_gradients_of_steps(shape: tuple[int, ...], seed: int) -> None:
+    """In float32, so that sums may differ by their rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    weight, of_weight, grad = (torch.randn(shape, generator=generator) for _ in range(3))
+    weight.flatten()[-1] = 0.0
+    input_scales = [None] if len(shape) == 4 else [None, torch.linspace(0.2, 2, shape[1])]
+    for input_scale, step in itertools.product(input_scales, (torch.tensor([0.1]), torch.linspace(0.1, 1, shape[0]))):
+        codes, _ = kernels.weight_codes(weight, input_scale, 1 / step, 7)
+        given_codes = (codes, strided(codes))
+        found = [kernels.of_step(of_weight, weight, one, input_scale, step, 7) for one in given_codes]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+        assert found[0].shape == step.shape
+        grads = [grad.clone(), strided(grad).clone()]
+        grads[1] = strided(grads[1])
+        found = [kernels.of_bits(weight, one, input_scale, step, 0.3) for one in grads]
+        torch.testing.assert_close(*found)
+        torch.testing.assert_close(*grads)
+        torch.testing.assert_close(kernels.of_bits(weight, None, input_scale, step, 0.3), found[0])

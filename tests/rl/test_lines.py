@@ -510,3 +510,21 @@ def test_what_keeps_enough_in_too_many_bytes_goes_on_coarser() -> None:
     assert chosen.line.coarsen > 0
     assert known.bytes_of(chosen.line) <= 24
     assert chosen.start is found[fine][0]
+
+
+def test_a_trained_student_that_is_far_ahead_has_a_twin() -> None:
+    leader, linear = Line("down", "evolve", Shape((4,))), Line("up", "evolve", LINEAR)
+    climbs = tuple(candidate(leader, number, 100, low=0.6 + 0.1 * number) for number in range(3))
+    for aim in (Aim(bytes=128), replace(KEEP, bytes=128)):
+        found = {leader: climbs, linear: tuple(candidate(linear, number, 80, low=0.5) for number in range(8))}
+        known = Known(aim, SPACE, found, running=frozenset([leader]), left=100.0, in_all=1000.0)
+        chosen = propose(known)
+        assert chosen == Slice(replace(leader, seed=2), climbs[-1]), "two climb faster than one beside a still line"
+        twin = replace(leader, seed=2)
+        found = {**found, twin: (candidate(twin, 0, 100, low=0.7),)}
+        assert propose(replace(known, found=found)) == Slice(twin), "it goes on while the first is at work"
+        level = {leader: climbs, linear: tuple(candidate(linear, number, 80, low=1.2) for number in range(8))}
+        level[linear] = tuple(replace(one, confirmed=False) for one in level[linear])
+        chosen = propose(replace(known, found=level))
+        assert chosen is not None
+        assert chosen.line != twin, "another gets as far"

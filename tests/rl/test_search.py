@@ -412,7 +412,7 @@ def test_steps_of_a_training_fill_its_part_of_the_time(
     lines = object.__new__(SEARCH._Lines)
     lines._agent, lines._run = open_agent(source, "dqn", PICK), PressFolder(tmp_path)
     line = Line("down", "finetune", Shape((4,)))
-    for lines._config, share in ((planned(source), 0.4), (planned(source, bytes=128), 0.7)):
+    for lines._config, share in ((planned(source), 0.4), (planned(source, bytes=128), 0.5)):
         lines._aim = Aim(0.5, 0.3, lines._config.bytes)
         assert lines._tuned_steps(line, 1_000.0) == round(share * 100_000)
         assert lines._tuned_steps(line, 1.0) == 5_000, "what it takes to learn anything"

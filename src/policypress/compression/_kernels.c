@@ -55,11 +55,30 @@ static inline float output_code(float acc, float ratio) {
     return code - (float)(code > v);
 }
 
+/* The same of a ratio that float32 does not hold. */
+static inline float wide_output_code(float acc, double ratio) {
+    double v = (double)acc * ratio + 0.5;
+    v = v < -1048576.0 ? -1048576.0 : v; /* NaN stays NaN */
+    v = v > 1048576.0 ? 1048576.0 : v;
+    const double rounder = 6755399441055744.0, code = (v + rounder) - rounder; /* 1.5 * 2**52 */
+    return (float)(code - (double)(code > v));
+}
+
 /* Turns accumulators into codes = floor(acc * ratio + 1/2), and gives values = clip(codes, low, high) * scale. */
 VECTORIZED static void requantize(float *restrict acc, float *restrict values, Py_ssize_t size, float ratio, float low,
                                   float high, float scale) {
     for (Py_ssize_t i = 0; i < size; i++) {
         const float code = output_code(acc[i], ratio);
+        acc[i] = code;
+        values[i] = clip(code, low, high) * scale;
+    }
+}
+
+/* By such a ratio; values may lie where the codes do, which they then take the place of. */
+VECTORIZED static void requantize_wide(float *acc, float *values, Py_ssize_t size, double ratio, float low, float high,
+                                       float scale) {
+    for (Py_ssize_t i = 0; i < size; i++) {
+        const float code = wide_output_code(acc[i], ratio);
         acc[i] = code;
         values[i] = clip(code, low, high) * scale;
     }
@@ -71,6 +90,47 @@ VECTORIZED static void requantize_in_place(float *restrict acc, Py_ssize_t size,
     for (Py_ssize_t i = 0; i < size; i++) {
         acc[i] = clip(output_code(acc[i], ratio), low, high) * scale;
     }
+}
+
+/* Of the table of an activation, (value, slope) of each code from -largest to largest and of NaN, those of x. */
+VECTORIZED static void look_up_all(const float *restrict x, float *restrict values, float *restrict slopes,
+                                   Py_ssize_t size, float inverse, float low, float high, float largest,
+                                   const float *restrict table) {
+    for (Py_ssize_t i = 0; i < size; i++) {
+        const float code = round_half_even(clip(x[i] * inverse, low, high));
+        const int32_t place = 2 * (int32_t)(code == code ? code + largest : 2.0f * largest + 1.0f);
+        values[i] = table[place];
+        slopes[i] = table[place + 1];
+    }
+}
+
+/* What the gradient of real weights means for the logarithm of their step: the sum of it times
+ * (code - weight * scale / step) * step / scale, where a weight beyond `limit` steps counts as 0 of them. */
+static double of_step(const float *restrict of_weight, const float *restrict weight, const float *restrict code,
+                      Py_ssize_t columns, const float *restrict scale, float step, float limit) {
+    double sum = 0.0;
+    for (Py_ssize_t i = 0; i < columns; i++) {
+        const float own = scale == NULL ? 1.0f : scale[i], exact = weight[i] * own / step;
+        const float kept = exact > limit || exact < -limit ? 0.0f : exact;
+        sum += of_weight[i] * (code[i] - kept) * (step / own);
+    }
+    return sum;
+}
+
+/* Adds the gradient of price * sum(ln(1 + |weight * scale / step|)) to that of the weights; returns what it is for the
+ * logarithm of the step. */
+static double of_bits(const float *restrict weight, float *restrict grad, Py_ssize_t columns,
+                      const float *restrict scale, float step, float price) {
+    double sum = 0.0;
+    for (Py_ssize_t i = 0; i < columns; i++) {
+        const float own = scale == NULL ? 1.0f : scale[i], effective = weight[i] * own, far = fabsf(effective);
+        const float slope = price / (far + step);
+        if (grad != NULL) {
+            grad[i] += slope * (float)((effective > 0.0f) - (effective < 0.0f)) * own;
+        }
+        sum -= slope * far;
+    }
+    return sum;
 }
 
 /* out = rint(clip(weight * scale * inverse, -limit, limit)); returns the sum of magnitudes. */
@@ -405,22 +465,88 @@ static PyObject *py_requantize(PyObject *module, PyObject *arguments) {
     (void)module;
     unsigned long long acc, values, ratio;
     Py_ssize_t outer, channels, inner, ratios;
+    int wide;
     float low, high, scale;
-    if (!PyArg_ParseTuple(arguments, "KKnnnKnfff", &acc, &values, &outer, &channels, &inner, &ratio, &ratios, &low,
-                          &high, &scale)) {
+    if (!PyArg_ParseTuple(arguments, "KKnnnKpnfff", &acc, &values, &outer, &channels, &inner, &ratio, &wide, &ratios,
+                          &low, &high, &scale)) {
         return NULL;
     }
     float *from = (float *)(uintptr_t)acc, *to = (float *)(uintptr_t)values;
     const float *factor = (const float *)(uintptr_t)ratio;
+    const double *wide_factor = (const double *)(uintptr_t)ratio;
     const Py_ssize_t parts = ratios == 1 ? 1 : outer * channels;
     const Py_ssize_t size = ratios == 1 ? outer * channels * inner : inner;
     for (Py_ssize_t part = 0; part < parts; part++) {
-        const float own = factor[part % ratios];
-        if (to == NULL) {
-            requantize_in_place(from + part * size, size, own, low, high, scale);
+        float *own_from = from + part * size, *own_to = to == NULL ? own_from : to + part * size;
+        if (wide) {
+            requantize_wide(own_from, own_to, size, wide_factor[part % ratios], low, high, scale);
+        } else if (to == NULL) {
+            requantize_in_place(own_from, size, factor[part % ratios], low, high, scale);
         } else {
-            requantize(from + part * size, to + part * size, size, own, low, high, scale);
+            requantize(own_from, own_to, size, factor[part % ratios], low, high, scale);
         }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_look_up(PyObject *module, PyObject *arguments) {
+    (void)module;
+    unsigned long long x, values, slopes, table;
+    Py_ssize_t size;
+    float inverse, low, high, largest;
+    if (!PyArg_ParseTuple(arguments, "KKKnffffK", &x, &values, &slopes, &size, &inverse, &low, &high, &largest,
+                          &table)) {
+        return NULL;
+    }
+    look_up_all((const float *)(uintptr_t)x, (float *)(uintptr_t)values, (float *)(uintptr_t)slopes, size, inverse,
+                low, high, largest, (const float *)(uintptr_t)table);
+    Py_RETURN_NONE;
+}
+
+/* Sums of rows to `sums`, one for each step. */
+static void add_sum(float *sums, Py_ssize_t steps, Py_ssize_t row, double sum, double *total) {
+    *total += sum;
+    sums[steps > 1 ? row : 0] = (float)(steps > 1 ? sum : *total);
+}
+
+static PyObject *py_of_step(PyObject *module, PyObject *arguments) {
+    (void)module;
+    unsigned long long of_weight, weight, code, scale, step, sums;
+    Py_ssize_t rows, columns, steps;
+    float limit;
+    if (!PyArg_ParseTuple(arguments, "KKKnnKKnfK", &of_weight, &weight, &code, &rows, &columns, &scale, &step, &steps,
+                          &limit, &sums)) {
+        return NULL;
+    }
+    double total = 0.0;
+    for (Py_ssize_t row = 0; row < rows; row++) {
+        const Py_ssize_t place = row * columns;
+        const float own = ((const float *)(uintptr_t)step)[steps > 1 ? row : 0];
+        const double sum =
+            of_step((const float *)(uintptr_t)of_weight + place, (const float *)(uintptr_t)weight + place,
+                    (const float *)(uintptr_t)code + place, columns, (const float *)(uintptr_t)scale, own, limit);
+        add_sum((float *)(uintptr_t)sums, steps, row, sum, &total);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_of_bits(PyObject *module, PyObject *arguments) {
+    (void)module;
+    unsigned long long weight, grad, scale, step, sums;
+    Py_ssize_t rows, columns, steps;
+    float price;
+    if (!PyArg_ParseTuple(arguments, "KKnnKKnfK", &weight, &grad, &rows, &columns, &scale, &step, &steps, &price,
+                          &sums)) {
+        return NULL;
+    }
+    double total = 0.0;
+    for (Py_ssize_t row = 0; row < rows; row++) {
+        float *own_grad = (float *)(uintptr_t)grad;
+        const float own = ((const float *)(uintptr_t)step)[steps > 1 ? row : 0];
+        const double sum = of_bits((const float *)(uintptr_t)weight + row * columns,
+                                   own_grad == NULL ? NULL : own_grad + row * columns, columns,
+                                   (const float *)(uintptr_t)scale, own, price);
+        add_sum((float *)(uintptr_t)sums, steps, row, sum, &total);
     }
     Py_RETURN_NONE;
 }
@@ -511,7 +637,13 @@ static PyObject *py_unroll_back(PyObject *module, PyObject *arguments) {
 static PyMethodDef methods[] = {
     {"quantize", py_quantize, METH_VARARGS, "quantize(x, out, rows, columns, inverse, inverses, low, high)"},
     {"requantize", py_requantize, METH_VARARGS,
-     "requantize(acc, values or 0, outer, channels, inner, ratio, ratios, low, high, scale)"},
+     "requantize(acc, values or 0, outer, channels, inner, ratio, wide, ratios, low, high, scale); a wide ratio is of "
+     "float64"},
+    {"look_up", py_look_up, METH_VARARGS, "look_up(x, values, slopes, size, inverse, low, high, largest, table)"},
+    {"of_step", py_of_step, METH_VARARGS,
+     "of_step(of_weight, weight, codes, rows, columns, scale or 0, step, steps, limit, sums)"},
+    {"of_bits", py_of_bits, METH_VARARGS,
+     "of_bits(weight, grad or 0, rows, columns, scale or 0, step, steps, price, sums)"},
     {"weight_codes", py_weight_codes, METH_VARARGS,
      "weight_codes(weight, out, rows, columns, scale or 0, inverse, inverses, limit) -> largest sum of magnitudes"},
     {"unroll", py_unroll, METH_VARARGS,

@@ -8,6 +8,7 @@ def requantize(
     channels: int,
     inner: int,
     ratio: int,
+    wide: bool,
     ratios: int,
     low: float,
     high: float,
@@ -17,6 +18,25 @@ def requantize(
 def weight_codes(
     weight: int, out: int, rows: int, columns: int, scale: int, inverse: int, inverses: int, limit: float, /
 ) -> int: ...
+def look_up(
+    x: int, values: int, slopes: int, size: int, inverse: float, low: float, high: float, largest: float, table: int, /
+) -> None: ...
+def of_step(
+    of_weight: int,
+    weight: int,
+    codes: int,
+    rows: int,
+    columns: int,
+    scale: int,
+    step: int,
+    steps: int,
+    limit: float,
+    sums: int,
+    /,
+) -> None: ...
+def of_bits(
+    weight: int, grad: int, rows: int, columns: int, scale: int, step: int, steps: int, price: float, sums: int, /
+) -> None: ...
 def unroll(
     kind: int,
     steps: int,

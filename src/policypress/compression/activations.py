@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from policypress.compression import kernels
 from policypress.compression.ranges import ActivationQuantizer, GridQuantizer, constant_range
 from policypress.errors import ConfigError
 from policypress.policy.activations import FUNCTIONS, LARGEST_CODE, Lookup, NumPy, lookup
@@ -161,32 +162,32 @@ class FakeQuantActivation(nn.Module):
     def __init__(self, plain: nn.Module, output: TableRange) -> None:
         super().__init__()
         self.plain, self.output, self.active = plain, output, False
-        self._tables: tuple[Lookup, torch.Tensor, torch.Tensor] | None = None
+        self._table: tuple[Lookup, torch.Tensor, float] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.active:
             return self.plain(x)  # type: ignore[no-any-return]
         return _IntegerActivation.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
 
-    def places(self, x: torch.Tensor) -> torch.Tensor:
-        """Where the tables hold what ``x`` becomes, int32 of its shape."""
-        source, largest = self.output.source, self.output.largest
-        # Whole numbers already, but behind a dropout. The last entry stands for NaN.
-        codes = (x * source.inverse_scale()).round_().clamp_(*source.limits)
-        return codes.add_(largest).nan_to_num_(nan=2 * largest + 1).int()
+    def answer(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table's values for ``x``, and the function's slopes at its codes."""
+        found, source = self.output.lookup, self.output.source
+        if self._table is None or self._table[0] is not found or self._table[1].device != x.device:
+            self._table = (found, self._made(found).to(x.device), float(source.inverse_scale()))
+        # Whole numbers already, but behind a dropout.
+        return kernels.look_up(x, self._table[2], source.limits, self._table[1])
 
-    def tables(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and slopes, float32 on the device of ``x``, of the codes -largest to largest, and NaN behind them:
-        that must not be lost, it says that the training diverged."""
-        found = self.output.lookup
-        if self._tables is None or self._tables[0] is not found or self._tables[1].device != x.device:
-            row, parameters, largest = FUNCTIONS[self.output.function], self.output.parameters, self.output.largest
-            points = np.arange(-largest, largest + 1, dtype=np.float32) * np.float32(self.output.unit)
-            slopes = np.broadcast_to(row.slope(NumPy, points, row(points, *parameters), *parameters), points.shape)
-            values = found.table.astype(np.float32) * found.scale
-            made = [torch.tensor(np.append(one, np.float32(math.nan))).to(x.device) for one in (values, slopes)]
-            self._tables = (found, made[0], made[1])
-        return self._tables[1:]
+    def _made(self, found: Lookup) -> torch.Tensor:
+        """Values and slopes (2 * largest + 2, 2), float32, of the codes -largest to largest, and NaN behind them: that
+        must not be lost, it says that the training diverged."""
+        row, parameters, largest = FUNCTIONS[self.output.function], self.output.parameters, self.output.largest
+        values = found.table.astype(np.float32) * found.scale
+        points = np.arange(-largest, largest + 1, dtype=np.float32) * np.float32(self.output.unit)
+        # tanh's is 1 - y * y with the output y that the table gave, as it ever was.
+        answers = values if row.name == "tanh" else row(points, *parameters)
+        slopes = np.broadcast_to(row.slope(NumPy, points, answers, *parameters), points.shape)
+        pairs = np.stack([values, slopes], axis=1).astype(np.float32)
+        return torch.from_numpy(np.append(pairs, np.full((1, 2), np.float32(math.nan)), axis=0))
 
 
 class _IntegerActivation(torch.autograd.Function):
@@ -194,20 +195,13 @@ class _IntegerActivation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, activation: FakeQuantActivation) -> torch.Tensor:
-        values, slopes = activation.tables(x)
-        places = activation.places(x)
-        found = values[places]
-        # tanh's is 1 - y * y with the output y that the table gave, as it ever was.
-        ctx.of_output = activation.output.function == "tanh"
-        ctx.save_for_backward(*((found,) if ctx.of_output else (places, slopes)))
-        return found
+        values, slopes = activation.answer(x)
+        ctx.save_for_backward(slopes)
+        return values
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        if ctx.of_output:
-            return torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]), None
-        places, slopes = ctx.saved_tensors
-        return grad * slopes[places], None
+        return grad * ctx.saved_tensors[0], None
 
 
 Source = ActivationQuantizer | TableRange

@@ -273,27 +273,22 @@ class _FakeQuantized(nn.Module):
         quantizer = self.policypress_quantizer
         if quantizer.weight_range != "learned" or quantizer.leader is not None:
             return
-        step = _broadcast(quantizer.step, self.weight.dim())
-        exact = self._effective_weight() / step
-        exact.masked_fill_(exact.abs() > quantizer.high, 0.0)
-        self._add_step_gradient(of_weight * (self.numbers()[1].weight - exact) * (step / self._feature_scale()))
+        constants, kept = self.numbers()
+        scale = self._feature_scale(constants)
+        found = kernels.of_step(of_weight, self.weight, kept.weight, scale, constants.step, quantizer.high)
+        self._add_step_gradient(found)
 
     @torch.no_grad()
     def add_rate_gradient(self, weight: float) -> None:
         """Adds the gradient of ``weight`` times the sum of log2(1 + |w / step|), about the bits of the codes, to that
         of the weights and of a learned step."""
-        quantizer = self.policypress_quantizer
-        effective = self._effective_weight()
-        step = _broadcast(quantizer.step, self.weight.dim())
-        slope = (weight / math.log(2)) / (effective.abs() + step)
-        if self.weight.grad is not None:
-            self.weight.grad.add_(slope * effective.sign() * self._feature_scale())
-        self._add_step_gradient(-slope * effective.abs())
+        constants, price = self.numbers()[0], weight / math.log(2)
+        scale = self._feature_scale(constants)
+        self._add_step_gradient(kernels.of_bits(self.weight, self.weight.grad, scale, constants.step, price))
 
-    def _add_step_gradient(self, products: torch.Tensor) -> None:
+    def _add_step_gradient(self, found: torch.Tensor) -> None:
         quantizer = self.policypress_quantizer
-        total = products.flatten(1).sum(1) if quantizer.step.numel() > 1 else products.sum().reshape(1)
-        quantizer.gradient = total if quantizer.gradient is None else quantizer.gradient + total
+        quantizer.gradient = found if quantizer.gradient is None else quantizer.gradient + found
 
     def weight_codes(self) -> torch.Tensor:
         """Integer weights, float32, shape of ``weight``; scales of single input features are folded in."""
@@ -322,8 +317,12 @@ class _FakeQuantized(nn.Module):
     def update_step(self) -> None:
         """Fits the step of the weights to what they are now."""
         quantizer = self.policypress_quantizer
-        unit = 1.0 if quantizer.source is None or quantizer.source.per_feature else quantizer.source.scale()
-        quantizer.update_step(self._effective_weight(), self._bias(), unit)
+        weight, unit, source = self.weight, torch.ones(1), quantizer.source
+        if source is not None and source.per_feature:
+            weight = weight * source.scale()
+        elif source is not None:
+            unit = source.scale()
+        quantizer.update_step(weight, self._bias(), unit)
 
     def _apply_layer(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if isinstance(self, nn.Conv2d):
@@ -398,10 +397,8 @@ class _FakeQuantized(nn.Module):
     def _codes(self, constants: Constants, out: torch.Tensor | None) -> Codes:
         quantizer = self.policypress_quantizer
         source = quantizer.source
-        per_feature = source is not None and source.per_feature
-        weight, largest = kernels.weight_codes(
-            self.weight, constants.source_scale if per_feature else None, constants.inverse_step, quantizer.high, out
-        )
+        scale = self._feature_scale(constants)
+        weight, largest = kernels.weight_codes(self.weight, scale, constants.inverse_step, quantizer.high, out)
         bias = (self._bias() * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
         bias = bias.clamp_(-BIAS_LIMIT, BIAS_LIMIT)
         wide = source is not None and largest * source.reach + BIAS_LIMIT >= _EXACT_FLOAT32
@@ -421,13 +418,10 @@ class _FakeQuantized(nn.Module):
             exponent = torch.full_like(quantizer.step, bits - 10, dtype=torch.int32)
         return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent.clamp(min=0))
 
-    def _effective_weight(self) -> torch.Tensor:
-        return self.weight * self._feature_scale()
-
-    def _feature_scale(self) -> torch.Tensor | float:
+    def _feature_scale(self, constants: Constants) -> torch.Tensor | None:
         """Scales of single input features, which the codes of the weights take in."""
         source = self.policypress_quantizer.source
-        return source.scale() if source is not None and source.per_feature else 1.0
+        return constants.source_scale if source is not None and source.per_feature else None
 
     def _bias(self) -> torch.Tensor:
         """Biases, with what the middles of the inputs' ranges give: codes only say how far inputs are from those."""

@@ -41,7 +41,7 @@ def requantize(acc: torch.Tensor, ratio: torch.Tensor, limits: Limits, scale: fl
     ``acc``: (batch, channels, ...), exact integers; ``ratio`` = multiplier / 2**shift, of 1 or (channels,) values, in
     float32 if that is enough (no shift above 16), else float64.
     """
-    if not fit(acc, ratio):
+    if not _fit_ratio(acc, ratio):
         return _output_codes(acc, ratio).clamp_(*limits).mul_(scale)
     _requantize(acc, None, ratio, limits, scale)
     return acc
@@ -51,12 +51,17 @@ def requantize_with_codes(
     acc: torch.Tensor, ratio: torch.Tensor, limits: Limits, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``requantize`` and the codes before clipping; those far outside of the limits may be any code outside."""
-    if not fit(acc, ratio):
+    if not _fit_ratio(acc, ratio):
         codes = _output_codes(acc, ratio)
         return codes.clamp(*limits).mul_(scale), codes
     values = torch.empty_like(acc)
     _requantize(acc, values, ratio, limits, scale)
     return values, acc
+
+
+def _fit_ratio(acc: torch.Tensor, ratio: torch.Tensor) -> bool:
+    """Whether C serves them; the ratio may be of float64."""
+    return fit(acc) and ratio.device.type == "cpu" and ratio.is_contiguous()
 
 
 def _output_codes(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
@@ -70,7 +75,7 @@ def _requantize(
     batch, channels = acc.shape[:2]
     inner = acc.numel() // max(batch * channels, 1)
     _kernels.requantize(
-        acc.data_ptr(), 0 if values is None else values.data_ptr(), batch, channels, inner, ratio.data_ptr(),
+        acc.data_ptr(), _address(values), batch, channels, inner, ratio.data_ptr(), ratio.dtype == torch.float64,
         ratio.numel(), *limits, scale,
     )  # fmt: skip
 
@@ -97,9 +102,82 @@ def weight_codes(
     rows = weight.shape[0]
     largest = _kernels.weight_codes(
         weight.data_ptr(), codes.data_ptr(), rows, weight.numel() // rows,
-        0 if input_scale is None else input_scale.data_ptr(), inverse_step.data_ptr(), inverse_step.numel(), limit,
+        _address(input_scale), inverse_step.data_ptr(), inverse_step.numel(), limit,
     )  # fmt: skip
     return codes, largest
+
+
+def look_up(
+    x: torch.Tensor, inverse_scale: float, limits: Limits, table: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a ``table`` (2 * largest + 2, 2) of the values and slopes of codes from -largest to largest, and behind them
+    of NaN, those of the codes ``clip(rint(x * inverse_scale), low, high)``, in the shape of ``x``."""
+    largest = len(table) // 2 - 1
+    if not fit(x, table):
+        codes = (x * inverse_scale).round_().clamp_(*limits)
+        found = table[codes.add_(largest).nan_to_num_(nan=2 * largest + 1).int()]
+        return found[..., 0], found[..., 1]
+    values, slopes = torch.empty_like(x), torch.empty_like(x)
+    _kernels.look_up(
+        x.data_ptr(), values.data_ptr(), slopes.data_ptr(), x.numel(), inverse_scale, *limits, largest,
+        table.data_ptr(),
+    )  # fmt: skip
+    return values, slopes
+
+
+def of_step(
+    of_weight: torch.Tensor,
+    weight: torch.Tensor,
+    codes: torch.Tensor,
+    input_scale: torch.Tensor | None,
+    step: torch.Tensor,
+    limit: int,
+) -> torch.Tensor:
+    """What ``of_weight``, the gradient for the real weights that ``codes`` stand for, means for the logarithm of
+    ``step``, of 1 or (out,) values as the result is. Weights beyond ``limit`` steps are clipped.
+
+    ``weight``, its gradient and codes: (out, ...); ``input_scale``: (in,) for a matrix, or None.
+    """
+    if not fit(of_weight, weight, codes, step, *([] if input_scale is None else [input_scale])):
+        rows = step.reshape(-1, *[1] * (weight.dim() - 1))
+        exact = (weight if input_scale is None else weight * input_scale) / rows
+        exact = exact.masked_fill(exact.abs() > limit, 0.0)
+        products = of_weight * (codes - exact) * (rows if input_scale is None else rows / input_scale)
+        return _by_step(products, step)
+    sums = torch.empty_like(step)
+    _kernels.of_step(
+        of_weight.data_ptr(), weight.data_ptr(), codes.data_ptr(), len(weight), weight.numel() // len(weight),
+        _address(input_scale), step.data_ptr(), step.numel(), limit, sums.data_ptr(),
+    )  # fmt: skip
+    return sums
+
+
+def of_bits(
+    weight: torch.Tensor,
+    grad: torch.Tensor | None,
+    input_scale: torch.Tensor | None,
+    step: torch.Tensor,
+    price: float,
+) -> torch.Tensor:
+    """Adds the gradient of ``price * sum(ln(1 + |weight * input_scale / step|))`` to ``grad``, that of the weights;
+    returns that for the logarithm of ``step``. Shapes as in ``of_step``."""
+    if not fit(weight, step, *(one for one in (grad, input_scale) if one is not None)):
+        effective = weight if input_scale is None else weight * input_scale
+        slope = price / (effective.abs() + step.reshape(-1, *[1] * (weight.dim() - 1)))
+        if grad is not None:
+            pull = slope * effective.sign()
+            grad.add_(pull if input_scale is None else pull * input_scale)
+        return _by_step(-slope * effective.abs(), step)
+    sums = torch.empty_like(step)
+    _kernels.of_bits(
+        weight.data_ptr(), _address(grad), len(weight), weight.numel() // len(weight), _address(input_scale),
+        step.data_ptr(), step.numel(), price, sums.data_ptr(),
+    )  # fmt: skip
+    return sums
+
+
+def _by_step(products: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    return products.flatten(1).sum(1) if step.numel() > 1 else products.sum().reshape(1)
 
 
 class Way(NamedTuple):

