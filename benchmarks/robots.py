@@ -4,6 +4,7 @@
     python -m benchmarks.robots press go1 --name small -- --keep 0.97 --minutes 20
     python -m benchmarks.robots tune g1 --name leg-1
     python -m benchmarks.robots choose g1 --name leg --of leg-1-tuned --of leg-2-tuned
+    python -m benchmarks.robots pair --seed 1
     python -m benchmarks.robots measure go1 --episodes 200 --minutes 10
     python -m benchmarks.robots measure go1 --episodes 200 --claim
     python -m benchmarks.robots report
@@ -20,8 +21,10 @@ go on where they were interrupted, in any session, and repeat nothing that is fi
   one; it leaves NAME-tuned.
 - ``choose`` keeps of several pressed policies the one that falls least in ``--episodes`` from reset(seed=50000 + i), of
   those that fall alike the one that tracks best; it walks them at once, each on a core of its own, and leaves NAME.
+- ``pair`` does all of that for the G1: a policy of both legs, two policies of one leg that learn from it, side by side,
+  both tuned, the better chosen; with ``--seed N`` it leaves pair-N.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
-  original, then every policy of FOLDER/ROBOT, from the fewest bytes on; a line an episode in NAME.jsonl. These may be
+  original, then every policy of FOLDER/ROBOT (or those of ``--name``), from the fewest bytes on; a line an episode in NAME.jsonl. These may be
   looked at while a way of pressing is chosen; what is then claimed of it is walked with ``--claim``, from
   reset(seed=12000 + i) or from the seed behind it, which must have chosen nothing. Then each policy acts on
   observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
@@ -45,7 +48,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -69,9 +72,16 @@ ORIGINAL_BYTES = {"go1": 763_440, "g1": 125_616}
 """Of the makers' weights in float32."""
 HERTZ = 168e6
 """Of an STM32F4, a usual Cortex-M4."""
+_STUDENT = "--memory none --hidden-activation elu --batch-size 1024 --env-kwargs pushes:1.5"
+BOTH_LEGS = f"{_STUDENT} --hidden 128,128 --rate-weight 0 --states 300000 --batches 30000 --episodes 2"
+ONE_LEG = (
+    f"{_STUDENT} --hidden 64,48 --rate-weight 0.0064 --learning-rate 0.006 --states 1200000 --batches 160000 "
+    "--collections 80 --episodes 20"
+)
+"""What ``pair`` presses with."""
 TUNING_SEED = 40_000
 CLAIM_SEED = 12_000
-CHOOSING_SEED = 50_000
+CHOOSING_SEED, CHOOSING_EPISODES = 50_000, 200
 _FALLS_MORE = 0.05
 _RESAMPLES = 10_000
 _OBSERVED = 64
@@ -182,14 +192,51 @@ def choose(robot: str, name: str, others: Sequence[str], episodes: int) -> None:
     write_whole(out / "result.json", json.dumps({"chosen": best, **result}, indent=2))
 
 
+# All of it
+
+
+def pair(seed: int) -> None:
+    """Leaves FOLDER/g1/pair-SEED: of two policies of one leg, pressed and tuned side by side, the one that falls least.
+    No two of these have a seed in common."""
+    both, name = f"pair-{seed}-both", f"pair-{seed}"
+    legs = {f"{name}-{own}": own for own in (2 * seed - 1, 2 * seed)}
+    with clocked(FOLDER / "g1" / f"{name}.all-seconds.json", f"pair --seed {seed}"):
+        press("g1", both, [*BOTH_LEGS.split(), "--seed", str(seed)])
+        told = [*ONE_LEG.split(), "--seed"]
+        side_by_side(
+            ["press", "g1", "--name", leg, "--leg", "--teacher", both, "--", *told, str(own)]
+            for leg, own in legs.items()
+        )
+        side_by_side(["tune", "g1", "--name", leg] for leg in legs)
+        choose("g1", name, [f"{leg}-tuned" for leg in legs], CHOOSING_EPISODES)
+
+
+def side_by_side(verbs: Iterable[Sequence[str]]) -> None:
+    """Runs two verbs of this file at once, each on half of the cores."""
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    given = [sys.executable, "-m", "benchmarks.robots"]
+    running = [
+        subprocess.Popen([*given, *verb], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": threads}) for verb in verbs
+    ]
+    try:
+        for one in running:
+            if one.wait():
+                sys.exit(one.returncode)
+    finally:
+        for one in running:
+            one.terminate()
+
+
 # Measuring
 
 
-def measure(robot: str, seeds: range, minutes: float) -> None:
-    """Walks what has not been walked, for so many minutes."""
+def measure(robot: str, seeds: range, minutes: float, names: Sequence[str]) -> None:
+    """Walks what has not been walked, of those ``names`` or of all, for so many minutes."""
     deadline = time.monotonic() + 60.0 * minutes
     walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], seeds, deadline)
     for file in policies(robot):
+        if names and file.parent.name not in names:
+            continue
         walk_pressed(robot, file.parent.name, seeds, deadline)
         on_microcontroller(robot, file)
 
@@ -385,12 +432,14 @@ def main() -> None:
     verbs.choices["tune"].add_argument("--episodes", type=int, default=60)
     verbs.choices["choose"].add_argument("--name", required=True, help="of the folder that it leaves")
     verbs.choices["choose"].add_argument("--of", action="append", required=True, help="a pressed policy; repeat")
-    verbs.choices["choose"].add_argument("--episodes", type=int, default=200)
+    verbs.choices["choose"].add_argument("--episodes", type=int, default=CHOOSING_EPISODES)
     verbs.choices["measure"].add_argument("--episodes", type=int, default=200)
     verbs.choices["measure"].add_argument(
         "--claim", type=int, nargs="?", const=CLAIM_SEED, help="the first of seeds that chose nothing; 12000 by default"
     )
+    verbs.choices["measure"].add_argument("--name", action="append", default=[], help="a pressed policy; repeat")
     verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
+    verbs.add_parser("pair").add_argument("--seed", type=int, required=True)
     verbs.add_parser("report")
     given = parser.parse_args(arguments)
     match given.verb:
@@ -402,11 +451,13 @@ def main() -> None:
             tune(given.robot, given.name, given.episodes)
         case "choose":
             choose(given.robot, given.name, given.of, given.episodes)
+        case "pair":
+            pair(given.seed)
         case "measure":
             first = SEED if given.claim is None else given.claim
             if given.claim is not None and not CLAIM_SEED <= first <= TUNING_SEED - given.episodes:
                 parser.error(f"--claim is of seeds from {CLAIM_SEED} on, and below those that tune, from {TUNING_SEED}")
-            measure(given.robot, range(first, first + given.episodes), given.minutes)
+            measure(given.robot, range(first, first + given.episodes), given.minutes, given.name)
         case "report":
             for robot in ROBOTS:
                 if rows := report(robot):
