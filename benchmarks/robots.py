@@ -24,10 +24,10 @@ go on where they were interrupted, in any session, and repeat nothing that is fi
 - ``pair`` does all of that for the G1: a policy of both legs, two policies of one leg that learn from it, side by side,
   both tuned, the better chosen; with ``--seed N`` it leaves pair-N.
 - ``measure`` walks ``--episodes`` of 20 s from reset(seed=1000 + i), random commands, pushes, friction and masses: the
-  original, then every policy of FOLDER/ROBOT (or those of ``--name``), from the fewest bytes on; a line an episode in NAME.jsonl. These may be
-  looked at while a way of pressing is chosen; what is then claimed of it is walked with ``--claim``, from
-  reset(seed=12000 + i) or from the seed behind it, which must have chosen nothing. Then each policy acts on
-  observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
+  original, then every policy of FOLDER/ROBOT, or those of ``--name``, from the fewest bytes on; a line an episode in
+  NAME.jsonl. These may be looked at while a way of pressing is chosen; what is then claimed of it is walked with
+  ``--claim``, from reset(seed=12000 + i) or from the seed behind it, which must have chosen nothing. Then each policy
+  acts on observations of its own walk on an emulated Cortex-M4, where the tools for it are installed.
 - ``report`` writes docs/robots/ROBOT.csv, in which rows stay whose runs are gone, and prints the table.
 
 No more falls: ``p_falls`` is the probability that, of the seeds at which one of the two falls and the other does not,
