@@ -43,13 +43,18 @@ def test_quantize(shape: tuple[int, ...], limits: tuple[int, int], spread: float
     if len(shape) == 2:
         factors.append(torch.linspace(0.1, 3, shape[1]))
     for factor in factors:
-        wanted = (x * factor).round().clamp(*limits)
-        assert torch.equal(kernels.quantize(x, factor, limits), wanted)
-        assert torch.equal(kernels.quantize(strided(x), factor, limits), wanted)
+        zeros = torch.linspace(-3e4, 3e4, factor.numel()).round()
+        for zero in (None, zeros):
+            codes = (x * factor).round()
+            wanted = (codes if zero is None else codes - zero).clamp(*limits)
+            assert torch.equal(kernels.quantize(x, factor, limits, zero), wanted)
+            assert torch.equal(kernels.quantize(strided(x), factor, limits, zero), wanted)
 
 
 def test_nan_stays_nan() -> None:
-    assert kernels.quantize(torch.full((2, 3), torch.nan), torch.ones(1), (0, 255)).isnan().all()
+    for zero in (None, torch.ones(3)):
+        factor = torch.ones(1) if zero is None else torch.ones(3)
+        assert kernels.quantize(torch.full((2, 3), torch.nan), factor, (0, 255), zero).isnan().all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

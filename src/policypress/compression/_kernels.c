@@ -29,9 +29,11 @@ static inline float clip(float v, float low, float high) {
 
 static inline float round_half_even(float v) { return (v + ROUNDER) - ROUNDER; }
 
-/* out = rint(clip(x * inverse, low, high)); limits are integers, so clipping may come first. */
+/* out = clip(rint(x * inverse) - zero, low, high). Without zero points clipping may come first, as limits are integers;
+ * with them it comes first too, but to +-2**22, far outside of any limit and zero point. */
 VECTORIZED static void quantize(const float *restrict x, float *restrict out, Py_ssize_t rows, Py_ssize_t columns,
-                                const float *restrict inverse, int per_column, float low, float high) {
+                                const float *restrict inverse, int per_column, const float *restrict zero, float low,
+                                float high) {
     if (!per_column) {
         const float factor = inverse[0];
         for (Py_ssize_t i = 0; i < rows * columns; i++) {
@@ -42,8 +44,15 @@ VECTORIZED static void quantize(const float *restrict x, float *restrict out, Py
     for (Py_ssize_t row = 0; row < rows; row++) {
         const float *restrict from = x + row * columns;
         float *restrict to = out + row * columns;
-        for (Py_ssize_t i = 0; i < columns; i++) {
-            to[i] = round_half_even(clip(from[i] * inverse[i], low, high));
+        if (zero == NULL) {
+            for (Py_ssize_t i = 0; i < columns; i++) {
+                to[i] = round_half_even(clip(from[i] * inverse[i], low, high));
+            }
+        } else {
+            for (Py_ssize_t i = 0; i < columns; i++) {
+                const float code = round_half_even(clip(from[i] * inverse[i], -4194304.0f, 4194304.0f));
+                to[i] = clip(code - zero[i], low, high);
+            }
         }
     }
 }
@@ -450,14 +459,15 @@ static void unroll_back(const way *w, const float *grad, const float *weight, co
 
 static PyObject *py_quantize(PyObject *module, PyObject *arguments) {
     (void)module;
-    unsigned long long x, out, inverse;
+    unsigned long long x, out, inverse, zero;
     Py_ssize_t rows, columns, factors;
     float low, high;
-    if (!PyArg_ParseTuple(arguments, "KKnnKnff", &x, &out, &rows, &columns, &inverse, &factors, &low, &high)) {
+    if (!PyArg_ParseTuple(arguments, "KKnnKnKff", &x, &out, &rows, &columns, &inverse, &factors, &zero, &low, &high)) {
         return NULL;
     }
+    const float *zeros = (const float *)(uintptr_t)zero;
     quantize((const float *)(uintptr_t)x, (float *)(uintptr_t)out, rows, columns, (const float *)(uintptr_t)inverse,
-             factors > 1, low, high);
+             factors > 1 || zeros != NULL, zeros, low, high);
     Py_RETURN_NONE;
 }
 
@@ -635,7 +645,8 @@ static PyObject *py_unroll_back(PyObject *module, PyObject *arguments) {
 }
 
 static PyMethodDef methods[] = {
-    {"quantize", py_quantize, METH_VARARGS, "quantize(x, out, rows, columns, inverse, inverses, low, high)"},
+    {"quantize", py_quantize, METH_VARARGS, 
+     "quantize(x, out, rows, columns, inverse, inverses, zero or 0, low, high)"},
     {"requantize", py_requantize, METH_VARARGS,
      "requantize(acc, values or 0, outer, channels, inner, ratio, wide, ratios, low, high, scale); a wide ratio is of "
      "float64"},

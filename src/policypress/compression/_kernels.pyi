@@ -1,5 +1,5 @@
 def quantize(
-    x: int, out: int, rows: int, columns: int, inverse: int, inverses: int, low: float, high: float, /
+    x: int, out: int, rows: int, columns: int, inverse: int, inverses: int, zero: int, low: float, high: float, /
 ) -> None: ...
 def requantize(
     acc: int,

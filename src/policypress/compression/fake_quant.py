@@ -37,7 +37,7 @@ class _IntegerLayer(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layer: Any, learning: bool
     ) -> torch.Tensor:
         run: _Run = layer.integers(x, learning)
-        ctx.layer, ctx.constants = layer, run.constants
+        ctx.layer, ctx.numbers = layer, run.numbers
         # Its codes are kept by the layer; saved itself, autograd refuses a backward pass after it has changed.
         ctx.save_for_backward(run.inputs, weight, run.codes)
         return run.values
@@ -48,7 +48,7 @@ class _IntegerLayer(torch.autograd.Function):
         if codes is not None:
             grad = _inside(grad, codes, ctx.layer.policypress_quantizer.output.limits)
         needs = ctx.needs_input_grad[:3]
-        return (*ctx.layer.gradients(grad, inputs, ctx.constants, needs), None, None)
+        return (*ctx.layer.gradients(grad, inputs, ctx.numbers, needs), None, None)
 
 
 class _IntegerAdd(torch.autograd.Function):
@@ -71,14 +71,14 @@ class _StraightThrough(torch.autograd.Function):
     """``values``; the gradient passes to ``weight`` as it is."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor, layer: Any) -> torch.Tensor:
-        ctx.layer = layer
+    def forward(ctx: Any, weight: torch.Tensor, values: torch.Tensor, layer: Any, numbers: Numbers) -> torch.Tensor:
+        ctx.layer, ctx.numbers = layer, numbers
         return values
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        ctx.layer.gather_step_gradient(grad)
-        return grad, None, None
+        ctx.layer.gather_step_gradient(grad, ctx.numbers)
+        return grad, None, None, None
 
 
 def _inside(grad: torch.Tensor, codes: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
@@ -113,13 +113,17 @@ class Codes(NamedTuple):
     wide: bool
 
 
+Numbers = tuple[Constants, Codes]
+"""What a layer computes with."""
+
+
 class _Run(NamedTuple):
     """One forward pass: its result, and what the gradient needs of it (``codes`` of the output before clipping)."""
 
     values: torch.Tensor
     inputs: torch.Tensor
     codes: torch.Tensor | None
-    constants: Constants
+    numbers: Numbers
 
 
 Versions = list[tuple[torch.Tensor, int]]
@@ -189,7 +193,7 @@ class _FakeQuantized(nn.Module):
             return self._apply_layer(x, self.quantized_weight(), self.bias)
         if torch.is_grad_enabled():
             return _IntegerLayer.apply(x, self.weight, self.bias, self, learning)  # type: ignore[no-any-return, no-untyped-call]
-        acc, _, constants = self._accumulate(x)
+        acc, _, (constants, _) = self._accumulate(x)
         if quantizer.output is None:
             return acc.float() * _broadcast(constants.unit, x.dim() - 1)
         return kernels.requantize(acc, constants.ratio, quantizer.output.limits, constants.output_scale)
@@ -201,30 +205,31 @@ class _FakeQuantized(nn.Module):
 
     def quantized_weight(self) -> torch.Tensor:
         """What the codes of the weights stand for; its gradient is that of the weights."""
-        constants, kept = self.numbers()
-        values = kept.weight * _broadcast(constants.step, self.weight.dim())
-        return _StraightThrough.apply(self.weight, values, self)  # type: ignore[no-any-return, no-untyped-call]
+        numbers = self.numbers()
+        values = numbers[1].weight * _broadcast(numbers[0].step, self.weight.dim())
+        return _StraightThrough.apply(self.weight, values, self, numbers)  # type: ignore[no-any-return, no-untyped-call]
 
     def integers(self, x: torch.Tensor, learning: bool) -> _Run:
         """The layer in the frozen policy's arithmetic; ``learning`` moves the range of its output first."""
-        acc, inputs, constants = self._accumulate(x)
-        quantizer = self.policypress_quantizer
+        acc, inputs, numbers = self._accumulate(x)
+        quantizer, constants = self.policypress_quantizer, numbers[0]
         inputs = inputs * constants.source_scale if quantizer.rounds_input else x
         unit = _broadcast(constants.unit, x.dim() - 1)
         if quantizer.output is None:
-            return _Run(acc.float() * unit, inputs, None, constants)
+            return _Run(acc.float() * unit, inputs, None, numbers)
         if learning:
             quantizer.output.observe_values(acc * unit)
-            grid, constants = constants.bias_grid, self.numbers()[0]
+            grid, numbers = constants.bias_grid, self.numbers()
+            constants = numbers[0]
             if not torch.equal(constants.bias_grid, grid):  # now and then a wider range makes the biases coarser
                 return self.integers(x, learning=False)
         limits, scale = quantizer.output.limits, constants.output_scale
         values, codes = kernels.requantize_with_codes(acc, constants.ratio, limits, scale)
-        return _Run(values, inputs, codes, constants)
+        return _Run(values, inputs, codes, numbers)
 
-    def _accumulate(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Constants]:
-        """Accumulators (exact integers in float32 or float64), the input's codes, and the constants."""
-        constants, kept = self.numbers()
+    def _accumulate(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Numbers]:
+        """Accumulators (exact integers in float32 or float64), the input's codes, and what they come from."""
+        constants, kept = numbers = self.numbers()
         source = self.policypress_quantizer.source
         assert source is not None
         # What another layer quantized lies on the grid: its codes come back as they were.
@@ -233,24 +238,25 @@ class _FakeQuantized(nn.Module):
             acc = self._apply_layer(inputs.double(), kept.weight.double(), kept.bias.double())
         else:
             acc = self._apply_layer(inputs, kept.weight, kept.bias)
-        return acc, inputs, constants
+        return acc, inputs, numbers
 
     def gradients(
         self,
         grad: torch.Tensor,
         inputs: torch.Tensor,
-        constants: Constants,
+        numbers: Numbers,
         needs: tuple[bool, bool, bool],
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Gradients of the real layer for input, weight and bias, from the one for its output."""
-        weight = self.numbers()[1].weight
+        """Gradients of the real layer for input, weight and bias, from the one for its output; ``numbers`` are those of
+        the pass that gave it."""
+        constants, weight = numbers[0], numbers[1].weight
         if isinstance(self, nn.Conv2d):
             found = torch.ops.aten.convolution_backward(
                 grad, inputs, weight * _broadcast(constants.step, 4), [len(weight)], self.stride, self.padding,
                 self.dilation, False, [0, 0], self.groups, needs,
             )  # fmt: skip
             if needs[1]:
-                self.gather_step_gradient(found[1])
+                self.gather_step_gradient(found[1], numbers)
             return found  # type: ignore[no-any-return]
         of_input, of_weight, of_bias = needs
         of_inputs = None
@@ -261,19 +267,19 @@ class _FakeQuantized(nn.Module):
                 of_inputs = of_inputs / constants.source_scale
         of_weights = grad.t() @ inputs if of_weight else None
         if of_weights is not None:
-            self.gather_step_gradient(of_weights)
+            self.gather_step_gradient(of_weights, numbers)
             if constants.zero_point is not None:  # the codes say how far inputs are from the middle of their range
                 of_weights = of_weights + grad.sum(0)[:, None] * (constants.zero_point * constants.source_scale)
         return of_inputs, of_weights, grad.sum(0) if of_bias else None
 
     @torch.no_grad()
-    def gather_step_gradient(self, of_weight: torch.Tensor) -> None:
+    def gather_step_gradient(self, of_weight: torch.Tensor, numbers: Numbers) -> None:
         """Adds what ``of_weight``, the gradient for the real weights that the codes stand for, means for the logarithm
         of a learned step. Source: Esser et al. 2020, equation 3."""
         quantizer = self.policypress_quantizer
         if quantizer.weight_range != "learned" or quantizer.leader is not None:
             return
-        constants, kept = self.numbers()
+        constants, kept = numbers
         scale = self._feature_scale(constants)
         found = kernels.of_step(of_weight, self.weight, kept.weight, scale, constants.step, quantizer.high)
         self._add_step_gradient(found)
@@ -282,7 +288,7 @@ class _FakeQuantized(nn.Module):
     def add_rate_gradient(self, weight: float) -> None:
         """Adds the gradient of ``weight`` times the sum of log2(1 + |w / step|), about the bits of the codes, to that
         of the weights and of a learned step."""
-        constants, price = self.numbers()[0], weight / math.log(2)
+        constants, price = self._constants(), weight / math.log(2)
         scale = self._feature_scale(constants)
         self._add_step_gradient(kernels.of_bits(self.weight, self.weight.grad, scale, constants.step, price))
 
@@ -292,11 +298,11 @@ class _FakeQuantized(nn.Module):
 
     def weight_codes(self) -> torch.Tensor:
         """Integer weights, float32, shape of ``weight``; scales of single input features are folded in."""
-        return self._codes(self._constants(), None).weight
+        return self._codes(self._new_constants(), None).weight
 
     def bias_codes(self) -> torch.Tensor:
         """Integer biases in units of the accumulator, float32, shape (out,)."""
-        return self._codes(self._constants(), None).bias
+        return self._codes(self._new_constants(), None).bias
 
     def accumulator_scale(self) -> torch.Tensor:
         """One unit of the accumulator in real units, float32, shape (1,) or (out,)."""
@@ -322,7 +328,8 @@ class _FakeQuantized(nn.Module):
             weight = weight * source.scale()
         elif source is not None:
             unit = source.scale()
-        quantizer.update_step(weight, self._bias(), unit)
+        middle = source.middle() if isinstance(source, InputQuantizer) else None
+        quantizer.update_step(weight, self._bias(middle), unit)
 
     def _apply_layer(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if isinstance(self, nn.Conv2d):
@@ -341,40 +348,48 @@ class _FakeQuantized(nn.Module):
         Fused optimizers leave no trace in a tensor's version: the Compressor says ``forget`` after every step. Nor do
         Polyak updates, which write through ``.data``: followers look at the biases, which such an update moves too.
         """
-        quantizer, memory = self.policypress_quantizer, self._memory
+        leader, memory = self.policypress_quantizer.leader, self._memory
         weight, bias = self.weight, self.bias
-        if quantizer.leader is not None:
+        if leader is not None:
             followed = weight if bias is None else bias
             if memory.followed is None or not torch.equal(followed, memory.followed):
                 memory.followed, memory.stale = followed.detach().clone(), True
-                quantizer.step.copy_(quantizer.leader.step)
-        ranges = [quantizer.step]
-        if quantizer.source is not None:
-            ranges.append(quantizer.source.limit)
-            if isinstance(quantizer.source, InputQuantizer):
-                ranges.append(quantizer.source.offset)
-        if quantizer.output is not None:
-            ranges.append(quantizer.output.limit)
-        if memory.constants is None or changed(memory.constants_of, ranges):
-            memory.constants, memory.constants_of = self._constants(), versions(ranges)
-            memory.stale = True
+                self.policypress_quantizer.step.copy_(leader.step)
+        constants = self._constants()
         parameters = [weight] if bias is None else [weight, bias]
         if memory.codes is None or memory.stale or changed(memory.codes_of, parameters):
             # Over the old ones: new memory for every step would cost as much as the codes.
             out = None if memory.codes is None else memory.codes.weight
-            memory.codes, memory.codes_of = self._codes(memory.constants, out), versions(parameters)
+            memory.codes, memory.codes_of = self._codes(constants, out), versions(parameters)
             memory.stale = False
-        return memory.constants, memory.codes
+        return constants, memory.codes
+
+    def _constants(self) -> Constants:
+        """They are computed again when step or ranges have changed."""
+        quantizer, memory = self.policypress_quantizer, self._memory
+        source, output = quantizer.source, quantizer.output
+        ranges = [quantizer.step]
+        if source is not None:
+            ranges.append(source.limit)
+            if isinstance(source, InputQuantizer):
+                ranges.append(source.offset)
+        if output is not None:
+            ranges.append(output.limit)
+        if memory.constants is None or changed(memory.constants_of, ranges):
+            memory.constants, memory.constants_of = self._new_constants(), versions(ranges)
+            memory.stale = True
+        return memory.constants
 
     def forget(self) -> None:
         """Weights have changed: what was computed from them must not be used again."""
         self._memory.stale = True
 
     @torch.no_grad()
-    def _constants(self) -> Constants:
+    def _new_constants(self) -> Constants:
         quantizer = self.policypress_quantizer
         source, output = quantizer.source, quantizer.output
-        scale, grid = self.accumulator_scale(), self._bias_grid()
+        ratio = None if output is None else multiplier_and_shift(self.exact_ratio())
+        scale, grid = self.accumulator_scale(), self._bias_grid(None if ratio is None else ratio[1])
         one = torch.ones_like(scale[:1])
         return Constants(
             step=quantizer.step.clone(),
@@ -385,13 +400,9 @@ class _FakeQuantized(nn.Module):
             inverse_source=one if source is None else source.inverse_scale(),
             source_scale=one if source is None else source.scale(),
             zero_point=source.zero_point() if isinstance(source, InputQuantizer) else None,
-            ratio=one if output is None else self._ratio(output),
+            ratio=one if output is None or ratio is None else _factor(ratio, output),
             output_scale=1.0 if output is None else float(output.scale()),
         )
-
-    def _ratio(self, output: ActivationQuantizer) -> torch.Tensor:
-        ratio = fixed_point(*multiplier_and_shift(self.exact_ratio()))
-        return ratio if output.reach <= LARGEST_CODE else ratio.double()  # float32 tells no more apart
 
     @torch.no_grad()
     def _codes(self, constants: Constants, out: torch.Tensor | None) -> Codes:
@@ -399,19 +410,21 @@ class _FakeQuantized(nn.Module):
         source = quantizer.source
         scale = self._feature_scale(constants)
         weight, largest = kernels.weight_codes(self.weight, scale, constants.inverse_step, quantizer.high, out)
-        bias = (self._bias() * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
+        zeros = constants.zero_point
+        bias = self._bias(None if zeros is None else zeros * constants.source_scale)
+        bias = (bias * constants.inverse_bias_unit).round_().mul_(constants.bias_grid)
         bias = bias.clamp_(-BIAS_LIMIT, BIAS_LIMIT)
         wide = source is not None and largest * source.reach + BIAS_LIMIT >= _EXACT_FLOAT32
         return Codes(weight, bias, wide)
 
-    def _bias_grid(self) -> torch.Tensor:
+    def _bias_grid(self, shift: torch.Tensor | None) -> torch.Tensor:
         """Biases are multiples of this power of two, float32, shape (1,) or (out,): finer ones only cost bytes.
 
-        A quarter to half of an output code; in the last layer, a thousandth of the largest product or so.
+        A quarter to half of an output code, whose ratio has this ``shift``; in the last layer, a thousandth of the
+        largest product or so.
         """
         quantizer = self.policypress_quantizer
-        if quantizer.output is not None:
-            _, shift = multiplier_and_shift(self.exact_ratio())
+        if shift is not None:
             exponent = shift - MULTIPLIER_BITS - 1
         else:
             bits = quantizer.bits + (0 if quantizer.source is None else quantizer.source.bits)
@@ -423,11 +436,9 @@ class _FakeQuantized(nn.Module):
         source = self.policypress_quantizer.source
         return constants.source_scale if source is not None and source.per_feature else None
 
-    def _bias(self) -> torch.Tensor:
+    def _bias(self, middle: torch.Tensor | None) -> torch.Tensor:
         """Biases, with what the middles of the inputs' ranges give: codes only say how far inputs are from those."""
         bias = self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
-        source = self.policypress_quantizer.source
-        middle = source.middle() if isinstance(source, InputQuantizer) else None
         if middle is None:
             return bias
         return (bias.double() + (self.weight.double() * middle.double()).sum(1)).float()
@@ -439,6 +450,12 @@ class _FakeQuantized(nn.Module):
             source.observe_inputs(x, self.weight)
         elif isinstance(source, ActivationQuantizer):
             source.observe_values(x.detach())
+
+
+def _factor(ratio: tuple[torch.Tensor, torch.Tensor], output: ActivationQuantizer) -> torch.Tensor:
+    """A multiplier and a shift as a number."""
+    factor = fixed_point(*ratio)
+    return factor if output.reach <= LARGEST_CODE else factor.double()  # float32 tells no more apart
 
 
 def _broadcast(values: torch.Tensor, dims: int) -> torch.Tensor:

@@ -23,15 +23,15 @@ def quantize(
 ) -> torch.Tensor:
     """Codes ``clip(rint(x * inverse_scale) - zero_point, low, high)``, float32; ``inverse_scale`` and ``zero_point``,
     whole numbers in float32, have 1 or (features,) values."""
-    if zero_point is not None:
-        return (x * inverse_scale).round_().sub_(zero_point).clamp_(*limits)
-    if not fit(x, inverse_scale):
-        return (x * inverse_scale).round_().clamp_(*limits)
+    if not fit(x, inverse_scale, *([] if zero_point is None else [zero_point])):
+        codes = (x * inverse_scale).round_()
+        return (codes if zero_point is None else codes.sub_(zero_point)).clamp_(*limits)
     codes = torch.empty_like(x)
     columns = inverse_scale.numel()
     _kernels.quantize(
-        x.data_ptr(), codes.data_ptr(), x.numel() // columns, columns, inverse_scale.data_ptr(), columns, *limits
-    )
+        x.data_ptr(), codes.data_ptr(), x.numel() // columns, columns, inverse_scale.data_ptr(), columns,
+        _address(zero_point), *limits,
+    )  # fmt: skip
     return codes
 
 
@@ -61,7 +61,7 @@ def requantize_with_codes(
 
 def _fit_ratio(acc: torch.Tensor, ratio: torch.Tensor) -> bool:
     """Whether C serves them; the ratio may be of float64."""
-    return fit(acc) and ratio.device.type == "cpu" and ratio.is_contiguous()
+    return fit(acc) and ratio.is_cpu and ratio.is_contiguous()
 
 
 def _output_codes(acc: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
@@ -246,4 +246,7 @@ def _address(tensor: torch.Tensor | None) -> int:
 
 def fit(*tensors: torch.Tensor) -> bool:
     """Whether C serves them."""
-    return all(t.dtype == torch.float32 and t.is_contiguous() and t.device.type == "cpu" for t in tensors)
+    for tensor in tensors:  # twice as fast as all() of a generator, and asked dozens of times a batch
+        if tensor.dtype is not torch.float32 or not tensor.is_contiguous() or not tensor.is_cpu:
+            return False
+    return True

@@ -87,5 +87,5 @@ class _ThroughTime(torch.autograd.Function):
         if coded is None:
             of_weight, of_bias = of_y.t() @ h, of_y.sum(0) if needs[2] else None
         else:
-            _, of_weight, of_bias = coded.layer.gradients(of_y, h, coded.constants, needs)
+            _, of_weight, of_bias = coded.layer.gradients(of_y, h, (coded.constants, coded.codes), needs)
         return of_x, of_state, of_weight, of_bias, *(None,) * 6

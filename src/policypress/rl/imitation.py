@@ -67,8 +67,10 @@ def squashed(action: ActionTransform, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def _action_error(action: ActionTransform, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    if not action.squash and not _bounded(action):
+        return (outputs - wanted).square().mean()
     error = squashed(action, outputs) - squashed(action, wanted)
-    if not action.squash and _bounded(action):
+    if not action.squash:
         low, high = _bounds(action)
         beyond = ((outputs > high) & (wanted > high)) | ((outputs < low) & (wanted < low))
         error = error.masked_fill(beyond, 0.0)
