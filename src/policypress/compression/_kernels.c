@@ -645,7 +645,7 @@ static PyObject *py_unroll_back(PyObject *module, PyObject *arguments) {
 }
 
 static PyMethodDef methods[] = {
-    {"quantize", py_quantize, METH_VARARGS, 
+    {"quantize", py_quantize, METH_VARARGS,
      "quantize(x, out, rows, columns, inverse, inverses, zero or 0, low, high)"},
     {"requantize", py_requantize, METH_VARARGS,
      "requantize(acc, values or 0, outer, channels, inner, ratio, wide, ratios, low, high, scale); a wide ratio is of "

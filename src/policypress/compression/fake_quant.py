@@ -323,7 +323,8 @@ class _FakeQuantized(nn.Module):
     def update_step(self) -> None:
         """Fits the step of the weights to what they are now."""
         quantizer = self.policypress_quantizer
-        weight, unit, source = self.weight, torch.ones(1), quantizer.source
+        weight, source = self.weight, quantizer.source
+        unit: torch.Tensor | float = 1.0
         if source is not None and source.per_feature:
             weight = weight * source.scale()
         elif source is not None:
@@ -365,7 +366,7 @@ class _FakeQuantized(nn.Module):
         return constants, memory.codes
 
     def _constants(self) -> Constants:
-        """They are computed again when step or ranges have changed."""
+        """Computed again when step or ranges have changed."""
         quantizer, memory = self.policypress_quantizer, self._memory
         source, output = quantizer.source, quantizer.output
         ranges = [quantizer.step]
@@ -388,9 +389,14 @@ class _FakeQuantized(nn.Module):
     def _new_constants(self) -> Constants:
         quantizer = self.policypress_quantizer
         source, output = quantizer.source, quantizer.output
-        ratio = None if output is None else multiplier_and_shift(self.exact_ratio())
-        scale, grid = self.accumulator_scale(), self._bias_grid(None if ratio is None else ratio[1])
+        scale = self.accumulator_scale()
         one = torch.ones_like(scale[:1])
+        ratio, shift = one, None
+        if output is not None:
+            multiplier, shift = multiplier_and_shift(self.exact_ratio())
+            ratio = fixed_point(multiplier, shift)
+            ratio = ratio if output.reach <= LARGEST_CODE else ratio.double()  # float32 tells no more apart
+        grid = self._bias_grid(shift)
         return Constants(
             step=quantizer.step.clone(),
             inverse_step=1.0 / quantizer.step,
@@ -400,7 +406,7 @@ class _FakeQuantized(nn.Module):
             inverse_source=one if source is None else source.inverse_scale(),
             source_scale=one if source is None else source.scale(),
             zero_point=source.zero_point() if isinstance(source, InputQuantizer) else None,
-            ratio=one if output is None or ratio is None else _factor(ratio, output),
+            ratio=ratio,
             output_scale=1.0 if output is None else float(output.scale()),
         )
 
@@ -450,12 +456,6 @@ class _FakeQuantized(nn.Module):
             source.observe_inputs(x, self.weight)
         elif isinstance(source, ActivationQuantizer):
             source.observe_values(x.detach())
-
-
-def _factor(ratio: tuple[torch.Tensor, torch.Tensor], output: ActivationQuantizer) -> torch.Tensor:
-    """A multiplier and a shift as a number."""
-    factor = fixed_point(*ratio)
-    return factor if output.reach <= LARGEST_CODE else factor.double()  # float32 tells no more apart
 
 
 def _broadcast(values: torch.Tensor, dims: int) -> torch.Tensor:
