@@ -412,8 +412,7 @@ def _climbs_by(space: Space) -> PressMethod:
 
 def _finest(known: Known, end: End, method: PressMethod, shape: Shape, seed: int = 1) -> Line | None:
     """The line of the finest codes that has no more bytes than were asked for."""
-    step = 1 if method == "evolve" else 2
-    lines = (Line(end, method, shape, coarsen, seed) for coarsen in range(0, COARSEST + 1, step))
+    lines = (Line(end, method, shape, coarsen, seed) for coarsen in range(COARSEST + 1))
     return next((line for line in lines if _fits(known, line)), None)
 
 
