@@ -62,7 +62,7 @@ from examples.robots.legged import RATE, Legged, folder
 from examples.robots.walk import FILES, MEANS, ORIGINALS, ROBOTS, SEED, Episode, Walker, asked, pressed, walk
 
 import policypress
-from policypress.files import write_whole
+from policypress.files import locked, write_whole
 from policypress.measure.microcontroller import measure_on_target, missing_tools
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,7 +200,7 @@ def pair(seed: int) -> None:
     No two of these have a seed in common."""
     both, name = f"pair-{seed}-both", f"pair-{seed}"
     legs = {f"{name}-{own}": own for own in (2 * seed - 1, 2 * seed)}
-    with clocked(FOLDER / "g1" / f"{name}.all-seconds.json", f"pair --seed {seed}"):
+    with clocked(FOLDER / "g1" / f"{name}.seconds.json", f"pair --seed {seed}"):  # in place of what choosing took
         press("g1", both, [*BOTH_LEGS.split(), "--seed", str(seed)])
         told = [*ONE_LEG.split(), "--seed"]
         side_by_side(
@@ -457,7 +457,8 @@ def main() -> None:
             first = SEED if given.claim is None else given.claim
             if given.claim is not None and not CLAIM_SEED <= first <= TUNING_SEED - given.episodes:
                 parser.error(f"--claim is of seeds from {CLAIM_SEED} on, and below those that tune, from {TUNING_SEED}")
-            measure(given.robot, range(first, first + given.episodes), given.minutes, given.name)
+            with locked(FOLDER / given.robot, "measuring"):  # two would lose each other's episodes
+                measure(given.robot, range(first, first + given.episodes), given.minutes, given.name)
         case "report":
             for robot in ROBOTS:
                 if rows := report(robot):
