@@ -230,7 +230,7 @@ def side_by_side(verbs: Iterable[Sequence[str]]) -> None:
 # Measuring
 
 
-def measure(robot: str, seeds: range, minutes: float, names: Sequence[str]) -> None:
+def measure(robot: str, seeds: range, minutes: float, names: Sequence[str] = ()) -> None:
     """Walks what has not been walked, of those ``names`` or of all, for so many minutes."""
     deadline = time.monotonic() + 60.0 * minutes
     walk_all(robot, "original", digest(folder() / robot / FILES[robot]), ORIGINALS[robot], seeds, deadline)

@@ -297,6 +297,8 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monk
     first = robots.CLAIM_SEED
     robots.measure("go1", range(first, first + 2), 9.0)
     assert sorted(robots.walked("go1", "stands", who)) == [*sorted(before), first, first + 1]
+    robots.measure("go1", range(first, first + 3), 9.0, ["another"])
+    assert first + 2 not in robots.walked("go1", "stands", who), "not named"
     rows = robots.report("go1")
     assert [(row["name"], row["first_seed"], row["episodes"]) for row in rows] == [
         ("original", SEED, 4),
