@@ -208,8 +208,9 @@ class StudentTraining:
         spread = float(values.detach().std())
         self._spread = _SPREAD_MEMORY * self._spread + (1 - _SPREAD_MEMORY) * spread if self._spread else spread
         loss = loss / max(self._spread, 1e-6)
-        if not math.isfinite(float(loss.detach())):
-            raise DivergedError(f"the student's loss is {float(loss)} at step {self._model.num_timesteps}: {DIVERGED}.")
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"the student's loss is {value} at step {self._model.num_timesteps}: {DIVERGED}.")
         rate = self._rate()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
