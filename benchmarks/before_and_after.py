@@ -13,22 +13,19 @@ code 1 if one still does.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from checkouts import HERE, Checkout
 from timed_policies import Random
 
 from policypress.policy.policy import Policy
 from policypress.testing import stored_policies
 
-HERE = Path(__file__).resolve().parent.parent
 BATCH, SECONDS, LEAST = 256, 0.1, 0.97
 WORKER = """
 import json, sys, time
@@ -59,36 +56,6 @@ for line in sys.stdin:
 """
 
 
-class Checkout:
-    """A process that times policies with the package of one checkout."""
-
-    def __init__(self, path: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(path.resolve() / "src"), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def seconds(self, path: Path, batch: int) -> float:
-        """Of one call; the engine is warm after the first."""
-        to, answers = self._process.stdin, self._process.stdout
-        assert to is not None
-        assert answers is not None
-        to.write(json.dumps([str(path), batch, SECONDS]) + "\n")
-        to.flush()
-        return float(json.loads(_line(answers)))
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-def _line(answers: IO[str]) -> str:
-    line = answers.readline()
-    if not line:
-        raise SystemExit("a checkout's process ended: its error stands above; build its C in place.")
-    return line
-
-
 def policies(folder: Path) -> Iterator[tuple[str, Path]]:
     """Names and files of what is timed."""
     made: dict[str, Policy] = {}
@@ -111,7 +78,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--only", default="", help="names that contain this")
     arguments = parser.parse_args()
-    worst, checkouts = float("inf"), [Checkout(arguments.other), Checkout(HERE)]
+    worst, checkouts = float("inf"), [Checkout(path, WORKER) for path in (arguments.other, HERE)]
     try:
         with tempfile.TemporaryDirectory() as folder:
             print(f"{'policy':44} {'here, us':>9} {'one':>6} {f'of {BATCH}':>7}")
@@ -134,7 +101,7 @@ def _ratio(checkouts: list[Checkout], file: Path, batch: int, turns: int) -> tup
     pairs = []
     for turn in range(turns + 1):
         order = checkouts if turn % 2 else checkouts[::-1]
-        times = {id(checkout): checkout.seconds(file, batch) for checkout in order}
+        times = {id(checkout): checkout.ask([str(file), batch, SECONDS]) for checkout in order}
         pairs.append([times[id(checkout)] for checkout in checkouts])
     pairs = pairs[1:]  # the first made the engines
     return statistics.median(other / ours for other, ours in pairs), statistics.median(ours for _, ours in pairs)

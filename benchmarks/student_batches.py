@@ -11,14 +11,11 @@ other's time over ours.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent.parent
+from checkouts import HERE, Checkout
+
 STUDENTS = {
     "64-48, elu, batches of 1024": [47, 6, [64, 48], "elu", 1024],
     "64-64, elu, batches of 256": [48, 12, [64, 64], "elu", 256],
@@ -53,7 +50,7 @@ def student(inputs, outputs, hidden, activation, batch_size):
     met = lambda teacher, student, share, count: random.normal(size=(count, inputs)).astype(np.float32)
     return Distillation(teacher, met, config)
 
-made, done = {}, 0
+made = {}
 for line in sys.stdin:
     if line not in made:
         made[line] = student(*json.loads(line))
@@ -66,40 +63,21 @@ for line in sys.stdin:
 """
 
 
-class Checkout:
-    """A process that times batches with the package of one checkout."""
-
-    def __init__(self, path: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(path.resolve() / "src"), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def seconds(self, student: object) -> float:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(student) + "\n")
-        self.process.stdin.flush()
-        if not (line := self.process.stdout.readline()):
-            raise SystemExit("a checkout's process ended: its error stands above; build its C in place.")
-        return float(line)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="the checkout to compare with, its C built in place")
     parser.add_argument("--turns", type=int, default=9)
     arguments = parser.parse_args()
-    checkouts = [Checkout(arguments.other), Checkout(HERE)]
+    checkouts = [Checkout(path, WORKER) for path in (arguments.other, HERE)]
     try:
         print(f"{'student':32} {'here, ms':>9} {'ratio':>6}")
         for name, student in STUDENTS.items():
-            pairs = [[one.seconds(student) for one in checkouts] for _ in range(arguments.turns)]
+            pairs = [[one.ask(student) for one in checkouts] for _ in range(arguments.turns)]
             ratio = statistics.median(other / ours for other, ours in pairs)
             print(f"{name:32} {1e3 * statistics.median(ours for _, ours in pairs):9.2f} {ratio:6.2f}", flush=True)
     finally:
         for checkout in checkouts:
-            checkout.process.kill()
+            checkout.close()
 
 
 if __name__ == "__main__":

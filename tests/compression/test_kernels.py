@@ -131,12 +131,12 @@ def test_gradients_of_steps(shape: tuple[int, ...], seed: int) -> None:
     for input_scale, step in itertools.product(input_scales, (torch.tensor([0.1]), torch.linspace(0.1, 1, shape[0]))):
         codes, _ = kernels.weight_codes(weight, input_scale, 1 / step, 7)
         given_codes = (codes, strided(codes))
-        found = [kernels.of_step(of_weight, weight, one, input_scale, step, 7) for one in given_codes]
+        found = [kernels.step_gradient(of_weight, weight, one, input_scale, step, 7) for one in given_codes]
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
         assert found[0].shape == step.shape
         grads = [grad.clone(), strided(grad).clone()]
         grads[1] = strided(grads[1])
-        found = [kernels.of_bits(weight, one, input_scale, step, 0.3) for one in grads]
+        found = [kernels.rate_gradient(weight, one, input_scale, step, 0.3) for one in grads]
         torch.testing.assert_close(*found)
         torch.testing.assert_close(*grads)
-        torch.testing.assert_close(kernels.of_bits(weight, None, input_scale, step, 0.3), found[0])
+        torch.testing.assert_close(kernels.rate_gradient(weight, None, input_scale, step, 0.3), found[0])

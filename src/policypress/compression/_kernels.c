@@ -115,7 +115,7 @@ VECTORIZED static void look_up_all(const float *restrict x, float *restrict valu
 
 /* What the gradient of real weights means for the logarithm of their step: the sum of it times
  * (code - weight * scale / step) * step / scale, where a weight beyond `limit` steps counts as 0 of them. */
-static double of_step(const float *restrict of_weight, const float *restrict weight, const float *restrict code,
+static double step_gradient(const float *restrict of_weight, const float *restrict weight, const float *restrict code,
                       Py_ssize_t columns, const float *restrict scale, float step, float limit) {
     double sum = 0.0;
     for (Py_ssize_t i = 0; i < columns; i++) {
@@ -128,7 +128,7 @@ static double of_step(const float *restrict of_weight, const float *restrict wei
 
 /* Adds the gradient of price * sum(ln(1 + |weight * scale / step|)) to that of the weights; returns what it is for the
  * logarithm of the step. */
-static double of_bits(const float *restrict weight, float *restrict grad, Py_ssize_t columns,
+static double rate_gradient(const float *restrict weight, float *restrict grad, Py_ssize_t columns,
                       const float *restrict scale, float step, float price) {
     double sum = 0.0;
     for (Py_ssize_t i = 0; i < columns; i++) {
@@ -519,7 +519,7 @@ static void add_sum(float *sums, Py_ssize_t steps, Py_ssize_t row, double sum, d
     sums[steps > 1 ? row : 0] = (float)(steps > 1 ? sum : *total);
 }
 
-static PyObject *py_of_step(PyObject *module, PyObject *arguments) {
+static PyObject *py_step_gradient(PyObject *module, PyObject *arguments) {
     (void)module;
     unsigned long long of_weight, weight, code, scale, step, sums;
     Py_ssize_t rows, columns, steps;
@@ -533,14 +533,14 @@ static PyObject *py_of_step(PyObject *module, PyObject *arguments) {
         const Py_ssize_t place = row * columns;
         const float own = ((const float *)(uintptr_t)step)[steps > 1 ? row : 0];
         const double sum =
-            of_step((const float *)(uintptr_t)of_weight + place, (const float *)(uintptr_t)weight + place,
+            step_gradient((const float *)(uintptr_t)of_weight + place, (const float *)(uintptr_t)weight + place,
                     (const float *)(uintptr_t)code + place, columns, (const float *)(uintptr_t)scale, own, limit);
         add_sum((float *)(uintptr_t)sums, steps, row, sum, &total);
     }
     Py_RETURN_NONE;
 }
 
-static PyObject *py_of_bits(PyObject *module, PyObject *arguments) {
+static PyObject *py_rate_gradient(PyObject *module, PyObject *arguments) {
     (void)module;
     unsigned long long weight, grad, scale, step, sums;
     Py_ssize_t rows, columns, steps;
@@ -553,7 +553,7 @@ static PyObject *py_of_bits(PyObject *module, PyObject *arguments) {
     for (Py_ssize_t row = 0; row < rows; row++) {
         float *own_grad = (float *)(uintptr_t)grad;
         const float own = ((const float *)(uintptr_t)step)[steps > 1 ? row : 0];
-        const double sum = of_bits((const float *)(uintptr_t)weight + row * columns,
+        const double sum = rate_gradient((const float *)(uintptr_t)weight + row * columns,
                                    own_grad == NULL ? NULL : own_grad + row * columns, columns,
                                    (const float *)(uintptr_t)scale, own, price);
         add_sum((float *)(uintptr_t)sums, steps, row, sum, &total);
@@ -651,10 +651,10 @@ static PyMethodDef methods[] = {
      "requantize(acc, values or 0, outer, channels, inner, ratio, wide, ratios, low, high, scale); a wide ratio is of "
      "float64"},
     {"look_up", py_look_up, METH_VARARGS, "look_up(x, values, slopes, size, inverse, low, high, largest, table)"},
-    {"of_step", py_of_step, METH_VARARGS,
-     "of_step(of_weight, weight, codes, rows, columns, scale or 0, step, steps, limit, sums)"},
-    {"of_bits", py_of_bits, METH_VARARGS,
-     "of_bits(weight, grad or 0, rows, columns, scale or 0, step, steps, price, sums)"},
+    {"step_gradient", py_step_gradient, METH_VARARGS,
+     "step_gradient(of_weight, weight, codes, rows, columns, scale or 0, step, steps, limit, sums)"},
+    {"rate_gradient", py_rate_gradient, METH_VARARGS,
+     "rate_gradient(weight, grad or 0, rows, columns, scale or 0, step, steps, price, sums)"},
     {"weight_codes", py_weight_codes, METH_VARARGS,
      "weight_codes(weight, out, rows, columns, scale or 0, inverse, inverses, limit) -> largest sum of magnitudes"},
     {"unroll", py_unroll, METH_VARARGS,

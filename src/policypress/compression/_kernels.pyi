@@ -21,7 +21,7 @@ def weight_codes(
 def look_up(
     x: int, values: int, slopes: int, size: int, inverse: float, low: float, high: float, largest: float, table: int, /
 ) -> None: ...
-def of_step(
+def step_gradient(
     of_weight: int,
     weight: int,
     codes: int,
@@ -34,7 +34,7 @@ def of_step(
     sums: int,
     /,
 ) -> None: ...
-def of_bits(
+def rate_gradient(
     weight: int, grad: int, rows: int, columns: int, scale: int, step: int, steps: int, price: float, sums: int, /
 ) -> None: ...
 def unroll(

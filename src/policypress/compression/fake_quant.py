@@ -281,7 +281,7 @@ class _FakeQuantized(nn.Module):
             return
         constants, kept = numbers
         scale = self._feature_scale(constants)
-        found = kernels.of_step(of_weight, self.weight, kept.weight, scale, constants.step, quantizer.high)
+        found = kernels.step_gradient(of_weight, self.weight, kept.weight, scale, constants.step, quantizer.high)
         self._add_step_gradient(found)
 
     @torch.no_grad()
@@ -290,7 +290,7 @@ class _FakeQuantized(nn.Module):
         of the weights and of a learned step."""
         constants, price = self._constants(), weight / math.log(2)
         scale = self._feature_scale(constants)
-        self._add_step_gradient(kernels.of_bits(self.weight, self.weight.grad, scale, constants.step, price))
+        self._add_step_gradient(kernels.rate_gradient(self.weight, self.weight.grad, scale, constants.step, price))
 
     def _add_step_gradient(self, found: torch.Tensor) -> None:
         quantizer = self.policypress_quantizer

@@ -18,7 +18,7 @@ def multiplier_and_shift(ratio: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
     The multiplier has eight bits, or as few as five where that lets the shift stay at FLOAT32_SHIFT.
     """
-    exact = ratio.detach().cpu().numpy().astype(np.float64)  # by NumPy, which takes a fifth of torch's time
+    exact = ratio.detach().cpu().numpy().astype(np.float64)  # by NumPy, which takes half of torch's time
     mantissa, exponent = np.frexp(exact)
     multiplier = np.rint(mantissa * 2**MULTIPLIER_BITS)
     carry = multiplier == 2**MULTIPLIER_BITS

@@ -125,7 +125,7 @@ def look_up(
     return values, slopes
 
 
-def of_step(
+def step_gradient(
     of_weight: torch.Tensor,
     weight: torch.Tensor,
     codes: torch.Tensor,
@@ -145,14 +145,14 @@ def of_step(
         products = of_weight * (codes - exact) * (rows if input_scale is None else rows / input_scale)
         return _by_step(products, step)
     sums = torch.empty_like(step)
-    _kernels.of_step(
+    _kernels.step_gradient(
         of_weight.data_ptr(), weight.data_ptr(), codes.data_ptr(), len(weight), weight.numel() // len(weight),
         _address(input_scale), step.data_ptr(), step.numel(), limit, sums.data_ptr(),
     )  # fmt: skip
     return sums
 
 
-def of_bits(
+def rate_gradient(
     weight: torch.Tensor,
     grad: torch.Tensor | None,
     input_scale: torch.Tensor | None,
@@ -160,7 +160,7 @@ def of_bits(
     price: float,
 ) -> torch.Tensor:
     """Adds the gradient of ``price * sum(ln(1 + |weight * input_scale / step|))`` to ``grad``, that of the weights;
-    returns that for the logarithm of ``step``. Shapes as in ``of_step``."""
+    returns that for the logarithm of ``step``. Shapes as in ``step_gradient``."""
     if not fit(weight, step, *(one for one in (grad, input_scale) if one is not None)):
         effective = weight if input_scale is None else weight * input_scale
         slope = price / (effective.abs() + step.reshape(-1, *[1] * (weight.dim() - 1)))
@@ -169,7 +169,7 @@ def of_bits(
             grad.add_(pull if input_scale is None else pull * input_scale)
         return _by_step(-slope * effective.abs(), step)
     sums = torch.empty_like(step)
-    _kernels.of_bits(
+    _kernels.rate_gradient(
         weight.data_ptr(), _address(grad), len(weight), weight.numel() // len(weight), _address(input_scale),
         step.data_ptr(), step.numel(), price, sums.data_ptr(),
     )  # fmt: skip

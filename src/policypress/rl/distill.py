@@ -172,7 +172,7 @@ class Distillation:
         loss = imitation_loss(self._teacher, outputs, wanted)
         if config.critic_weight and step >= config.critic_start * config.batches:
             loss = loss + config.critic_weight * self._regret(x, outputs, wanted)
-        for parameter in self._parameters:  # in no time; the optimizer's own way takes a fiftieth of all
+        for parameter in self._parameters:  # in no time; the optimizer's own way takes a fortieth of all
             parameter.grad = None
         loss.backward()
         self._optimizer.step()
