@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from policypress.errors import ConfigError, RunError
+from policypress.files import write_whole
 from policypress.rl.workers import Message, Tell, Workers
 from rl.toys import in_child
 
@@ -111,20 +112,20 @@ def test_only_a_kill_may_be_for_want_of_memory() -> None:
 
 
 def linger(tell: Tell, path: Path) -> None:
+    write_whole(path, str(os.getpid()))
     try:
         while True:
-            path.write_text(str(os.getpid()))
             time.sleep(0.02)
             tell()
     except RunError as error:
-        path.with_suffix(".end").write_text(str(error))
+        write_whole(path.with_suffix(".end"), str(error))
         raise
 
 
 def test_workers_end_with_the_block(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), workers() as pool:  # noqa: PT012
         pool.start("first", linger, tmp_path / "pid")
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        while not (tmp_path / "pid").exists():
             pool.wait(0.02)
         raise KeyboardInterrupt
     assert not multiprocessing.active_children()
@@ -147,7 +148,7 @@ def test_a_worker_notices_that_its_parent_is_gone(tmp_path: Path) -> None:
 def test_ctrl_c_does_not_reach_a_worker(tmp_path: Path) -> None:
     with workers() as pool:
         pool.start("first", linger, tmp_path / "pid")
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        while not (tmp_path / "pid").exists():
             pool.wait(0.02)
         time.sleep(0.1)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
