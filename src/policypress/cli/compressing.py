@@ -92,7 +92,7 @@ def compress(
     jobs: Annotated[
         int | None,
         typer.Option(
-            rich_help_panel=SEARCH, help="Policies pressed at once; processes of --method evolve. Default: one a core."
+            rich_help_panel=SEARCH, help="Policies pressed at once, or processes that play. Default: one a core."
         ),
     ] = None,
     on: Annotated[

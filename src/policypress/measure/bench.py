@@ -6,7 +6,6 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +19,7 @@ from policypress.errors import ConfigError, UnsupportedError
 from policypress.measure.baselines import as_float, describe, stands_for, widened
 from policypress.measure.energy import NOT_READABLE, SOURCE, Counts, Energy, Meter, count, energy
 from policypress.measure.latency import Candidate, Clock, Timing, interleave
-from policypress.measure.machine import machine
+from policypress.measure.machine import machine, torch_threads
 from policypress.measure.peers import PEERS, Task, carrying
 from policypress.policy.artifact import write
 from policypress.policy.observations import usual_observations
@@ -152,7 +151,7 @@ def bench(policy: Policy, config: BenchConfig | None = None, clock: Clock = time
     dense = widened(policy, config.against, config.seed) if config.against else stands_for(policy, config.seed)
     networks = [own] if dense is None or describe(dense) == describe(own) else [dense, own]
     observations = usual_observations(policy, config.batch, config.seed)
-    with _one_thread():
+    with torch_threads(1):
         entries = [_policy_entry(policy, observations), *_peer_entries(policy, networks, observations, config)]
         try:
             meter: Meter | None = Meter()
@@ -240,22 +239,6 @@ def _with_joules(row: Row, entry: Entry, meter: Meter, seconds: float) -> Row:
         return row
     call, argument = entry.one.call, entry.one.argument
     return dataclasses.replace(row, joules=meter.joules_per_call(lambda: call(argument), seconds))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def plot(report: BenchReport, path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,21 +23,23 @@ from torch import nn
 from policypress.compression.centring import Centring
 from policypress.compression.compressor import Compressor
 from policypress.compression.fake_quant import STEP_STRIDE
-from policypress.compression.freeze import spread
+from policypress.compression.freeze import freeze_graph, spread
 from policypress.compression.student import fresh, linear, starts_afresh, student
 from policypress.config import DistillConfig, PressConfig, dumps
 from policypress.errors import ConfigError, DivergedError
+from policypress.measure.machine import torch_threads
 from policypress.policy import reference
 from policypress.policy.policy import Policy
+from policypress.rl.elsewhere import CollectorElsewhere
 from policypress.rl.freeze import freeze_student
 from policypress.rl.imitation import agreement, decay, imitation_loss, squashed
 from policypress.rl.method import Method, Pressing
 from policypress.rl.recorded import RecordedStates
 from policypress.rl.runs import Progress, array_in
 from policypress.rl.sequences import check_over_sequences, distilled_over_sequences, over_sequences
-from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
+from policypress.rl.sources import Collector, OpenedAgent, States, met_by_teacher, placed, states_of
 from policypress.rl.student_checkpoint import StudentCheckpoint
-from policypress.rl.teacher import Teacher, acting
+from policypress.rl.teacher import Teacher
 
 _FIRST_STATES = 0.1  # of all states, from the teacher's own episodes, before the first batch
 _LAST_COLLECTION = 0.9  # of the batches: what comes later would hardly be seen
@@ -45,6 +47,7 @@ _ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
 # ``agreement`` from which nothing is left to learn, and below which something is again.
 _AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99, "multi-binary": 0.99}
 _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-binary": 0.98}
+_ELSEWHERE = 200_000  # states from which on it pays to meet them in a process of its own
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
 _IMPORTANCE_STATES = 512
@@ -72,13 +75,20 @@ class Distill(Method):
             ) as work:
                 yield work
             return
-        student = config.student
-        with states_of(agent, config.environment, student.seed, student.disturbances) as (teacher, states):
+        student, environment = config.student, config.environment
+        if jobs > 1 and agent.recorded is None and student.states >= _ELSEWHERE:
+            collector = CollectorElsewhere(agent, environment, student.seed, student.disturbances)
+            with closing(collector), torch_threads(max(1, torch.get_num_threads() - 1)):
+                yield Distillation(placed(agent.teacher, environment), collector, student, folder)
+            return
+        with states_of(agent, environment, student.seed, student.disturbances) as (teacher, states):
             yield Distillation(teacher, states, student, folder)
 
 
 class Distillation:
     """One student on its way: ``run`` trains it to the end, ``freeze`` gives its policy.
+
+    States are met by the student as it was one collection earlier: a ``Collector`` may do that while it learns.
 
     ``config.batches`` are an upper bound. Whenever states are added, the student is asked about them before it learns
     from them; if it acts as the teacher does, nothing is left to learn but integers and the price of bits, and the rest
@@ -90,9 +100,13 @@ class Distillation:
     a config that does not fit the teacher, RunError for a checkpoint of another config.
     """
 
-    def __init__(self, teacher: Teacher, states: States, config: DistillConfig, folder: Path | None = None) -> None:
+    def __init__(
+        self, teacher: Teacher, states: States | Collector, config: DistillConfig, folder: Path | None = None
+    ) -> None:
         check_critics(teacher, config)
-        self._teacher, self._states, self._config = teacher, states, config
+        self._teacher, self._config = teacher, config
+        self._collector = states if isinstance(states, Collector) else Collector(teacher, states)
+        self._asked = False
         self._checkpoint = StudentCheckpoint(folder, dumps(config))
         saved = self._checkpoint.saved
         self._done = 0
@@ -100,7 +114,7 @@ class Distillation:
         self._generator = torch.Generator().manual_seed(config.seed)
         self._memory = _Memory(config.states, teacher, folder, kept=0 if saved is None else saved["states"])
         if saved is None:
-            self._collect(math.ceil(_FIRST_STATES * config.states), share=0.0)
+            self._memory.add(met_by_teacher(self._collector, math.ceil(_FIRST_STATES * config.states)))
         torch.manual_seed(config.seed)
         self._network, self._optimizer, self._compressor = _student(teacher, config, self._first_states())
         self._parameters = list(self._network.parameters())
@@ -124,13 +138,16 @@ class Distillation:
         config, deadline = self._config, time.monotonic() + seconds
         collect_every = max(1, round(config.batches * _LAST_COLLECTION / config.collections))
         save_every = max(1, config.batches // _CHECKPOINTS)
-        collected = self._pace.step(self._done - 1) // collect_every if self._done else 0
+        step = self._pace.step(max(0, self._done - 1))
+        collected = step // collect_every
+        if not self._asked:
+            self._ask(step)
         while self._done < self._pace.batches:
             step = self._pace.step(self._done)
             if step // collect_every > collected:
                 collected = step // collect_every
-                count = math.ceil((1 - _FIRST_STATES) * config.states / config.collections)
-                self._collect(count, share=min(1.0, step / (_ALL_STUDENT * config.batches)))
+                self._collect()
+                self._ask(step)
             loss = self._learn(step)
             self._done += 1
             every = math.ceil(save_every / self._pace.stride) * self._pace.stride
@@ -207,19 +224,29 @@ class Distillation:
         values = torch.cat([critic(x, outputs) for critic in self._teacher.critics], dim=1).amin(1)
         return ((best - values) / best.std().clamp(min=1e-6)).mean()
 
-    def _collect(self, count: int, share: float) -> None:
-        teacher, count = self._teacher, min(count, self._config.states - self._memory.count)
-        if not count:
+    def _ask(self, step: int) -> None:
+        """Asks for states that the student meets as it is now."""
+        config = self._config
+        count = math.ceil((1 - _FIRST_STATES) * config.states / config.collections)
+        count = min(count, config.states - self._memory.count)
+        if count:
+            share = min(1.0, step / (_ALL_STUDENT * config.batches))
+            self._collector.ask(self._acting() if share else None, share, count)
+            self._asked = True
+
+    def _acting(self) -> Policy:
+        return freeze_graph(self._compressor.graph, self._teacher.observation, self._teacher.action)
+
+    def _collect(self) -> None:
+        """Adds the states that were asked for."""
+        if not self._asked:
             return
-        if share == 0.0:  # there may be no student yet
-            self._memory.add(met_by_teacher(teacher, self._states, count))
-            return
-        self._network.eval()
-        before = self._memory.count
-        self._memory.add(self._states(acting(teacher, teacher.outputs), acting(teacher, self._network), share, count))
+        self._asked, before = False, self._memory.count
+        self._memory.add(self._collector.met())
         if self._memory.count > before:  # a log may have been read to its end
+            self._network.eval()
             self._adjust_pace(torch.arange(before, self._memory.count))
-        self._network.train()
+            self._network.train()
 
     def _save(self) -> None:
         if self._checkpoint.kept:

@@ -28,8 +28,8 @@ from policypress.rl.freeze import freeze_student
 from policypress.rl.method import Method, Pressing
 from policypress.rl.recorded import Recorded
 from policypress.rl.runs import Progress
-from policypress.rl.sequences import check_vectors, config_of, met_in_episodes, placed
-from policypress.rl.sources import OpenedAgent, States, met_by_teacher, states_of
+from policypress.rl.sequences import check_vectors, config_of, met_in_episodes
+from policypress.rl.sources import Collector, OpenedAgent, States, met_by_teacher, placed, states_of
 from policypress.rl.teacher import Teacher
 
 _STATES = 20_000
@@ -78,7 +78,7 @@ class Calibration:
         graph = teacher.network("pressed without training")
         _check_copies(graph, config)
         self._teacher, self._config = teacher, config
-        self._raw = met_by_teacher(teacher, states, min(config.states, _STATES))
+        self._raw = met_by_teacher(Collector(teacher, states), min(config.states, _STATES))
         torch.manual_seed(config.seed)
         self._picks = torch.randint(len(self._raw), (_BATCHES, min(config.batch_size, len(self._raw)))).numpy()
         self._network = student(graph, config.hidden, self._inputs(self._picks[0]))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-from collections.abc import Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policypress.config import Environment
-from policypress.errors import RunError
 from policypress.policy.contract import ObservationTransform
 from policypress.policy.policy import Policy
 from policypress.rl.environments import make_env, padding_of, play
-from policypress.rl.workers import start
+from policypress.rl.workers import Server
 
 _Played = list[tuple[float, int]]
 
@@ -31,7 +30,7 @@ class Rollouts:
         padding = padding_of(observation, env.frame_stack)
         self.steps = 0
         self._env = make_env(env, training=False, padding=padding) if jobs == 1 else None
-        self._workers = [_Worker(env, padding) for _ in range(jobs if jobs > 1 else 0)]
+        self._workers = [Server("plays episodes", _playing, env, padding) for _ in range(jobs if jobs > 1 else 0)]
 
     def __enter__(self) -> Rollouts:
         return self
@@ -61,9 +60,9 @@ class Rollouts:
     def _in_processes(self, policies: Sequence[Policy], seeds: Sequence[int], limit: float) -> list[_Played]:
         played: dict[int, _Played] = {}
         left = iter(enumerate(policies))
-        busy: dict[Any, tuple[int, _Worker]] = {}
+        busy: dict[Any, tuple[int, Server]] = {}
 
-        def give(worker: _Worker) -> None:
+        def give(worker: Server) -> None:
             if (task := next(left, None)) is not None:
                 worker.ask(task[1], seeds, limit)
                 busy[worker.connection] = (task[0], worker)
@@ -78,52 +77,8 @@ class Rollouts:
         return [played[index] for index in range(len(policies))]
 
 
-class _Worker:
-    """A process that plays what it is sent."""
-
-    def __init__(self, env: Environment, padding: NDArray[Any] | float) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, env, padding), daemon=True)
-        start(self._process)
-        theirs.close()
-
-    def ask(self, policy: Policy, seeds: Sequence[int], limit: float) -> None:
-        try:
-            self.connection.send((policy, seeds, limit))
-        except BrokenPipeError:
-            raise self._death() from None
-
-    def answer(self) -> _Played:
-        try:
-            found: _Played | Exception = self.connection.recv()
-        except EOFError:
-            raise self._death() from None
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def _death(self) -> RunError:
-        self._process.join()
-        return RunError(
-            f"a process that plays episodes died (exit code {self._process.exitcode}): go on with --resume."
-        )
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.join()
-        self.connection.close()
-
-
-def _serve(connection: Connection, env: Environment, padding: NDArray[Any] | float) -> None:
-    try:
-        made = make_env(env, training=False, padding=padding)
-        while True:
-            connection.send(_play(made, *connection.recv()))
-    except (EOFError, BrokenPipeError):
-        pass  # whoever asked is gone
-    except Exception as error:  # it is raised where somebody reads it
-        connection.send(error)
+def _playing(env: Environment, padding: NDArray[Any] | float) -> Callable[[Policy, Sequence[int], float], _Played]:
+    return partial(_play, make_env(env, training=False, padding=padding))
 
 
 def _play(env: Any, policy: Policy, seeds: Sequence[int], limit: float) -> _Played:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from policypress.rl.freeze import freeze_student
 from policypress.rl.imitation import DECAY, decay, imitation_loss
 from policypress.rl.recorded import Recorded
 from policypress.rl.runs import Progress, array_in
-from policypress.rl.sources import Disturbances
+from policypress.rl.sources import Disturbances, placed
 from policypress.rl.student_checkpoint import StudentCheckpoint
 from policypress.rl.teacher import Teacher
 
@@ -115,16 +115,6 @@ def distilled_over_sequences(
         yield work
     finally:
         work.close()
-
-
-def placed(teacher: Teacher, source: EnvLike | Recorded) -> Teacher:
-    """The teacher, whose provenance then names where it acts."""
-    if isinstance(source, Recorded):
-        origin: dict[str, Any] = {"recorded": source.as_dict()}
-    else:
-        described = description_of(source)
-        origin = described.as_dict() if described else {}
-    return replace(teacher, provenance={**teacher.provenance, **origin})
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policypress.config import Environment, Opening
 from policypress.errors import ConfigError, RunError
+from policypress.policy.policy import Policy
 from policypress.rl.environments import EnvLike, description_of, make_envs, makes_env, padding_of
 from policypress.rl.recorded import Recorded, RecordedStates
 from policypress.rl.teacher import Act, Teacher, acting
@@ -83,6 +84,27 @@ def digest(path: Path) -> str:
         raise RunError(f"{path} cannot be read ({error.strerror}): give the file of a trained agent.") from error
 
 
+class Collector:
+    """Meets ``states``: it is asked for them, then gives them, so that others may meet them meanwhile."""
+
+    def __init__(self, teacher: Teacher, states: States) -> None:
+        self._teacher, self._states = acting(teacher, teacher.outputs), states
+        self._met: NDArray[Any] | None = None
+
+    def ask(self, student: Policy | None, share: float, count: int) -> None:
+        """For ``count`` raw observations, as ``States`` has them; without a student the teacher alone acts."""
+        self._met = self._states(self._teacher, self._teacher if student is None else _acts(student), share, count)
+
+    def met(self) -> NDArray[Any]:
+        """Those that were asked for last."""
+        assert self._met is not None
+        return self._met
+
+
+def _acts(policy: Policy) -> Act:
+    return lambda observations: policy.predict(observations)[0]
+
+
 @contextmanager
 def states_for(
     teacher: Teacher, env: EnvLike | States, seed: int, disturbances: float = 0.0
@@ -92,14 +114,28 @@ def states_for(
     if not makes_env(env):
         yield teacher, env  # type: ignore[misc]
         return
-    described = description_of(env)  # type: ignore[arg-type]
-    padding = padding_of(teacher.observation, described.frame_stack if described else 1)
-    states = EnvironmentStates(env, seed=seed, padding=padding, disturbances=disturbances)  # type: ignore[arg-type]
+    states = states_in(env, teacher, seed, disturbances)  # type: ignore[arg-type]
     try:
-        origin = described.as_dict() if described else {}
-        yield replace(teacher, provenance={**teacher.provenance, **origin}), states
+        yield placed(teacher, env), states  # type: ignore[arg-type]
     finally:
         states.close()
+
+
+def states_in(env: EnvLike, teacher: Teacher, seed: int, disturbances: float) -> EnvironmentStates:
+    """Met in ``env`` as the teacher sees it."""
+    described = description_of(env)
+    padding = padding_of(teacher.observation, described.frame_stack if described else 1)
+    return EnvironmentStates(env, seed=seed, padding=padding, disturbances=disturbances)
+
+
+def placed(teacher: Teacher, source: EnvLike | Recorded) -> Teacher:
+    """The teacher, whose provenance then names where it acts."""
+    if isinstance(source, Recorded):
+        origin: dict[str, Any] = {"recorded": source.as_dict()}
+    else:
+        described = description_of(source)
+        origin = described.as_dict() if described else {}
+    return replace(teacher, provenance={**teacher.provenance, **origin})
 
 
 def states_of(
@@ -109,14 +145,13 @@ def states_of(
     ``environment``."""
     if agent.recorded is None:
         return states_for(agent.teacher, environment, seed, disturbances)
-    origin = {**agent.teacher.provenance, "recorded": agent.recorded.as_dict()}
-    return states_for(replace(agent.teacher, provenance=origin), RecordedStates(agent.recorded, seed), seed)
+    return states_for(placed(agent.teacher, agent.recorded), RecordedStates(agent.recorded, seed), seed)
 
 
-def met_by_teacher(teacher: Teacher, states: States, count: int) -> NDArray[Any]:
-    """``count`` observations of the teacher's own episodes; ConfigError if ``states`` gives none."""
-    act = acting(teacher, teacher.outputs)
-    observations = states(act, act, 0.0, count)
+def met_by_teacher(collector: Collector, count: int) -> NDArray[Any]:
+    """``count`` observations of the teacher's own episodes; ConfigError if there are none."""
+    collector.ask(None, 0.0, count)
+    observations = collector.met()
     if not len(observations):
         raise ConfigError("the function of states gave none: return as many observations as it is asked for.")
     return observations

@@ -127,6 +127,57 @@ class Workers(Generic[K]):
         )
 
 
+class Server:
+    """A process that answers what it is asked by ``make(*arguments)``, which is made there; all of it is pickled.
+
+    ``work`` says in an error what it does. ``connection`` has something to read when there is an answer.
+    """
+
+    def __init__(self, work: str, make: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
+        context: Any = multiprocessing.get_context("spawn")
+        self._work = work
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        start(self._process)
+        theirs.close()
+
+    def ask(self, *question: Any) -> None:
+        try:
+            self.connection.send(question)
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def answer(self) -> Any:
+        """What was asked first and not yet answered; raises what was raised there, RunError if the process died."""
+        try:
+            found = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._death() from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _death(self) -> RunError:
+        self._process.join()
+        return RunError(f"a process that {self._work} died (exit code {self._process.exitcode}): go on with --resume.")
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(connection: Any, make: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
+    try:
+        answer = make(*arguments)
+        while True:
+            connection.send(answer(*connection.recv()))
+    except (EOFError, BrokenPipeError):
+        pass  # whoever asked is gone
+    except Exception as error:  # it is raised where somebody reads it
+        connection.send(_sendable(error))
+
+
 def _run(key: Any, messages: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
