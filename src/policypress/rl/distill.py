@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -235,7 +236,9 @@ class Distillation:
             self._asked = True
 
     def _acting(self) -> Policy:
-        return freeze_graph(self._compressor.graph, self._teacher.observation, self._teacher.action)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a student on its way: the one that comes out is told of
+            return freeze_graph(self._compressor.graph, self._teacher.observation, self._teacher.action)
 
     def _collect(self) -> None:
         """Adds the states that were asked for."""
