@@ -75,8 +75,8 @@ HERTZ = 168e6
 _STUDENT = "--memory none --hidden-activation elu --batch-size 1024 --env-kwargs pushes:1.5"
 BOTH_LEGS = f"{_STUDENT} --hidden 128,128 --rate-weight 0 --states 300000 --batches 30000 --episodes 2"
 ONE_LEG = (
-    f"{_STUDENT} --hidden 64,48 --rate-weight 0.0061 --learning-rate 0.006 --states 1600000 --batches 200000 "
-    "--collections 80 --episodes 20"
+    f"{_STUDENT} --hidden 64,48 --rate-weight 0.006 --learning-rate 0.006 --states 2200000 --batches 270000 "
+    "--collections 100 --episodes 20"
 )
 """What ``pair`` presses with."""
 TUNING_SEED = 40_000
