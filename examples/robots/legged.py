@@ -47,7 +47,8 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
 
     ``models``: the folder that holds the robot's own. ``command``: forward m/s, sideways m/s, turn rad/s, held for the
     whole episode. ``pushes``: how many times as hard as published, 0 for none. ``varied``: False leaves friction and
-    masses as published.
+    masses as published. ``reach``: how many times as far as published commands reach; ``command_seconds``: how long one
+    holds.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": RATE}  # type: ignore[misc]
@@ -77,10 +78,13 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
         command: tuple[float, float, float] | None = None,
         pushes: float = 1.0,
         varied: bool = True,
+        reach: float = 1.0,
+        command_seconds: float = COMMAND_SECONDS,
     ) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(folder(models) / self.name / "scene.xml"))
         self.data = mujoco.MjData(self.model)
         self._fixed, self._pushes, self._varied = command, pushes, varied
+        self._reach, self._held = reach, command_seconds
         self._floor = self.model.geom("floor").id
         self.model.geom_priority[self._floor] = 1  # so that its friction counts, and not the larger of two
         self._masses, self._inertias = self.model.body_mass.copy(), self.model.body_inertia.copy()
@@ -115,8 +119,8 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
         friction, load = self.np_random.uniform(*self.friction), self.np_random.uniform(*self.load)
         links = self.np_random.uniform(0.9, 1.1, self.model.nbody)
         joints = self.np_random.uniform(-_JOINTS, _JOINTS, self.model.nu)
-        ranges = np.array(self.commands)
-        count = math.ceil(SECONDS / COMMAND_SECONDS)
+        ranges = self._reach * np.array(self.commands)
+        count = math.ceil(SECONDS / self._held)
         stands = self.np_random.random(count) < _STANDS
         self._commands = np.where(stands[:, None], 0.0, self.np_random.uniform(-ranges, ranges, (count, 3)))
         self._kicks = self._drawn_pushes()
@@ -195,7 +199,7 @@ class Legged(gym.Env[NDArray[np.float32], NDArray[Any]], ABC):
 
     def _told(self) -> None:
         """The command that holds now."""
-        place = min(int(self._steps / (COMMAND_SECONDS * RATE)), len(self._commands) - 1)
+        place = min(int(self._steps / (self._held * RATE)), len(self._commands) - 1)
         self.command = self._commands[place] if self._fixed is None else np.array(self._fixed, np.float64)
 
     def _turned(self, vector: Vector) -> Vector:

@@ -182,3 +182,36 @@ def test_candidates_play_the_beginning_of_an_episode_first_and_all_of_it_at_last
         work._state.effort = 0
         work._generation(strategy)
         assert rollouts.steps - before == strategy.popsize * 10
+
+
+def test_who_is_lucky_in_few_episodes_is_not_taken_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = bad()
+    with Rollouts(Environment("rl.toys:Follow"), start.observation) as rollouts:
+        work = Evolution(start, rollouts, config())
+        work._state.horizon = len(evolve._HORIZONS) - 1
+        few = evolve._EFFORTS[0].checks
+        asked: list[int] = []
+
+        def played(by_episode: Any) -> Any:
+            def play(_: Any, seeds: Any, *__: Any) -> Any:
+                asked.extend(seeds)
+                found = np.array([[by_episode(seed - evolve._CHECK_SEED) for seed in seeds]], np.float64)
+                return found, found
+
+            return play
+
+        best = work._state.best + 1
+        monkeypatch.setattr(work, "_played", played(lambda _: 5.0))
+        work._check(best)
+        assert asked == list(range(evolve._CHECK_SEED, evolve._CHECK_SEED + evolve._CONFIRMED * few))
+        monkeypatch.setattr(work, "_played", played(lambda place: 9.0 if place < few else -9.0))
+        work._check(best + 1)
+        assert np.array_equal(work._state.best, best)
+        assert (work._state.worth, work._state.returned, work._state.fruitless) == (5.0, 5.0, 1)
+        asked.clear()
+        monkeypatch.setattr(work, "_played", played(lambda place: 4.0 if place < few else 9.0))
+        work._check(best + 2)
+        assert len(asked) == few
+        monkeypatch.setattr(work, "_played", played(lambda _: 6.0))
+        work._check(best + 3)
+        assert np.array_equal(work._state.best, best + 3)
