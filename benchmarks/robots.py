@@ -75,8 +75,8 @@ HERTZ = 168e6
 _STUDENT = "--memory none --hidden-activation elu --batch-size 1024 --env-kwargs pushes:1.5"
 BOTH_LEGS = f"{_STUDENT} --hidden 128,128 --rate-weight 0 --states 300000 --batches 30000 --episodes 2"
 ONE_LEG = (
-    f"{_STUDENT} --hidden 64,48 --rate-weight 0.006 --learning-rate 0.006 --states 2200000 --batches 270000 "
-    "--collections 100 --episodes 20"
+    f"{_STUDENT} --hidden 64,48 --rate-weight 0.0064 --learning-rate 0.006 --states 1000000 --batches 140000 "
+    "--collections 70 --episodes 20 --jobs 1"
 )
 """What ``pair`` presses with."""
 TUNING_SEED = 40_000
@@ -209,15 +209,6 @@ def pair(seed: int) -> None:
         )
         side_by_side(["tune", "g1", "--name", leg] for leg in legs)
         choose("g1", name, [f"{leg}-tuned" for leg in legs], CHOOSING_EPISODES)
-
-
-def taught(seed: int) -> None:
-    """Leaves FOLDER/g1/taught-SEED-tuned: a policy of one leg that learned from one of both legs."""
-    name = f"taught-{seed}"
-    with clocked(FOLDER / "g1" / f"{name}-tuned.seconds.json", f"taught --seed {seed}"):  # in place of what tuning took
-        press("g1", f"{name}-both", [*BOTH_LEGS.split(), "--seed", str(seed)])
-        press("g1", name, [*ONE_LEG.split(), "--seed", str(seed)], teacher=f"{name}-both", one_leg=True)
-        tune("g1", name, 60)
 
 
 def side_by_side(verbs: Iterable[Sequence[str]]) -> None:
@@ -449,7 +440,6 @@ def main() -> None:
     verbs.choices["measure"].add_argument("--name", action="append", default=[], help="a pressed policy; repeat")
     verbs.choices["measure"].add_argument("--minutes", type=float, default=math.inf)
     verbs.add_parser("pair").add_argument("--seed", type=int, required=True)
-    verbs.add_parser("taught").add_argument("--seed", type=int, required=True)
     verbs.add_parser("report")
     given = parser.parse_args(arguments)
     match given.verb:
@@ -463,8 +453,6 @@ def main() -> None:
             choose(given.robot, given.name, given.of, given.episodes)
         case "pair":
             pair(given.seed)
-        case "taught":
-            taught(given.seed)
         case "measure":
             first = SEED if given.claim is None else given.claim
             if given.claim is not None and not CLAIM_SEED <= first <= TUNING_SEED - given.episodes:
