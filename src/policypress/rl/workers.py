@@ -144,14 +144,14 @@ class Server:
     def ask(self, *question: Any) -> None:
         try:
             self.connection.send(question)
-        except BrokenPipeError:
+        except ConnectionError:
             raise self._death() from None
 
     def answer(self) -> Any:
         """What was asked first and not yet answered; raises what was raised there, RunError if the process died."""
         try:
             found = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             raise self._death() from None
         if isinstance(found, Exception):
             raise found
@@ -172,7 +172,7 @@ def _serve(connection: Any, make: Callable[..., Callable[..., Any]], arguments: 
         answer = make(*arguments)
         while True:
             connection.send(answer(*connection.recv()))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         pass  # whoever asked is gone
     except Exception as error:  # it is raised where somebody reads it
         connection.send(_sendable(error))
