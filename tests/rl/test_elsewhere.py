@@ -106,6 +106,7 @@ def test_a_student_learns_before_what_it_asked_for_is_added(
     picked: OpenedAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distill, "_CHECKPOINTS", CONFIG.student.batches)
+    monkeypatch.setattr(distill, "_ELSEWHERE", 1)
     events: list[str] = []
 
     class Told(Collector):

@@ -89,7 +89,8 @@ class Distill(Method):
 class Distillation:
     """One student on its way: ``run`` trains it to the end, ``freeze`` gives its policy.
 
-    States are met by the student as it was one collection earlier: a ``Collector`` may do that while it learns.
+    Many states are met by the student as it was one collection earlier: a ``Collector`` may do that while it learns.
+    Fewer are met by the student as it is: with 20 collections two students kept 1 and 3 points less a collection late.
 
     ``config.batches`` are an upper bound. Whenever states are added, the student is asked about them before it learns
     from them; if it acts as the teacher does, nothing is left to learn but integers and the price of bits, and the rest
@@ -107,7 +108,7 @@ class Distillation:
         check_critics(teacher, config)
         self._teacher, self._config = teacher, config
         self._collector = states if isinstance(states, Collector) else Collector(teacher, states)
-        self._asked = False
+        self._ahead, self._asked = config.states >= _ELSEWHERE, False
         self._checkpoint = StudentCheckpoint(folder, dumps(config))
         saved = self._checkpoint.saved
         self._done = 0
@@ -141,14 +142,17 @@ class Distillation:
         save_every = max(1, config.batches // _CHECKPOINTS)
         step = self._pace.step(max(0, self._done - 1))
         collected = step // collect_every
-        if not self._asked:
+        if self._ahead and not self._asked:
             self._ask(step)
         while self._done < self._pace.batches:
             step = self._pace.step(self._done)
             if step // collect_every > collected:
                 collected = step // collect_every
+                if not self._ahead:
+                    self._ask(step)
                 self._collect()
-                self._ask(step)
+                if self._ahead:
+                    self._ask(step)
             loss = self._learn(step)
             self._done += 1
             every = math.ceil(save_every / self._pace.stride) * self._pace.stride
