@@ -371,6 +371,8 @@ def test_a_window_that_ends_with_the_extension_is_within_reach() -> None:
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
         ({"critic_weight": -1.0}, "critic_weight=-1.0 must not be negative"),
         ({"disturbances": 0.6}, "disturbances=0.6 must be 0 to 0.5 a step, for example 0.01"),
+        ({"falls": 0.95}, "falls=0.95 must be a share of a batch, 0 to 0.9, for example 0.25"),
+        ({"fall_steps": 0}, "fall_steps=0 must be at least 1"),
         ({"critic_start": 1.5}, "critic_start=1.5 must be a fraction"),
         ({"hidden": (4, 0)}, "must be widths of at least 1"),
         ({"seed": -1}, "seed=-1 must not be negative"),

@@ -544,6 +544,16 @@ class DistillConfig:
             STUDENT,
         ),
     ] = 0.0
+    falls: Annotated[
+        float,
+        Setting(
+            "Share of every batch, at most, of states shortly before an episode was terminated, for example 0.25",
+            STUDENT,
+        ),
+    ] = 0.0
+    fall_steps: Annotated[
+        int, Setting("Steps before an episode was terminated from which --falls counts its states", STUDENT, Span(1))
+    ] = 200
     critic_weight: Annotated[
         float, Setting("Weight of what its actions lose by the agent's critics, beside the imitation", STUDENT)
     ] = 0.0
@@ -568,6 +578,8 @@ class DistillConfig:
             raise ConfigError(f"learning_rate={self.learning_rate} must be positive, for example 3e-3.")
         if not 0.0 <= self.disturbances <= 0.5:
             raise ConfigError(f"disturbances={self.disturbances:g} must be 0 to 0.5 a step, for example 0.01.")
+        if not 0.0 <= self.falls <= 0.9:
+            raise ConfigError(f"falls={self.falls:g} must be a share of a batch, 0 to 0.9, for example 0.25.")
         if self.critic_weight < 0.0:
             raise ConfigError(f"critic_weight={self.critic_weight} must not be negative.")
         if not 0.0 <= self.critic_start <= 1.0:
@@ -767,7 +779,14 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 
 _LATER: tuple[tuple[str, Any], ...] = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
-    *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
+    *(
+        ("noise", 0.0),
+        ("observations", ""),
+        ("memory", "none"),
+        ("disturbances", 0.0),
+        ("falls", 0.0),
+        ("fall_steps", 200),
+    ),
     *(("hidden_activation", ""), ("critic_sparsity", 0.0), ("keep_return", 0.95)),
     *(("target_steps", 1), ("target_start", 0.1), ("buffer_distance", 0.0), ("optimism", 0.0), ("values", {})),
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -446,6 +447,102 @@ def test_disturbances_go_little_beyond_what_is_ever_done() -> None:
     states.close()
     assert len(np.unique(acted)) > 100
     assert 0.5 < np.abs(acted).max() <= 1.0
+
+
+class Ends(Follow):
+    """Shows the step of its episode, how many it will have, and whether it is then terminated (or truncated)."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        _, info = super().reset(seed=seed)
+        self._step, self._length, self._falls = 0, int(self.np_random.integers(1, 12)), bool(self.np_random.integers(2))
+        return self._now(), info
+
+    def step(self, action: Any) -> Any:
+        self._step += 1
+        ended = self._step == self._length
+        return self._now(), 0.0, ended and self._falls, ended and not self._falls, {}
+
+    def _now(self) -> Any:
+        return np.array([self._step / 16, self._length / 16, self._falls], np.float32)
+
+
+def still(observations: Any) -> Any:
+    return np.zeros((len(observations), 2), np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 40, 403])
+def test_what_was_met_knows_how_far_it_is_from_a_fall(count: int) -> None:
+    states = EnvironmentStates(Ends, count=4, seed=3)
+    for _ in range(3):
+        found, left = states(still, still, 0.5, count), states.terminated
+        assert left.shape == (count,)
+        rounds = math.ceil(count / 4)
+        for place, (step, length, falls) in enumerate(found * [16, 16, 1]):
+            to_go = round(length - step) - 1
+            seen = place // 4 + to_go < rounds  # in this very call, in which all environments step to the end
+            assert left[place] == (to_go if falls and seen else -1)
+    assert (left >= 0).any() == (count > 5)
+    states.close()
+
+
+@dataclass
+class Falling:
+    """States of which a few come before falls: those that begin with a number above 0.99."""
+
+    recorded: Any
+    terminated: Any = None
+
+    def __call__(self, teacher: Any, student: Any, share: float, count: int) -> Any:
+        found = self.recorded[:count]
+        self.terminated = np.where(found[:, 0] > 0.99, 5, np.where(found[:, 0] < 0, 0, -1)).astype(np.int32)
+        return found
+
+
+@pytest.mark.parametrize(("falls", "expected"), [(0.0, 0.01), (0.05, 0.0595), (0.9, 0.208)])
+def test_states_before_falls_are_learned_from_more_often(falls: float, expected: float) -> None:
+    recorded = np.random.default_rng(0).uniform(-0.98, 0.98, (4_000, 3)).astype(np.float32)
+    recorded[::100, 0] = 0.995
+    config = replace(SMALL, falls=falls, fall_steps=6, states=4_000, batch_size=200)
+    student = distill.Distillation(picking(), Falling(recorded), config)
+    student._add(student._collector.met())
+    picked = torch.cat([student._memory.inputs(student._picks())[:, 0] for _ in range(500)])
+    assert len(picked) == 500 * 200
+    assert float((picked > 0.99).float().mean()) == pytest.approx(expected, rel=0.1)
+
+
+def test_what_does_not_know_of_falls_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"^falls are met in an environment, not in a log nor by a function"):
+        compress(picking(), lambda *given: np.zeros((given[-1], 3), np.float32), replace(SMALL, falls=0.25))
+
+
+def test_a_stopped_student_that_learns_from_falls_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    recorded = np.random.default_rng(0).uniform(-1, 1, (1_000, 3)).astype(np.float32)
+    recorded[::20, 0] = 0.995
+    config = replace(SMALL, falls=0.25, fall_steps=6)
+    whole = compress(picking(), Falling(recorded), config)
+    assert encode_payload(whole) != encode_payload(compress(picking(), Falling(recorded), SMALL))
+    for batch in (8, 160, 312):
+        with pytest.raises(Stop):
+            compress(picking(), Falling(recorded), config, folder=tmp_path / str(batch), progress=stop_at(batch))
+        resumed = compress(picking(), Falling(recorded), config, folder=tmp_path / str(batch))
+        assert encode_payload(resumed) == encode_payload(whole), batch
+
+
+def test_a_student_acts_while_it_finds_rare_inputs() -> None:
+    """Until it quantizes it learned from inputs that were cut off, which it then was said to lose: 1,000 now and then,
+    in an input that counts."""
+    random = np.random.default_rng(0)
+
+    def states(teacher: Any, student: Any, share: float, count: int) -> Any:
+        found = random.uniform(-1, 1, (count, 3)).astype(np.float32)
+        found[random.random(count) < 0.01, 1] = 1_000.0
+        acted.append(student(found))
+        return found
+
+    acted: list[Any] = []
+    policy = compress(picking(), states, replace(SMALL, batch_size=256, collections=20))
+    assert policy.numerics == "integer"
+    assert len(acted) == 21
 
 
 def test_students_learn_from_other_episodes_than_those_that_measure_them() -> None:

@@ -77,7 +77,9 @@ def test_a_student_acts_in_its_share(picked: OpenedAgent) -> None:
             for student, share in ((None, 0.0), (policy, 0.5), (policy, 1.0)):
                 for collector in (here, elsewhere):
                     collector.ask(student, share, 50)
-                assert np.array_equal(here.met(), elsewhere.met())
+                ours, theirs = here.met(), elsewhere.met()
+                assert np.array_equal(ours.observations, theirs.observations)
+                assert np.array_equal(ours.terminated, theirs.terminated)
     finally:
         elsewhere.close()
 

@@ -12,7 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policypress.rl.lines import COARSEST, LINEAR, Aim, Candidate, End, Known, Line, Shape, Slice, Space, propose
+from policypress.rl.lines import (
+    COARSEST,
+    LINEAR,
+    Aim,
+    Candidate,
+    End,
+    Known,
+    Line,
+    Shape,
+    Slice,
+    Space,
+    _distilled,
+    propose,
+)
 from quick import crossed
 
 LADDER = tuple(map(Shape, ((), (4,), (8,), (16,), (16, 16), (24, 24), (32, 32), (64, 64), (256, 256))))
@@ -167,7 +180,14 @@ def test_it_begins_with_a_linear_student_and_then_comes_from_both_ends() -> None
     second = propose(with_linear)
     assert second == Slice(Line("down", "distill", Shape((24, 24))))
     third = propose(replace(with_linear, running=frozenset({second.line})))
-    assert third == Slice(Line("up", "evolve", LINEAR), linear), "evolution starts from what was distilled"
+    assert third == Slice(Line("up", "evolve", LINEAR)), "from a student of its own"
+
+
+def test_a_line_that_climbs_starts_from_what_was_distilled_at_the_other_end() -> None:
+    first, small = Line("up", "distill", LINEAR), Line("down", "distill", Shape((4,)))
+    found = {line: (candidate(line, low=0.3),) for line in (first, small)}
+    for shape, start in ((LINEAR, None), (small.shape, found[small][0])):
+        assert _distilled(Known(KEEP, SPACE, found), Line("up", "evolve", shape)) == start
 
 
 def test_a_line_that_stands_still_is_left_for_another_seed_and_then_a_wider_one() -> None:
@@ -180,7 +200,7 @@ def test_a_line_that_stands_still_is_left_for_another_seed_and_then_a_wider_one(
     assert chosen == Slice(evolved)
     for seed in (2, 3):
         chosen = propose(Known(KEEP, SPACE, still, busy, left=100.0, in_all=200.0))
-        assert chosen == Slice(Line("up", "evolve", LINEAR, seed=seed), found[linear][0])
+        assert chosen == Slice(Line("up", "evolve", LINEAR, seed=seed))
         still[chosen.line] = tuple(replace(one, line=chosen.line) for one in still[evolved])
     chosen = propose(Known(KEEP, SPACE, still, busy, left=100.0, in_all=200.0))
     assert chosen == Slice(Line("up", "evolve", Shape((4,))))

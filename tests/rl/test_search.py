@@ -139,7 +139,7 @@ def test_a_search_leaves_the_smallest_and_the_frontier(source: Source, tmp_path:
     assert search(source, config, tmp_path) == result
 
 
-def test_evolution_starts_from_what_was_distilled_and_gets_slice_after_slice(
+def test_evolution_starts_from_a_student_of_its_own_and_gets_slice_after_slice(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A share that nothing keeps: there is always something to do until the time is over."""
@@ -153,8 +153,9 @@ def test_evolution_starts_from_what_was_distilled_and_gets_slice_after_slice(
     assert [one.slice for one in evolved] == list(range(len(evolved)))
     assert [one.steps for one in evolved] == sorted({one.steps for one in evolved}), "each goes on where one ended"
     told = json.loads((tmp_path / "lines" / EVOLVED.name / "line.json").read_text())
-    assert told["start"] == f"{LINEAR.name}-0"
-    assert evolved[0].payload_bytes == next(one.payload_bytes for one in found if one.line == LINEAR)
+    assert told["start"] is None, "it distils its own, without a price of bits"
+    start = pp.load(tmp_path / "lines" / EVOLVED.name / "checkpoint" / "start.policy")
+    assert start.provenance["distill"]["compression"]["rate_weight"] == 0.0
     seeds = [
         pp.load(tmp_path / "lines" / EVOLVED.name / f"{one.slice:04}.policy").results["search"]["seed"]
         for one in evolved

@@ -262,6 +262,8 @@ def test_what_does_not_go_with_a_memory() -> None:
         check_over_sequences(teacher(), DistillConfig(memory="gru:4"))
     with pytest.raises(ConfigError, match="leave --critic-weight out"):
         check_over_sequences(teacher(), DistillConfig(hidden=(4,), memory="gru:4", critic_weight=1.0))
+    with pytest.raises(ConfigError, match="leave --falls out"):
+        check_over_sequences(teacher(), DistillConfig(hidden=(4,), memory="gru:4", falls=0.25))
     for asked in ({"keep": 0.9, "minutes": 1.0}, {"method": "evolve", "steps": 10}, {"method": "ptq"}):
         with pytest.raises(ConfigError, match="distilled alone"):
             PressConfig("", "E", "agent", student=DistillConfig(hidden=(4,), memory="gru:4"), **asked)  # type: ignore[arg-type]

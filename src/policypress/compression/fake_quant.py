@@ -181,8 +181,8 @@ class _FakeQuantized(nn.Module):
         if learning and quantizer.owns_source:
             self._observe_source(x)
         if not self.active:
-            if quantizer.rounds_input and isinstance(quantizer.source, InputQuantizer):
-                x = quantizer.source.cut(x)
+            if self.training and quantizer.rounds_input and isinstance(quantizer.source, InputQuantizer):
+                x = quantizer.source.cut(x)  # in evaluation it answers what it would if it were frozen now
             y = self._apply_layer(x, self.weight, self.bias)
             if learning and quantizer.output is not None:
                 quantizer.output.observe_values(y.detach())

@@ -38,7 +38,7 @@ from policypress.rl.method import Method, Pressing
 from policypress.rl.recorded import RecordedStates
 from policypress.rl.runs import Progress, array_in
 from policypress.rl.sequences import check_over_sequences, distilled_over_sequences, over_sequences
-from policypress.rl.sources import Collector, OpenedAgent, States, met_by_teacher, placed, states_of
+from policypress.rl.sources import Collector, Met, OpenedAgent, States, met_by_teacher, placed, states_of
 from policypress.rl.student_checkpoint import StudentCheckpoint
 from policypress.rl.teacher import Teacher
 
@@ -48,6 +48,8 @@ _ALL_STUDENT = 0.3  # of the batches: from then on the student alone acts
 # ``agreement`` from which nothing is left to learn, and below which something is again.
 _AGREES = {"box": 0.999, "discrete": 0.99, "multi-discrete": 0.99, "multi-binary": 0.99}
 _FALLS_BACK = {"box": 0.998, "discrete": 0.98, "multi-discrete": 0.98, "multi-binary": 0.98}
+_LOST = 0.1  # of the steps before a fall: the last, when nothing helps any more
+_OFTEN = 20.0  # times, at most, that a state before a fall is learned from as often as others
 _ELSEWHERE = 200_000  # states from which on it pays to meet them in a process of its own
 _ASKED = 1024  # new states, at most, that it is measured on
 _LEAST = 4_000  # batches of a schedule that is cut short
@@ -115,13 +117,15 @@ class Distillation:
         self._pace = _Pace(config.batches, config.batches)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._memory = _Memory(config.states, teacher, folder, kept=0 if saved is None else saved["states"])
+        self._falling = torch.zeros(0, dtype=torch.long)  # places in the memory
         if saved is None:
-            self._memory.add(met_by_teacher(self._collector, math.ceil(_FIRST_STATES * config.states)))
+            self._add(met_by_teacher(self._collector, math.ceil(_FIRST_STATES * config.states)))
         torch.manual_seed(config.seed)
         self._network, self._optimizer, self._compressor = _student(teacher, config, self._first_states())
         self._parameters = list(self._network.parameters())
         if saved is not None:
             self._done, self._pace = saved["done"], _Pace(**saved["pace"])
+            self._falling = saved.get("falling", self._falling)
             self._checkpoint.restore(self._network, self._optimizer, self._compressor, self._generator)
             if isinstance(states, RecordedStates):
                 states.skip(self._memory.count)
@@ -188,7 +192,7 @@ class Distillation:
         config = self._config
         self._compressor.step(step)
         self._optimizer.param_groups[0]["lr"] = config.learning_rate * decay(step / config.batches)
-        picks = torch.randint(self._memory.count, (config.batch_size,), generator=self._generator)
+        picks = self._picks()
         x, wanted = self._memory.inputs(picks), self._memory.outputs.index_select(0, picks)
         outputs = self._network(x)
         loss = imitation_loss(self._teacher, outputs, wanted)
@@ -205,6 +209,15 @@ class Distillation:
                 "(or --rate-weight, --critic-weight)."
             )
         return value
+
+    def _picks(self) -> torch.Tensor:
+        """Places in the memory of a batch's states."""
+        size, falling = self._config.batch_size, self._falling
+        picks = torch.randint(self._memory.count, (size,), generator=self._generator)
+        share = min(self._config.falls, _OFTEN * len(falling) / self._memory.count)
+        if count := int(share * size):
+            picks[:count] = falling[torch.randint(len(falling), (count,), generator=self._generator)]
+        return picks
 
     @torch.no_grad()
     def _adjust_pace(self, new: torch.Tensor) -> None:
@@ -249,16 +262,27 @@ class Distillation:
         if not self._asked:
             return
         self._asked, before = False, self._memory.count
-        self._memory.add(self._collector.met())
+        self._add(self._collector.met())
         if self._memory.count > before:  # a log may have been read to its end
             self._network.eval()
             self._adjust_pace(torch.arange(before, self._memory.count))
             self._network.train()
 
+    def _add(self, met: Met) -> None:
+        before, config = self._memory.count, self._config
+        self._memory.add(met.observations)
+        if not config.falls:
+            return
+        if met.terminated is None:
+            raise ConfigError("falls are met in an environment, not in a log nor by a function: leave falls out.")
+        left = met.terminated[: self._memory.count - before]
+        falling = (left >= _LOST * config.fall_steps) & (left < config.fall_steps)
+        self._falling = torch.cat([self._falling, torch.from_numpy(before + np.flatnonzero(falling))])
+
     def _save(self) -> None:
         if self._checkpoint.kept:
             self._memory.flush()
-        told = {"done": self._done, "pace": asdict(self._pace), "states": self._memory.count}
+        told = {"done": self._done, "pace": asdict(self._pace), "states": self._memory.count, "falling": self._falling}
         self._checkpoint.save(self._network, self._optimizer, self._compressor, self._generator, **told)
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
-
-from numpy.typing import NDArray
 
 from policypress.config import Environment
 from policypress.policy.policy import Policy
 from policypress.rl.formats import open_agent
-from policypress.rl.sources import Collector, OpenedAgent, Source, states_in
+from policypress.rl.sources import Collector, Met, OpenedAgent, Source, states_in
 from policypress.rl.workers import Server
 
-_Met = Callable[[Policy | None, float, int], NDArray[Any]]
+_Meet = Callable[[Policy | None, float, int], Met]
 
 
 class CollectorElsewhere(Collector):
@@ -27,20 +24,20 @@ class CollectorElsewhere(Collector):
     def ask(self, student: Policy | None, share: float, count: int) -> None:
         self._server.ask(student, share, count)
 
-    def met(self) -> NDArray[Any]:
+    def met(self) -> Met:
         return self._server.answer()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self._server.close()
 
 
-def _meeting(source: Source, algo: str, environment: Environment, seed: int, disturbances: float) -> _Met:
+def _meeting(source: Source, algo: str, environment: Environment, seed: int, disturbances: float) -> _Meet:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever opened the agent first has told
         teacher = open_agent(source, algo or None, environment).teacher
     collector = Collector(teacher, states_in(environment, teacher, seed, disturbances))
 
-    def meet(student: Policy | None, share: float, count: int) -> NDArray[Any]:
+    def meet(student: Policy | None, share: float, count: int) -> Met:
         collector.ask(student, share, count)
         return collector.met()
 

@@ -431,11 +431,12 @@ def _begin_or_go_on(known: Known, line: Line, start: Candidate | None = None) ->
 
 
 def _distilled(known: Known, line: Line) -> Candidate | None:
-    """A distilled student of a line's shape, if there is one: no need to distil another."""
+    """A distilled student of a line's shape from the other end, if there is one. What climbs distils its own else, in
+    seconds: where evolution gets depends on where it begins."""
     if line.method == "distill":
         return None
-    alike = [c for c in known.candidates if c.line.method == "distill" and c.line.shape == line.shape and c.finished]
-    return max(alike, key=known.aim.standing, default=None)
+    others = [c for c in known.candidates if (c.line.end, c.line.method) == ("down", "distill") and c.finished]
+    return max((c for c in others if c.line.shape == line.shape), key=known.aim.standing, default=None)
 
 
 def _coarser(known: Known, good: Candidate) -> Options:

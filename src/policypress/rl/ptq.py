@@ -78,7 +78,7 @@ class Calibration:
         graph = teacher.network("pressed without training")
         _check_copies(graph, config)
         self._teacher, self._config = teacher, config
-        self._raw = met_by_teacher(Collector(teacher, states), min(config.states, _STATES))
+        self._raw = met_by_teacher(Collector(teacher, states), min(config.states, _STATES)).observations
         torch.manual_seed(config.seed)
         self._picks = torch.randint(len(self._raw), (_BATCHES, min(config.batch_size, len(self._raw)))).numpy()
         self._network = student(graph, config.hidden, self._inputs(self._picks[0]))

@@ -34,7 +34,7 @@ from policypress.rl.executors import Executor, check_place, executor
 from policypress.rl.finetune import Finetune
 from policypress.rl.formats import open_agent
 from policypress.rl.ladder import space_of
-from policypress.rl.lines import LINEAR, Aim, Candidate, Known, Line, Shape, Slice, Widths, propose
+from policypress.rl.lines import Aim, Candidate, Known, Line, Shape, Slice, Widths, propose
 from policypress.rl.measured import (
     MOST_EPISODES,
     PressFolder,
@@ -324,9 +324,8 @@ class _Lines:
             states=min(START_STATES, lesson.states) if quick else lesson.states,
             seed=given.seed + line.seed - 1,
         )
-        if line.method == "evolve":  # the price is that of the student it starts from
-            compression = replace(student.compression, rate_weight=Line("up", "distill", LINEAR).rate_weight)
-            student = replace(student, compression=compression)
+        if line.method == "evolve":  # which finds codes itself: of what it starts from, a price would only take return
+            student = replace(student, compression=replace(student.compression, rate_weight=0.0))
         steps = json.loads((self._folder / line.name / "line.json").read_text())["steps"]
         codes: dict[str, Any] = {"code_rms": line.code_rms, "noise": line.noise} if line.method == "evolve" else {}
         return replace(self._config, method=line.method, student=student, steps=steps, **codes, **_NO_SEARCH)

@@ -96,6 +96,8 @@ def check_over_sequences(teacher: Teacher, config: DistillConfig) -> None:
     """Raises ConfigError or UnsupportedError, before any work, for a student that cannot be."""
     if config.critic_weight:
         raise ConfigError("critics judge single observations: leave --critic-weight out where something is remembered.")
+    if config.falls:
+        raise ConfigError("pieces of episodes are learned from alike: leave --falls out where something is remembered.")
     sequences = config_of(config)
     network = _network(teacher, config)
     Compressor(trace(network), torch.optim.Adam(network.parameters()), sequences.compression, sequences.batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -84,18 +85,28 @@ def digest(path: Path) -> str:
         raise RunError(f"{path} cannot be read ({error.strerror}): give the file of a trained agent.") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Met:
+    """Raw ``observations`` (n, ...), and how many steps behind each its episode was terminated, (n,): -1 where it was
+    not, or not among these; None where that is not known."""
+
+    observations: NDArray[Any]
+    terminated: NDArray[np.int32] | None
+
+
 class Collector:
     """Meets ``states``: it is asked for them, then gives them, so that others may meet them meanwhile."""
 
     def __init__(self, teacher: Teacher, states: States) -> None:
         self._teacher, self._states = acting(teacher, teacher.outputs), states
-        self._met: NDArray[Any] | None = None
+        self._met: Met | None = None
 
     def ask(self, student: Policy | None, share: float, count: int) -> None:
         """For ``count`` raw observations, as ``States`` has them; without a student the teacher alone acts."""
-        self._met = self._states(self._teacher, self._teacher if student is None else _acts(student), share, count)
+        found = self._states(self._teacher, self._teacher if student is None else _acts(student), share, count)
+        self._met = Met(found, getattr(self._states, "terminated", None))
 
-    def met(self) -> NDArray[Any]:
+    def met(self) -> Met:
         """Those that were asked for last."""
         assert self._met is not None
         return self._met
@@ -148,13 +159,13 @@ def states_of(
     return states_for(placed(agent.teacher, agent.recorded), RecordedStates(agent.recorded, seed), seed)
 
 
-def met_by_teacher(collector: Collector, count: int) -> NDArray[Any]:
-    """``count`` observations of the teacher's own episodes; ConfigError if there are none."""
+def met_by_teacher(collector: Collector, count: int) -> Met:
+    """``count`` states of the teacher's own episodes; ConfigError if there are none."""
     collector.ask(None, 0.0, count)
-    observations = collector.met()
-    if not len(observations):
+    met = collector.met()
+    if not len(met.observations):
         raise ConfigError("the function of states gave none: return as many observations as it is asked for.")
-    return observations
+    return met
 
 
 class Disturbances:
@@ -206,7 +217,10 @@ class Disturbances:
 
 
 class EnvironmentStates:
-    """States met in environments that are stepped together, part of them by the student, the others by the teacher."""
+    """States met in environments that are stepped together, part of them by the student, the others by the teacher.
+
+    ``terminated``: of those that the latest call gave, as ``Met`` has it.
+    """
 
     def __init__(
         self,
@@ -223,10 +237,13 @@ class EnvironmentStates:
         seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
         self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
         self._by_student = np.zeros(len(self._envs), bool)
+        self.terminated = np.zeros(0, np.int32)
 
     def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
         states: list[NDArray[Any]] = []
-        while len(states) < count:
+        terminated = np.full((math.ceil(count / len(self._envs)), len(self._envs)), -1, np.int32)
+        begun = [0] * len(self._envs)
+        for step in range(len(terminated)):
             now = np.stack(self._observations)
             states.extend(now)
             # Drawn anew now and then, so that the teacher also acts from where the student went.
@@ -235,14 +252,21 @@ class EnvironmentStates:
             for act, group in ((teacher, ~self._by_student), (student, self._by_student)):
                 if group.any():
                     for index, action in zip(np.flatnonzero(group), act(now[group]), strict=True):
-                        self._step(int(index), self._disturbed(int(index), action))
+                        ended, fell = self._step(int(index), self._disturbed(int(index), action))
+                        if fell:
+                            terminated[begun[index] : step + 1, index] = np.arange(step - begun[index], -1, -1)
+                        if ended:
+                            begun[index] = step + 1
+        self.terminated = terminated.ravel()[:count]
         return np.stack(states[:count])
 
-    def _step(self, index: int, action: Any) -> None:
+    def _step(self, index: int, action: Any) -> tuple[bool, bool]:
+        """Whether the episode ended, and whether it was terminated."""
         env = self._envs[index]
         self._observations[index], _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
+        if ended := terminated or truncated:
             self._observations[index], _ = env.reset()
+        return ended, terminated
 
     def close(self) -> None:
         for env in self._envs:
