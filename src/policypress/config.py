@@ -779,15 +779,8 @@ _NESTED: dict[str, type[Any]] = {"compression": CompressionConfig, "student": Di
 
 _LATER: tuple[tuple[str, Any], ...] = (
     *(("pruning", "gradual"), ("structure", "unstructured"), ("keep_worst", 0.9), ("bytes", 0), ("code_rms", 16.0)),
-    *(
-        ("noise", 0.0),
-        ("observations", ""),
-        ("memory", "none"),
-        ("disturbances", 0.0),
-        ("falls", 0.0),
-        ("fall_steps", 200),
-    ),
-    *(("hidden_activation", ""), ("critic_sparsity", 0.0), ("keep_return", 0.95)),
+    *(("noise", 0.0), ("observations", ""), ("memory", "none"), ("disturbances", 0.0)),
+    *(("falls", 0.0), ("fall_steps", 200), ("hidden_activation", ""), ("critic_sparsity", 0.0), ("keep_return", 0.95)),
     *(("target_steps", 1), ("target_start", 0.1), ("buffer_distance", 0.0), ("optimism", 0.0), ("values", {})),
 )
 """Settings that came later, with the value that says what was so before: left out, so that files stay as they were."""
