@@ -474,7 +474,7 @@ def still(observations: Any) -> Any:
 def test_what_was_met_knows_how_far_it_is_from_a_fall(count: int) -> None:
     states = EnvironmentStates(Ends, count=4, seed=3)
     for _ in range(3):
-        found, left = states(still, still, 0.5, count), states.terminated
+        found, left = states(still, still, 0.5, count), states.steps_left
         assert left.shape == (count,)
         rounds = math.ceil(count / 4)
         for place, (step, length, falls) in enumerate(found * [16, 16, 1]):
@@ -490,11 +490,11 @@ class Falling:
     """States of which a few come before falls: those that begin with a number above 0.99."""
 
     recorded: Any
-    terminated: Any = None
+    steps_left: Any = None
 
     def __call__(self, teacher: Any, student: Any, share: float, count: int) -> Any:
         found = self.recorded[:count]
-        self.terminated = np.where(found[:, 0] > 0.99, 5, np.where(found[:, 0] < 0, 0, -1)).astype(np.int32)
+        self.steps_left = np.where(found[:, 0] > 0.99, 5, np.where(found[:, 0] < 0, 0, -1)).astype(np.int32)
         return found
 
 

@@ -79,7 +79,7 @@ def test_a_student_acts_in_its_share(picked: OpenedAgent) -> None:
                     collector.ask(student, share, 50)
                 ours, theirs = here.met(), elsewhere.met()
                 assert np.array_equal(ours.observations, theirs.observations)
-                assert np.array_equal(ours.terminated, theirs.terminated)
+                assert np.array_equal(ours.steps_left, theirs.steps_left)
     finally:
         elsewhere.close()
 

@@ -273,9 +273,9 @@ class Distillation:
         self._memory.add(met.observations)
         if not config.falls:
             return
-        if met.terminated is None:
+        if met.steps_left is None:
             raise ConfigError("falls are met in an environment, not in a log nor by a function: leave falls out.")
-        left = met.terminated[: self._memory.count - before]
+        left = met.steps_left[: self._memory.count - before]
         falling = (left >= _LOST * config.fall_steps) & (left < config.fall_steps)
         self._falling = torch.cat([self._falling, torch.from_numpy(before + np.flatnonzero(falling))])
 

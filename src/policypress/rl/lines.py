@@ -431,7 +431,7 @@ def _begin_or_go_on(known: Known, line: Line, start: Candidate | None = None) ->
 
 
 def _distilled(known: Known, line: Line) -> Candidate | None:
-    """A distilled student of a line's shape from the other end, if there is one. What climbs distils its own else, in
+    """A distilled student of a line's shape from the other end, if there is one. Else what climbs distils its own, in
     seconds: where evolution gets depends on where it begins."""
     if line.method == "distill":
         return None

@@ -87,11 +87,11 @@ def digest(path: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Met:
-    """Raw ``observations`` (n, ...), and how many steps behind each its episode was terminated, (n,): -1 where it was
-    not, or not among these; None where that is not known."""
+    """Raw ``observations`` (n, ...), and ``steps_left`` (n,) behind each until its episode was terminated: -1 where it
+    was not, or not among these; None where that is not known."""
 
     observations: NDArray[Any]
-    terminated: NDArray[np.int32] | None
+    steps_left: NDArray[np.int32] | None
 
 
 class Collector:
@@ -104,7 +104,7 @@ class Collector:
     def ask(self, student: Policy | None, share: float, count: int) -> None:
         """For ``count`` raw observations, as ``States`` has them; without a student the teacher alone acts."""
         found = self._states(self._teacher, self._teacher if student is None else _acts(student), share, count)
-        self._met = Met(found, getattr(self._states, "terminated", None))
+        self._met = Met(found, getattr(self._states, "steps_left", None))
 
     def met(self) -> Met:
         """Those that were asked for last."""
@@ -219,7 +219,7 @@ class Disturbances:
 class EnvironmentStates:
     """States met in environments that are stepped together, part of them by the student, the others by the teacher.
 
-    ``terminated``: of those that the latest call gave, as ``Met`` has it.
+    ``steps_left``: of those that the latest call gave, as ``Met`` has it.
     """
 
     def __init__(
@@ -237,13 +237,13 @@ class EnvironmentStates:
         seeds = np.random.SeedSequence(seed).generate_state(len(self._envs))
         self._observations = [env.reset(seed=int(s))[0] for env, s in zip(self._envs, seeds, strict=True)]
         self._by_student = np.zeros(len(self._envs), bool)
-        self.terminated = np.zeros(0, np.int32)
+        self.steps_left = np.zeros(0, np.int32)
 
     def __call__(self, teacher: Act, student: Act, share: float, count: int) -> NDArray[Any]:
         states: list[NDArray[Any]] = []
-        terminated = np.full((math.ceil(count / len(self._envs)), len(self._envs)), -1, np.int32)
+        steps_left = np.full((math.ceil(count / len(self._envs)), len(self._envs)), -1, np.int32)
         begun = [0] * len(self._envs)
-        for step in range(len(terminated)):
+        for step in range(len(steps_left)):
             now = np.stack(self._observations)
             states.extend(now)
             # Drawn anew now and then, so that the teacher also acts from where the student went.
@@ -254,10 +254,10 @@ class EnvironmentStates:
                     for index, action in zip(np.flatnonzero(group), act(now[group]), strict=True):
                         ended, fell = self._step(int(index), self._disturbed(int(index), action))
                         if fell:
-                            terminated[begun[index] : step + 1, index] = np.arange(step - begun[index], -1, -1)
+                            steps_left[begun[index] : step + 1, index] = np.arange(step - begun[index], -1, -1)
                         if ended:
                             begun[index] = step + 1
-        self.terminated = terminated.ravel()[:count]
+        self.steps_left = steps_left.ravel()[:count]
         return np.stack(states[:count])
 
     def _step(self, index: int, action: Any) -> tuple[bool, bool]:
